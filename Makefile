@@ -1,0 +1,57 @@
+# Everything installs into .venv of this checkout, from locks with hashes; a second run installs nothing.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+JARS := $(VENV)/.jars-installed
+PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: install demo up test check bench lock clean
+.DEFAULT_GOAL := install
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "shrinkstream needs Python 3.11 or newer on the PATH" >&2; exit 1; }
+	@echo "installing into $(VENV) with $(PYTHON) (first time only)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(RUNTIME): infra/locks/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@$(PIP) install --require-hashes --no-deps -r infra/locks/runtime.txt
+	@$(PIP) install --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(DEV): infra/locks/dev.txt $(RUNTIME)
+	@$(PIP) install --require-hashes --no-deps -r infra/locks/dev.txt
+	@touch $@
+
+$(JARS): infra/locks/jars.toml $(RUNTIME)
+	@$(VENV)/bin/python -m infra.embedded.jars
+	@touch $@
+
+install: $(RUNTIME) $(JARS)
+
+demo: install
+	@$(VENV)/bin/shrinkstream demo
+
+up: install
+	@$(VENV)/bin/shrinkstream up
+
+test: install check
+	$(VENV)/bin/python -m pytest
+
+check: $(DEV)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+lock: $(DEV)
+	$(PIP) install uv
+	for set in runtime dev; do $(VENV)/bin/uv pip compile --quiet pyproject.toml --extra embedded \
+		--group $$([ $$set = dev ] && echo dev || echo install) --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
+		--custom-compile-command "make lock" --output-file infra/locks/$$set.txt; done
+	$(VENV)/bin/python -m infra.embedded.jars --lock
+
+clean:
+	rm -rf $(VENV) .shrinkstream build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,168 @@
+"""Settings: environment variables with the prefix ``SHRINKSTREAM_``, also read from ``.env``.
+
+Each field's description is what ``shrinkstream settings`` prints. An unknown or malformed variable is an
+error at start that names the variable: a typing mistake must not silently mean "use the default".
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SHRINKSTREAM_"
+ENV_FILE = Path(".env")
+
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """The settings can't be used; the message names each variable and what is wrong with it."""
+
+
+class Settings(BaseSettings):
+    """Everything about a running shrinkstream that may differ between two machines."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    kafka_brokers: str | None = Field(
+        None, description="host:port,… of an existing Kafka cluster; unset: the embedded Kafka of `up`"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how to talk to the brokers"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="SASL mechanism, with a SASL_ security protocol"
+    )
+    kafka_sasl_username: str | None = Field(None, description="SASL user name")
+    kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
+    kafka_ssl_cafile: Path | None = Field(None, description="PEM file of the authority that signed the brokers")
+    kafka_ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
+    kafka_ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
+    kafka_replication_factor: int = Field(
+        1, ge=1, le=7, description="copies of each partition that `init` asks for (3 on a real cluster)"
+    )
+
+    topic_prefix: str = Field(
+        "shrinkstream",
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,99}$",
+        description="prefix of topics and consumer groups, to run two systems on one cluster",
+    )
+    partitions: int = Field(
+        8, ge=1, le=1024, description="partitions of each topic that `init` creates: the limit of scaling out"
+    )
+
+    cassandra_hosts: str | None = Field(
+        None, description="host[:port],… of an existing Cassandra; unset: the embedded Cassandra of `up`"
+    )
+    cassandra_username: str | None = Field(None, description="Cassandra user name")
+    cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
+    cassandra_datacenter: str | None = Field(None, description="local datacenter; unset: that of the first host")
+    cassandra_keyspace: str = Field(
+        "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
+    )
+
+    data_dir: Path = Field(
+        Path(".shrinkstream"), description="embedded servers, stored images, spool files and logs of this machine"
+    )
+    storage_url: str | None = Field(
+        None, description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir"
+    )
+    public_url: str | None = Field(
+        None, description="prefix of every link handed out; unset: the API's own address"
+    )
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0: any free one")
+    url: str = Field("http://127.0.0.1:8080", description="server that submit, status and download talk to")
+
+    webhook_url: str | None = Field(None, description="receiver of webhooks for requests that name none")
+    webhook_secret: SecretStr | None = Field(None, description="whsec_… secret that signs webhooks")
+    api_keys: SecretStr | None = Field(
+        None, description="`key` or `name:key`, comma-separated; unset: open, and only on loopback"
+    )
+
+    quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
+    fetch_allow: str = Field(
+        "",
+        description="host, IP or CIDR, each with an optional :port, that may be fetched or called although it is"
+        " private or on another port than 80 and 443; comma-separated",
+    )
+    fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
+    fetch_concurrency: int = Field(32, ge=1, le=1000, description="downloads under way in one compress worker")
+    codec_processes: int = Field(
+        max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
+    )
+    codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
+    max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
+    max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
+    max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
+    max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _api_keys_are_named_once(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_api_keys(value.get_secret_value())
+        return value
+
+    @property
+    def effective_storage_url(self) -> str:
+        return self.storage_url or (self.data_dir.absolute() / "storage").as_uri()
+
+    @property
+    def effective_public_url(self) -> str:
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+
+def parse_api_keys(text: str) -> dict[str, str]:
+    """``key`` or ``name:key``, comma-separated → name → key. Unnamed keys share the name ``default``-N."""
+    keys: dict[str, str] = {}
+    for position, entry in enumerate(part.strip() for part in text.split(",")):
+        name, separator, key = entry.rpartition(":")
+        if not separator:
+            name = f"key-{position + 1}"
+        if not key or not name:
+            raise ValueError(f"entry {position + 1} has an empty name or key")
+        if name in keys:
+            raise ValueError(f"the name {name!r} stands twice")
+        keys[name] = key
+    return keys
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment and ``.env``; the environment wins.
+
+    Raises SettingsError, whose message names every unknown or malformed variable.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}
+    unknown = sorted(name for name in given if name.upper().startswith(PREFIX) and name.upper() not in known)
+    if unknown:
+        raise SettingsError(f"unknown setting {', '.join(unknown)} (`shrinkstream settings` lists all)")
+    try:
+        return Settings(_env_file=ENV_FILE, **overrides)  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        ) from None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return load_settings()
+
+
+def environment_of(values: Settings) -> dict[str, str]:
+    """The variables that give a child process the same settings."""
+    variables: dict[str, str] = {}
+    for name, value in values:
+        if value is not None:
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            variables[PREFIX + name.upper()] = str(plain)
+    return variables

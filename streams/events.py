@@ -1,0 +1,319 @@
+"""The vocabulary: what can happen to a request, an image and a webhook.
+
+Each event is one small class that knows its topic, its key and its id. On the wire an event is a CloudEvents
+1.0 JSON object in structured mode (https://github.com/cloudevents/spec, HTTP and Kafka bindings); nothing
+outside this module knows that. An id is derived from what happened and to what, never from when: the same
+fact written twice has the same id, and a reader drops the repeat by it.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal, Self
+from uuid import NAMESPACE_URL, uuid5
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+CONTENT_TYPE = "application/cloudevents+json"
+HEADERS: tuple[tuple[str, bytes], ...] = (("content-type", CONTENT_TYPE.encode()),)
+SOURCE = "/shrinkstream"
+TYPE_PREFIX = "shrinkstream."
+NAMESPACE = uuid5(NAMESPACE_URL, "https://shrinkstream.example/events")
+
+
+def utc_now() -> datetime:
+    """The current time in UTC, in whole milliseconds, which is what every event carries."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+class UnreadableEvent(Exception):  # noqa: N818 - the name says what it is
+    """A record is not an event that this version can read; the message says why."""
+
+
+TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "webhooks"]
+
+
+class Event(BaseModel):
+    """Base of all events. ``time`` is when it happened; the rest is the event's data."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    topic: ClassVar[TopicName]
+    version: ClassVar[int] = 1
+
+    request_id: str
+    time: AwareDatetime = Field(default_factory=utc_now, exclude=True)
+
+    @property
+    def subject(self) -> str:
+        return self.request_id
+
+    @property
+    def key(self) -> bytes:
+        return self.request_id.encode()
+
+    @property
+    def occurrence(self) -> str:
+        """What tells two events of one type and subject apart: part of the id."""
+        return ""
+
+    @property
+    def id(self) -> str:
+        return str(uuid5(NAMESPACE, f"{type(self).__name__}/{self.subject}/{self.occurrence}"))
+
+    @classmethod
+    def event_type(cls) -> str:
+        return f"{TYPE_PREFIX}{cls.__name__}.v{cls.version}"
+
+    def encode(self) -> bytes:
+        return orjson.dumps(
+            {
+                "specversion": "1.0",
+                "id": self.id,
+                "source": SOURCE,
+                "type": self.event_type(),
+                "subject": self.subject,
+                "time": self.time,
+                "datacontenttype": "application/json",
+                "data": self.model_dump(by_alias=True, exclude_none=True),
+            },
+            option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS,
+        )
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any], time: datetime) -> Self:
+        return cls.model_validate({**data, "time": time})
+
+
+class _ImageEvent(Event):
+    """An event about one image: the ``index``-th (from 0) URL of its request, in the order of the CSV."""
+
+    index: Annotated[int, Field(ge=0, lt=2**24)]
+    attempt: Annotated[int, Field(ge=0, description="0, and one more at each retry of the failed images")] = 0
+
+    @property
+    def subject(self) -> str:
+        return f"{self.request_id}/{self.index}"
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.attempt)
+
+
+class RequestCreated(Event):
+    """A CSV was accepted. Written after the last of its ImageRequested: before it, the request does not exist."""
+
+    topic = "requests"
+
+    total: Annotated[int, Field(ge=1, description="number of images")]
+    rows: Annotated[int, Field(ge=1, description="number of CSV rows")]
+    header: tuple[str, ...] = Field(description="the header cells of the uploaded CSV")
+    body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
+    owner: str = Field("", description="name of the API key that made it; empty without keys")
+    webhook_url: str | None = None
+    image_offsets: dict[int, tuple[int, int]] = Field(
+        default_factory=dict,
+        description="partition of the image-requests topic → first and last offset that hold this request's images",
+    )
+
+
+class ImageRequested(_ImageEvent):
+    """An image waits to be fetched and compressed."""
+
+    topic = "image_requests"
+
+    row: Annotated[int, Field(ge=0, description="CSV row, from 0, header not counted")]
+    position: Annotated[int, Field(ge=0, description="place of the URL in its row, from 0")]
+    serial: str
+    product_name: str
+    input_url: str
+    cells: tuple[str, ...] | None = Field(None, description="all cells of the row, with its first image only")
+    quality: Annotated[int, Field(ge=1, le=100)] = 50
+
+    @property
+    def key(self) -> bytes:
+        return self.subject.encode()
+
+
+class _ImageResult(_ImageEvent):
+    """What came of one ImageRequested, with what it said of the image, so that a reader needs no join."""
+
+    topic = "image_results"
+
+    row: int
+    position: int
+    serial: str
+    product_name: str
+    input_url: str
+    cells: tuple[str, ...] | None = None
+    requested_at: AwareDatetime = Field(description="when the image was requested")
+
+    @classmethod
+    def of(cls, request: ImageRequested, **outcome: Any) -> Self:
+        """The result of ``request``; ``outcome`` has the fields that only the result knows."""
+        return cls(
+            request_id=request.request_id,
+            index=request.index,
+            attempt=request.attempt,
+            row=request.row,
+            position=request.position,
+            serial=request.serial,
+            product_name=request.product_name,
+            input_url=request.input_url,
+            cells=request.cells,
+            requested_at=request.time,
+            **outcome,
+        )
+
+
+class ImageProcessed(_ImageResult):
+    """An image was compressed and stored."""
+
+    output_url: str
+    output_path: str = Field(description="key in the storage")
+    input_bytes: int
+    output_bytes: int
+    format: str = Field(description="format of the stored image: jpeg, png, webp, gif, tiff or avif")
+    width: int
+    height: int
+    sha256: str = Field(description="hash of the stored bytes")
+    kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
+    fetch_ms: int = 0
+    shrink_ms: int = 0
+    store_ms: int = 0
+
+
+class ImageFailed(_ImageResult):
+    """An image can't be processed; the rest of its request goes on."""
+
+    reason: str = Field(description="stable code")
+    detail: str = Field("", description="the same for people")
+
+
+class OutputCsvRequested(Event):
+    """Every image of a request has its result: its output CSV is to be written."""
+
+    topic = "output_requests"
+
+    run: int = Field(0, description="0, and one more after each retry of the failed images")
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.run)
+
+
+class RequestCompleted(Event):
+    """Every image has its result and the output CSV can be downloaded."""
+
+    topic = "requests"
+
+    total: int
+    succeeded: int
+    failed: int
+    input_bytes: int
+    output_bytes: int
+    output_csv_url: str
+    output_csv_path: str
+    run: int = 0
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.run)
+
+
+class _WebhookEvent(Event):
+    """An event about telling one receiver about one completion; ``webhook_id`` is stable over all attempts."""
+
+    topic = "webhooks"
+
+    webhook_id: str
+
+    @property
+    def occurrence(self) -> str:
+        return self.webhook_id
+
+
+class WebhookAttempted(_WebhookEvent):
+    """One POST was made, whatever came of it."""
+
+    attempt: Annotated[int, Field(ge=1)]
+    status: int | None = Field(None, description="HTTP status, if there was an answer")
+    milliseconds: int
+    reason: str | None = Field(None, description="why it is no success; absent on success")
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.webhook_id}/{self.attempt}"
+
+
+class WebhookDelivered(_WebhookEvent):
+    """The receiver confirmed."""
+
+    attempts: int
+
+
+class WebhookFailed(_WebhookEvent):
+    """No further attempt will be made."""
+
+    attempts: int
+    reason: str
+
+
+EVENT_CLASSES: tuple[type[Event], ...] = (
+    RequestCreated,
+    ImageRequested,
+    ImageProcessed,
+    ImageFailed,
+    OutputCsvRequested,
+    RequestCompleted,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+)
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+# (event name, old version) → function from that version's data to the next version's data.
+UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+
+_CLASS_OF = {cls.__name__: cls for cls in EVENT_CLASSES}
+
+
+def decode(value: bytes | None) -> Event:
+    """Read one record's value, of this version or any older one.
+
+    Raises UnreadableEvent for everything else: no value, not JSON, not a CloudEvent of ours, an unknown
+    type, a newer version, wrong data.
+    """
+    if value is None:
+        raise UnreadableEvent("the record has no value")
+    try:
+        envelope = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise UnreadableEvent(f"not JSON: {error}") from None
+    if not isinstance(envelope, dict) or envelope.get("specversion") != "1.0":
+        raise UnreadableEvent("not a CloudEvents 1.0 object")
+    type_name = envelope.get("type")
+    data = envelope.get("data")
+    if not isinstance(type_name, str) or not isinstance(data, dict):
+        raise UnreadableEvent("type or data is missing")
+    name, _, version_text = type_name.removeprefix(TYPE_PREFIX).rpartition(".v")
+    cls = _CLASS_OF.get(name)
+    if cls is None or not version_text.isdecimal():
+        raise UnreadableEvent(f"unknown type {type_name[:100]!r}")
+    version = int(version_text)
+    if version > cls.version:
+        raise UnreadableEvent(f"{type_name} is newer than this program, which reads up to v{cls.version}")
+    while version < cls.version:
+        upcast = UPCASTERS.get((name, version))
+        if upcast is None:
+            raise UnreadableEvent(f"no upcaster from {type_name}")
+        data = upcast(data)
+        version += 1
+    try:
+        return cls.from_data(data, envelope.get("time"))  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UnreadableEvent(f"{type_name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
