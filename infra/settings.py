@@ -39,7 +39,9 @@ class Settings(BaseSettings):
     )
     kafka_sasl_username: str | None = Field(None, description="SASL user name")
     kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
-    kafka_ssl_cafile: Path | None = Field(None, description="PEM file of the authority that signed the brokers")
+    kafka_ssl_cafile: Path | None = Field(
+        None, description="PEM file of the authority that signed the brokers"
+    )
     kafka_ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
     kafka_ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
     kafka_replication_factor: int = Field(
@@ -60,16 +62,27 @@ class Settings(BaseSettings):
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
     cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
-    cassandra_datacenter: str | None = Field(None, description="local datacenter; unset: that of the first host")
+    cassandra_datacenter: str | None = Field(
+        None, description="local datacenter; unset: that of the first host"
+    )
     cassandra_keyspace: str = Field(
         "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
     )
 
+    cassandra_replication_factor: int = Field(
+        1,
+        ge=1,
+        le=7,
+        description="copies of each row in a keyspace that `init` creates (3 on a real cluster)",
+    )
+
     data_dir: Path = Field(
-        Path(".shrinkstream"), description="embedded servers, stored images, spool files and logs of this machine"
+        Path(".shrinkstream"),
+        description="embedded servers, stored images, spool files and logs of this machine",
     )
     storage_url: str | None = Field(
-        None, description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir"
+        None,
+        description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir",
     )
     public_url: str | None = Field(
         None, description="prefix of every link handed out; unset: the API's own address"
@@ -84,6 +97,11 @@ class Settings(BaseSettings):
         None, description="`key` or `name:key`, comma-separated; unset: open, and only on loopback"
     )
 
+    open_network: bool = Field(
+        False,
+        description="serve without API keys on other addresses than loopback, as behind a proxy with its own",
+    )
+
     quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
     fetch_allow: str = Field(
         "",
@@ -91,15 +109,21 @@ class Settings(BaseSettings):
         " private or on another port than 80 and 443; comma-separated",
     )
     fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
-    fetch_concurrency: int = Field(32, ge=1, le=1000, description="downloads under way in one compress worker")
+    fetch_concurrency: int = Field(
+        32, ge=1, le=1000, description="downloads under way in one compress worker"
+    )
     codec_processes: int = Field(
         max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
     )
-    codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
+    codec_timeout: float = Field(
+        20.0, gt=0, le=600, description="seconds one image may take to decode and encode"
+    )
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
-    max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
+    max_image_pixels: int = Field(
+        100_000_000, ge=1, description="most pixels of an image, over all its frames"
+    )
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
@@ -109,6 +133,13 @@ class Settings(BaseSettings):
         if value is not None:
             parse_api_keys(value.get_secret_value())
         return value
+
+    @property
+    def first_api_key(self) -> str | None:
+        """The key that our own command line uses."""
+        if self.api_keys is None:
+            return None
+        return next(iter(parse_api_keys(self.api_keys.get_secret_value()).values()))
 
     @property
     def effective_storage_url(self) -> str:

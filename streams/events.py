@@ -28,7 +28,7 @@ def utc_now() -> datetime:
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
-class UnreadableEvent(Exception):  # noqa: N818 - the name says what it is
+class UnreadableEvent(Exception):
     """A record is not an event that this version can read; the message says why."""
 
 
@@ -179,7 +179,9 @@ class ImageProcessed(_ImageResult):
     width: int
     height: int
     sha256: str = Field(description="hash of the stored bytes")
-    kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
+    kept_original: bool = Field(
+        False, description="compressing did not make it smaller, so it is stored as it was"
+    )
     fetch_ms: int = 0
     shrink_ms: int = 0
     store_ms: int = 0
@@ -192,35 +194,39 @@ class ImageFailed(_ImageResult):
     detail: str = Field("", description="the same for people")
 
 
-class OutputCsvRequested(Event):
-    """Every image of a request has its result: its output CSV is to be written."""
+class _RequestSummary(Event):
+    """The sums over a request's images, and what a reader needs of its RequestCreated."""
 
-    topic = "output_requests"
-
-    run: int = Field(0, description="0, and one more after each retry of the failed images")
-
-    @property
-    def occurrence(self) -> str:
-        return str(self.run)
-
-
-class RequestCompleted(Event):
-    """Every image has its result and the output CSV can be downloaded."""
-
-    topic = "requests"
-
+    run: int = Field(0, ge=0, description="0, and one more after each retry of the failed images")
     total: int
     succeeded: int
     failed: int
     input_bytes: int
     output_bytes: int
-    output_csv_url: str
-    output_csv_path: str
-    run: int = 0
+    created_at: AwareDatetime
+    webhook_url: str | None = None
+    owner: str = ""
 
     @property
     def occurrence(self) -> str:
         return str(self.run)
+
+
+class OutputCsvRequested(_RequestSummary):
+    """Every image of a request has its result: its output CSV is to be written."""
+
+    topic = "output_requests"
+
+    header: tuple[str, ...]
+
+
+class RequestCompleted(_RequestSummary):
+    """Every image has its result and the output CSV can be downloaded."""
+
+    topic = "requests"
+
+    output_csv_url: str
+    output_csv_path: str = Field(description="key in the storage")
 
 
 class _WebhookEvent(Event):

@@ -39,7 +39,14 @@ class Topics:
     progress_changelog: str = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("requests", "image_requests", "image_results", "output_requests", "webhooks", "dead_letters"):
+        for name in (
+            "requests",
+            "image_requests",
+            "image_results",
+            "output_requests",
+            "webhooks",
+            "dead_letters",
+        ):
             object.__setattr__(self, name, f"{self.prefix}.{name.replace('_', '-')}")
         # Faust's own rule: <app id>-<table name>-changelog
         object.__setattr__(self, "progress_changelog", f"{self.group('progress')}-{PROGRESS_TABLE}-changelog")
@@ -50,6 +57,12 @@ class Topics:
 
     def configs(self) -> dict[str, Mapping[str, str]]:
         """Every topic that ``init`` creates, with its settings."""
-        kept = (self.requests, self.image_requests, self.image_results, self.output_requests, self.webhooks,
-                self.dead_letters)
+        kept = (
+            self.requests,
+            self.image_requests,
+            self.image_results,
+            self.output_requests,
+            self.webhooks,
+            self.dead_letters,
+        )
         return {**dict.fromkeys(kept, KEEP_FOREVER), self.progress_changelog: LATEST_BY_KEY}

@@ -1,0 +1,71 @@
+"""What the handlers share: opened when the API starts, closed when it stops."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from infra.cassandra.session import Session
+from infra.kafka import require_topics
+from infra.outbound import AllowList
+from infra.settings import Settings
+from infra.storage import Storage
+from streams.event_log import EventLog
+from streams.progress.view import ProgressView
+from streams.projections.history import History
+from streams.status import Status
+from streams.topics import Topics
+
+
+@dataclass(frozen=True)
+class Context:
+    """The API's connections."""
+
+    settings: Settings
+    event_log: EventLog
+    view: ProgressView
+    session: Session
+    history: History
+    storage: Storage
+    fetch_allow: AllowList
+
+    async def status(self, request_id: str) -> Status | None:
+        """The status of a request: from the progress table, or from the history once it has left that.
+
+        A request that neither knows is looked for among what Kafka has by now, so that a status asked for
+        right after the 202 is found by any API process. Raises StaleViewError when that takes too long.
+        """
+        return (
+            self.view.get(request_id)
+            or await self.history.status(request_id)
+            or await self.view.get_fresh(request_id)
+        )
+
+
+CONTEXT = web.AppKey("context", Context)
+
+
+@asynccontextmanager
+async def open_context(settings: Settings) -> AsyncIterator[Context]:
+    """Connect to everything, or raise what says which part can't be reached."""
+    topics = Topics(settings.topic_prefix)
+    async with AsyncExitStack() as stack:
+        await require_topics(settings, topics.configs())
+        session = await Session.connect(settings)
+        stack.push_async_callback(session.close)
+        event_log = EventLog(settings)
+        await event_log.start()
+        stack.push_async_callback(event_log.stop)
+        view = ProgressView(settings)
+        stack.push_async_callback(view.stop)
+        await view.start()
+        yield Context(
+            settings,
+            event_log,
+            view,
+            session,
+            History(session),
+            Storage.of(settings),
+            AllowList.parse(settings.fetch_allow),
+        )

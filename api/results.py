@@ -1,0 +1,87 @@
+"""What came of a request: its output CSV and its images."""
+
+import re
+from http import HTTPStatus
+
+from aiohttp import web
+
+from api.context import CONTEXT
+from api.problems import Problem, unavailable
+from api.status import status_of
+from infra.storage import StorageError, StoredObject
+
+IMAGE_TYPES = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "tiff": "image/tiff",
+    "avif": "image/avif",
+}
+_IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    """``GET /api/download/{id}``: the output CSV, once the request is completed."""
+    status = await status_of(request)
+    if status.output_csv_path is None:
+        raise Problem(
+            HTTPStatus.CONFLICT,
+            "not-completed",
+            f"the request is {status.status}: {status.progress}% of its images have their result",
+            headers={"Retry-After": "1"},
+        )
+    stored = await _open(request, status.output_csv_path)
+    if stored is None:
+        raise Problem(HTTPStatus.GONE, "output-gone", "the output CSV is not in the storage any more")
+    return await _send(
+        request,
+        stored,
+        {
+            "Content-Type": "text/csv; charset=utf-8",
+            "Content-Disposition": f'attachment; filename="{status.request_id}.csv"',
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+async def image(request: web.Request) -> web.StreamResponse:
+    """``GET /images/…``: a stored image. Its bytes never change under one address."""
+    path = request.match_info["path"]
+    match = _IMAGE_PATH.fullmatch(path)
+    stored = await _open(request, f"images/{path}") if match else None
+    if match is None or stored is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+    headers = {
+        "Content-Type": IMAGE_TYPES[match[1]],
+        "Cache-Control": "public, max-age=86400",
+        "X-Content-Type-Options": "nosniff",
+        # An image is never a document: nothing in it may run.
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
+    if stored.etag:
+        headers["ETag"] = f'"{stored.etag.strip(chr(34))}"'
+    return await _send(request, stored, headers)
+
+
+async def _open(request: web.Request, key: str) -> StoredObject | None:
+    try:
+        return await request.app[CONTEXT].storage.get(key)
+    except StorageError:
+        raise unavailable("the storage doesn't answer") from None
+
+
+async def _send(request: web.Request, stored: StoredObject, headers: dict[str, str]) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers)
+    response.content_length = stored.size
+    await response.prepare(request)
+    if request.method != "HEAD":
+        async for chunk in stored.chunks:
+            await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/api/download/{request_id}", download), web.get("/images/{path:.+}", image)]

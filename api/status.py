@@ -1,0 +1,50 @@
+"""How far a request is."""
+
+import hashlib
+from http import HTTPStatus
+
+import orjson
+from aiohttp import web
+
+from api.context import CONTEXT
+from api.keys import OWNER
+from api.problems import not_found, unavailable
+from infra.cassandra.session import CassandraUnavailableError
+from streams.progress.view import StaleViewError
+from streams.status import Status
+
+RETRY_AFTER_SECONDS = "1"
+
+
+async def status_of(request: web.Request) -> Status:
+    """The status of the request that the path names, if it belongs to whoever asks."""
+    request_id = request.match_info["request_id"]
+    try:
+        status = await request.app[CONTEXT].status(request_id)
+    except (StaleViewError, CassandraUnavailableError):
+        raise unavailable("the status is not known just now") from None
+    # To another's key a request doesn't exist: not even that it does is told.
+    if status is None or status.owner != request[OWNER]:
+        raise not_found(request_id)
+    return status
+
+
+async def get_status(request: web.Request) -> web.Response:
+    """``GET /api/status/{id}``: the status object, or 304 while it is the one the client has."""
+    status = await status_of(request)
+    body = orjson.dumps(status.as_dict())
+    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
+    if status.status == "processing":
+        headers["Retry-After"] = RETRY_AFTER_SECONDS
+    if _matches(request, headers["ETag"]):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return web.Response(body=body, content_type="application/json", charset="utf-8", headers=headers)
+
+
+def _matches(request: web.Request, etag: str) -> bool:
+    known = request.if_none_match or ()
+    return any(tag.value in ("*", etag.strip('"')) for tag in known)
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get(path, get_status) for path in ("/api/status/{request_id}", "/status/{request_id}")]

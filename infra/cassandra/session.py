@@ -1,0 +1,159 @@
+"""Cassandra from asyncio: the driver's futures are bridged, every call has a time-out and bounded retries."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from cassandra import DriverException, OperationTimedOut, Unavailable
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    ResponseFuture,
+)
+from cassandra.cluster import Session as DriverSession
+from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
+from cassandra.query import ConsistencyLevel, PreparedStatement
+
+from infra.settings import Settings
+
+CONNECT_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 10.0
+
+# What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
+_MAY_HEAL = (NoHostAvailable, OperationTimedOut, Unavailable)
+
+
+class CassandraUnavailableError(Exception):
+    """Cassandra can't be reached or doesn't answer; the message names the hosts."""
+
+
+class Session:
+    """A connection to one keyspace. All statements are prepared once, by their text."""
+
+    def __init__(self, cluster: Cluster, driver: DriverSession, hosts: str) -> None:
+        self._cluster = cluster
+        self._driver = driver
+        self._hosts = hosts
+        self._prepared: dict[str, PreparedStatement] = {}
+        self._preparing = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls, settings: Settings, *, keyspace: str | None = None) -> "Session":
+        """Connect; ``keyspace`` None means that of the settings, an empty one none at all."""
+        hosts = settings.cassandra_hosts
+        if not hosts:
+            raise CassandraUnavailableError(
+                "SHRINKSTREAM_CASSANDRA_HOSTS is not set"
+                " (only `shrinkstream up` and `demo` start a Cassandra of their own)"
+            )
+        cluster = _cluster(settings, hosts)
+        wanted = settings.cassandra_keyspace if keyspace is None else keyspace
+        try:
+            driver = await asyncio.to_thread(cluster.connect, wanted or None)
+        except (DriverException, NoHostAvailable, OSError, ValueError) as error:
+            await asyncio.to_thread(cluster.shutdown)
+            raise CassandraUnavailableError(f"Cassandra can't be used at {hosts}: {_brief(error)}") from None
+        return cls(cluster, driver, hosts)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._cluster.shutdown)
+
+    async def execute(
+        self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0, page_size: int | None = None
+    ) -> list[Any]:
+        """Run a statement and return its rows.
+
+        A fault that may heal is tried again, with growing pauses, until ``patience`` seconds have passed:
+        every statement of this system may be repeated. Then it is a CassandraUnavailableError.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        pause = 0.1
+        while True:
+            try:
+                prepared = await self._prepare(cql)
+                return await self._run(prepared, parameters)
+            except _MAY_HEAL as error:
+                if loop.time() + pause > deadline:
+                    raise CassandraUnavailableError(
+                        f"Cassandra at {self._hosts} doesn't answer: {_brief(error)}"
+                    ) from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+            pause = min(pause * 2, 5)
+
+    async def execute_script(self, cql: str) -> None:
+        """Run one statement as it is, such as a schema change."""
+        await asyncio.to_thread(self._driver.execute, cql, timeout=60)
+
+    async def _prepare(self, cql: str) -> PreparedStatement:
+        prepared = self._prepared.get(cql)
+        if prepared is None:
+            async with self._preparing:
+                if cql not in self._prepared:
+                    prepared = await asyncio.to_thread(self._driver.prepare, cql)
+                    prepared.is_idempotent = True
+                    self._prepared[cql] = prepared
+                prepared = self._prepared[cql]
+        return prepared
+
+    async def _run(self, prepared: PreparedStatement, parameters: Sequence[Any]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Any]] = loop.create_future()
+
+        def succeed(rows: list[Any] | None) -> None:
+            if not done.done():
+                done.set_result(rows or [])
+
+        def fail(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        future: ResponseFuture = self._driver.execute_async(prepared, parameters, timeout=REQUEST_TIMEOUT)
+        # The driver calls back from its own thread.
+        future.add_callbacks(
+            lambda rows: loop.call_soon_threadsafe(succeed, rows),
+            lambda error: loop.call_soon_threadsafe(fail, error),
+        )
+        return await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+
+
+def _cluster(settings: Settings, hosts: str) -> Cluster:
+    endpoints: list[tuple[str, int]] = []
+    for entry in hosts.split(","):
+        host, separator, port = entry.strip().rpartition(":")
+        endpoints.append((host, int(port)) if separator else (entry.strip(), 9042))
+    balancing = (
+        DCAwareRoundRobinPolicy(local_dc=settings.cassandra_datacenter)
+        if settings.cassandra_datacenter
+        else RoundRobinPolicy()
+    )
+    password = settings.cassandra_password
+    return Cluster(
+        contact_points=endpoints,
+        port=endpoints[0][1],
+        auth_provider=PlainTextAuthProvider(settings.cassandra_username, password.get_secret_value())
+        if settings.cassandra_username and password
+        else None,
+        execution_profiles={
+            EXEC_PROFILE_DEFAULT: ExecutionProfile(
+                load_balancing_policy=TokenAwarePolicy(balancing),
+                consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+                request_timeout=REQUEST_TIMEOUT,
+            )
+        },
+        connect_timeout=CONNECT_TIMEOUT,
+        control_connection_timeout=CONNECT_TIMEOUT,
+        protocol_version=5,
+        compression=False,
+    )
+
+
+def _brief(error: Exception) -> str:
+    if isinstance(error, NoHostAvailable):
+        causes = {str(cause) for cause in error.errors.values()} if isinstance(error.errors, dict) else set()
+        return "; ".join(sorted(causes)) or str(error.args[0] if error.args else error)
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,129 @@
+"""``shrinkstream demo``: the sample images through the whole system, with a receiver for the webhook."""
+
+import asyncio
+import csv
+import io
+import secrets
+import shutil
+import tempfile
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import click
+from aiohttp import web
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from api.client import Client
+from infra.cli.requests import follow, summary, upload
+from infra.cli.system import running_system
+from infra.settings import Settings
+
+SAMPLES = Path(__file__).parents[1] / "demo"
+WEBHOOK_TIMEOUT = 30.0
+
+
+class DemoFailedError(Exception):
+    """The demo did not come to its end; the message says where."""
+
+
+async def run_demo(settings: Settings, *, keep_data: bool) -> None:
+    """Run the demo; without ``keep_data`` everything that it made is gone afterwards."""
+    console = Console(stderr=True)
+    data_dir = settings.data_dir if keep_data else Path(tempfile.mkdtemp(prefix="shrinkstream-demo-"))
+    try:
+        async with _shop(WebhookBox()) as shop:
+            settings = settings.model_copy(
+                update={
+                    "data_dir": data_dir,
+                    "fetch_allow": ",".join(filter(None, (settings.fetch_allow, shop.address))),
+                    "webhook_secret": SecretStr("whsec_" + b64encode(secrets.token_bytes(24)).decode()),
+                }
+            )
+            console.print("starting Kafka, Cassandra, the API and three workers on this machine …")
+            async with running_system(settings, compress_workers=1) as ready:
+                console.print(f"ready at http://{ready.host}:{ready.port}")
+                await _show(ready, shop, console)
+            console.print("everything is stopped again")
+    finally:
+        if not keep_data:
+            await asyncio.to_thread(shutil.rmtree, data_dir, ignore_errors=True)
+
+
+class WebhookBox:
+    """Where the shop's webhook arrives."""
+
+    def __init__(self) -> None:
+        self.arrived: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=100)
+
+
+class Shop:
+    """The loopback host that has the sample images and wants to be told."""
+
+    def __init__(self, address: str, box: WebhookBox) -> None:
+        self.address = address
+        self.webhooks = box.arrived
+
+    def csv(self) -> bytes:
+        return (
+            (SAMPLES / "products.csv").read_bytes().replace(b"http://SHOP", f"http://{self.address}".encode())
+        )
+
+
+@asynccontextmanager
+async def _shop(box: WebhookBox) -> AsyncIterator[Shop]:
+    async def receive(request: web.Request) -> web.Response:
+        box.arrived.put_nowait(
+            {
+                "id": request.headers.get("webhook-id"),
+                "signature": request.headers.get("webhook-signature"),
+                "body": await request.json(),
+            }
+        )
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_static("/images", SAMPLES)
+    app.router.add_post("/webhook", receive)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = runner.addresses[0][:2]
+        yield Shop(f"{host}:{port}", box)
+    finally:
+        await runner.cleanup()
+
+
+async def _show(settings: Settings, shop: Shop, console: Console) -> None:
+    file = settings.data_dir / "products.csv"
+    await asyncio.to_thread(file.write_bytes, shop.csv())
+    async with Client(f"http://{settings.host}:{settings.port}", settings.first_api_key) as client:
+        request_id = await upload(client, file, f"http://{shop.address}/webhook")
+        console.print(f"uploaded {file.name}: request {request_id}")
+        status = await follow(client, request_id, console)
+        _print_rows(await client.download(request_id))
+        click.echo(summary(status))
+    try:
+        webhook = await asyncio.wait_for(shop.webhooks.get(), WEBHOOK_TIMEOUT)
+    except TimeoutError:
+        raise DemoFailedError(f"no webhook arrived within {WEBHOOK_TIMEOUT:g} s") from None
+    body = webhook["body"]
+    assert isinstance(body, dict)
+    click.echo(f"webhook {webhook['id']} arrived: {body['type']}, signed {str(webhook['signature'])[:16]}…")
+    if status["failed"]:
+        raise DemoFailedError(f"{status['failed']} of the sample images failed")
+
+
+def _print_rows(content: bytes) -> None:
+    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))
+    table = Table(show_lines=True)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*(cell.replace(",", ",\n") for cell in row))
+    Console(width=160).print(table)

@@ -1,0 +1,189 @@
+"""The commands. Each imports what it needs when it runs, so that ``--help`` and ``status`` are quick."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from infra.logs import configure_logging
+from infra.settings import Settings, SettingsError, load_settings
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+class CommandFailed(click.ClickException):
+    """One clear line on standard error and a non-zero exit."""
+
+    exit_code = EXIT_FAILED
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"shrinkstream: {self.message}", err=True)
+
+
+def _settings(**overrides: Any) -> Settings:
+    try:
+        return load_settings(**{name: value for name, value in overrides.items() if value is not None})
+    except SettingsError as error:
+        raise CommandFailed(str(error)) from None
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's work; what users can mend is one line, everything else a traceback."""
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except _expected_errors() as error:
+        raise CommandFailed(str(error)) from None
+
+
+def _expected_errors() -> tuple[type[Exception], ...]:
+    from api.client import ApiError, ServerUnreachableError
+    from infra.cassandra.session import CassandraUnavailableError
+    from infra.cli.demo import DemoFailedError
+    from infra.cli.system import NotReadyError
+    from infra.embedded.jars import JarError
+    from infra.embedded.process import ProcessError
+    from infra.kafka import KafkaUnavailableError, MissingTopicsError
+    from infra.storage import StorageError
+    from streams.progress.view import StaleViewError
+
+    return (
+        ApiError,
+        CassandraUnavailableError,
+        DemoFailedError,
+        JarError,
+        KafkaUnavailableError,
+        MissingTopicsError,
+        NotReadyError,
+        ProcessError,
+        ServerUnreachableError,
+        SettingsError,
+        StaleViewError,
+        StorageError,
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="shrinkstream")
+def main() -> None:
+    """Shrink product images: a CSV of image URLs in, compressed images, a CSV and a webhook out."""
+
+
+DATA_DIR = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where servers, images and logs are kept.",
+)
+PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes any free one.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers."
+)
+SERVER = click.option("--server", metavar="URL", help="The API to talk to; default: SHRINKSTREAM_URL.")
+
+
+@main.command()
+@PORT
+@DATA_DIR
+@WORKERS
+def up(port: int | None, data_dir: Path | None, workers: int) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    from infra.cli.up import run_until_stopped
+
+    settings = _settings(port=port, data_dir=data_dir)
+    configure_logging(settings.log_level)
+    _run(run_until_stopped(settings, workers))
+
+
+@main.command()
+@DATA_DIR
+def demo(data_dir: Path | None) -> None:
+    """Start everything, send the sample images through it, show what came out, stop everything."""
+    from infra.cli.demo import run_demo
+
+    settings = _settings(data_dir=data_dir, port=0)
+    configure_logging("ERROR")
+    _run(run_demo(settings, keep_data=data_dir is not None))
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--webhook-url", metavar="URL", help="Who is told when the request is complete.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the output CSV goes.")
+@click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar.")
+@SERVER
+def submit(file: Path, webhook_url: str | None, output: Path | None, wait: bool, server: str | None) -> None:
+    """Upload a CSV and wait for its result."""
+    from infra.cli.requests import submit_file
+
+    settings = _settings(url=server)
+    _run(submit_file(settings, file, webhook_url, output, wait=wait))
+
+
+@main.command()
+@click.argument("request_id", metavar="ID")
+@SERVER
+def status(request_id: str, server: str | None) -> None:
+    """Print a request's status as JSON."""
+    from infra.cli.requests import print_status
+
+    _run(print_status(_settings(url=server), request_id))
+
+
+@main.command()
+@click.argument("request_id", metavar="ID")
+@click.option(
+    "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of standard output."
+)
+@SERVER
+def download(request_id: str, output: Path | None, server: str | None) -> None:
+    """Download a completed request's output CSV."""
+    from infra.cli.requests import download_csv
+
+    _run(download_csv(_settings(url=server), request_id, output))
+
+
+@main.command()
+def api() -> None:
+    """Serve the HTTP API."""
+    from api.app import serve
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    _run(serve(settings))
+
+
+@main.command()
+@click.argument("app", type=click.Choice(["compress", "progress", "projections"]))
+def worker(app: str) -> None:
+    """Run one of the three Faust apps."""
+    from infra.cli.worker import run_app
+
+    settings = _settings()
+    configure_logging(settings.log_level)
+    _exit_with(run_app(app, settings))
+
+
+@main.command()
+def init() -> None:
+    """Create topics, keyspace and tables; what exists is left as it is."""
+    from infra.cli.system import initialise
+
+    for name in _run(initialise(_settings())):
+        click.echo(f"created {name}")
+
+
+@main.command(name="settings")
+def print_settings() -> None:
+    """Print every setting with its value, default and meaning."""
+    from infra.cli.settings_table import print_table
+
+    print_table(_settings())
+
+
+def _exit_with(code: int) -> NoReturn:
+    sys.exit(code)

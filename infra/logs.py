@@ -1,0 +1,43 @@
+"""Logging: one line per thing that matters, JSON for machines, readable on a terminal."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import Processor
+
+
+def configure_logging(level: str) -> None:
+    """Send our own and the libraries' log records to standard error in one form."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    terminal = sys.stderr.isatty()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([] if terminal else [structlog.processors.format_exc_info]),
+                structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(level)
+    # The libraries' news is not ours: what goes wrong in them is.
+    for name in ("aiokafka", "cassandra", "faust", "mode", "kafka", "asyncio"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    # It warns of every prepared statement that leaves the keyspace to the connection, as ours do on purpose.
+    logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)

@@ -1,0 +1,53 @@
+"""Reading events: the one way in which the agents without tables do it."""
+
+from collections.abc import Awaitable, Callable
+
+import structlog
+from faust.types import EventT, StreamT
+
+from infra.faust_app import handle
+from streams.event_log import EventLog
+from streams.events import Event, UnreadableEvent, decode
+
+log = structlog.get_logger(__name__)
+
+
+async def consume(
+    stream: StreamT[bytes], log_of: EventLog, on_event: Callable[[Event], Awaitable[None]], *, in_flight: int
+) -> None:
+    """Call ``on_event`` for each event, up to ``in_flight`` at once; what can't be read is put aside.
+
+    A record counts as consumed when ``on_event`` has returned. When it raises, the process ends and the record
+    comes again.
+    """
+
+    async def on_record(record: EventT[bytes]) -> None:
+        event = await read(record, log_of)
+        if event is not None:
+            await on_event(event)
+
+    await handle(stream, on_record, in_flight=in_flight)
+
+
+async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
+    """The event of a record, or None for one that can't be read and is now among the dead letters."""
+    message = record.message
+    try:
+        return decode(message.value)
+    except UnreadableEvent as error:
+        log.error(
+            "unreadable record put aside",
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            error=str(error),
+        )
+        await log_of.dead_letter(
+            message.value,
+            message.key,
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            error=str(error),
+        )
+        return None

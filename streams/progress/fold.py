@@ -1,0 +1,312 @@
+"""How far each request is: a pure fold of events into small records.
+
+The state of a request is one row, written a handful of times, and one chunk for each 1,000 of its images,
+written once per image. A chunk holds two bits per image and the sums over its images, so what is written per
+event stays the same however large the request is, and both can never disagree: they are one record.
+
+The fold does not mind repeats (an image that is settled changes nothing) nor order (results may come before
+the request, a retry's before the retry). ``read`` looks a record up; what ``fold`` returns is to be written.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from pydantic import AwareDatetime, BaseModel
+
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestCreated,
+    WebhookDelivered,
+    WebhookFailed,
+)
+
+IMAGES_PER_CHUNK = 1000
+WAITING, FAILED, SUCCEEDED = 0, 1, 2
+
+Read = Callable[[bytes], bytes | None]
+Changes = dict[bytes, bytes]
+
+
+class RequestRow(BaseModel):
+    """What is known of a request beside its images."""
+
+    total: int
+    rows: int
+    header: tuple[str, ...]
+    owner: str
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    webhook_url: str | None = None
+    run: int = 0
+    completed_run: int | None = None
+    completed_at: AwareDatetime | None = None
+    output_csv_url: str | None = None
+    output_csv_path: str | None = None
+    webhook: str | None = None
+
+    @property
+    def is_completed(self) -> bool:
+        return self.completed_run is not None and self.completed_run >= self.run
+
+
+class Chunk(NamedTuple):
+    """The sums over up to 1,000 images, and the state of each in two bits.
+
+    ``run`` is the highest attempt seen: a failure counts only if it is of that run, because a retry asks for
+    every failed image again.
+    """
+
+    run: int
+    succeeded: int
+    failed: int
+    input_bytes: int
+    output_bytes: int
+    updated_ms: int
+    states: bytes
+
+    def state(self, position: int) -> int:
+        byte = position >> 2
+        return (self.states[byte] >> ((position & 3) * 2)) & 3 if byte < len(self.states) else WAITING
+
+    def settled(self, run: int) -> int:
+        """How many images have their result in the given run of the request."""
+        return self.succeeded + self.failed_in(run)
+
+    def failed_in(self, run: int) -> int:
+        return self.failed if self.run >= run else 0
+
+
+# run, succeeded, failed, input bytes, output bytes, time of the last change; the states follow
+_CHUNK = struct.Struct("<HHHQQQ")
+EMPTY = Chunk(0, 0, 0, 0, 0, 0, b"")
+
+
+def encode_chunk(chunk: Chunk) -> bytes:
+    return _CHUNK.pack(*chunk[:-1]) + chunk.states
+
+
+def decode_chunk(value: bytes | None) -> Chunk:
+    if value is None:
+        return EMPTY
+    run, succeeded, failed, input_bytes, output_bytes, updated_ms = _CHUNK.unpack_from(value)
+    return Chunk(run, succeeded, failed, input_bytes, output_bytes, updated_ms, value[_CHUNK.size :])
+
+
+def encode_row(row: RequestRow) -> bytes:
+    return row.model_dump_json(exclude_none=True).encode()
+
+
+def decode_row(value: bytes) -> RequestRow:
+    return RequestRow.model_validate_json(value)
+
+
+def row_key(request_id: str) -> bytes:
+    return request_id.encode()
+
+
+def chunk_key(request_id: str, number: int) -> bytes:
+    return b"%s/%d" % (request_id.encode(), number)
+
+
+def split_key(key: bytes) -> tuple[str, int | None]:
+    """Request id, and the chunk's number or None for the request's row."""
+    request_id, _, number = key.decode().partition("/")
+    return request_id, int(number) if number else None
+
+
+def chunk_count(total: int) -> int:
+    return -(-total // IMAGES_PER_CHUNK)
+
+
+def chunk_size(number: int, total: int) -> int:
+    """Number of images in a chunk: the last one may have fewer."""
+    return min(IMAGES_PER_CHUNK, total - number * IMAGES_PER_CHUNK)
+
+
+def fold(event: Event, read: Read) -> Changes:
+    """The records that ``event`` changes; none for a repeat or an event that doesn't matter here."""
+    match event:
+        case ImageProcessed() | ImageFailed():
+            return _fold_result(event, read)
+        case RequestCreated():
+            return _fold_created(event, read)
+        case RequestCompleted():
+            return _fold_completed(event, read)
+        case WebhookDelivered() | WebhookFailed():
+            return _fold_webhook(event, read)
+        case _:
+            return {}
+
+
+def _fold_result(event: ImageProcessed | ImageFailed, read: Read) -> Changes:
+    number, position = divmod(event.index, IMAGES_PER_CHUNK)
+    key = chunk_key(event.request_id, number)
+    before = decode_chunk(read(key))
+    after = _settle(before, position, event)
+    return {} if after is before else {key: encode_chunk(after)}
+
+
+def _settle(chunk: Chunk, position: int, event: ImageProcessed | ImageFailed) -> Chunk:
+    if event.attempt > chunk.run:
+        chunk = _start_run(chunk, event.attempt)
+    state = chunk.state(position)
+    if isinstance(event, ImageProcessed):
+        if state == SUCCEEDED:
+            return chunk
+        return chunk._replace(
+            succeeded=chunk.succeeded + 1,
+            failed=chunk.failed - (state == FAILED),
+            input_bytes=chunk.input_bytes + event.input_bytes,
+            output_bytes=chunk.output_bytes + event.output_bytes,
+            updated_ms=max(chunk.updated_ms, milliseconds(event.time)),
+            states=_with_state(chunk.states, position, SUCCEEDED),
+        )
+    if state != WAITING or event.attempt < chunk.run:
+        return chunk
+    return chunk._replace(
+        failed=chunk.failed + 1,
+        updated_ms=max(chunk.updated_ms, milliseconds(event.time)),
+        states=_with_state(chunk.states, position, FAILED),
+    )
+
+
+def _start_run(chunk: Chunk, run: int) -> Chunk:
+    """A retry began: what had failed is waiting again."""
+    only_succeeded = bytes(byte & 0b10101010 for byte in chunk.states)
+    return chunk._replace(run=run, failed=0, states=only_succeeded)
+
+
+def _with_state(states: bytes, position: int, state: int) -> bytes:
+    byte, shift = position >> 2, (position & 3) * 2
+    changed = bytearray(states.ljust(byte + 1, b"\0"))
+    changed[byte] = changed[byte] & ~(3 << shift) | state << shift
+    return bytes(changed)
+
+
+def _fold_created(event: RequestCreated, read: Read) -> Changes:
+    key = row_key(event.request_id)
+    if read(key) is not None:
+        return {}
+    row = RequestRow(
+        total=event.total,
+        rows=event.rows,
+        header=event.header,
+        owner=event.owner,
+        created_at=event.time,
+        updated_at=event.time,
+        webhook_url=event.webhook_url,
+    )
+    return {key: encode_row(row)}
+
+
+def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None or (row.completed_run is not None and event.run <= row.completed_run):
+        return {}
+    completed = row.model_copy(
+        update={
+            "completed_run": event.run,
+            "completed_at": event.time,
+            "updated_at": max(row.updated_at, event.time),
+            "output_csv_url": event.output_csv_url,
+            "output_csv_path": event.output_csv_path,
+            "webhook": row.webhook or ("pending" if row.webhook_url else None),
+        }
+    )
+    return {row_key(event.request_id): encode_row(completed)}
+
+
+def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Changes:
+    row = _read_row(event, read)
+    outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
+    if row is None or row.webhook in (outcome, "delivered"):
+        return {}
+    settled = row.model_copy(update={"webhook": outcome, "updated_at": max(row.updated_at, event.time)})
+    return {row_key(event.request_id): encode_row(settled)}
+
+
+def _read_row(event: Event, read: Read) -> RequestRow | None:
+    value = read(row_key(event.request_id))
+    return decode_row(value) if value is not None else None
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What a request's images add up to."""
+
+    succeeded: int = 0
+    failed: int = 0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    updated_ms: int = 0
+
+    @property
+    def settled(self) -> int:
+        return self.succeeded + self.failed
+
+
+def add_up(chunks: Iterator[Chunk], run: int) -> Sums:
+    succeeded = failed = input_bytes = output_bytes = updated_ms = 0
+    for chunk in chunks:
+        succeeded += chunk.succeeded
+        failed += chunk.failed_in(run)
+        input_bytes += chunk.input_bytes
+        output_bytes += chunk.output_bytes
+        updated_ms = max(updated_ms, chunk.updated_ms)
+    return Sums(succeeded, failed, input_bytes, output_bytes, updated_ms)
+
+
+def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
+    """The output CSV that is to be written now that ``event`` is folded in, if any.
+
+    Asked after each event, a repeat too: the process may have died between folding and asking, and the
+    answer has the same id each time. The chunks are only added up when the one that changed is full.
+    """
+    if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated):
+        return None
+    row = _read_row(event, read)
+    if row is None or row.is_completed:
+        return None
+    if not isinstance(event, RequestCreated):
+        number = event.index // IMAGES_PER_CHUNK
+        if decode_chunk(read(chunk_key(event.request_id, number))).settled(row.run) < chunk_size(
+            number, row.total
+        ):
+            return None
+    chunks = []
+    for number in range(chunk_count(row.total)):
+        chunk = decode_chunk(read(chunk_key(event.request_id, number)))
+        if chunk.settled(row.run) < chunk_size(number, row.total):
+            return None
+        chunks.append(chunk)
+    sums = add_up(iter(chunks), row.run)
+    return OutputCsvRequested(
+        request_id=event.request_id,
+        run=row.run,
+        total=row.total,
+        succeeded=sums.succeeded,
+        failed=sums.failed,
+        input_bytes=sums.input_bytes,
+        output_bytes=sums.output_bytes,
+        created_at=row.created_at,
+        webhook_url=row.webhook_url,
+        owner=row.owner,
+        header=row.header,
+        # When the last image was settled: the same whenever this is asked again.
+        time=max(row.created_at, from_milliseconds(sums.updated_ms)),
+    )
+
+
+def milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
+
+
+def from_milliseconds(value: int) -> datetime:
+    return datetime.fromtimestamp(value / 1000, UTC)

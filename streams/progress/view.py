@@ -1,0 +1,221 @@
+"""The progress table seen from another process: a group-less reader of its changelog.
+
+Every API process has one and so can answer for every request, however many progress workers own the table.
+Beside the changelog it reads the requests topic from where the progress workers had got to, so that a request
+is known from the moment its RequestCreated is on Kafka, even while no progress worker runs.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from infra.kafka import admin_client, connection_options
+from infra.settings import Settings
+from streams.events import Event, RequestCreated, UnreadableEvent, decode
+from streams.progress.fold import (
+    Chunk,
+    RequestRow,
+    add_up,
+    decode_chunk,
+    decode_row,
+    fold,
+    from_milliseconds,
+    row_key,
+    split_key,
+)
+from streams.status import Status
+from streams.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+POLL_MS = 200
+MAX_RECORDS = 10_000
+
+
+class StaleViewError(Exception):
+    """The view has not caught up with Kafka; an answer now could be an old one."""
+
+
+@dataclass
+class _Request:
+    row: RequestRow | None = None
+    chunks: dict[int, Chunk] = field(default_factory=dict)
+
+    def status(self, request_id: str) -> Status | None:
+        row = self.row
+        if row is None:
+            return None
+        sums = add_up(iter(self.chunks.values()), row.run)
+        return Status(
+            request_id=request_id,
+            status="completed" if row.is_completed else "processing",
+            total=row.total,
+            succeeded=sums.succeeded,
+            failed=sums.failed,
+            input_bytes=sums.input_bytes,
+            output_bytes=sums.output_bytes,
+            created_at=row.created_at,
+            updated_at=max(row.updated_at, from_milliseconds(sums.updated_ms)),
+            completed_at=row.completed_at if row.is_completed else None,
+            output_csv_url=row.output_csv_url if row.is_completed else None,
+            output_csv_path=row.output_csv_path if row.is_completed else None,
+            owner=row.owner,
+            webhook=row.webhook,  # type: ignore[arg-type]  # the fold writes only the three words
+        )
+
+
+class ProgressView:
+    """The state of every request that is in the progress table. All methods belong to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.topic_prefix)
+        self._requests: dict[str, _Request] = {}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._partitions: list[TopicPartition] = []
+        self._positions: dict[TopicPartition, int] = {}
+        self._advanced = asyncio.Condition()
+        self._reader: asyncio.Task[None] | None = None
+        self._ready = False
+
+    async def start(self, timeout: float = 60) -> None:
+        """Read what there is. Raises TimeoutError when that takes longer than ``timeout`` seconds."""
+        consumer = AIOKafkaConsumer(
+            **connection_options(self._settings),
+            enable_auto_commit=False,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        await asyncio.wait_for(consumer.start(), timeout)
+        self._consumer = consumer
+        async with admin_client(self._settings) as admin:
+            positions = await self._starting_positions(admin)
+        self._partitions = list(positions)
+        consumer.assign(self._partitions)
+        for partition, offset in positions.items():
+            consumer.seek(partition, offset)
+        self._positions = dict(positions)
+        self._reader = asyncio.create_task(self._read(consumer), name="progress view")
+        await self.catch_up(timeout)
+        self._ready = True
+
+    async def stop(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the view has caught up since it started and is still being read."""
+        return self._ready and self._reader is not None and not self._reader.done()
+
+    def get(self, request_id: str) -> Status | None:
+        """The status as of the last record read, or None for a request that is not there."""
+        request = self._requests.get(request_id)
+        return request.status(request_id) if request else None
+
+    async def get_fresh(self, request_id: str, timeout: float = 5) -> Status | None:
+        """The status; where the request is not known, after catching up with all that Kafka has by now.
+
+        Raises StaleViewError when catching up takes longer than ``timeout`` seconds.
+        """
+        status = self.get(request_id)
+        if status is None:
+            await self.catch_up(timeout)
+            status = self.get(request_id)
+        return status
+
+    async def catch_up(self, timeout: float) -> None:
+        """Wait until everything that is on Kafka at the time of the call has been read."""
+        if self._consumer is None:
+            raise StaleViewError("the progress view is not started")
+        try:
+            async with asyncio.timeout(timeout):
+                ends = await self._consumer.end_offsets(self._partitions)
+                async with self._advanced:
+                    await self._advanced.wait_for(
+                        lambda: all(self._positions[partition] >= end for partition, end in ends.items())
+                    )
+        except (TimeoutError, KafkaError) as error:
+            raise StaleViewError(
+                f"the progress view has not caught up with Kafka: {error or 'too slow'}"
+            ) from None
+
+    async def wait_for_change(self, timeout: float) -> None:
+        """Return when some record has been read, or after ``timeout`` seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout), self._advanced:
+                await self._advanced.wait()
+
+    async def _starting_positions(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
+        assert self._consumer is not None
+        changelog = await self._partitions_of(admin, self._topics.progress_changelog)
+        requests = await self._partitions_of(admin, self._topics.requests)
+        beginnings = await self._consumer.beginning_offsets([*changelog, *requests])
+        committed = await admin.list_consumer_group_offsets(self._topics.group("progress"))
+        # What the progress workers have committed is in the changelog already.
+        for partition in requests:
+            known = committed.get(partition)
+            if known is not None and known.offset > beginnings[partition]:
+                beginnings[partition] = known.offset
+        return dict(beginnings)
+
+    async def _partitions_of(self, admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
+        (description,) = await admin.describe_topics([topic])
+        return [TopicPartition(topic, entry["partition"]) for entry in description["partitions"]]
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        while True:
+            try:
+                batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+            except KafkaError as error:
+                log.warning("progress view can't read", error=str(error))
+                await asyncio.sleep(1)
+                continue
+            for partition, records in batches.items():
+                self._take(partition, records)
+                self._positions[partition] = records[-1].offset + 1
+            for partition in self._partitions:
+                # Compacted records leave gaps: the position is the consumer's, not the last record's.
+                self._positions[partition] = max(
+                    self._positions[partition], await consumer.position(partition)
+                )
+            async with self._advanced:
+                self._advanced.notify_all()
+
+    def _take(self, partition: TopicPartition, records: Iterable[ConsumerRecord[bytes, bytes]]) -> None:
+        take: Callable[[ConsumerRecord[bytes, bytes]], None]
+        take = self._take_request if partition.topic == self._topics.requests else self._take_change
+        for record in records:
+            take(record)
+
+    def _take_change(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        assert record.key is not None
+        request_id, number = split_key(record.key)
+        request = self._requests.setdefault(request_id, _Request())
+        if number is None:
+            request.row = decode_row(record.value) if record.value else None
+        elif record.value:
+            request.chunks[number] = decode_chunk(record.value)
+        else:
+            request.chunks.pop(number, None)
+        if request.row is None and not request.chunks:
+            del self._requests[request_id]
+
+    def _take_request(self, record: ConsumerRecord[bytes, bytes]) -> None:
+        try:
+            event: Event = decode(record.value)
+        except UnreadableEvent:
+            return  # the progress workers put it aside
+        if isinstance(event, RequestCreated):
+            request = self._requests.setdefault(event.request_id, _Request())
+            if request.row is None:
+                request.row = decode_row(fold(event, lambda _: None)[row_key(event.request_id)])

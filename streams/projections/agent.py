@@ -1,0 +1,88 @@
+"""The projections app: keeps the history, writes output CSVs, calls webhooks."""
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from faust.types import StreamT
+
+from infra.cassandra.session import Session
+from infra.faust_app import create_app
+from infra.outbound import AllowList, OutboundClient
+from infra.settings import settings
+from infra.storage import Storage
+from streams.consume import consume
+from streams.event_log import EventLog
+from streams.events import Event, OutputCsvRequested, RequestCompleted
+from streams.projections.history import History
+from streams.projections.output_csv import OutputCsv
+from streams.projections.webhooks import Webhooks
+from streams.resources import Resources
+from streams.topics import Topics
+
+HISTORY_WRITES_IN_FLIGHT = 128
+OUTPUTS_IN_FLIGHT = 4
+WEBHOOKS_IN_FLIGHT = 64
+
+topics = Topics(settings().topic_prefix)
+app = create_app(topics.group("projections"), settings=settings(), partitions=settings().partitions)
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What the agents of this app share."""
+
+    event_log: EventLog
+    history: History
+    output_csv: OutputCsv
+    webhooks: Webhooks
+
+
+async def _open(stack: AsyncExitStack) -> Projections:
+    event_log = EventLog(settings())
+    await event_log.start()
+    stack.push_async_callback(event_log.stop)
+    session = await Session.connect(settings())
+    stack.push_async_callback(session.close)
+    client = await stack.enter_async_context(OutboundClient(AllowList.parse(settings().fetch_allow)))
+    history = History(session)
+    secret = settings().webhook_secret
+    return Projections(
+        event_log,
+        history,
+        OutputCsv(history, Storage.of(settings()), event_log, settings().data_dir / "spool"),
+        Webhooks(client, event_log, history, secret.get_secret_value() if secret else None),
+    )
+
+
+resources = Resources(_open)
+
+
+@app.agent(
+    app.topic(topics.requests, topics.image_results, topics.webhooks, key_type=bytes, value_type=bytes),
+    name="history",
+)
+async def keep_history(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+        await consume(stream, shared.event_log, shared.history.record, in_flight=HISTORY_WRITES_IN_FLIGHT)
+
+
+@app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")
+async def write_output_csvs(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, OutputCsvRequested):
+                await shared.output_csv.publish(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT)
+
+
+@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="webhooks")
+async def call_webhooks(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, RequestCompleted):
+                await shared.webhooks.deliver(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=WEBHOOKS_IN_FLIGHT)

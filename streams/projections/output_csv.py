@@ -1,0 +1,124 @@
+"""The output CSV: the rows of the upload, in order, with what became of their images.
+
+It is written from the history and refuses to be written with a gap: where the history lags behind the log, it
+waits; where that takes too long, it is put off.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from infra.storage import Storage
+from streams.event_log import EventLog
+from streams.events import OutputCsvRequested, RequestCompleted
+from streams.projections import csv_format
+from streams.projections.history import IMAGES_PER_BUCKET, History
+
+log = structlog.get_logger(__name__)
+
+GAP_PATIENCE = 30.0  # seconds one attempt waits for the history
+GAP_POLL = 0.2
+
+
+class HistoryLagsError(Exception):
+    """Results of the request are not in the history yet; the message says which."""
+
+
+class OutputCsv:
+    """Writes output CSVs and says that their requests are complete."""
+
+    def __init__(self, history: History, storage: Storage, event_log: EventLog, spool: Path) -> None:
+        self._history = history
+        self._storage = storage
+        self._log = event_log
+        self._spool = spool
+
+    async def publish(self, event: OutputCsvRequested) -> None:
+        """Write the output CSV of a request whose images all have their result, then RequestCompleted.
+
+        Done again, it writes the same bytes to the same place and an event of the same id.
+        """
+        path = output_path(event)
+        try:
+            await self._write(event, path)
+        except HistoryLagsError as lag:
+            # To the end of the queue: others must not wait behind it, and it must not be lost.
+            log.warning("output CSV put off", request_id=event.request_id, reason=str(lag))
+            await self._log.append(event)
+            return
+        await self._log.append(
+            RequestCompleted(
+                **event.model_dump(exclude={"header"}),
+                time=event.time,
+                output_csv_url=self._storage.link(f"api/download/{event.request_id}"),
+                output_csv_path=path,
+            )
+        )
+
+    async def _write(self, event: OutputCsvRequested, path: str) -> None:
+        self._spool.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._spool, prefix="output-", suffix=".csv") as file:
+            file.write(csv_format.header(event.header, with_errors=event.failed > 0))
+            failed = 0
+            pending: list[Any] = []
+            async for images in self._buckets(event):
+                pending += images
+                failed += sum(image.output_path is None for image in images)
+                # A row may go on in the next bucket: its images are written when it is whole.
+                last_row = pending[-1].row_number
+                whole = [image for image in pending if image.row_number != last_row]
+                pending = [image for image in pending if image.row_number == last_row]
+                await asyncio.to_thread(file.write, _rows(whole, with_errors=event.failed > 0))
+            file.write(_rows(pending, with_errors=event.failed > 0))
+            file.flush()
+            if failed != event.failed:
+                raise HistoryLagsError(
+                    f"{failed} failed images in the history, {event.failed} in the progress table"
+                )
+            await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
+
+    async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + GAP_PATIENCE
+        for bucket in range(-(-event.total // IMAGES_PER_BUCKET)):
+            first = bucket * IMAGES_PER_BUCKET
+            wanted = list(range(first, min(first + IMAGES_PER_BUCKET, event.total)))
+            while True:
+                images = await self._history.images(event.request_id, bucket)
+                settled = [
+                    image.image_index
+                    for image in images
+                    if image.output_path is not None or image.attempt >= event.run
+                ]
+                if settled == wanted:
+                    break
+                if loop.time() > deadline:
+                    missing = sorted(set(wanted) - set(settled))
+                    raise HistoryLagsError(
+                        f"{len(missing)} results are missing, the first is image {missing[0]}"
+                    )
+                await asyncio.sleep(GAP_POLL)
+            yield images
+
+
+def output_path(event: OutputCsvRequested) -> str:
+    """The storage key of an output CSV; a run of a request has its own."""
+    return f"csv/{event.request_id}/{event.run}.csv"
+
+
+def _rows(images: list[Any], *, with_errors: bool) -> bytes:
+    lines = []
+    for _, group in groupby(images, key=lambda image: image.row_number):
+        row = list(group)
+        errors = [None if image.output_path else image.reason for image in row]
+        lines.append(
+            csv_format.row(
+                row[0].cells or (), [image.output_url for image in row], errors if with_errors else None
+            )
+        )
+    return b"".join(lines)

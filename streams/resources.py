@@ -1,0 +1,43 @@
+"""What an app's agents share (producer, connections, pools): opened by the first one, closed by the last."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Resources(Generic[T]):
+    """``async with resources as shared`` in each agent: ``T`` lives as long as one of them runs.
+
+    ``open_all`` puts what it opens onto the stack, so that whatever was opened is closed, in reverse order.
+    """
+
+    def __init__(self, open_all: Callable[[AsyncExitStack], Awaitable[T]]) -> None:
+        self._open_all = open_all
+        self._stack = AsyncExitStack()
+        self._changing = asyncio.Lock()
+        self._users = 0
+        self._opened: T | None = None
+
+    async def __aenter__(self) -> T:
+        async with self._changing:
+            if self._opened is None:
+                try:
+                    self._opened = await self._open_all(self._stack)
+                except BaseException:
+                    await self._stack.aclose()
+                    raise
+            self._users += 1
+            return self._opened
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        async with self._changing:
+            self._users -= 1
+            if self._users == 0:
+                self._opened = None
+                await self._stack.aclose()
