@@ -84,4 +84,8 @@ async def _send(request: web.Request, stored: StoredObject, headers: dict[str, s
 
 
 def routes() -> list[web.RouteDef]:
-    return [web.get("/api/download/{request_id}", download), web.get("/images/{path:.+}", image)]
+    return [
+        web.get("/api/download/{request_id}", download),
+        web.get("/download/{request_id}", download),
+        web.get("/images/{path:.+}", image),
+    ]

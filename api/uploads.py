@@ -21,7 +21,8 @@ from typing import BinaryIO
 from uuid import uuid4
 
 import structlog
-from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
@@ -46,6 +47,8 @@ EVENTS_IN_FLIGHT = 4000
 RAW_TYPES = frozenset(
     {"text/csv", "application/csv", "text/plain", "application/vnd.ms-excel", "application/octet-stream"}
 )
+# What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
+_BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
 
 
@@ -100,6 +103,8 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             try:
                 async with asyncio.timeout(RECEIVE_TIMEOUT):
                     await _receive_into(request, received, file, settings.max_upload_bytes)
+            except (ClientPayloadError, ConnectionError):
+                raise Problem(HTTPStatus.BAD_REQUEST, "upload-broken-off", "the upload broke off") from None
             except TimeoutError:
                 raise Problem(
                     HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time"
@@ -145,19 +150,20 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
         async for part in form:
             if not isinstance(part, BodyPartReader):
                 raise _bad_form("it has a form inside a form")
-            if part.name == "file":
+            # The published clients call the part `file`, `csv` or `csvFile`: what counts is that it is a file.
+            if part.filename is not None or part.name == "file":
                 if found:
-                    raise _bad_form("it has more than one part `file`")
+                    raise _bad_form("it has more than one file")
                 found = True
                 received.content_type = part.headers.get("Content-Type")
                 await _spool(_chunks(part), received, file, limit)
             elif part.name:
                 received.fields[part.name] = await _field(part)
-    except ValueError as error:  # what aiohttp raises for a form that breaks off or has bad headers
-        raise _bad_form(str(error)[:200]) from None
+    except _BROKEN_FORM as error:
+        raise _bad_form(str(error)[:200] or "it breaks off") from None
     if not found:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "file-missing", "the form has no part `file` with the CSV in it"
+            HTTPStatus.UNPROCESSABLE_ENTITY, "file-missing", "the form has no file in it: send the CSV as the part `file`"
         )
 
 

@@ -1,0 +1,98 @@
+"""The whole system as a user runs it: `shrinkstream up` as a process, a shop's web server, a webhook receiver."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.shop import Shop
+
+READY_SECONDS = 120
+STOP_SECONDS = 40
+
+
+class System:
+    """A running `shrinkstream up` and its address."""
+
+    def __init__(self, url: str, data_dir: Path, process: "subprocess.Popen[str]", environment: dict[str, str]) -> None:
+        self.url = url
+        self.data_dir = data_dir
+        self.process = process
+        self.environment = environment
+
+    def run(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        """Run a `shrinkstream` command as a user of this system would."""
+        return subprocess.run(
+            [sys.executable, "-m", "infra.cli", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+
+def start_system(environment: dict[str, str], *arguments: str) -> "tuple[subprocess.Popen[str], str]":
+    """Start `up` and wait for its ready line; returns the process and the address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", "up", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    lines: queue.Queue[str] = queue.Queue()
+    stdout = process.stdout
+    threading.Thread(target=lambda: [lines.put(line) for line in stdout] and None, daemon=True).start()
+    errors: list[str] = []
+    stderr = process.stderr
+    assert stderr is not None
+    threading.Thread(target=lambda: errors.extend(stderr), daemon=True).start()
+    try:
+        first = lines.get(timeout=READY_SECONDS)
+    except queue.Empty:
+        process.kill()
+        raise AssertionError("`up` did not become ready: " + "".join(errors[-20:])) from None
+    assert first.startswith("ready http://127.0.0.1:"), first + "".join(errors[-20:])
+    return process, first.split()[1]
+
+
+def stop_system(process: "subprocess.Popen[str]") -> int:
+    """SIGTERM, as Ctrl-C or a service manager does it; returns the exit code."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(STOP_SECONDS)
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="session")
+def shop() -> Iterator[Shop]:
+    with Shop() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def system(
+    kafka_address: str, cassandra_address: str, shop: Shop, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[System]:
+    data_dir = tmp_path_factory.mktemp("system")
+    environment = {
+        **os.environ,
+        "SHRINKSTREAM_KAFKA_BROKERS": kafka_address,
+        "SHRINKSTREAM_CASSANDRA_HOSTS": cassandra_address,
+        "SHRINKSTREAM_DATA_DIR": str(data_dir),
+        "SHRINKSTREAM_FETCH_ALLOW": shop.address,
+        "SHRINKSTREAM_FETCH_TIMEOUT": "5",
+        "SHRINKSTREAM_WEBHOOK_SECRET": shop.secret,
+    }
+    process, url = start_system(environment, "--port", "0")
+    yield System(url, data_dir, process, {**environment, "SHRINKSTREAM_URL": url})
+    assert stop_system(process) == 0

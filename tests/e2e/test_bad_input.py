@@ -1,0 +1,134 @@
+"""What can't be used is refused whole, with a reason, and leaves no event."""
+
+import asyncio
+import uuid
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import Answer, call, curl_form
+from tests.e2e.shop import Shop
+
+HEADER = "S. No.,Product Name,Input Image URLs\n"
+
+
+def post(system: System, csv: bytes, **fields: str) -> Answer:
+    body, headers = curl_form(("file", "input.csv", csv), *fields.items())
+    return call(system.url, "POST", "/api/upload", body, headers)
+
+
+def events_written(kafka_address: str) -> int:
+    """How many events are on the topics that an upload writes to."""
+
+    async def ends() -> int:
+        consumer = AIOKafkaConsumer(bootstrap_servers=kafka_address)
+        await consumer.start()
+        try:
+            partitions = [
+                TopicPartition(topic, number)
+                for topic in ("shrinkstream.requests", "shrinkstream.image-requests")
+                for number in range(8)
+            ]
+            return sum((await consumer.end_offsets(partitions)).values())
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(ends())
+
+
+@pytest.mark.parametrize(
+    "csv",
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        b"PK\x03\x04 a spreadsheet",
+        b'{"products": []}',
+        HEADER.encode(),
+        b"Name,Picture\nShoe,http://example.com/a.jpg\n",
+        f'{HEADER}1,"Shoe,http://example.com/a.jpg\n'.encode(),
+    ],
+    ids=["empty", "an image", "a spreadsheet", "json", "header only", "wrong header", "unterminated quote"],
+)
+def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: str, csv: bytes) -> None:
+    before = events_written(kafka_address)
+    answer = post(system, csv)
+    assert answer.status == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json
+    assert problem["type"] == "urn:shrinkstream:problem:csv-rejected"
+    assert problem["detail"]
+    assert problem["errors"]
+    assert events_written(kafka_address) == before
+
+
+def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: System, kafka_address: str) -> None:
+    before = events_written(kafka_address)
+    answer = post(system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n2,,http://example.com/b.jpg\n3,Sock,ftp://x/y\n".encode())
+    assert answer.status == 422
+    assert [(error["row"], error["column"]) for error in answer.json["errors"]] == [
+        (3, "Product Name"),
+        (4, "Input Image URLs"),
+    ]
+    assert all(error["message"] for error in answer.json["errors"])
+    assert events_written(kafka_address) == before
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/", "http://user:secret@example.com/", "not a url", "http://127.0.0.1:1/"]
+)
+def test_a_webhook_url_that_can_never_work_is_refused_at_upload(system: System, url: str) -> None:
+    answer = post(system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n".encode(), webhookUrl=url)
+    assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-webhook-url")
+    assert "secret" not in answer.json["detail"]
+
+
+@pytest.mark.parametrize("path", ["/api/status/", "/status/", "/api/download/"])
+@pytest.mark.parametrize("request_id", [str(uuid.uuid4()), "nonsense", "..%2F..%2Fetc%2Fpasswd"])
+def test_an_unknown_request_is_404(system: System, path: str, request_id: str) -> None:
+    answer = call(system.url, "GET", path + request_id)
+    assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_a_download_before_completion_is_409(system: System, shop: Shop) -> None:
+    request_id = post(system, f"{HEADER}1,Shoe,{shop.url}/slow\n".encode()).json["requestId"]
+    answer = call(system.url, "GET", f"/api/download/{request_id}")
+    assert (answer.status, answer.json["type"]) == (409, "urn:shrinkstream:problem:not-completed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing/here", 404), ("DELETE", "/api/upload", 405), ("GET", "/images/../../etc/passwd", 404)],
+)
+def test_what_is_not_there_is_a_problem_too(system: System, method: str, path: str, status: int) -> None:
+    answer = call(system.url, method, path)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json["status"] == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({"Content-Type": "application/json"}, b"{}", 415),
+        ({"Content-Type": "multipart/form-data"}, b"no boundary", 400),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x\r\nrubbish", 400),
+        ({"Content-Type": "text/csv", "Content-Encoding": "gzip"}, b"\x1f\x8b", 415),
+    ],
+    ids=["json", "no boundary", "broken form", "gzip"],
+)
+def test_a_body_that_is_no_upload_is_refused(
+    system: System, headers: dict[str, str], body: bytes, status: int
+) -> None:
+    answer = call(system.url, "POST", "/api/upload", body, headers)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer.body
+
+
+def test_a_form_without_a_file_is_refused(system: System) -> None:
+    body, headers = curl_form(("webhookUrl", "http://example.com/"))
+    answer = call(system.url, "POST", "/api/upload", body, headers)
+    assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:file-missing")
+
+
+def test_nothing_of_a_refused_upload_stays_on_the_disk(system: System) -> None:
+    post(system, b"no csv")
+    assert list((system.data_dir / "spool").glob("upload-*")) == []
