@@ -7,6 +7,8 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 JARS := $(VENV)/.jars-installed
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
+COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
 .PHONY: install demo up test check bench lock clean
 .DEFAULT_GOAL := install
@@ -40,6 +42,9 @@ up: install
 test: install check
 	$(VENV)/bin/python -m pytest
 
+bench: install $(DEV)
+	$(VENV)/bin/python -m tests.bench
+
 check: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -47,10 +52,9 @@ check: $(DEV)
 
 lock: $(DEV)
 	$(PIP) install uv
-	for set in runtime dev; do $(VENV)/bin/uv pip compile --quiet pyproject.toml --extra embedded \
-		--group $$([ $$set = dev ] && echo dev || echo install) --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
-		--custom-compile-command "make lock" --output-file infra/locks/$$set.txt; done
+	$(COMPILE) --group install --output-file infra/locks/container.txt
+	$(COMPILE) --group install --extra embedded --output-file infra/locks/runtime.txt
+	$(COMPILE) --group dev --extra embedded --output-file infra/locks/dev.txt
 	$(VENV)/bin/python -m infra.embedded.jars --lock
 
 clean:

@@ -9,11 +9,13 @@ from typing import Any, Self
 
 import aiohttp
 
+from infra.errors import ExplainedError
+
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=10, sock_read=120)
 UNREACHABLE_PATIENCE = 60.0  # seconds that waiting goes on while the server doesn't answer
 
 
-class ApiError(Exception):
+class ApiError(ExplainedError):
     """The server refused; ``problem`` is what it said (RFC 9457)."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
@@ -22,7 +24,7 @@ class ApiError(Exception):
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
 
-class ServerUnreachableError(Exception):
+class ServerUnreachableError(ExplainedError):
     """Nobody answers at the server's address."""
 
 

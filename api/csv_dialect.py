@@ -101,9 +101,9 @@ class CsvRejected(Exception):
         self.detail = detail
 
     @classmethod
-    def because(cls, code: str, detail: str, *, line: int = 1, column: str | None = None) -> "CsvRejected":
+    def because(cls, code: str, detail: str, *, line: int = 1) -> "CsvRejected":
         """One fault that makes reading on pointless."""
-        return cls([RowError(line, column, code, detail)], 1, detail)
+        return cls([RowError(line, None, code, detail)], 1, detail)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata
 
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 Headers = Iterable[tuple[str, bytes]]
@@ -18,11 +19,11 @@ Headers = Iterable[tuple[str, bytes]]
 REQUEST_TIMEOUT_MS = 30_000
 
 
-class KafkaUnavailableError(Exception):
+class KafkaUnavailableError(ExplainedError):
     """The brokers can't be reached or refuse us; the message names them."""
 
 
-class MissingTopicsError(Exception):
+class MissingTopicsError(ExplainedError):
     """Topics that `shrinkstream init` creates are not there; the message names them."""
 
 

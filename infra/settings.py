@@ -13,13 +13,15 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.errors import ExplainedError
+
 PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
 
 
-class SettingsError(Exception):
+class SettingsError(ExplainedError):
     """The settings can't be used; the message names each variable and what is wrong with it."""
 
 

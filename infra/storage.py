@@ -10,13 +10,14 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
     from obstore import GetResult  # exists for type checkers only
 
 
-class StorageError(Exception):
+class StorageError(ExplainedError):
     """The storage can't be used; the message says what was tried and why it failed."""
 
 

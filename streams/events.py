@@ -6,13 +6,14 @@ outside this module knows that. An id is derived from what happened and to what,
 fact written twice has the same id, and a reader drops the repeat by it.
 """
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 from uuid import NAMESPACE_URL, uuid5
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -32,6 +33,20 @@ class UnreadableEvent(Exception):
     """A record is not an event that this version can read; the message says why."""
 
 
+# An event is read only if everything it tells can be stored where it is told on: Cassandra's int, bigint and keys,
+# the fields of a progress chunk. Else it would be the same readers' crash at each delivery.
+RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]  # no slash: keys and subjects have one after it
+ProductName = Annotated[str, Field(min_length=1, max_length=1000)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Run = Annotated[int, Field(ge=0, lt=2**16)]
+Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
+ByteSum = Annotated[int, Field(ge=0, lt=2**63, description="bytes of all images")]
+Time = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
+    AfterValidator(lambda time: time.astimezone(UTC)),
+]
+
 TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "webhooks"]
 
 
@@ -43,8 +58,8 @@ class Event(BaseModel):
     topic: ClassVar[TopicName]
     version: ClassVar[int] = 1
 
-    request_id: str
-    time: AwareDatetime = Field(default_factory=utc_now, exclude=True)
+    request_id: RequestId
+    time: Time = Field(default_factory=utc_now, exclude=True)
 
     @property
     def subject(self) -> str:
@@ -91,7 +106,7 @@ class _ImageEvent(Event):
     """An event about one image: the ``index``-th (from 0) URL of its request, in the order of the CSV."""
 
     index: Annotated[int, Field(ge=0, lt=2**24)]
-    attempt: Annotated[int, Field(ge=0, description="0, and one more at each retry of the failed images")] = 0
+    attempt: Annotated[Run, Field(description="0, and one more at each retry of the failed images")] = 0
 
     @property
     def subject(self) -> str:
@@ -107,8 +122,8 @@ class RequestCreated(Event):
 
     topic = "requests"
 
-    total: Annotated[int, Field(ge=1, description="number of images")]
-    rows: Annotated[int, Field(ge=1, description="number of CSV rows")]
+    total: Annotated[int, Field(ge=1, le=2**24, description="number of images")]
+    rows: Annotated[int, Field(ge=1, le=2**24, description="number of CSV rows")]
     header: tuple[str, ...] = Field(description="the header cells of the uploaded CSV")
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
     owner: str = Field("", description="name of the API key that made it; empty without keys")
@@ -124,10 +139,10 @@ class ImageRequested(_ImageEvent):
 
     topic = "image_requests"
 
-    row: Annotated[int, Field(ge=0, description="CSV row, from 0, header not counted")]
-    position: Annotated[int, Field(ge=0, description="place of the URL in its row, from 0")]
+    row: Annotated[Count, Field(description="CSV row, from 0, header not counted")]
+    position: Annotated[Count, Field(description="place of the URL in its row, from 0")]
     serial: str
-    product_name: str
+    product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = Field(None, description="all cells of the row, with its first image only")
     quality: Annotated[int, Field(ge=1, le=100)] = 50
@@ -142,13 +157,13 @@ class _ImageResult(_ImageEvent):
 
     topic = "image_results"
 
-    row: int
-    position: int
+    row: Count
+    position: Count
     serial: str
-    product_name: str
+    product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = None
-    requested_at: AwareDatetime = Field(description="when the image was requested")
+    requested_at: Time = Field(description="when the image was requested")
 
     @classmethod
     def of(cls, request: ImageRequested, **outcome: Any) -> Self:
@@ -173,15 +188,13 @@ class ImageProcessed(_ImageResult):
 
     output_url: str
     output_path: str = Field(description="key in the storage")
-    input_bytes: int
-    output_bytes: int
+    input_bytes: Bytes
+    output_bytes: Bytes
     format: str = Field(description="format of the stored image: jpeg, png, webp, gif, tiff or avif")
-    width: int
-    height: int
+    width: Count
+    height: Count
     sha256: str = Field(description="hash of the stored bytes")
-    kept_original: bool = Field(
-        False, description="compressing did not make it smaller, so it is stored as it was"
-    )
+    kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
     fetch_ms: int = 0
     shrink_ms: int = 0
     store_ms: int = 0
@@ -197,13 +210,13 @@ class ImageFailed(_ImageResult):
 class _RequestSummary(Event):
     """The sums over a request's images, and what a reader needs of its RequestCreated."""
 
-    run: int = Field(0, ge=0, description="0, and one more after each retry of the failed images")
-    total: int
-    succeeded: int
-    failed: int
-    input_bytes: int
-    output_bytes: int
-    created_at: AwareDatetime
+    run: Annotated[Run, Field(description="0, and one more after each retry of the failed images")] = 0
+    total: Count
+    succeeded: Count
+    failed: Count
+    input_bytes: ByteSum
+    output_bytes: ByteSum
+    created_at: Time
     webhook_url: str | None = None
     owner: str = ""
 
@@ -285,6 +298,7 @@ Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 UPCASTERS: dict[tuple[str, int], Upcaster] = {}
 
 _CLASS_OF = {cls.__name__: cls for cls in EVENT_CLASSES}
+_TYPE = re.compile(re.escape(TYPE_PREFIX) + r"([A-Za-z]+)\.v([1-9][0-9]{0,5})")
 
 
 def decode(value: bytes | None) -> Event:
@@ -305,18 +319,21 @@ def decode(value: bytes | None) -> Event:
     data = envelope.get("data")
     if not isinstance(type_name, str) or not isinstance(data, dict):
         raise UnreadableEvent("type or data is missing")
-    name, _, version_text = type_name.removeprefix(TYPE_PREFIX).rpartition(".v")
-    cls = _CLASS_OF.get(name)
-    if cls is None or not version_text.isdecimal():
+    match = _TYPE.fullmatch(type_name)
+    if match is None or match[1] not in _CLASS_OF:
         raise UnreadableEvent(f"unknown type {type_name[:100]!r}")
-    version = int(version_text)
+    name, version = match[1], int(match[2])
+    cls = _CLASS_OF[name]
     if version > cls.version:
         raise UnreadableEvent(f"{type_name} is newer than this program, which reads up to v{cls.version}")
     while version < cls.version:
         upcast = UPCASTERS.get((name, version))
         if upcast is None:
             raise UnreadableEvent(f"no upcaster from {type_name}")
-        data = upcast(data)
+        try:
+            data = upcast(data)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UnreadableEvent(f"{type_name}: its data is not that of v{version}: {error!r}") from None
         version += 1
     try:
         return cls.from_data(data, envelope.get("time"))  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from cassandra.cluster import Session as DriverSession
 from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
 from cassandra.query import ConsistencyLevel, PreparedStatement
 
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 CONNECT_TIMEOUT = 10.0
@@ -27,7 +28,7 @@ REQUEST_TIMEOUT = 10.0
 _MAY_HEAL = (NoHostAvailable, OperationTimedOut, Unavailable)
 
 
-class CassandraUnavailableError(Exception):
+class CassandraUnavailableError(ExplainedError):
     """Cassandra can't be reached or doesn't answer; the message names the hosts."""
 
 

@@ -20,13 +20,14 @@ from rich.table import Table
 from api.client import Client
 from infra.cli.requests import follow, summary, upload
 from infra.cli.system import running_system
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 SAMPLES = Path(__file__).parents[1] / "demo"
 WEBHOOK_TIMEOUT = 30.0
 
 
-class DemoFailedError(Exception):
+class DemoFailedError(ExplainedError):
     """The demo did not come to its end; the message says where."""
 
 

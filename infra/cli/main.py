@@ -4,10 +4,11 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
+from infra.errors import ExplainedError
 from infra.logs import configure_logging
 from infra.settings import Settings, SettingsError, load_settings
 
@@ -37,35 +38,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except _expected_errors() as error:
+    except ExplainedError as error:
         raise CommandFailed(str(error)) from None
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    from api.client import ApiError, ServerUnreachableError
-    from infra.cassandra.session import CassandraUnavailableError
-    from infra.cli.demo import DemoFailedError
-    from infra.cli.system import NotReadyError
-    from infra.embedded.jars import JarError
-    from infra.embedded.process import ProcessError
-    from infra.kafka import KafkaUnavailableError, MissingTopicsError
-    from infra.storage import StorageError
-    from streams.progress.view import StaleViewError
-
-    return (
-        ApiError,
-        CassandraUnavailableError,
-        DemoFailedError,
-        JarError,
-        KafkaUnavailableError,
-        MissingTopicsError,
-        NotReadyError,
-        ProcessError,
-        ServerUnreachableError,
-        SettingsError,
-        StaleViewError,
-        StorageError,
-    )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -165,13 +139,13 @@ def worker(app: str) -> None:
 
     settings = _settings()
     configure_logging(settings.log_level)
-    _exit_with(run_app(app, settings))
+    sys.exit(run_app(app, settings))
 
 
 @main.command()
 def init() -> None:
     """Create topics, keyspace and tables; what exists is left as it is."""
-    from infra.cli.system import initialise
+    from infra.cli.init import initialise
 
     for name in _run(initialise(_settings())):
         click.echo(f"created {name}")
@@ -184,6 +158,3 @@ def print_settings() -> None:
 
     print_table(_settings())
 
-
-def _exit_with(code: int) -> NoReturn:
-    sys.exit(code)

@@ -10,12 +10,13 @@ from functools import partial
 import aiohttp
 import structlog
 
-from infra.cassandra.schema import migrate
+from infra.cli.init import initialise
 from infra.embedded import EmbeddedServer, EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.process import ChildProcess
-from infra.kafka import create_topics, group_is_working
+from infra.errors import ExplainedError
+from infra.kafka import group_is_working
 from infra.settings import Settings, environment_of
 from infra.supervisor import Supervised, Supervisor
 from streams.topics import Topics
@@ -27,7 +28,7 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 12.0  # SIGTERM drains and commits within 10 s
 
 
-class NotReadyError(Exception):
+class NotReadyError(ExplainedError):
     """The system did not become ready in time; the message says which part."""
 
 
@@ -75,14 +76,6 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
             )
         await _wait_until_ready(settings)
         yield settings
-
-
-async def initialise(settings: Settings) -> list[str]:
-    """Create what is missing of topics, keyspace and tables; returns the names of what was made."""
-    topics, tables = await asyncio.gather(
-        create_topics(settings, Topics(settings.topic_prefix).configs()), migrate(settings)
-    )
-    return topics + tables
 
 
 def _roles(compress_workers: int) -> list[tuple[str, list[str]]]:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
+from infra.errors import ExplainedError
 from infra.kafka import admin_client, connection_options
 from infra.settings import Settings
 from streams.events import Event, RequestCreated, UnreadableEvent, decode
@@ -38,7 +39,7 @@ POLL_MS = 200
 MAX_RECORDS = 10_000
 
 
-class StaleViewError(Exception):
+class StaleViewError(ExplainedError):
     """The view has not caught up with Kafka; an answer now could be an old one."""
 
 

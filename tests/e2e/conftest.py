@@ -26,11 +26,11 @@ class System:
         self.process = process
         self.environment = environment
 
-    def run(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a `shrinkstream` command as a user of this system would."""
         return subprocess.run(
             [sys.executable, "-m", "infra.cli", *arguments],
-            env=self.environment,
+            env={**self.environment, **variables},
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -1,0 +1,68 @@
+"""Run a command that ends with its parent, however the parent ends.
+
+Usage: ``python -I -S leash.py PARENT_PID COMMAND [ARGUMENT…]``; standard library only, started by
+:class:`infra.embedded.process.ChildProcess` and nothing else.
+
+On Linux the kernel does it: PR_SET_PDEATHSIG (prctl(2)) survives exec, so this program turns into the command
+and no process is added. Elsewhere it stays, watches for being orphaned, and ends the command.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.2
+CANNOT_EXECUTE = 127  # the shell's exit status for it
+
+
+def become(parent: int, command: Sequence[str]) -> NoReturn:
+    """Turn into the command, with the kernel's promise to kill it when the parent's *thread* ends (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the promise was given
+        sys.exit(CANNOT_EXECUTE)
+    # Python ignores these two, and an ignored signal stays ignored across exec.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+
+
+def watch(parent: int, command: Sequence[str]) -> int:
+    """Run the command, pass SIGTERM on, kill it when the parent is gone; its exit status (any POSIX system)."""
+    # close_fds would close the lock that the command is to hold.
+    child = subprocess.Popen(command, close_fds=False)  # noqa: S603 - our own command line
+
+    def pass_on(signum: int, _frame: FrameType | None) -> None:
+        child.send_signal(signum)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    while True:
+        try:
+            status = child.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if os.getppid() != parent:
+                child.kill()
+        else:
+            return status if status >= 0 else 128 - status
+
+
+def main(arguments: Sequence[str]) -> int:
+    parent, command = int(arguments[0]), arguments[1:]
+    try:
+        if sys.platform == "linux":
+            become(parent, command)
+        return watch(parent, command)
+    except OSError as error:
+        print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - goes to the log file
+        return CANNOT_EXECUTE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

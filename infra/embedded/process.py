@@ -1,0 +1,150 @@
+"""One child process: its log file, its start, its end. It never outlives the process that started it."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MAX_LOG_BYTES = 10 * 1024 * 1024
+KILL_SECONDS = 10.0
+LEASH = Path(__file__).with_name("leash.py")
+
+# A line that says what went wrong: an error of a log, the head of a Java or Python exception, a usage error.
+_TELLING = re.compile(
+    r"\b(ERROR|FATAL|CRITICAL)\b"
+    r'|"level": ?"(error|critical)"'
+    r"|^(Caused by: |Exception |Error: |error: |[\w.]*(Error|Exception|Failure)(:|$))"
+    r"|^cannot "
+)
+_TAIL_BYTES = 64 * 1024
+_TELLING_LINES = 3
+_LOG_CHECK_SECONDS = 30.0
+
+
+class ProcessError(Exception):
+    """The process didn't start, or ended unasked; the message is one line with its last words and its log."""
+
+
+def rotate(log_path: Path) -> bool:
+    """Move the content of a log over 10 MiB to ``….1``; did it? Copies, since its writer keeps the file open."""
+    if log_path.stat().st_size <= MAX_LOG_BYTES:
+        return False
+    shutil.copyfile(log_path, log_path.with_name(log_path.name + ".1"))
+    os.truncate(log_path, 0)
+    return True
+
+
+class ChildProcess:
+    """A supervised child process.
+
+    It runs in a session of its own, so a Ctrl-C in the terminal reaches only the parent, which then stops its
+    children in order. When the parent dies, the child is killed (see :mod:`infra.embedded.leash`). On Linux this
+    is tied to the *thread* that called :meth:`start`: start children from a thread that lives as long as they.
+
+    ``env`` is added to this process's environment; ``pass_fds`` are the file descriptors that the child keeps.
+    Standard output and standard error are appended to ``log_path``; beyond 10 MiB its content moves to ``….1``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.name = name
+        self.argv = list(argv)
+        self.log_path = log_path
+        self._env = env
+        self._cwd = cwd
+        self._pass_fds = pass_fds
+        self._process: asyncio.subprocess.Process | None = None
+        self._log_start = 0
+        self._log_keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id, also of the session and process group; RuntimeError before :meth:`start`."""
+        return self._started.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status, minus the signal's number when a signal ended it; None while it runs or before."""
+        return self._process.returncode if self._process else None
+
+    @property
+    def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process
+
+    async def start(self) -> None:
+        """Start it; returns at once, whatever becomes of the process. May be called again after its end."""
+        if self._process is not None and self._process.returncode is None:
+            raise RuntimeError(f"{self.name} is running already")
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            rotate(self.log_path)
+            self._log_start = self.log_path.stat().st_size
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
+                *self.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._cwd,
+                env={**os.environ, **(self._env or {})},
+                pass_fds=self._pass_fds,
+                start_new_session=True,
+            )
+        self._log_keeper = asyncio.create_task(self._keep_log_bounded(self._process))
+
+    async def wait(self) -> int:
+        """Wait for its end; the exit status."""
+        return await self._started.wait()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """End it: SIGTERM, after ``grace_seconds`` SIGKILL; then whatever it started and left behind, too."""
+        if self._process is None:
+            return
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_seconds)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+
+    async def _keep_log_bounded(self, process: asyncio.subprocess.Process) -> None:
+        while process.returncode is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), _LOG_CHECK_SECONDS)
+            if await asyncio.to_thread(rotate, self.log_path):
+                self._log_start = 0
+
+    def last_words(self) -> str:
+        """One line on how it ended: status, the last lines of its log that tell something, the log's path."""
+        with self.log_path.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
+        telling = [line for line in lines if _TELLING.search(line)][-_TELLING_LINES:] or lines[-1:]
+        said = " | ".join(dict.fromkeys(telling)) or "it wrote nothing"
+        return f"{self.name} {self._ending()}: {said} (log: {self.log_path})"
+
+    def _ending(self) -> str:
+        match self.returncode:
+            case None:
+                return "is still running"
+            case int(status) if status < 0:
+                return f"was ended by {signal.Signals(-status).name}"
+            case status:
+                return f"ended with status {status}"

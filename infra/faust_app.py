@@ -1,0 +1,706 @@
+"""Faust, made safe: the one place that knows its traps.
+
+Faust as published loses and repeats events in ways that its documentation does not mention. Each class here
+replaces one of its parts; the docstring names the trap, its place in Faust's source and the upstream issue, and
+a test against a real broker fails without it (``tests/integration/faust_guards``). What they add up to:
+
+* an offset is committed only when every event before it is finished and all that they wrote is acknowledged;
+* what can't be made good (an exception that leaves an agent, a write that the brokers refuse, an event that
+  Faust itself drops) ends the process at once with exit code 70, and is delivered again;
+* a clean stop and a rebalance wait for the events under way, for a bounded time, and commit what is finished.
+
+The guards reach into Faust's internals, so its version is pinned and checked. The app carries them with it:
+``faust -A streams.compress worker`` is as safe as ``run_worker``.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing
+from time import monotonic
+from typing import Any, ClassVar, NoReturn, cast
+
+import faust
+from faust.app.base import BootStrategy
+from faust.auth import SASLCredentials, SSLCredentials
+from faust.streams import Stream
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery, ServiceStopped
+from faust.transport.drivers import aiokafka as driver
+from faust.transport.producer import ProducerBuffer
+from faust.types import TP, EventT, Message, StreamT
+from faust.types.auth import CredentialsT
+from faust.types.transports import ProducerT, TPorTopicSet
+from faust.types.tuples import FutureMessage, ack_lock
+from mode import Seconds, ServiceT
+from mode.services import WaitArgT
+from mode.utils.futures import notify
+from mode.utils.objects import cached_property
+from mode.utils.queues import FlowControlEvent
+
+from infra import kafka
+from infra.settings import Settings
+
+GUARDED_VERSION = "0.15.3"
+
+EXIT_UNAVAILABLE = 69
+"""Exit code when there is no broker or no topic at start (EX_UNAVAILABLE of sysexits.h)."""
+EXIT_FATAL = 70
+"""Exit code when going on could lose an event (EX_SOFTWARE of sysexits.h): a supervisor starts us again."""
+
+SESSION_TIMEOUT = 10.0
+"""Seconds after which a killed worker's partitions go to another (brokers refuse less than 6)."""
+REVOKE_DRAIN = 10.0
+"""Seconds a rebalance waits for events under way: longer would stall the whole group for one slow image."""
+REBALANCE_TIMEOUT = 60.0
+"""Seconds a member may take to let go of its partitions: several times ``REVOKE_DRAIN``."""
+STOP_DRAIN = 6.0
+"""Seconds a clean stop waits for events under way; leaving the group and Faust's own end follow."""
+STOP_LIMIT = 10.0
+"""Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
+PUBLISH_TIMEOUT = 30.0
+"""Seconds within which the brokers must acknowledge a changelog write."""
+UNACKNOWLEDGED_LIMIT = 1000
+"""Changelog writes under way at which delivery waits for the brokers to catch up."""
+
+FIXED: Mapping[str, Any] = {
+    "processing_guarantee": "at_least_once",  # exactly_once crashes without tables, and doubles what it counts
+    "stream_wait_empty": True,  # False commits an unfinished event at SIGTERM
+    "topic_allow_declare": False,  # `init` makes all topics: Faust's own differ in their partitions
+    "topic_disable_leader": True,  # no leader topic: nothing here runs on one worker only
+    "web_enabled": False,  # its server listens on 0.0.0.0 and shows the tables
+    "consumer_auto_offset_reset": "earliest",  # a new group begins with the first event
+    "producer_acks": -1,  # every in-sync replica has a changelog write before its event is committed
+    "producer_threaded": False,  # its buffer is not part of flush()
+    "table_standby_replicas": 0,  # a standby of a memory table is not used at takeover
+    "key_serializer": "raw",  # topics carry bytes; agents decode, and put aside what they can't read
+    "value_serializer": "raw",
+}
+
+log = logging.getLogger(__name__)
+
+
+def end_process(reason: str, code: int = EXIT_FATAL, *, error: BaseException | None = None) -> NoReturn:
+    """Log ``reason`` and end at once: no handler, no ``finally`` and so no commit runs any more."""
+    log.critical("%s", reason, exc_info=error)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class PartitionOffsets:
+    """Which offsets of one partition may be committed, from what was delivered and what is finished."""
+
+    __slots__ = ("_unfinished", "committed", "dropped", "position")
+
+    def __init__(self, committed: int | None = None) -> None:
+        self.committed = committed
+        self.position = committed  # the offset after the last one delivered
+        self.dropped: int | None = None  # the first offset that was delivered and then thrown away
+        self._unfinished: set[int] = set()
+
+    def deliver(self, offset: int) -> None:
+        if self.committed is None:
+            self.committed = offset  # where a restart begins anyway
+        self._unfinished.add(offset)
+        self.position = offset + 1
+
+    def finish(self, offset: int) -> None:
+        """An offset not delivered since the last seek is ignored: it will come again."""
+        self._unfinished.discard(offset)
+
+    def drop(self, offset: int) -> None:
+        """The offset left the queues without being processed: it stays unfinished for good."""
+        if offset in self._unfinished and (self.dropped is None or offset < self.dropped):
+            self.dropped = offset
+
+    def committable(self) -> int | None:
+        """The offset that a restart may begin at, if it is beyond the committed one.
+
+        Offsets that were never delivered (compacted away, transaction markers) need no thought: the next
+        unfinished one, or the position, is right whatever lies between.
+        """
+        offset = min(self._unfinished, default=self.position)
+        if offset is None or (self.committed is not None and offset <= self.committed):
+            return None
+        return offset
+
+
+class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
+    """F2: leaves the group at a stop if that can be done in time."""
+
+    async def on_thread_stop(self) -> None:
+        """Trap: aiokafka first finishes joining the group, which after a kill -9 takes a session timeout."""
+        app = cast("GuardedApp", self.app)
+        try:
+            await asyncio.wait_for(super().on_thread_stop(), app.drain_seconds + 1.5)
+        except TimeoutError:
+            log.warning("stopped while joining the group, without leaving it")
+
+
+class GuardedConsumer(driver.Consumer):
+    """F1, F2, F4: delivers every event from the committed offset on, and commits exactly what is finished."""
+
+    app: "GuardedApp"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._offsets: dict[TP, PartitionOffsets] = {}
+        self._epoch = 0  # counts the stops of the flow: what was fetched before one is not delivered after it
+        self._fetch_ended = asyncio.Event()
+        self._fetch_ended.set()
+        self._sealed = False  # drained for a stop: what is unfinished now is never committed
+
+    def _new_consumer_thread(self) -> GuardedConsumerThread:
+        return GuardedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # F1: fetching and seeking
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """F1: fetch and deliver so that moving the position never skips an event.
+
+        Trap: Faust goes back to the committed offset while a fetch may be under way or half delivered
+        (transport/consumer.py ``getmany``, ``_wait_next_records``, ``_drain_messages``). Records of the old
+        position then arrive after the seek; those before them are taken for a compacted gap, committed past,
+        and dropped as already read when they come. Also, a fetch shares its set of partitions
+        with the thread that runs it: partitions resumed meanwhile are fetched too, and an emptied set means
+        all; what is not active is dropped. Upstream: faust-streaming/faust #596, #216.
+
+        Guard: each fetch has its own copy of the set, seeks wait until no fetch is under way, and the rest of a
+        batch is left undelivered once the flow has stopped, after which a seek always follows.
+        """
+        stopped: tuple[type[BaseException], ...] = (*self.consumer_stopped_errors, asyncio.CancelledError)
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                if not self.flow_active:
+                    await self.wait(self.can_resume_flow.wait())
+                    continue
+                partitions = set(self._get_active_partitions())
+                if not partitions:  # paused, or behind full buffers
+                    await self.sleep(0.05)
+                    continue
+                await self._deliver(*await self._fetch(partitions))
+        except stopped:
+            if not self.app.should_stop:
+                raise
+
+    async def _fetch(self, partitions: set[TP]) -> tuple[Mapping[TP, list[Any]], int]:
+        """Records, and the epoch in which they may be delivered."""
+        epoch = self._epoch
+        self._fetch_ended.clear()
+        try:
+            return await self._getmany(partitions, timeout=1.0), epoch
+        finally:
+            self._fetch_ended.set()
+
+    async def _deliver(self, records: Mapping[TP, list[Any]], epoch: int) -> None:
+        if epoch == self._epoch:
+            for tp in records:
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+        suspended = asyncio.ensure_future(self.suspend_flow.wait())
+        try:
+            for tp, record in self.scheduler.iterate(records):
+                if epoch != self._epoch:
+                    return
+                message = self._to_message(tp, record)
+                if self.app.topics.acks_enabled_for(message.topic):
+                    self._note_delivery(tp, message.offset)
+                delivery = asyncio.ensure_future(self.callback(message))
+                await asyncio.wait({delivery, suspended}, return_when=asyncio.FIRST_COMPLETED)
+                if not delivery.done():
+                    delivery.cancel()
+                    return
+                delivery.result()
+        finally:
+            suspended.cancel()
+
+    def _note_delivery(self, tp: TP, offset: int) -> None:
+        offsets = self._offsets.setdefault(tp, PartitionOffsets())
+        if offsets.dropped is not None:
+            end_process(f"{tp.topic}/{tp.partition}: offset {offsets.dropped} was dropped, and now comes {offset}")
+        offsets.deliver(offset)
+
+    def note_dropped(self, message: Message) -> None:
+        """A delivered message will reach no agent: more may be delivered only after a seek back."""
+        if (offsets := self._offsets.get(message.tp)) is not None:
+            offsets.drop(message.offset)
+
+    def stop_flow(self) -> None:
+        self._epoch += 1
+        super().stop_flow()
+
+    async def perform_seek(self) -> None:
+        """F1: go back to the committed offsets, also where there are none.
+
+        Trap: aiokafka's ``seek_to_committed`` leaves a partition without a committed offset, or at 0, where it
+        is: what was fetched from it and thrown away while the group formed is never seen again.
+        """
+        await self._fetch_ended.wait()
+        committed = await self.seek_to_committed()
+        inputs = {tp: offset or None for tp, offset in committed.items() if not self._is_changelog_tp(tp)}
+        if unset := [tp for tp, offset in inputs.items() if offset is None]:
+            await self._thread.seek_to_beginning(*unset)
+        self._offsets.update({tp: PartitionOffsets(offset) for tp, offset in inputs.items()})
+
+    async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
+        await self._fetch_ended.wait()
+        await super().seek_wait(partitions)
+
+    # F4: what is finished, and what may be committed
+
+    def ack(self, message: Message) -> bool:
+        """F4: note that an event is finished, unless no agent has seen it.
+
+        Trap: a stream acknowledges what it skips because of a rebalance (streams.py ``_py_aiter``) as if it had
+        been processed. Only what was handed to an agent is ``tracked``.
+        """
+        with ack_lock:
+            if message.acked:
+                return False
+            message.acked = True
+            self._unacked_messages.discard(message)
+            if not message.tracked:
+                self.note_dropped(message)
+                return False
+            if (offsets := self._offsets.get(message.tp)) is not None:
+                offsets.finish(message.offset)
+            notify(self._waiting_for_ack)
+            return True
+
+    def _filter_tps_with_pending_acks(self, topics: TPorTopicSet | None = None) -> Iterator[TP]:
+        return (tp for tp in list(self._offsets) if topics is None or tp in topics or tp.topic in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        """F4: never past an unfinished event.
+
+        Trap: with several events under way, Faust takes an unfinished one just behind the committed offset for a
+        compacted gap, and commits past it (transport/consumer.py ``_new_offset``).
+        Upstream: faust-streaming/faust #606, #312, pull request #707.
+        """
+        return self._offsets[tp].committable()
+
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        return True  # _new_offset has compared already
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        """Count offsets as committed only if they were: Faust does so too when it failed (#316)."""
+        did_commit = await super()._commit_offsets(offsets, start_new_transaction)
+        if did_commit:
+            for tp, offset in offsets.items():
+                if tp in self._offsets:
+                    self._offsets[tp].committed = offset
+        return did_commit
+
+    async def force_commit(self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True) -> bool:
+        if self._sealed:
+            return False
+        return bool(await super().force_commit(topics, start_new_transaction))
+
+    # F2: rebalance and stop
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """F2: finish and commit what is under way before its bookkeeping is dropped.
+
+        Trap: Faust forgets which offsets are finished, and then waits for the streams and commits nothing
+        (transport/consumer.py ``on_partitions_revoked``): every rebalance repeats a commit interval.
+        """
+        if assignment := self.assignment():
+            self.stop_flow()
+            self.app.flow_control.suspend()
+            self.pause_partitions(assignment)
+            self.app.flow_control.clear()
+            await self.wait_empty()
+        for tp in revoked:
+            self._offsets.pop(tp, None)
+        await super().on_partitions_revoked(revoked)
+
+    async def wait_empty(self) -> None:
+        """Wait for the events under way, for a bounded time, and commit what is finished.
+
+        Faust's own waits for ever. What is left over at a stop is never committed. At a rebalance its late end is
+        ignored; but where there are tables it could overwrite what the partition's next owner
+        writes, so there the process ends.
+        """
+        if self._sealed:
+            return
+        deadline = monotonic() + (STOP_DRAIN if self.app.should_stop else REVOKE_DRAIN)
+        while self._unacked_messages and monotonic() < deadline:
+            await self._wait_for_ack(timeout=1)
+        if unfinished := len(self._unacked_messages):
+            log.warning("%d events are unfinished and will be delivered again", unfinished)
+            if self.app.tables.changelog_topics and not self.app.should_stop:
+                end_process("an event outlasted a rebalance and could write to a table that has a new owner")
+        try:
+            async with asyncio.timeout(REVOKE_DRAIN):
+                await self.maybe_wait_for_commit_to_finish()  # it may have begun before the last event ended
+                await self.commit_and_end_transactions()
+        except TimeoutError:
+            log.warning("the brokers did not take the last commit; what it held will be delivered again")
+        self._sealed = self.app.should_stop
+        self._unacked_messages.clear()
+
+
+class GuardedFlowControl(FlowControlEvent):
+    """F1: notices what is thrown away from the queues.
+
+    Trap: ``resume()`` clears the queues of all streams (mode/utils/queues.py), whatever was delivered since
+    the seek. Guard: it is noted as dropped, and delivering past it ends the process.
+    """
+
+    def __init__(self, app: "GuardedApp") -> None:
+        super().__init__(loop=app.loop)
+        self._app = app
+
+    def clear(self) -> None:
+        for queue in self._queues:
+            for item in queue._queue:  # type: ignore[attr-defined]  # asyncio.Queue's deque
+                if isinstance(item, EventT):
+                    self._app.consumer.note_dropped(item.message)
+        super().clear()
+
+
+class GuardedBuffer(ProducerBuffer):
+    """F6: ``flush()`` returns when the brokers have everything.
+
+    Trap: Faust's gives up when no message leaves the buffer for 0.1 s, and overlooks the one that has just left
+    (transport/producer.py ``flush_atmost``): an event is committed whose changelog writes may yet be
+    lost. Upstream: faust-streaming/faust pull request #273 relies on it.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._unacknowledged: set[FutureMessage] = set()
+
+    def put(self, fut: FutureMessage) -> None:
+        self._unacknowledged.add(fut)
+        fut.add_done_callback(self._unacknowledged.discard)
+        super().put(fut)
+
+    async def flush(self) -> None:
+        """Wait for what is in the buffer now: what comes later belongs to a later commit."""
+        if writes := set(self._unacknowledged):
+            _, late = await asyncio.wait(writes, timeout=2 * PUBLISH_TIMEOUT)
+            if late:
+                end_process(f"the brokers did not acknowledge {len(late)} changelog writes")
+
+    async def wait_until_ebb(self) -> None:
+        if len(self._unacknowledged) > UNACKNOWLEDGED_LIMIT:
+            await self.flush()
+
+
+class GuardedProducer(driver.Producer):
+    """Faust's producer, which only writes changelogs here: idempotent, with the buffer that does flush."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.buffer = GuardedBuffer(loop=self.loop, beacon=self.beacon)
+        self.buffer.app = self.app
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class GuardedTopic(faust.Topic):
+    """F5: a record that the brokers refuse ends the process.
+
+    Trap: Faust logs a warning and commits the event (topics.py ``_on_published``).
+    """
+
+    def _on_published(
+        self, fut: "asyncio.Future[Any]", message: FutureMessage, producer: ProducerT, state: Any
+    ) -> None:
+        if fut.cancelled() or fut.exception() is not None:
+            cause = "cancelled" if fut.cancelled() else repr(fut.exception())
+            end_process(f"a record for {self.get_topic_name()} was not written: {cause}")
+        super()._on_published(fut, message, producer, state)
+
+
+class GuardedStream(Stream):  # type: ignore[type-arg]
+    """F3, F4: an event is finished when the next one is asked for, and never otherwise.
+
+    Trap: Faust acknowledges also an event whose agent raised or was cancelled, as soon as its generator is closed
+    (streams.py ``_py_aiter``), and an agent that awaits while it cleans up leaves the time to
+    commit it. The compiled twin (_cython/streams.pyx ``after``) moreover writes past ``Consumer.ack``, and is
+    there or not as the platform's wheel has it: the Python one always runs.
+    """
+
+    def __aiter__(self) -> Any:
+        acknowledge, self.enable_acks = self.enable_acks, False
+        values = self._values(acknowledge)
+        self._active_agens.add(values)
+        return values
+
+    async def _values(self, acknowledge: bool) -> AsyncGenerator[Any, None]:
+        async with aclosing(cast("AsyncGenerator[Any, None]", self._py_aiter())) as values:
+            async for value in values:
+                event = self.current_event
+                yield value
+                if acknowledge and event is not None:
+                    await self.ack(event)
+
+
+class GuardedAgent(faust.Agent):
+    """F3: an exception that leaves an agent ends the process.
+
+    Trap: Faust restarts the agent and goes on behind the event, also with ``noack`` and with every supervisor
+    strategy (agents/agent.py ``_execute_actor``). Upstream: faust-streaming/faust #189, #315, #527.
+    """
+
+    async def _execute_actor(self, coro: Awaitable[Any], aref: Any) -> None:
+        await super()._execute_actor(self._to_the_end(coro), aref)
+
+    async def _to_the_end(self, coro: Awaitable[Any]) -> None:
+        try:
+            await coro
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the agent must not go on behind it
+            end_process(f"agent {self.name} failed: {error!r}", error=error)
+        if not self.app.should_stop:
+            end_process(f"agent {self.name} ended although its stream did not")
+
+
+class GuardedRecovery(Recovery):
+    """F1: no input is fetched while recovery ends, and recovery ends.
+
+    Trap: input partitions resume, then the position goes back to the committed offset, then the queues are cleared
+    (tables/recovery.py ``on_recovery_completed``): what is delivered between is lost.
+    Upstream: faust-streaming/faust #596. Guard: the flow stands still until all of it is done.
+    """
+
+    async def on_recovery_completed(self, generation_id: int = 0) -> None:
+        self.app.consumer.stop_flow()
+        await super().on_recovery_completed(generation_id)
+
+    async def _wait(self, coro: WaitArgT, timeout: Seconds | None = None) -> None:
+        """Trap: a step that takes too long counts as a stop of the service; the worker stands still for ever."""
+        try:
+            await super()._wait(coro, timeout)
+        except ServiceStopped:
+            if not self.should_stop:
+                end_process(f"the brokers did not answer in {timeout} s during a rebalance")
+            raise
+
+
+class GuardedTableManager(TableManager):
+    """Makes the guarded recovery."""
+
+    @property
+    def recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = GuardedRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
+
+
+class GuardedTransport(driver.Transport):
+    """Makes the guarded consumer and producer."""
+
+    Consumer: ClassVar[Any] = GuardedConsumer
+    Producer: ClassVar[Any] = GuardedProducer
+
+
+class WithoutWeb(BootStrategy):
+    """``faust worker`` switches the web server on, whatever the setting says."""
+
+    enable_web = False
+
+
+class GuardedApp(faust.App):
+    """A Faust app made of the guarded parts."""
+
+    BootStrategy = WithoutWeb
+    consumer: GuardedConsumer
+
+    def __init__(self, name: str, *, system_settings: Settings, **options: Any) -> None:
+        super().__init__(name, **options)
+        self._system_settings = system_settings
+        self._drained_by: float | None = None
+
+    def _new_transport(self) -> GuardedTransport:
+        return GuardedTransport(self.conf.broker_consumer, self)
+
+    @cached_property
+    def flow_control(self) -> FlowControlEvent:
+        return GuardedFlowControl(self)
+
+    def _create_directories(self) -> None:
+        self.conf.datadir.mkdir(parents=True, exist_ok=True)
+        super()._create_directories()
+
+    async def on_first_start(self) -> None:
+        await super().on_first_start()
+        try:
+            await require_topics_of(self, self._system_settings)
+        except (kafka.KafkaUnavailableError, kafka.MissingTopicsError) as error:
+            end_process(str(error), EXIT_UNAVAILABLE)
+
+    def _crash(self, reason: BaseException) -> None:
+        """Whatever crashes inside Faust ends the process; Faust would live on with the other half."""
+        end_process(f"{self.conf.id} crashed: {reason!r}", error=reason)
+
+    async def stop(self) -> None:
+        if self._drained_by is None:
+            self._drained_by = monotonic() + STOP_DRAIN
+            reason = f"{self.conf.id} did not stop in {STOP_LIMIT:.0f} s"
+            limit = threading.Timer(STOP_LIMIT - 0.5, end_process, [reason])
+            limit.daemon = True
+            limit.start()
+        await super().stop()
+
+    def _on_rebalance_when_stopped(self) -> None:
+        """F2: the consumer stays open until what is finished is committed.
+
+        Trap: Faust closes it here, from the wrong thread, when a rebalance comes during a stop, as it does when
+        all workers of a group are stopped together.
+        """
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long events under way may take when their stream ends: at a stop, what is left of the drain."""
+        return STOP_DRAIN if self._drained_by is None else max(0.0, self._drained_by - monotonic())
+
+
+async def require_topics_of(app: faust.App, settings: Settings) -> None:
+    """F9: MissingTopicsError unless all that ``app`` reads is there, in as many partitions as its tables.
+
+    Trap: Faust waits for missing topics, or makes them with other partitions than the inputs of its tables, and
+    then loses events. KafkaUnavailableError: no broker can be reached.
+    """
+    tables = set(app.tables.changelog_topics)
+    topics = tables | {name for agent in app.agents.values() for name in agent.get_topic_names()}
+    await kafka.require_topics(settings, topics)
+    if tables:
+        async with kafka.admin_client(settings) as admin:
+            partitions = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics(sorted(topics))}
+        if len(set(partitions.values())) != 1:
+            raise kafka.MissingTopicsError(f"topics must have the same number of partitions: {partitions}")
+
+
+def credentials_of(settings: Settings) -> CredentialsT | None:
+    """The broker credentials in Faust's terms; None for PLAINTEXT."""
+    context = kafka.ssl_context(settings)
+    if settings.kafka_security_protocol.startswith("SASL"):
+        password = settings.kafka_sasl_password
+        return SASLCredentials(
+            username=settings.kafka_sasl_username,
+            password=password.get_secret_value() if password else None,
+            ssl_context=context,
+            mechanism=settings.kafka_sasl_mechanism,
+        )
+    return SSLCredentials(context=context) if context else None
+
+
+def create_app(name: str, *, settings: Settings, partitions: int, **overrides: Any) -> faust.App:
+    """A Faust app with every guard; ``name`` is its id and its consumer group.
+
+    ``overrides`` are Faust settings. RuntimeError: another version of Faust is installed than the guards are
+    made for. ValueError: an override would take a guard away.
+    """
+    if faust.__version__ != GUARDED_VERSION:
+        raise RuntimeError(f"faust-streaming is {faust.__version__}; its guards are for {GUARDED_VERSION}")
+    if unsafe := sorted(FIXED.keys() & overrides.keys()):
+        raise ValueError(f"fixed for safety: {', '.join(unsafe)}")
+    brokers = settings.kafka_brokers or "127.0.0.1:9092"  # unset is an error at start, not at import
+    options: dict[str, Any] = {
+        "broker": [f"kafka://{address.strip()}" for address in brokers.split(",")],
+        "broker_credentials": credentials_of(settings),
+        "broker_session_timeout": SESSION_TIMEOUT,
+        "broker_heartbeat_interval": SESSION_TIMEOUT / 3,  # two may get lost
+        "broker_rebalance_timeout": REBALANCE_TIMEOUT,
+        # Longer than a rebalance may take, or joining would be given up and begun anew
+        "broker_request_timeout": REBALANCE_TIMEOUT + 5,
+        # After so long without a fetch aiokafka leaves the group and never comes back. Buffers that stay full
+        # while Cassandra is down must not be taken for that.
+        "broker_max_poll_interval": 7 * 86_400.0,
+        "broker_commit_interval": 1.0,  # what a kill -9 repeats
+        "stream_buffer_maxsize": 1024,  # events waiting for an agent
+        "producer_linger": 0.02,  # seconds in which changelog writes gather to one request
+        "producer_max_batch_size": 128 * 1024,
+        "producer_request_timeout": PUBLISH_TIMEOUT,
+        "store": "memory://",  # tables come back from their changelog
+        "datadir": settings.data_dir.absolute() / "faust" / name,  # not in the current directory
+        "topic_partitions": partitions,
+        "autodiscover": False,  # the module that is run imports its agents
+        **overrides,
+        **FIXED,
+    }
+    return GuardedApp(
+        name,
+        system_settings=settings,
+        Agent=GuardedAgent,
+        Topic=GuardedTopic,
+        Stream=GuardedStream,
+        TableManager=GuardedTableManager,
+        **options,
+    )
+
+
+async def handle(
+    stream: StreamT[bytes], handler: Callable[[EventT[bytes]], Awaitable[None]], *, in_flight: int
+) -> None:
+    """Process a stream's events, up to ``in_flight`` at once; each is acknowledged when its handler is done.
+
+    They may finish in any order: an offset is committed only when all before it are finished. Nothing is taken
+    from the stream while all are busy. A handler's exception ends the process (F3). When the stream ends, at a
+    stop, those under way have what is left of the drain; what is unfinished then is cancelled and never
+    acknowledged, so it comes again. For agents without tables: a table is written by one event at a time.
+    """
+    app = cast("GuardedApp", stream.app)
+    source = cast("Stream[bytes]", stream).noack()
+    slots = asyncio.Semaphore(in_flight)
+    running: set[asyncio.Task[None]] = set()
+
+    async def process(event: EventT[bytes]) -> None:
+        try:
+            await handler(event)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in GuardedAgent
+            place = f"{event.message.topic}/{event.message.partition} offset {event.message.offset}"
+            end_process(f"{app.conf.id} failed at {place}: {error!r}", error=error)
+        await source.ack(event)
+
+    def on_done(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        slots.release()
+
+    events = aiter(source.events())
+    try:
+        while True:
+            await slots.acquire()
+            event = await anext(events, None)
+            if event is None:
+                return
+            task = asyncio.create_task(process(event))
+            running.add(task)
+            task.add_done_callback(on_done)
+    finally:
+        if running:
+            _, late = await asyncio.wait(set(running), timeout=app.drain_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+def run_worker(app: faust.App) -> int:
+    """Run ``app`` until SIGTERM or SIGINT, as ``faust worker`` does, and return the exit code.
+
+    Logging stays as it is configured. The process ends with ``EXIT_UNAVAILABLE`` if brokers or topics are missing
+    at start, and with ``EXIT_FATAL`` if going on could lose an event.
+    """
+    # Faust tells little at INFO in many lines; for DEBUG it formats tables at each commit, a third of its speed
+    level = logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.WARNING
+    for name in ("faust", "mode", "aiokafka", __name__):
+        logging.getLogger(name).setLevel(level)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = faust.Worker(app, loop=loop, quiet=True, override_logging=False, redirect_stdouts=False)
+    worker.spinner = None
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1

@@ -1,0 +1,710 @@
+"""The one guarded HTTP client: every request to an address that somebody else chose goes through here.
+
+A URL in a CSV or a webhook address is an attacker's way to make this machine call its own neighbours (OWASP:
+server-side request forgery). Three guards stand in the way, each where it can't be talked around:
+
+* `check_url` looks at the text: scheme, credentials, port, and IP addresses in whatever spelling. It needs no
+  DNS, so an upload can be refused with it, and it runs before each redirect is followed.
+* The socket factory looks at the address that is about to be connected to. It sees literals and DNS answers
+  alike, after the last look-up, so a name whose answer changes (DNS rebinding) gains nothing.
+* `OutboundClient` bounds what comes back: time, bytes on the wire, bytes after decompression, redirects.
+
+A name with several addresses of which some are forbidden is fetched from the others: no packet goes to a
+forbidden one, and names with stray private records (split DNS, NAT64) keep working.
+"""
+
+import asyncio
+import contextlib
+import io
+import re
+import socket
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, urljoin
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+USER_AGENT = f"shrinkstream/{version('shrinkstream')}"
+
+# The sitemap protocol's limit for a URL (sitemaps.org/protocol.html); old browsers stopped at 2,083.
+MAX_URL_LENGTH = 2048
+DEFAULT_PORTS = frozenset({80, 443})
+
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# 408: RFC 9110 §15.5.9 invites the repeat; the others are states of a server that pass.
+RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+MAX_RETRY_AFTER = 24 * 3600.0
+
+CONNECT_TIMEOUT = 10.0
+# Longest silence within a download. Shorter than the deadline of the whole, so that a retry still fits in.
+STALL_TIMEOUT = 15.0
+
+MAX_ANSWER_BYTES = 64 * 1024
+MAX_ANSWER_SECONDS = 2.0
+
+# aiohttp tries n addresses in about n²/2 attempts, and one DNS answer holds thousands.
+MAX_ADDRESSES = 8
+RESOLVER_THREADS = 16
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# IANA IPv4 Special-Purpose Address Registry (RFC 6890 and its updates), multicast, and what neither lists.
+FORBIDDEN_IPV4 = tuple(
+    IPv4Network(text)
+    for text in (
+        "0.0.0.0/8",  # this network; 0.0.0.0 connects to loopback
+        "10.0.0.0/8",  # private
+        "100.64.0.0/10",  # shared (carrier-grade NAT); 100.100.100.200 is a cloud's metadata
+        "127.0.0.0/8",  # loopback
+        "168.63.129.16/32",  # a cloud's metadata service in a public range
+        "169.254.0.0/16",  # link-local; 169.254.169.254 is most clouds' metadata
+        "172.16.0.0/12",  # private
+        "192.0.0.0/24",  # protocol assignments
+        "192.0.2.0/24",  # documentation
+        "192.88.99.0/24",  # 6to4 relays, deprecated
+        "192.168.0.0/16",  # private
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+# Only global unicast (RFC 4291 §2.4) is public. That leaves out ::, ::1, IPv4-compatible, IPv4-mapped,
+# NAT64 (64:ff9b::/96, 64:ff9b:1::/48), unique-local (fd00:ec2::254 is a cloud's metadata), link-local.
+GLOBAL_IPV6 = IPv6Network("2000::/3")
+# IANA IPv6 Special-Purpose Address Registry, the part inside global unicast.
+FORBIDDEN_IPV6 = tuple(
+    IPv6Network(text)
+    for text in (
+        "2001::/23",  # protocol assignments: Teredo (holds an IPv4 address), benchmarking, ORCHID
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4 (holds an IPv4 address)
+        "3fff::/20",  # documentation
+    )
+)
+
+
+class Reason(StrEnum):
+    """Why there is no answer. Stable: these end up in events; `http_reason` adds ``fetch_http_<status>``."""
+
+    BAD_URL = "fetch_bad_url"
+    FORBIDDEN_SCHEME = "fetch_forbidden_scheme"
+    FORBIDDEN_PORT = "fetch_forbidden_port"
+    FORBIDDEN_ADDRESS = "fetch_forbidden_address"
+    DNS_FAILED = "fetch_dns_failed"
+    CONNECT_FAILED = "fetch_connect_failed"
+    TLS_FAILED = "fetch_tls_failed"
+    TIMEOUT = "fetch_timeout"
+    TOO_MANY_REDIRECTS = "fetch_too_many_redirects"
+    INCOMPLETE = "fetch_incomplete"
+    BAD_ENCODING = "fetch_bad_encoding"
+    BAD_RESPONSE = "fetch_bad_response"
+    TOO_LARGE = "too_large"
+
+
+def http_reason(status: int) -> str:
+    """The reason code of an answer whose status is not success."""
+    return f"fetch_http_{status}"
+
+
+class OutboundError(Exception):
+    """No usable answer.
+
+    ``reason`` is a stable code; ``detail`` says the same for people and holds no credentials, query strings
+    or resolved addresses; ``retryable`` says whether the same request may succeed later; ``retry_after`` is
+    the wait in seconds that the server asked for.
+    """
+
+    def __init__(self, reason: str, detail: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = str(reason)
+        self.detail = detail
+        self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class ForbiddenUrl(OutboundError):
+    """The URL, or the address that its host leads to, may not be requested. Never heals by itself."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address belongs to the public internet and reaches no neighbour of this machine.
+
+    Addresses that carry an IPv4 address inside (mapped, compatible, 6to4, NAT64, Teredo) are never public:
+    where the packet ends up is not theirs to say. A site's own NAT64 prefix can't be known here.
+    """
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in FORBIDDEN_IPV4)
+    return address in GLOBAL_IPV6 and not any(address in network for network in FORBIDDEN_IPV6)
+
+
+_DECIMAL = re.compile(r"[0-9]+")
+_OCTAL = re.compile(r"0[0-7]+")
+_HEX = re.compile(r"0x[0-9a-f]*")
+_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
+
+
+def _ipv4_number(text: str) -> int:
+    if _HEX.fullmatch(text):
+        return int(text[2:] or "0", 16)
+    if _OCTAL.fullmatch(text):
+        return int(text, 8)
+    if _DECIMAL.fullmatch(text) and (text == "0" or text[0] != "0"):
+        return int(text)
+    raise ValueError(text)
+
+
+def _parse_ipv4(labels: Sequence[str]) -> IPv4Address:
+    """The address behind ``127.0.0.1``, ``127.1``, ``0x7f.1``, ``0177.0.0.1`` or ``2130706433``.
+
+    The rules are those of the URL Standard (url.spec.whatwg.org, "IPv4 parser"), which also are inet_aton's.
+    """
+    if len(labels) > 4:
+        raise ValueError("more than four parts")
+    *leading, last = map(_ipv4_number, labels)
+    if any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
+        raise ValueError("a part is out of range")
+    return IPv4Address(last + sum(number << 8 * (3 - place) for place, number in enumerate(leading)))
+
+
+def _parse_host(text: str) -> str | Address:
+    """The host of a URL: an address, or a name in lower case and IDNA form. Raises ValueError."""
+    if text.startswith("["):
+        if "%" in text:
+            raise ValueError("a zone in an address")  # RFC 6874 zones mean something on one machine only
+        return IPv6Address(text[1:-1])
+    name = text.lower() if text.isascii() else URL.build(scheme="http", host=text).raw_host or ""
+    if len(name) > 254:
+        raise ValueError("longer than a DNS name")
+    labels = name.removesuffix(".").split(".")
+    if _DECIMAL.fullmatch(labels[-1]) or _HEX.fullmatch(labels[-1]):
+        return _parse_ipv4(labels)
+    if not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("not a host name")
+    return name
+
+
+@dataclass(frozen=True)
+class _Allowed:
+    """One entry of FETCH_ALLOW: a network or a host name, on one port or (None) on all."""
+
+    what: Network | str
+    port: int | None
+
+    def has_port(self, port: int) -> bool:
+        return self.port is None or self.port == port
+
+
+@dataclass(frozen=True)
+class AllowList:
+    """What may be requested although it is not public or not on port 80 or 443 (the setting FETCH_ALLOW).
+
+    A network entry (IP or CIDR) allows addresses however they are reached. A name entry allows that very
+    name, wherever it leads: its owner is trusted. Neither opens anything for another name or address.
+    """
+
+    entries: tuple[_Allowed, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read comma-separated ``host``, IP or CIDR, each with an optional ``:port``.
+
+        IPv6 stands in brackets when it has a port: ``[::1]:8080``, ``[fd00::/8]:8080``. Raises ValueError,
+        whose message names the malformed entry.
+        """
+        entries = []
+        for entry in filter(None, map(str.strip, text.split(","))):
+            try:
+                entries.append(_parse_allowed(entry))
+            except ValueError as error:
+                raise ValueError(f"FETCH_ALLOW entry {entry!r}: {error}") from None
+        return cls(tuple(entries))
+
+    def has_name(self, name: str, port: int) -> bool:
+        """Whether this host name is trusted on this port, whatever it resolves to."""
+        name = name.removesuffix(".")
+        return any(entry.what == name and entry.has_port(port) for entry in self.entries)
+
+    def permits(self, address: Address, port: int) -> bool:
+        """Whether a connection to this address may be made for any URL."""
+        if port in DEFAULT_PORTS and is_public(address):
+            return True
+        return any(
+            not isinstance(entry.what, str) and address in entry.what and entry.has_port(port) for entry in self.entries
+        )
+
+    def may_permit_port(self, port: int) -> bool:
+        """Whether some address is permitted on this port: before DNS, no more can be said of a name."""
+        return port in DEFAULT_PORTS or any(
+            not isinstance(entry.what, str) and entry.has_port(port) for entry in self.entries
+        )
+
+
+_ALLOWED = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<host>[^\[\]:]*))(?::(?P<port>[0-9]{1,5}))?")
+
+
+def _parse_allowed(entry: str) -> _Allowed:
+    if entry.count(":") > 1 and "[" not in entry:
+        return _Allowed(IPv6Network(entry), None)
+    match = _ALLOWED.fullmatch(entry)
+    if match is None:
+        raise ValueError("neither a host, an IP nor a CIDR, with or without :port")
+    port = None if match["port"] is None else int(match["port"])
+    if port is not None and not 0 < port < 65536:
+        raise ValueError("the port is out of range")
+    if match["six"] is not None:
+        return _Allowed(IPv6Network(match["six"]), port)
+    if "/" in match["host"] or match["host"].replace(".", "").isdecimal():
+        return _Allowed(IPv4Network(match["host"]), port)
+    host = _parse_host(match["host"])
+    if isinstance(host, str):
+        return _Allowed(host.removesuffix("."), port)
+    raise ValueError("write the address in its usual form")
+
+
+# RFC 3986 appendix B, for URLs that have an authority.
+_URL = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+
+
+def _percent_encode(text: str, safe: str) -> str:
+    """Encode what RFC 3986 does not allow, and leave what is encoded already exactly as it is.
+
+    Not one escape is decoded, unlike yarl's own quoting: the URL may carry a signature over its exact text.
+    """
+    # surrogateescape: a Location header may hold bytes that are no UTF-8
+    octets = text.encode("utf-8", "surrogateescape")
+    return quote(_STRAY_PERCENT.sub(b"%25", octets), safe=safe + "%:@!$&'()*+,;=")
+
+
+def check_url(url: str, allow: AllowList) -> URL:
+    """The URL to request for ``url``, which is kept as its user wrote it and percent-encoded only here.
+
+    Needs no DNS: what a name leads to is checked when a connection is made. Raises ForbiddenUrl.
+    """
+    url = url.strip()
+    if len(url) > MAX_URL_LENGTH:
+        raise ForbiddenUrl(Reason.BAD_URL, f"the URL is longer than {MAX_URL_LENGTH} characters")
+    if _CONTROL.search(url):
+        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a control character")
+    match = _URL.fullmatch(url)
+    if match is None:
+        raise ForbiddenUrl(Reason.BAD_URL, "the URL does not begin with http:// or https://")
+    scheme, authority, path, query = match.groups()
+    scheme = scheme.lower()
+    if scheme not in ("http", "https"):
+        raise ForbiddenUrl(Reason.FORBIDDEN_SCHEME, "the URL is neither http nor https")
+    if not authority:
+        raise ForbiddenUrl(Reason.BAD_URL, "the URL has no host")
+    if "@" in authority:
+        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a user name or password")
+    try:
+        host, port = _parse_authority(authority, 443 if scheme == "https" else 80)
+        encoded_path = _percent_encode(path or "/", safe="/")
+        encoded_query = _percent_encode(query or "", safe="/?")
+    except ValueError:
+        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a malformed host, port or character") from None
+
+    if isinstance(host, str):
+        if not allow.may_permit_port(port) and not allow.has_name(host, port):
+            raise ForbiddenUrl(Reason.FORBIDDEN_PORT, f"port {port} is neither 80 nor 443")
+        raw_host = host
+    else:
+        if not allow.permits(host, port):
+            if is_public(host):
+                raise ForbiddenUrl(Reason.FORBIDDEN_PORT, f"port {port} is neither 80 nor 443")
+            raise ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} is not a public address")
+        raw_host = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
+    return URL.build(
+        scheme=scheme, host=raw_host, port=port, path=encoded_path, query_string=encoded_query, encoded=True
+    )
+
+
+def _parse_authority(authority: str, default_port: int) -> tuple[str | Address, int]:
+    match = _AUTHORITY.fullmatch(authority)
+    if match is None:
+        raise ValueError("malformed")
+    port = int(match[2] or default_port)
+    if not 0 < port < 65536:
+        raise ValueError("the port is out of range")
+    return _parse_host(match[1]), port
+
+
+def parse_retry_after(value: str, now: datetime) -> float | None:
+    """Seconds to wait, at most a day, from either form of RFC 9110 §10.2.3; None if malformed."""
+    value = value.strip()
+    if _DECIMAL.fullmatch(value):
+        # A header may hold more digits than int() takes.
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):  # the latter for years and zones of many digits
+        return None
+    if moment.tzinfo is None:  # asctime form: GMT by definition (RFC 9110 §5.6.7)
+        moment = moment.replace(tzinfo=UTC)
+    return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER)
+
+
+class Inflater:
+    """Undoes ``Content-Encoding: gzip`` or ``deflate`` in small steps: a bomb never unfolds at once."""
+
+    STEP = 64 * 1024
+
+    def __init__(self, encoding: str) -> None:
+        self._gzip = encoding != "deflate"
+        self._stream: zlib._Decompress | None = None
+        self._one_ended = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the data so far ends where a compressed stream ends."""
+        return self._stream is None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Pieces of at most STEP bytes each, made one by one as they are asked for. Raises zlib.error."""
+        more = False  # output that zlib still holds back after the last byte of input
+        while data or more:
+            if self._stream is None:
+                # RFC 1952 §2.2: gzip members may follow one another. Other trailing bytes are ignored.
+                if self._one_ended and not (self._gzip and data[0] == 0x1F):
+                    return
+                self._stream = zlib.decompressobj(self._window_bits(data))
+            piece = self._stream.decompress(data, self.STEP)
+            if self._stream.eof:
+                data, more = self._stream.unused_data, False
+                self._stream, self._one_ended = None, True
+            else:
+                data, more = self._stream.unconsumed_tail, len(piece) == self.STEP
+            yield piece
+
+    def _window_bits(self, data: bytes) -> int:
+        if self._gzip:
+            return 16 + zlib.MAX_WBITS
+        # "deflate" means zlib (RFC 9110 §8.4.1.2), but some servers send it without the zlib header.
+        return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS
+
+
+class SystemResolver(AbstractResolver):
+    """getaddrinfo in threads of its own: slow names must not hold up the process's other threads."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="dns")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look_up = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(address[0]),
+                port=port,
+                family=found_family,
+                proto=proto,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for found_family, _, proto, _, address in found[:MAX_ADDRESSES]
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass
+class _Dial:
+    """What the socket factory knows of the request that it makes a connection for."""
+
+    trusted: bool
+    refused: bool = field(default=False, init=False)
+    tried: bool = field(default=False, init=False)
+
+
+# aiohttp connects in the task of the request, or in children of it, which inherit the context. Should that
+# ever change, nothing is set where the socket is made, and no name is trusted.
+_dial: ContextVar[_Dial | None] = ContextVar("dial", default=None)
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer, whole: ``url`` is where it came from after redirects."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: URL
+
+
+class OutboundClient:
+    """GET and POST to addresses that are not ours to choose; an async context manager around one session.
+
+    ``limit`` and ``limit_per_host`` bound the connections under way; idle ones are kept for 5 seconds.
+    ``resolver`` and ``tls`` replace the system's DNS and its trusted authorities.
+    """
+
+    def __init__(
+        self,
+        allow: AllowList,
+        *,
+        limit: int = 100,
+        limit_per_host: int = 16,
+        resolver: AbstractResolver | None = None,
+        tls: ssl.SSLContext | None = None,
+        dns_cache_seconds: int = 10,
+        connect_timeout: float = CONNECT_TIMEOUT,
+        stall_timeout: float = STALL_TIMEOUT,
+    ) -> None:
+        self.allow = allow
+        self._limit = limit
+        self._limit_per_host = limit_per_host
+        self._resolver = resolver
+        self._tls = tls
+        self._dns_cache_seconds = dns_cache_seconds
+        self._connect_timeout = connect_timeout
+        self._stall_timeout = stall_timeout
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        resolver = self._resolver or SystemResolver()
+        if self._resolver is None:
+            self._stack.push_async_callback(resolver.close)
+        connector = aiohttp.TCPConnector(
+            limit=self._limit,
+            limit_per_host=self._limit_per_host,
+            keepalive_timeout=5,
+            resolver=resolver,
+            use_dns_cache=self._dns_cache_seconds > 0,
+            ttl_dns_cache=self._dns_cache_seconds,
+            ssl=self._tls or True,  # True: verified, with the authorities that the system trusts
+            socket_factory=self._open_socket,
+        )
+        self._session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,
+                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def get(self, url: str, *, max_bytes: int, timeout: float) -> Response:
+        """The 2xx answer to a GET, after at most 5 redirects, its body decompressed.
+
+        ``max_bytes`` bounds the body on the wire and after decompression; ``timeout`` is seconds for
+        everything, redirects and body included. Raises OutboundError, which is ForbiddenUrl where this URL or
+        a redirect's is not allowed. A connection that ends before any answer is retried once, by aiohttp.
+        """
+        target = check_url(url, self.allow)
+        async with _deadline(timeout, target):
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = await self._get_once(target, max_bytes)
+                if isinstance(answer, Response):
+                    return answer
+                target = answer
+        raise OutboundError(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Response:
+        """The answer to a POST, whatever its status; no redirect is followed.
+
+        The status must come within ``timeout`` seconds. The answer's body is kept as it was sent, and read
+        for at most 64 KiB and 2 seconds: the receiver has been heard by then. Raises OutboundError.
+        """
+        target = check_url(url, self.allow)
+        async with (
+            _deadline(timeout, target) as deadline,
+            self._exchange("POST", target, headers=headers, body=body, stall_timeout=None) as response,
+        ):
+            remaining = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+            answer = await _read_start(response, seconds=min(MAX_ANSWER_SECONDS, remaining / 2))
+            return Response(response.status, response.headers, answer, target)
+
+    async def _get_once(self, target: URL, max_bytes: int) -> Response | URL:
+        """One hop: the answer, or the URL that it redirects to."""
+        async with self._exchange("GET", target, stall_timeout=self._stall_timeout) as response:
+            location = response.headers.get("Location")
+            if response.status in REDIRECTS and location is not None:
+                return check_url(_join(target, location), self.allow)
+            # 206 is no success here: no range was asked for (RFC 9110 §15.3.7)
+            if not 200 <= response.status < 300 or response.status == 206:
+                raise _refusal(response)
+            return Response(response.status, response.headers, await _read_body(response, max_bytes), target)
+
+    @asynccontextmanager
+    async def _exchange(
+        self,
+        method: str,
+        target: URL,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        stall_timeout: float | None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request. aiohttp's errors become OutboundErrors, while the answer is read too."""
+        dial = _Dial(trusted=self.allow.has_name(target.raw_host or "", target.port or 0))
+        before = _dial.set(dial)
+        try:
+            async with self._session.request(
+                method,
+                target,
+                headers=headers,
+                data=body,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout, sock_read=stall_timeout),
+            ) as response:
+                yield response
+        except (aiohttp.ClientError, OSError) as error:
+            raise _translate(error, target, dial) from None  # aiohttp's messages may quote the whole URL
+        finally:
+            _dial.reset(before)
+
+    def _open_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
+        """The socket for one attempt to connect, unless the address may not be connected to."""
+        family, kind, protocol, _, sockaddr = addr_info
+        dial = _dial.get() or _Dial(trusted=False)
+        try:
+            permitted = dial.trusted or self.allow.permits(ip_address(sockaddr[0]), sockaddr[1])
+        except ValueError:  # a resolver's answer that is no address
+            permitted = False
+        if not permitted:
+            dial.refused = True
+            raise PermissionError("the address may not be connected to")
+        dial.tried = True
+        return socket.socket(family, kind, protocol)
+
+
+def _join(base: URL, location: str) -> str:
+    try:
+        return urljoin(str(base), location)
+    except ValueError:
+        raise ForbiddenUrl(Reason.BAD_URL, f"{base.raw_host} redirects to a malformed URL") from None
+
+
+@asynccontextmanager
+async def _deadline(seconds: float, target: URL) -> AsyncIterator[asyncio.Timeout]:
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            yield deadline
+    except TimeoutError:
+        raise OutboundError(
+            Reason.TIMEOUT,
+            f"{target.raw_host} gave no complete answer within {seconds:.1f} s",
+            retryable=True,
+        ) from None
+
+
+def _refusal(response: aiohttp.ClientResponse) -> OutboundError:
+    retry_after = response.headers.get("Retry-After")
+    return OutboundError(
+        http_reason(response.status),
+        f"{response.url.raw_host} answered {response.status}",
+        retryable=response.status in RETRYABLE_STATUSES,
+        retry_after=None if retry_after is None else parse_retry_after(retry_after, datetime.now(UTC)),
+    )
+
+
+def _translate(error: Exception, target: URL, dial: _Dial) -> OutboundError:
+    host = target.raw_host
+    match error:
+        case TimeoutError():
+            return OutboundError(Reason.TIMEOUT, f"{host} was silent for too long", retryable=True)
+        case aiohttp.ClientConnectorDNSError():
+            passing = error.os_error.errno == socket.EAI_AGAIN
+            return OutboundError(Reason.DNS_FAILED, f"{host} can't be resolved", retryable=passing)
+        case aiohttp.ClientConnectorCertificateError():
+            return OutboundError(Reason.TLS_FAILED, f"{host} has no valid certificate")
+        case aiohttp.ClientSSLError():
+            return OutboundError(Reason.TLS_FAILED, f"{host} does not speak TLS as it should")
+        case aiohttp.ClientConnectorError() if dial.refused and not dial.tried:
+            return ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} leads to no address that may be reached")
+        case aiohttp.ClientConnectorError():
+            return OutboundError(Reason.CONNECT_FAILED, f"{host} can't be connected to", retryable=True)
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return OutboundError(Reason.INCOMPLETE, f"{host} broke off its answer", retryable=True)
+        case _:
+            return OutboundError(Reason.BAD_RESPONSE, f"{host} does not speak HTTP as it should")
+
+
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """The whole body, decompressed. Raises OutboundError as soon as it is known to be too large."""
+    host = response.url.raw_host
+    too_large = OutboundError(Reason.TOO_LARGE, f"{host} sends more than {max_bytes} bytes")
+    if (response.content_length or 0) > max_bytes:
+        raise too_large
+    inflater = _inflater(response.headers, host)
+    body = io.BytesIO()  # getvalue() shares its buffer, where a bytearray would be copied
+    received = 0
+    try:
+        async for chunk in response.content.iter_any():
+            received += len(chunk)
+            if received > max_bytes:
+                raise too_large
+            for piece in (chunk,) if inflater is None else inflater.feed(chunk):
+                if body.tell() + len(piece) > max_bytes:
+                    raise too_large
+                body.write(piece)
+                await asyncio.sleep(0)  # one small chunk may unfold a thousandfold: let others run in between
+    except zlib.error:
+        raise OutboundError(Reason.BAD_ENCODING, f"{host} sends a damaged compressed body") from None
+    if inflater is not None and not inflater.complete:
+        raise OutboundError(Reason.INCOMPLETE, f"{host} broke off its compressed body", retryable=True)
+    return body.getvalue()
+
+
+def _inflater(headers: CIMultiDictProxy[str] | CIMultiDict[str], host: str | None) -> Inflater | None:
+    """What undoes the Content-Encoding. We ask for none, but some servers compress whatever is asked."""
+    encodings = [
+        encoding
+        for line in headers.getall("Content-Encoding", ())
+        for part in line.split(",")
+        if (encoding := part.strip().lower()) not in ("", "identity")
+    ]
+    if not encodings:
+        return None
+    if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
+        return Inflater(encodings[0])
+    raise OutboundError(Reason.BAD_ENCODING, f"{host} sends an encoding that was not asked for")
+
+
+async def _read_start(response: aiohttp.ClientResponse, seconds: float) -> bytes:
+    """The first bytes of a body that nobody depends on; then the connection is closed if there are more."""
+    kept = bytearray()
+    # An error changes nothing: the status is known, and that is what counts.
+    with contextlib.suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(seconds):
+            async for chunk in response.content.iter_any():
+                kept += chunk[: MAX_ANSWER_BYTES - len(kept)]
+                if len(kept) == MAX_ANSWER_BYTES:
+                    break
+    response.close()
+    return bytes(kept)

@@ -1,0 +1,264 @@
+"""A pool of decoder processes, each of which can be killed without harm to anything but the image it is at.
+
+Why processes: a decoder may hang, crash or eat all memory, and Pillow holds the interpreter lock while it
+encodes. Why not ``multiprocessing`` or a pool built on it: its children import the parent's main module, and
+with it Faust; and they share one pipe and one lock, which a child killed at the wrong moment takes with it.
+Here each child is a plain ``subprocess`` with pipes of its own, so that its death is the end of its pipe.
+
+Nothing of Pillow runs in this process. An image is sent to a decoder only when that decoder is idle, so no
+more than ``processes`` images are ever decoded at once, in ``processes * memory_bytes`` at most; all others
+wait in their callers, first come first served.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from streams.compress.outcome import ImageRejected, Reason, Shrunk
+
+__all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
+
+START_TIMEOUT = 30.0
+# How much of an answer is buffered before the decoder has to wait; larger means fewer turns of the event loop.
+STREAM_BUFFER_BYTES = 1024 * 1024
+# A decoder that died while idle is noticed when it is next used; its successor may have died too.
+ATTEMPTS = 2
+
+
+class DecoderUnavailable(Exception):
+    """No decoder could be started, or the pool is closed: says nothing about the image."""
+
+
+class DecoderPool:
+    """``async with DecoderPool(2, timeout=20, memory_bytes=2**30) as pool: await pool.shrink(data, ...)``
+
+    ``timeout``: seconds one image may take once a decoder has it, of the clock as of the CPU.
+    ``memory_bytes``: private memory of one decoder, its 30 MB of interpreter included.
+    """
+
+    def __init__(self, processes: int, timeout: float, memory_bytes: int) -> None:
+        if processes < 1:
+            raise ValueError("a pool needs a process")
+        self._timeout = timeout
+        self._decoders = [_Decoder(timeout, memory_bytes) for _ in range(processes)]
+        self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._open = False
+
+    async def __aenter__(self) -> Self:
+        """Starts and warms up all decoders. Raises DecoderUnavailable."""
+        started = await asyncio.gather(*(one.start() for one in self._decoders), return_exceptions=True)
+        for failure in started:
+            if failure is not None:
+                await self._stop_all()
+                raise failure
+        for decoder in self._decoders:
+            self._idle.put_nowait(decoder)
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        for restart in self._restarts:
+            restart.cancel()
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await self._stop_all()
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Of the decoders alive now."""
+        return tuple(pid for decoder in self._decoders if (pid := decoder.pid) is not None)
+
+    async def shrink(self, data: bytes, *, quality: int, max_pixels: int, target_format: str | None = None) -> Shrunk:
+        """Shrink one image in a decoder process, as ``streams.compress.shrink.shrink`` does.
+
+        Waits for a decoder to be free, however long that takes; only then the time limit starts. Cancelling
+        kills the decoder. Raises ImageRejected, with ``decode_timeout``, ``decode_crashed`` and
+        ``decode_memory`` on top of the codec's own reasons, and DecoderUnavailable.
+        """
+        request = {
+            "bytes": len(data),
+            "quality": quality,
+            "max_pixels": max_pixels,
+            "target_format": target_format,
+        }
+        for _ in range(ATTEMPTS):
+            async with self._decoder() as decoder:
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        return await decoder.shrink(request, data)
+                except TimeoutError:
+                    raise ImageRejected(Reason.DECODE_TIMEOUT, f"took longer than {self._timeout:g} s") from None
+                except _DiedBefore:
+                    continue
+                except _DiedAt as death:
+                    if not self._open:
+                        raise DecoderUnavailable("the pool was closed") from None
+                    raise ImageRejected(death.reason, str(death)) from None
+        raise DecoderUnavailable(f"{ATTEMPTS} decoders in a row died before they had the image")
+
+    @asynccontextmanager
+    async def _decoder(self) -> AsyncIterator["_Decoder"]:
+        """An idle decoder, alive; afterwards it goes back, or its successor does."""
+        if not self._open:
+            raise DecoderUnavailable("the pool is closed")
+        decoder = await self._idle.get()
+        try:
+            if not self._open:
+                raise DecoderUnavailable("the pool was closed")
+            if not decoder.alive:
+                await decoder.start()
+            decoder.busy = True
+            yield decoder
+        finally:
+            if not self._open or (decoder.alive and not decoder.busy):
+                # In a closed pool, too: each of those who still wait is woken by the one before.
+                self._idle.put_nowait(decoder)
+            else:
+                restart = asyncio.create_task(self._restart(decoder))
+                self._restarts.add(restart)
+                restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, decoder: "_Decoder") -> None:
+        try:
+            await decoder.stop()
+            if self._open:
+                await decoder.start()
+        except DecoderUnavailable:
+            # Whoever uses it next tries again, and is told if that fails too.
+            await decoder.stop()
+        finally:
+            self._idle.put_nowait(decoder)
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(decoder.stop() for decoder in self._decoders))
+
+
+class _DiedBefore(Exception):
+    """The decoder was dead before it had the whole image: not the image's fault."""
+
+
+class _DiedAt(Exception):
+    """The decoder died at this image."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class _Decoder:
+    """One place in the pool: a child process, or its successor."""
+
+    def __init__(self, cpu_seconds: float, memory_bytes: int) -> None:
+        self._arguments = (str(os.getpid()), str(cpu_seconds), str(memory_bytes))
+        self._process: asyncio.subprocess.Process | None = None
+        # From the first byte of a request to the last of its answer: in between, the pipes are of no use to others.
+        self.busy = False
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.alive else None
+
+    async def start(self) -> None:
+        self.busy = True
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "streams.compress.decoder_process",
+                *self._arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=STREAM_BUFFER_BYTES,
+            )
+            async with asyncio.timeout(START_TIMEOUT):
+                ready = await _stream(self._process.stdout).readline()
+        except (OSError, TimeoutError) as error:
+            await self.stop()
+            raise DecoderUnavailable(f"a decoder did not start: {error!r}") from error
+        if not ready:
+            await self.stop()
+            raise DecoderUnavailable("a decoder ended while it started; its error is on standard error")
+        self.busy = False
+
+    async def stop(self) -> None:
+        if self._process is None:
+            return
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        self._process = None
+
+    async def shrink(self, request: dict[str, Any], data: bytes) -> Shrunk:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise _DiedBefore
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.write(data)
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            await process.wait()
+            raise _DiedBefore from None
+        answer = await self._answer(process)
+        if answer is None:
+            raise _DiedBefore
+        if "taken" in answer:
+            answer = await self._answer(process)
+        if answer is None:
+            raise await self._death(process)
+        if "reason" in answer:
+            self.busy = False
+            raise ImageRejected(Reason(answer["reason"]), answer["detail"])
+        try:
+            body = await _stream(process.stdout).readexactly(answer["bytes"])
+        except asyncio.IncompleteReadError:
+            raise await self._death(process) from None
+        self.busy = False
+        return Shrunk(
+            data if answer["kept_original"] else body,
+            answer["format"],
+            answer["width"],
+            answer["height"],
+            answer["kept_original"],
+        )
+
+    @staticmethod
+    async def _answer(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
+        """The next line of the decoder; None, and the process reaped, if it died instead."""
+        line = await _stream(process.stdout).readline()
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        await process.wait()
+        return None
+
+    @staticmethod
+    async def _death(process: asyncio.subprocess.Process) -> _DiedAt:
+        code = await process.wait()
+        if code == -signal.SIGXCPU:
+            return _DiedAt(Reason.DECODE_TIMEOUT, "used up its processor time")
+        return _DiedAt(Reason.DECODE_CRASHED, f"the decoder ended with {_exit_name(code)}")
+
+
+def _exit_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _stream(reader: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    if reader is None:
+        raise DecoderUnavailable("a decoder has no pipe")
+    return reader

@@ -1,0 +1,42 @@
+"""What can come of shrinking one image: a smaller image, or a stable reason why there is none.
+
+Free of Pillow, so that the process that only talks to decoders does not load it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an image was rejected. The codes are written into events: never rename one."""
+
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED_IMAGE = "truncated_image"
+    BROKEN_IMAGE = "broken_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_MANY_FRAMES = "too_many_frames"
+    CANNOT_ENCODE = "cannot_encode"
+    DECODE_TIMEOUT = "decode_timeout"
+    DECODE_CRASHED = "decode_crashed"
+    DECODE_MEMORY = "decode_memory"
+
+
+class ImageRejected(Exception):
+    """This image can't be shrunk, and trying again would not help; ``detail`` is for people."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A finished image. ``width`` and ``height`` are in pixels, as displayed."""
+
+    data: bytes
+    format: str
+    width: int
+    height: int
+    kept_original: bool

@@ -1,0 +1,55 @@
+"""What other programs see on Kafka, read by a client library that shares no code with ours."""
+
+import json
+from collections import Counter
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.e2e.conftest import System
+
+
+def read_topic(address: str, topic: str) -> list[Any]:
+    """Every record of a topic, from the first to the last there is now."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False})
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+        consumer.assign([TopicPartition(topic, n, 0) for n in partitions])
+        records = []
+        while len(records) < sum(ends.values()):
+            record = consumer.poll(10)
+            assert record is not None, f"{len(records)} of {sum(ends.values())} records"
+            assert record.error() is None
+            records.append(record)
+        return records
+    finally:
+        consumer.close()
+
+
+def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: System, kafka_address: str) -> None:
+    # Beside the running system, on the same servers: so it needs names of its own.
+    names = {"SHRINKSTREAM_TOPIC_PREFIX": "demo", "SHRINKSTREAM_CASSANDRA_KEYSPACE": "demo"}
+    demo = system.run("demo", timeout=120, **names)
+    assert demo.returncode == 0, demo.stderr
+    request_id = demo.stderr.split("request ")[1].split()[0]
+    events = [
+        (record, json.loads(record.value()))
+        for record in read_topic(kafka_address, "demo.image-results")
+        if record.key() == request_id.encode()
+    ]
+    for record, event in events:
+        assert dict(record.headers())["content-type"] == b"application/cloudevents+json"
+        assert event["specversion"] == "1.0"
+        assert event["type"] == "shrinkstream.ImageProcessed.v1"
+        assert event["datacontenttype"] == "application/json"
+        assert event["subject"] == f"{request_id}/{event['data']['index']}"
+        assert event["data"]["outputBytes"] < event["data"]["inputBytes"]
+    assert Counter(event["data"]["index"] for _, event in events) == Counter(range(7))
+    assert len({event["id"] for _, event in events}) == 7
+    (completed,) = [
+        json.loads(record.value())
+        for record in read_topic(kafka_address, "demo.requests")
+        if record.key() == request_id.encode() and b"RequestCompleted" in record.value()
+    ]
+    assert completed["data"]["total"] == completed["data"]["succeeded"] == 7

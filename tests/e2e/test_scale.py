@@ -1,0 +1,113 @@
+"""Several processes of a role work as one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import call, completed, upload
+from tests.e2e.shop import Shop
+
+HEADER = "S. No.,Product Name,Input Image URLs\n"
+
+
+@contextmanager
+def another(system: System, *command: str, faust: bool = False, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """One more process of the running system."""
+    program = [sys.executable, "-m", "faust" if faust else "infra.cli"]
+    process = subprocess.Popen(
+        [*program, *command],
+        env={**system.environment, "SHRINKSTREAM_PUBLIC_URL": system.url, **variables},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+
+
+def wait_until_ready(url: str) -> None:
+    for _ in range(300):
+        with suppress(OSError):
+            if call(url, "GET", "/readyz").status == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{url} is not ready")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_a_status_asked_at_another_api_right_after_the_202_is_never_a_404(
+    system: System, shop: Shop, tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    image = shop.add("two-apis.jpg")
+    with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
+        wait_until_ready(url)
+        for _ in range(20):
+            request_id = upload(system.url, f"{HEADER}1,Shoe,{image}\n")
+            assert call(url, "GET", f"/api/status/{request_id}").status == 200
+        assert completed(url, request_id)["succeeded"] == 1
+
+
+def test_workers_that_join_and_leave_lose_nothing(system: System, shop: Shop) -> None:
+    images = [shop.add(f"join-{number}.jpg") for number in range(5)]
+    rows = "".join(f"{number},Shoe {number},{images[number % 5]}\n" for number in range(600))
+    request_id = upload(system.url, HEADER + rows)
+    with another(system, "worker", "progress"), another(system, "-A", "streams.compress", "worker", "-l", "info", faust=True):
+        other = upload(system.url, HEADER + rows)
+        status = completed(system.url, request_id, timeout=90)
+        assert (status["succeeded"], status["failed"]) == (600, 0)
+    status = completed(system.url, other, timeout=90)
+    assert (status["succeeded"], status["failed"]) == (600, 0)
+
+
+def test_the_command_line_submits_waits_and_saves_the_output(system: System, shop: Shop, tmp_path: Path) -> None:
+    file, output = tmp_path / "products.csv", tmp_path / "output.csv"
+    file.write_text(f"{HEADER}1,Shoe,{shop.add('cli.jpg')}\n")
+    submitted = system.run("submit", str(file), "--output", str(output))
+    assert submitted.returncode == 0, submitted.stderr
+    assert "1 of 1 images compressed" in submitted.stderr
+    assert output.read_bytes().startswith(b"\xef\xbb\xbfS. No.,")
+    request_id = submitted.stderr.split("request ")[1].split()[0]
+    assert '"completed"' in system.run("status", request_id).stdout
+    assert system.run("download", request_id).stdout.encode() == output.read_bytes().replace(b"\r\n", b"\n")
+
+
+def test_a_csv_that_is_refused_is_one_clear_line_on_the_command_line(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "bad.csv"
+    file.write_text("no,such,columns\n1,2,3\n")
+    result = system.run("submit", str(file))
+    assert result.returncode == 1
+    assert result.stderr.startswith("shrinkstream: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_server_that_is_not_there_is_one_clear_line_on_the_command_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "status", "some-id", "--server", f"http://127.0.0.1:{free_port()}"],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
