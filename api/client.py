@@ -44,9 +44,7 @@ class Client:
     ) -> None:
         await self._session.close()
 
-    async def upload(
-        self, file: Path, *, webhook_url: str | None = None, idempotency_key: str | None = None
-    ) -> str:
+    async def upload(self, file: Path, *, webhook_url: str | None = None, idempotency_key: str | None = None) -> str:
         """Upload a CSV; returns the request's id."""
         form = aiohttp.FormData()
         if webhook_url:

@@ -37,9 +37,7 @@ class Context:
         right after the 202 is found by any API process. Raises StaleViewError when that takes too long.
         """
         return (
-            self.view.get(request_id)
-            or await self.history.status(request_id)
-            or await self.view.get_fresh(request_id)
+            self.view.get(request_id) or await self.history.status(request_id) or await self.view.get_fresh(request_id)
         )
 
 

@@ -22,9 +22,7 @@ async def readyz(request: web.Request) -> web.Response:
     except CassandraUnavailableError as error:
         problems["cassandra"] = str(error)
     if problems:
-        return web.json_response(
-            {"status": "not ready", "problems": problems}, status=HTTPStatus.SERVICE_UNAVAILABLE
-        )
+        return web.json_response({"status": "not ready", "problems": problems}, status=HTTPStatus.SERVICE_UNAVAILABLE)
     return web.json_response({"status": "ready"})
 
 

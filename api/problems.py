@@ -76,9 +76,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             raise
         status = HTTPStatus(error.status)
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return Problem(
-            status, status.phrase.lower().replace(" ", "-"), _detail(error), headers=allowed
-        ).response()
+        return Problem(status, status.phrase.lower().replace(" ", "-"), _detail(error), headers=allowed).response()
     except Exception:
         log.exception("request failed", method=request.method, path=request.path)
         return Problem(

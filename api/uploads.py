@@ -45,7 +45,14 @@ ROWS_AT_ONCE = 500
 EVENTS_IN_FLIGHT = 4000
 
 RAW_TYPES = frozenset(
-    {"text/csv", "application/csv", "text/plain", "application/vnd.ms-excel", "application/octet-stream"}
+    {
+        "text/csv",
+        "text/tab-separated-values",
+        "application/csv",
+        "text/plain",
+        "application/vnd.ms-excel",
+        "application/octet-stream",
+    }
 )
 # What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
 _BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
@@ -163,7 +170,9 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
         raise _bad_form(str(error)[:200] or "it breaks off") from None
     if not found:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "file-missing", "the form has no file in it: send the CSV as the part `file`"
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "file-missing",
+            "the form has no file in it: send the CSV as the part `file`",
         )
 
 

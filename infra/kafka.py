@@ -65,9 +65,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
 
 
 def unreachable(settings: Settings, error: Exception) -> KafkaUnavailableError:
-    return KafkaUnavailableError(
-        f"Kafka can't be reached at {settings.kafka_brokers}: {error or 'no answer'}"
-    )
+    return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {error or 'no answer'}")
 
 
 class Producer:

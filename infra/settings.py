@@ -41,9 +41,7 @@ class Settings(BaseSettings):
     )
     kafka_sasl_username: str | None = Field(None, description="SASL user name")
     kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
-    kafka_ssl_cafile: Path | None = Field(
-        None, description="PEM file of the authority that signed the brokers"
-    )
+    kafka_ssl_cafile: Path | None = Field(None, description="PEM file of the authority that signed the brokers")
     kafka_ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
     kafka_ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
     kafka_replication_factor: int = Field(
@@ -64,9 +62,7 @@ class Settings(BaseSettings):
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
     cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
-    cassandra_datacenter: str | None = Field(
-        None, description="local datacenter; unset: that of the first host"
-    )
+    cassandra_datacenter: str | None = Field(None, description="local datacenter; unset: that of the first host")
     cassandra_keyspace: str = Field(
         "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
     )
@@ -86,9 +82,7 @@ class Settings(BaseSettings):
         None,
         description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir",
     )
-    public_url: str | None = Field(
-        None, description="prefix of every link handed out; unset: the API's own address"
-    )
+    public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0: any free one")
     url: str = Field("http://127.0.0.1:8080", description="server that submit, status and download talk to")
@@ -111,21 +105,15 @@ class Settings(BaseSettings):
         " private or on another port than 80 and 443; comma-separated",
     )
     fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
-    fetch_concurrency: int = Field(
-        32, ge=1, le=1000, description="downloads under way in one compress worker"
-    )
+    fetch_concurrency: int = Field(32, ge=1, le=1000, description="downloads under way in one compress worker")
     codec_processes: int = Field(
         max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
     )
-    codec_timeout: float = Field(
-        20.0, gt=0, le=600, description="seconds one image may take to decode and encode"
-    )
+    codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
-    max_image_pixels: int = Field(
-        100_000_000, ge=1, description="most pixels of an image, over all its frames"
-    )
+    max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
@@ -178,7 +166,7 @@ def load_settings(**overrides: Any) -> Settings:
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)} (`shrinkstream settings` lists all)")
     try:
-        return Settings(_env_file=ENV_FILE, **overrides)  # type: ignore[call-arg]
+        return Settings(_env_file=ENV_FILE, **overrides)
     except ValidationError as error:
         raise SettingsError(
             "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())

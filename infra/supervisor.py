@@ -42,9 +42,7 @@ class Supervisor:
 
     def watch(self, child: Supervised) -> None:
         self._watched.append(child)
-        self._watches.append(
-            asyncio.create_task(self._keep_running(child), name=f"watch {child.process().name}")
-        )
+        self._watches.append(asyncio.create_task(self._keep_running(child), name=f"watch {child.process().name}"))
 
     async def stop(self) -> None:
         """Stop watching, then stop all children side by side; those that are starting just now, too."""

@@ -29,9 +29,7 @@ class EventLog:
 
     async def enqueue(self, event: Event) -> "asyncio.Future[RecordMetadata]":
         """Write one event among many: the future is done when the brokers have it."""
-        return await self._producer.send(
-            getattr(self.topics, event.topic), event.key, event.encode(), HEADERS
-        )
+        return await self._producer.send(getattr(self.topics, event.topic), event.key, event.encode(), HEADERS)
 
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str

@@ -24,9 +24,7 @@ class Status(BaseModel):
     updated_at: AwareDatetime
     completed_at: AwareDatetime | None = None
     output_csv_url: str | None = None
-    output_csv_path: str | None = Field(
-        None, exclude=True, description="key in the storage; not told to the outside"
-    )
+    output_csv_path: str | None = Field(None, exclude=True, description="key in the storage; not told to the outside")
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: Literal["pending", "delivered", "failed"] | None = None
 
@@ -43,9 +41,7 @@ class Status(BaseModel):
         return {"requestId": self.request_id, "request_id": self.request_id, **data}
 
 
-def completed_status(
-    event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None
-) -> Status:
+def completed_status(event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None) -> Status:
     """The status of a request at the moment of its completion."""
     return Status(
         request_id=event.request_id,

@@ -41,8 +41,7 @@ async def migrate(settings: Settings) -> list[str]:
     session = await Session.connect(settings)
     try:
         await session.execute_script(
-            "CREATE TABLE IF NOT EXISTS schema_migrations"
-            " (number int PRIMARY KEY, name text, applied_at timestamp)"
+            "CREATE TABLE IF NOT EXISTS schema_migrations (number int PRIMARY KEY, name text, applied_at timestamp)"
         )
         done = {row.number for row in await session.execute("SELECT number FROM schema_migrations")}
         applied = []

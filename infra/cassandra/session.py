@@ -95,9 +95,9 @@ class Session:
         if prepared is None:
             async with self._preparing:
                 if cql not in self._prepared:
-                    prepared = await asyncio.to_thread(self._driver.prepare, cql)
-                    prepared.is_idempotent = True
-                    self._prepared[cql] = prepared
+                    statement: PreparedStatement = await asyncio.to_thread(self._driver.prepare, cql)
+                    statement.is_idempotent = True
+                    self._prepared[cql] = statement
                 prepared = self._prepared[cql]
         return prepared
 

@@ -69,9 +69,7 @@ class Shop:
         self.webhooks = box.arrived
 
     def csv(self) -> bytes:
-        return (
-            (SAMPLES / "products.csv").read_bytes().replace(b"http://SHOP", f"http://{self.address}".encode())
-        )
+        return (SAMPLES / "products.csv").read_bytes().replace(b"http://SHOP", f"http://{self.address}".encode())
 
 
 @asynccontextmanager

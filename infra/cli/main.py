@@ -54,9 +54,7 @@ DATA_DIR = click.option(
     help="Where servers, images and logs are kept.",
 )
 PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes any free one.")
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers."
-)
+WORKERS = click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers.")
 SERVER = click.option("--server", metavar="URL", help="The API to talk to; default: SHRINKSTREAM_URL.")
 
 
@@ -110,9 +108,7 @@ def status(request_id: str, server: str | None) -> None:
 
 @main.command()
 @click.argument("request_id", metavar="ID")
-@click.option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of standard output."
-)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of standard output.")
 @SERVER
 def download(request_id: str, output: Path | None, server: str | None) -> None:
     """Download a completed request's output CSV."""
@@ -157,4 +153,3 @@ def print_settings() -> None:
     from infra.cli.settings_table import print_table
 
     print_table(_settings())
-

@@ -77,9 +77,7 @@ def saved(status: dict[str, Any]) -> str:
     before, after = status["inputBytes"], status["outputBytes"]
     if not before:
         return ""
-    return (
-        f"{(before - after) / 1e6:.1f} of {before / 1e6:.1f} MB saved ({(before - after) * 100 // before}%)"
-    )
+    return f"{(before - after) / 1e6:.1f} of {before / 1e6:.1f} MB saved ({(before - after) * 100 // before}%)"
 
 
 def summary(status: dict[str, Any]) -> str:

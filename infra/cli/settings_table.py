@@ -12,9 +12,7 @@ def print_table(settings: Settings) -> None:
     for column in ("variable", "value", "default", "meaning"):
         table.add_column(column, overflow="fold")
     for name, field in Settings.model_fields.items():
-        table.add_row(
-            PREFIX + name.upper(), _shown(getattr(settings, name)), _shown(field.default), field.description
-        )
+        table.add_row(PREFIX + name.upper(), _shown(getattr(settings, name)), _shown(field.default), field.description)
     Console(width=None if Console().is_terminal else 200).print(table)
 
 

@@ -71,9 +71,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
                 env=environment_of(settings),
             )
             await child.start()
-            supervisor.watch(
-                Supervised(partial(_itself, child), child.start, partial(child.stop, GRACE_SECONDS))
-            )
+            supervisor.watch(Supervised(partial(_itself, child), child.start, partial(child.stop, GRACE_SECONDS)))
         await _wait_until_ready(settings)
         yield settings
 

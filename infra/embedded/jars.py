@@ -8,7 +8,6 @@ two connections per jar and leaves a broken file behind when one breaks off (30 
 
 import argparse
 import hashlib
-import os
 import platform
 import sys
 import tempfile
@@ -155,7 +154,7 @@ def _fetch_all(jars: Sequence[Jar], directory: Path) -> list[str]:
 
         def fetch(jar: Jar) -> str:
             sha256 = _fetch(session, repositories, jar, Path(partial) / jar.filename)
-            os.replace(Path(partial) / jar.filename, directory / jar.filename)
+            (Path(partial) / jar.filename).replace(directory / jar.filename)
             return sha256
 
         try:
@@ -222,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")
 
     try:
         if parser.parse_args(arguments).lock:

@@ -31,7 +31,7 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
     # Python ignores these two, and an ignored signal stays ignored across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-    os.execvp(command[0], command)  # noqa: S606 - no shell is wanted
+    os.execvp(command[0], list(command))  # noqa: S606 - no shell is wanted
 
 
 def watch(parent: int, command: Sequence[str]) -> int:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             become(parent, command)
         return watch(parent, command)
     except OSError as error:
-        print(f"cannot run {command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - goes to the log file
+        sys.stderr.write(f"cannot run {command[0]}: {error.strerror}\n")
         return CANNOT_EXECUTE
 
 

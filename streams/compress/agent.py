@@ -13,7 +13,7 @@ from infra.settings import settings
 from infra.storage import Storage
 from streams.compress.decoders import DecoderPool
 from streams.compress.fetch import FetchFailed, fetch
-from streams.compress.shrink import ImageRejected
+from streams.compress.outcome import ImageRejected
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested

@@ -15,9 +15,7 @@ from streams.topics import PROGRESS_TABLE, Topics
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("progress"), settings=settings(), partitions=settings().partitions)
 
-table = app.Table(
-    PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions
-)
+table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
 
 
 async def _open(stack: AsyncExitStack) -> EventLog:

@@ -276,9 +276,7 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
         return None
     if not isinstance(event, RequestCreated):
         number = event.index // IMAGES_PER_CHUNK
-        if decode_chunk(read(chunk_key(event.request_id, number))).settled(row.run) < chunk_size(
-            number, row.total
-        ):
+        if decode_chunk(read(chunk_key(event.request_id, number))).settled(row.run) < chunk_size(number, row.total):
             return None
     chunks = []
     for number in range(chunk_count(row.total)):

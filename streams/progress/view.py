@@ -67,7 +67,7 @@ class _Request:
             output_csv_url=row.output_csv_url if row.is_completed else None,
             output_csv_path=row.output_csv_path if row.is_completed else None,
             owner=row.owner,
-            webhook=row.webhook,  # type: ignore[arg-type]  # the fold writes only the three words
+            webhook=row.webhook,
         )
 
 
@@ -146,9 +146,7 @@ class ProgressView:
                         lambda: all(self._positions[partition] >= end for partition, end in ends.items())
                     )
         except (TimeoutError, KafkaError) as error:
-            raise StaleViewError(
-                f"the progress view has not caught up with Kafka: {error or 'too slow'}"
-            ) from None
+            raise StaleViewError(f"the progress view has not caught up with Kafka: {error or 'too slow'}") from None
 
     async def wait_for_change(self, timeout: float) -> None:
         """Return when some record has been read, or after ``timeout`` seconds."""
@@ -186,9 +184,7 @@ class ProgressView:
                 self._positions[partition] = records[-1].offset + 1
             for partition in self._partitions:
                 # Compacted records leave gaps: the position is the consumer's, not the last record's.
-                self._positions[partition] = max(
-                    self._positions[partition], await consumer.position(partition)
-                )
+                self._positions[partition] = max(self._positions[partition], await consumer.position(partition))
             async with self._advanced:
                 self._advanced.notify_all()
 

@@ -77,9 +77,7 @@ class OutputCsv:
             file.write(_rows(pending, with_errors=event.failed > 0))
             file.flush()
             if failed != event.failed:
-                raise HistoryLagsError(
-                    f"{failed} failed images in the history, {event.failed} in the progress table"
-                )
+                raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
             await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
 
     async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
@@ -91,17 +89,13 @@ class OutputCsv:
             while True:
                 images = await self._history.images(event.request_id, bucket)
                 settled = [
-                    image.image_index
-                    for image in images
-                    if image.output_path is not None or image.attempt >= event.run
+                    image.image_index for image in images if image.output_path is not None or image.attempt >= event.run
                 ]
                 if settled == wanted:
                     break
                 if loop.time() > deadline:
                     missing = sorted(set(wanted) - set(settled))
-                    raise HistoryLagsError(
-                        f"{len(missing)} results are missing, the first is image {missing[0]}"
-                    )
+                    raise HistoryLagsError(f"{len(missing)} results are missing, the first is image {missing[0]}")
                 await asyncio.sleep(GAP_POLL)
             yield images
 
@@ -117,8 +111,6 @@ def _rows(images: list[Any], *, with_errors: bool) -> bytes:
         row = list(group)
         errors = [None if image.output_path else image.reason for image in row]
         lines.append(
-            csv_format.row(
-                row[0].cells or (), [image.output_url for image in row], errors if with_errors else None
-            )
+            csv_format.row(row[0].cells or (), [image.output_url for image in row], errors if with_errors else None)
         )
     return b"".join(lines)

@@ -67,9 +67,7 @@ def message(event: RequestCompleted) -> bytes:
 class Webhooks:
     """Posts to receivers and writes down what came of it."""
 
-    def __init__(
-        self, client: OutboundClient, event_log: EventLog, history: History, secret: str | None
-    ) -> None:
+    def __init__(self, client: OutboundClient, event_log: EventLog, history: History, secret: str | None) -> None:
         self._client = client
         self._log = event_log
         self._history = history
@@ -97,9 +95,7 @@ class Webhooks:
             WebhookFailed(request_id=event.request_id, webhook_id=message_id, attempts=attempt, reason=reason)
         )
 
-    async def _attempt(
-        self, event: RequestCompleted, message_id: str, attempt: int, body: bytes
-    ) -> WebhookAttempted:
+    async def _attempt(self, event: RequestCompleted, message_id: str, attempt: int, body: bytes) -> WebhookAttempted:
         timestamp = int(datetime.now(UTC).timestamp())
         headers = {
             "content-type": "application/json",
@@ -119,9 +115,7 @@ class Webhooks:
         else:
             status = response.status
             reason = None if 200 <= status < 300 else f"http_{status}"
-        log.info(
-            "webhook attempted", request_id=event.request_id, attempt=attempt, status=status, reason=reason
-        )
+        log.info("webhook attempted", request_id=event.request_id, attempt=attempt, status=status, reason=reason)
         return WebhookAttempted(
             request_id=event.request_id,
             webhook_id=message_id,

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,11 @@ class System:
         )
 
 
+def _pass_on(lines: Iterable[str], to: Callable[[str], None]) -> None:
+    for line in lines:
+        to(line)
+
+
 def start_system(environment: dict[str, str], *arguments: str) -> "tuple[subprocess.Popen[str], str]":
     """Start `up` and wait for its ready line; returns the process and the address."""
     process = subprocess.Popen(
@@ -48,13 +53,12 @@ def start_system(environment: dict[str, str], *arguments: str) -> "tuple[subproc
         text=True,
     )
     assert process.stdout is not None
+    assert process.stderr is not None
     lines: queue.Queue[str] = queue.Queue()
-    stdout = process.stdout
-    threading.Thread(target=lambda: [lines.put(line) for line in stdout] and None, daemon=True).start()
     errors: list[str] = []
-    stderr = process.stderr
-    assert stderr is not None
-    threading.Thread(target=lambda: errors.extend(stderr), daemon=True).start()
+    # Both pipes are read to their end: a full one would hold the system up.
+    for target, pipe in ((lines.put_nowait, process.stdout), (errors.append, process.stderr)):
+        threading.Thread(target=_pass_on, args=(pipe, target), daemon=True).start()
     try:
         first = lines.get(timeout=READY_SECONDS)
     except queue.Empty:

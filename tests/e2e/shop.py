@@ -105,7 +105,9 @@ class Shop:
 
     async def _webhook(self, request: web.Request) -> web.Response:
         self.deliveries.append(
-            Delivery(request.path, {name.lower(): value for name, value in request.headers.items()}, await request.read())
+            Delivery(
+                request.path, {name.lower(): value for name, value in request.headers.items()}, await request.read()
+            )
         )
         answers = self.webhook_answers.get(request.match_info["name"], [])
         return web.Response(status=answers.pop(0) if answers else 204)

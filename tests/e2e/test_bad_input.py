@@ -64,7 +64,9 @@ def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: 
 
 def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: System, kafka_address: str) -> None:
     before = events_written(kafka_address)
-    answer = post(system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n2,,http://example.com/b.jpg\n3,Sock,ftp://x/y\n".encode())
+    answer = post(
+        system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n2,,http://example.com/b.jpg\n3,Sock,ftp://x/y\n".encode()
+    )
     assert answer.status == 422
     assert [(error["row"], error["column"]) for error in answer.json["errors"]] == [
         (3, "Product Name"),
@@ -116,9 +118,7 @@ def test_what_is_not_there_is_a_problem_too(system: System, method: str, path: s
     ],
     ids=["json", "no boundary", "broken form", "gzip"],
 )
-def test_a_body_that_is_no_upload_is_refused(
-    system: System, headers: dict[str, str], body: bytes, status: int
-) -> None:
+def test_a_body_that_is_no_upload_is_refused(system: System, headers: dict[str, str], body: bytes, status: int) -> None:
     answer = call(system.url, "POST", "/api/upload", body, headers)
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer.body
 

@@ -16,7 +16,7 @@ def read_topic(address: str, topic: str) -> list[Any]:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
         consumer.assign([TopicPartition(topic, n, 0) for n in partitions])
-        records = []
+        records: list[Any] = []
         while len(records) < sum(ends.values()):
             record = consumer.poll(10)
             assert record is not None, f"{len(records)} of {sum(ends.values())} records"

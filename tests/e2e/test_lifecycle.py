@@ -24,7 +24,8 @@ def environment(data_dir: Path, shop: Shop) -> dict[str, str]:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
+    children: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+    return children
 
 
 def gone(processes: list[psutil.Process], timeout: float = 15) -> bool:

@@ -15,7 +15,14 @@ from tests.e2e.shop import Shop
     ("upload_path", "file_part", "webhook_field", "header", "status_path", "id_field"),
     [
         ("/api/upload", "file", "webhookUrl", "S. No.,Product Name,Input Image Urls", "/api/status/", "requestId"),
-        ("/api/images/upload", "file", None, "Serial Number,Product Name,Input Image Urls", "/api/status/", "requestId"),
+        (
+            "/api/images/upload",
+            "file",
+            None,
+            "Serial Number,Product Name,Input Image Urls",
+            "/api/status/",
+            "requestId",
+        ),
         ("/upload", "file", "webhookUrl", "S. No., Product Name, Input Image Urls", "/status/", "requestId"),
         ("/upload", "file", "webhook_url", "S. No.,Product Name,Input Image URLs", "/status/", "request_id"),
         ("/api/upload", "csvFile", None, "serialNumber,productName,inputImageUrls", "/api/status/", "requestId"),

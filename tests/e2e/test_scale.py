@@ -18,7 +18,9 @@ HEADER = "S. No.,Product Name,Input Image URLs\n"
 
 
 @contextmanager
-def another(system: System, *command: str, faust: bool = False, **variables: str) -> Iterator["subprocess.Popen[bytes]"]:
+def another(
+    system: System, *command: str, faust: bool = False, **variables: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """One more process of the running system."""
     program = [sys.executable, "-m", "faust" if faust else "infra.cli"]
     process = subprocess.Popen(
@@ -71,7 +73,10 @@ def test_workers_that_join_and_leave_lose_nothing(system: System, shop: Shop) ->
     images = [shop.add(f"join-{number}.jpg") for number in range(5)]
     rows = "".join(f"{number},Shoe {number},{images[number % 5]}\n" for number in range(600))
     request_id = upload(system.url, HEADER + rows)
-    with another(system, "worker", "progress"), another(system, "-A", "streams.compress", "worker", "-l", "info", faust=True):
+    with (
+        another(system, "worker", "progress"),
+        another(system, "-A", "streams.compress", "worker", "-l", "info", faust=True),
+    ):
         other = upload(system.url, HEADER + rows)
         status = completed(system.url, request_id, timeout=90)
         assert (status["succeeded"], status["failed"]) == (600, 0)

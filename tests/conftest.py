@@ -1,0 +1,65 @@
+"""Fixtures of every test: one real Kafka and one real Cassandra per run, and the folder of real files.
+
+``TEST_KAFKA`` and ``TEST_CASSANDRA`` (``host:port``) name running servers to use instead, ``TEST_SHARED`` the folder.
+"""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.embedded import EmbeddedServer, EmbeddedServers
+from infra.embedded.cassandra import EmbeddedCassandra
+from infra.embedded.kafka import EmbeddedKafka
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def server_addresses(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Address by fixture name of every server that the selected tests ask for, all started side by side."""
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    data_dir = tmp_path_factory.mktemp("servers")
+    addresses: dict[str, str] = {}
+    servers: dict[str, EmbeddedServer] = {}
+    for fixture, variable, server in (
+        ("kafka_address", "TEST_KAFKA", EmbeddedKafka(data_dir)),
+        ("cassandra_address", "TEST_CASSANDRA", EmbeddedCassandra(data_dir)),
+    ):
+        if os.environ.get(variable):
+            addresses[fixture] = os.environ[variable]
+        elif fixture in wanted:
+            servers[fixture] = server
+    # In the main thread, which outlives the tests: a server ends with the thread that started it.
+    with asyncio.Runner() as runner:
+        embedded = EmbeddedServers(*servers.values())
+        runner.run(embedded.__aenter__())
+        try:
+            yield addresses | {fixture: server.address for fixture, server in servers.items()}
+        finally:
+            runner.run(embedded.stop())
+
+
+@pytest.fixture(scope="session")
+def kafka_address(server_addresses: dict[str, str]) -> str:
+    """``host:port`` of a Kafka whose topics are shared by all tests: use names of your own."""
+    return server_addresses["kafka_address"]
+
+
+@pytest.fixture(scope="session")
+def cassandra_address(server_addresses: dict[str, str]) -> str:
+    """``host:port`` of a Cassandra whose keyspaces are shared by all tests: use names of your own."""
+    return server_addresses["cassandra_address"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real photos, format samples and published clients, which a clone doesn't have."""
+    folder = Path(os.environ.get("TEST_SHARED", SHARED))
+    if not folder.is_dir():
+        pytest.skip(f"no folder of real files at {folder} (set TEST_SHARED)")
+    return folder

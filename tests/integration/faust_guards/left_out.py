@@ -1,0 +1,71 @@
+"""Puts Faust's own code back in place of a guard, so that a test can show what the guard is for."""
+
+import asyncio
+from collections.abc import Mapping
+
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.types import TP
+from faust.types.tuples import FutureMessage
+
+from infra import faust_app
+
+# Faust's fetching and its bookkeeping of offsets hang together: they go back together.
+FETCHING_AND_BOOKKEEPING = {
+    faust_app.GuardedConsumer: (
+        "_drain_messages",
+        "stop_flow",
+        "perform_seek",
+        "seek_wait",
+        "ack",
+        "_filter_tps_with_pending_acks",
+        "_new_offset",
+        "_should_commit",
+        "_commit_offsets",
+    ),
+    faust_app.GuardedFlowControl: ("clear",),
+}
+
+GUARDS: dict[str, list[dict[type, tuple[str, ...]]]] = {
+    "F1": [FETCHING_AND_BOOKKEEPING, {faust_app.GuardedRecovery: ("on_recovery_completed",)}],
+    "F2": [
+        FETCHING_AND_BOOKKEEPING,
+        {faust_app.GuardedConsumer: ("on_partitions_revoked", "wait_empty")},
+    ],
+    "F3": [
+        FETCHING_AND_BOOKKEEPING,
+        {faust_app.GuardedAgent: ("_execute_actor",), faust_app.GuardedStream: ("__aiter__",)},
+    ],
+    "F4": [FETCHING_AND_BOOKKEEPING],
+    "F5": [{faust_app.GuardedTopic: ("_on_published",)}],
+    "F6": [{faust_app.GuardedBuffer: ("flush", "wait_until_ebb")}],
+}
+
+
+def leave_out(guard: str) -> None:
+    for parts in GUARDS[guard]:
+        for part, methods in parts.items():
+            for method in methods:
+                delattr(part, method)
+
+
+def delay_publishing(seconds: float) -> None:
+    """Each changelog write takes so long to leave the buffer, as it does when the brokers are slow."""
+    send = faust_app.GuardedBuffer._send_pending
+
+    async def send_late(self: faust_app.GuardedBuffer, fut: FutureMessage) -> None:
+        await asyncio.sleep(seconds)
+        await send(self, fut)
+
+    faust_app.GuardedBuffer._send_pending = send_late  # type: ignore[method-assign]
+
+
+def delay_seeking(seconds: float) -> None:
+    """The answer to "what is committed?" takes so long, as it does when the brokers are far away."""
+    seek = AIOKafkaConsumerThread.seek_to_committed
+
+    async def seek_late(self: AIOKafkaConsumerThread) -> Mapping[TP, int]:
+        committed = await seek(self)
+        await asyncio.sleep(seconds)
+        return committed
+
+    AIOKafkaConsumerThread.seek_to_committed = seek_late  # type: ignore[method-assign]

@@ -1,0 +1,76 @@
+"""F3, F5 and F6: what fails must end the process with nothing committed behind it."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.integration.faust_guards.group import Group, at_once, wait_until
+
+FATAL = 70
+
+
+def test_an_exception_that_leaves_an_agent_ends_the_process_and_its_event_comes_again(
+    new_group: Callable[..., Group],
+) -> None:
+    def fail(group: Group) -> None:
+        group.produce([b"", b"", b"raise", b"", b""])
+        group.worker = group.start()
+
+    # An agent that takes its time to clean up leaves Faust the time to commit
+    guarded, unguarded = (new_group(cleanup=2.5, without=without) for without in (None, "F3"))
+    at_once(fail, guarded, unguarded)
+
+    assert guarded.worker.wait(20) == FATAL
+    assert guarded.committed() == {0: 2}
+    assert guarded.output().count("CRITICAL") == 1
+    assert "an event that raises" in guarded.output()
+    guarded.start()
+    wait_until(lambda: guarded.started()[0, 2] == 2, "the event again")
+
+    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event")
+    assert unguarded.started()[0, 2] == 1
+
+
+def test_an_exception_of_a_handler_ends_the_process_and_commits_nothing_behind_it(
+    new_group: Callable[..., Group],
+) -> None:
+    group = new_group(in_flight=4)
+    group.produce([b"", b"sleep 1.5", b"", b"raise", b""])
+    assert group.start().wait(20) == FATAL
+    assert group.committed().get(0, 0) <= 1
+    assert f"failed at {group.topic}/0 offset 3" in group.output()
+
+
+def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: Callable[..., Group]) -> None:
+    def write(group: Group) -> None:
+        group.produce([b"", b"", b"write 1 5000", b"", b""])
+        group.worker = group.start()
+
+    small = {"max.message.bytes": "1000"}
+    guarded, unguarded = (new_group(table=True, changelog=small, without=without) for without in (None, "F5"))
+    at_once(write, guarded, unguarded)
+
+    assert guarded.worker.wait(20) == FATAL
+    assert guarded.committed().get(0, 0) <= 2
+    assert f"a record for {guarded.changelog} was not written: MessageSizeTooLargeError" in guarded.output()
+
+    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event")
+    assert len(unguarded.cluster.read(unguarded.changelog)) < 5
+
+
+def test_an_event_is_committed_after_its_changelog_writes(new_group: Callable[..., Group]) -> None:
+    writes = 15
+
+    def kill_once_committed(group: Group) -> None:
+        group.produce([b"write %d 10" % writes])
+        worker = group.start()
+        wait_until(lambda: group.committed().get(0) == 1, "the commit")
+        worker.kill()
+        worker.wait()
+
+    guarded, unguarded = (new_group(table=True, publish_delay=0.25, without=without) for without in (None, "F6"))
+    at_once(kill_once_committed, guarded, unguarded)
+
+    assert len(guarded.cluster.read(guarded.changelog)) == writes
+    assert len(unguarded.cluster.read(unguarded.changelog)) < writes

@@ -1,0 +1,64 @@
+"""F4 and ``handle``: several events at once, committed in order, drained at a stop."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.integration.faust_guards.group import Group, at_once, wait_until
+
+
+def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(
+    new_group: Callable[..., Group],
+) -> None:
+    def kill_with_an_unfinished_event(group: Group) -> None:
+        gate = group.folder / "gate"
+        group.produce([f"wait {gate}".encode(), b"", b"", b"sleep 60", b"sleep 60", b""])
+        worker = group.start()
+        wait_until(lambda: len(group.started()) == 5, "three unfinished and two finished events")
+        time.sleep(2.5)  # the commit interval is a second
+        worker.kill()
+        worker.wait()
+        gate.touch()
+
+    soon = {"broker_session_timeout": 6.0}
+    guarded, unguarded = (new_group(in_flight=3, without=without, options=soon) for without in (None, "F4"))
+    at_once(kill_with_an_unfinished_event, guarded, unguarded)
+
+    assert guarded.finished() == Counter({(0, 1): 1, (0, 2): 1}), "events finish in any order"
+    assert (0, 5) not in guarded.started(), "nothing is taken while all are busy"
+    assert guarded.committed().get(0, 0) == 0
+    assert unguarded.committed()[0] == 3
+
+    guarded.start()
+    wait_until(lambda: (0, 0) in guarded.finished(), "the first event again")
+    assert guarded.started()[0, 0] == 2
+
+
+def test_sigterm_finishes_and_commits_the_events_under_way(new_group: Callable[..., Group]) -> None:
+    group = new_group(in_flight=4, partitions=2)
+    group.produce([b"sleep 1.5"] * 40)
+    worker = group.start()
+    wait_until(lambda: len(group.started()) == 4, "four events under way")
+    assert group.stop(worker, timeout=10) == 0
+    assert group.finished() == group.started()
+    assert sum(group.committed().values()) == len(group.started()) == 4
+    assert group.lines("closed"), "the agent itself has ended too"
+
+
+def test_an_event_that_outlasts_the_drain_is_not_committed_and_comes_again(
+    new_group: Callable[..., Group],
+) -> None:
+    for in_flight in (2, 0):  # with handle, and with an agent that acknowledges by going on
+        group = new_group(in_flight=in_flight, constants={"STOP_DRAIN": 1.0})
+        gate = group.folder / "gate"
+        group.produce([b"", f"wait {gate}".encode()])
+        worker = group.start()
+        wait_until(lambda group=group: (0, 1) in group.started(), "the event that waits")
+        assert group.stop(worker, timeout=10) == 0
+        assert group.committed() == {0: 1}
+        gate.touch()
+        worker = group.start()
+        wait_until(lambda group=group: group.finished()[0, 1] == 1, "the event again")
+        assert group.stop(worker, timeout=10) == 0
+        assert group.committed() == {0: 2}

@@ -1,0 +1,58 @@
+"""What may be committed, whatever the order in which events finish."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.faust_app import PartitionOffsets
+
+ascending = st.lists(st.integers(0, 10_000), min_size=1, max_size=50, unique=True).map(sorted)
+
+
+@given(delivered=ascending, data=st.data())
+def test_everything_before_a_committable_offset_is_finished(delivered: list[int], data: st.DataObject) -> None:
+    offsets = PartitionOffsets()
+    for offset in delivered:
+        offsets.deliver(offset)
+    unfinished = set(delivered)
+    for offset in data.draw(st.permutations(delivered)):
+        offsets.finish(offset)
+        unfinished.remove(offset)
+        committable = offsets.committable()
+        if committable is None:
+            assert min(unfinished) == delivered[0]
+        else:
+            assert all(offset >= committable for offset in unfinished)
+            assert all(offset < committable for offset in delivered if offset < min(unfinished, default=20_000))
+    assert offsets.committable() == delivered[-1] + 1
+
+
+@given(delivered=ascending, data=st.data())
+def test_a_dropped_offset_is_never_passed(delivered: list[int], data: st.DataObject) -> None:
+    offsets = PartitionOffsets()
+    for offset in delivered:
+        offsets.deliver(offset)
+    dropped = data.draw(st.sampled_from(delivered))
+    offsets.drop(dropped)
+    for offset in delivered:
+        if offset != dropped:
+            offsets.finish(offset)
+    assert offsets.dropped == dropped
+    assert (offsets.committable() or 0) <= dropped
+
+
+def test_nothing_is_committable_twice() -> None:
+    offsets = PartitionOffsets(committed=7)
+    assert offsets.committable() is None
+    offsets.deliver(7)
+    assert offsets.committable() is None
+    offsets.finish(7)
+    assert offsets.committable() == 8
+    offsets.committed = 8
+    assert offsets.committable() is None
+
+
+def test_the_end_of_an_event_from_before_a_seek_counts_for_nothing() -> None:
+    offsets = PartitionOffsets(committed=3)
+    offsets.finish(5)
+    offsets.deliver(3)
+    assert offsets.committable() is None

@@ -1,0 +1,53 @@
+"""F2: a rebalance forgets what is finished."""
+
+from collections.abc import Callable
+
+from tests.integration.faust_guards.group import Group, at_once, wait_until
+
+EVENTS = 400
+
+
+def test_a_second_worker_that_joins_repeats_nothing(new_group: Callable[..., Group]) -> None:
+    def join(group: Group) -> None:
+        group.produce([b""] * EVENTS)
+        group.start()
+        wait_until(lambda: len(group.finished()) == EVENTS, "all events")
+        group.start()
+        wait_until(lambda: group.lines("assigned")[-2:] == [["0", "1"], ["2", "3"]], "two partitions each")
+        wait_until(lambda: sum(group.committed().values()) == EVENTS or group.started().total() > EVENTS, "an end")
+
+    never = {"broker_commit_interval": 60.0}  # what is committed is committed by the rebalance
+    guarded = new_group(partitions=4, in_flight=8, options=never)
+    unguarded = new_group(partitions=4, in_flight=8, options=never, without="F2")
+    at_once(join, guarded, unguarded)
+
+    assert guarded.started().total() == EVENTS
+    assert sum(guarded.committed().values()) == EVENTS
+    assert unguarded.started().total() > EVENTS
+
+
+def test_two_workers_stopped_together_lose_and_repeat_nothing(new_group: Callable[..., Group]) -> None:
+    group = new_group(partitions=4, in_flight=4)
+    workers = [group.start(), group.start()]
+    wait_until(lambda: sorted(group.lines("assigned")[-2:]) == [["0", "1"], ["2", "3"]], "two partitions each")
+    group.produce([b"sleep 0.2"] * 100)
+    wait_until(lambda: len(group.started()) > 20, "events under way")
+    at_once(lambda _: None, group)
+    for worker in workers:
+        worker.terminate()
+    assert [worker.wait(15) for worker in workers] == [0, 0]
+    started = group.started()
+    assert set(started.values()) == {1}
+    assert group.finished() == started
+    assert sum(group.committed().values()) == started.total()
+
+
+def test_an_event_that_outlasts_a_rebalance_ends_a_worker_with_a_table(new_group: Callable[..., Group]) -> None:
+    group = new_group(partitions=2, table=True, constants={"REVOKE_DRAIN": 1.0})
+    group.produce([b"wait never"], partition=0)
+    worker = group.start()
+    wait_until(lambda: group.started(), "the event")
+    group.start()
+    assert worker.wait(15) == 70
+    assert "outlasted a rebalance" in group.output()
+    assert not any(group.committed().values())

@@ -1,0 +1,74 @@
+"""F9 and the start: what is missing is one clear line, and the app carries its guards anywhere."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import faust
+import pytest
+
+from infra import faust_app
+from infra.settings import Settings
+from tests.integration.faust_guards.cluster import Cluster
+from tests.integration.faust_guards.group import Group, wait_until
+
+UNAVAILABLE = 69
+
+
+def test_a_missing_topic_is_named_together_with_the_command_that_creates_it(
+    new_group: Callable[..., Group],
+) -> None:
+    group = new_group(table=True, create=False)
+    assert group.start().wait(20) == UNAVAILABLE
+    output = group.output()
+    assert group.topic in output
+    assert group.changelog in output
+    assert "shrinkstream init" in output
+    assert "Traceback" not in output
+
+
+def test_a_changelog_with_other_partitions_than_the_input_is_refused(new_group: Callable[..., Group]) -> None:
+    group = new_group(table=True, partitions=4, create=False)
+    group.cluster.create_topic(group.topic, 4)
+    group.cluster.create_topic(group.changelog, 8)
+    assert group.start().wait(20) == UNAVAILABLE
+    assert "the same number of partitions" in group.output()
+
+
+def test_brokers_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        group = Group(Cluster(address), tmp_path, create=False)
+        try:
+            assert group.start().wait(25) == UNAVAILABLE
+        finally:
+            group.kill_all()
+    assert f"Kafka can't be reached at {address}" in group.output()
+    assert "Traceback" not in group.output()
+
+
+def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[..., Group]) -> None:
+    group = new_group(in_flight=2)
+    group.produce([b"", b""])
+    app = "tests.integration.faust_guards.worker"
+    worker = group.start("faust", "-A", app, "worker", "-l", "info")
+    wait_until(lambda: len(group.finished()) == 2, "two events")
+    assert group.stop(worker, timeout=10) == 0
+    assert group.committed() == {0: 2}
+    assert {path.name for path in group.folder.iterdir()} == {"data", "journal", "worker-0.log"}
+
+    group.produce([b"raise"])
+    assert group.start("faust", "-A", app, "worker", "-l", "info").wait(20) == faust_app.EXIT_FATAL
+
+
+@pytest.mark.parametrize("setting", sorted(faust_app.FIXED))
+def test_no_override_takes_a_guard_away(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=setting):
+        faust_app.create_app("app", settings=Settings(data_dir=tmp_path), partitions=1, **{setting: None})
+
+
+def test_another_version_of_faust_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(faust, "__version__", "0.15.4")
+    with pytest.raises(RuntimeError, match="0.15.4"):
+        faust_app.create_app("app", settings=Settings(data_dir=tmp_path), partitions=1)

@@ -1,0 +1,238 @@
+"""A child process is started, logged, stopped, and never outlives its parent."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.embedded.process import MAX_LOG_BYTES, ChildProcess
+
+END_SECONDS = 20.0
+
+
+def python(log_path: Path, code: str) -> ChildProcess:
+    return ChildProcess("child", [sys.executable, "-u", "-c", code], log_path=log_path)
+
+
+def until_logged(log_path: Path, text: str) -> str:
+    deadline = time.monotonic() + END_SECONDS
+    while text not in (log := log_path.read_text()):
+        assert time.monotonic() < deadline, f"{text!r} is not in {log!r}"
+        time.sleep(0.02)
+    return log
+
+
+def is_gone(pid: int) -> bool:
+    """Ended; a zombie that init hasn't collected yet has ended, too."""
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_output_is_appended_to_the_log_and_the_exit_status_is_reported(tmp_path: Path) -> None:
+    log_path = tmp_path / "logs" / "child.log"
+
+    async def scenario() -> None:
+        for status in (0, 3):
+            child = python(
+                log_path, f"import sys; print('out', {status}); sys.stderr.write('err\\n'); sys.exit({status})"
+            )
+            await child.start()
+            assert await child.wait() == status == child.returncode
+
+    asyncio.run(scenario())
+    assert log_path.read_text() == "out 0\nerr\nout 3\nerr\n"
+
+
+def test_the_environment_and_the_working_directory_reach_the_child(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        child = ChildProcess(
+            "child",
+            [sys.executable, "-c", "import os; print(os.environ['GREETING'], os.environ['PATH'] != '', os.getcwd())"],
+            log_path=tmp_path / "log",
+            env={"GREETING": "hello"},
+            cwd=tmp_path,
+        )
+        await child.start()
+        assert await child.wait() == 0
+
+    asyncio.run(scenario())
+    assert (tmp_path / "log").read_text() == f"hello True {tmp_path}\n"
+
+
+def test_stop_asks_first_and_lets_the_child_finish(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        child = python(
+            tmp_path / "log",
+            "import signal, sys, time\n"
+            "def finish(*_): print('finished'); sys.exit(0)\n"
+            "signal.signal(signal.SIGTERM, finish); print('ready'); time.sleep(60)",
+        )
+        await child.start()
+        await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
+        await child.stop(grace_seconds=END_SECONDS)
+        assert child.returncode == 0
+
+    asyncio.run(scenario())
+    assert (tmp_path / "log").read_text() == "ready\nfinished\n"
+
+
+def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        child = python(
+            tmp_path / "log",
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)",
+        )
+        await child.start()
+        await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
+        await child.stop(grace_seconds=0.2)
+        assert child.returncode == -signal.SIGKILL
+        await child.stop(grace_seconds=0.2)  # nothing left to do is no error
+
+    asyncio.run(scenario())
+
+
+def test_stop_ends_what_the_child_started_and_left_behind(tmp_path: Path) -> None:
+    async def scenario() -> int:
+        child = python(
+            tmp_path / "log",
+            "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'left'); time.sleep(60)",
+        )
+        await child.start()
+        grandchild = int((await asyncio.to_thread(until_logged, tmp_path / "log", "left")).split()[0])
+        await child.stop(grace_seconds=END_SECONDS)
+        return grandchild
+
+    assert is_gone(asyncio.run(scenario()))
+
+
+def test_the_child_has_a_session_of_its_own_so_ctrl_c_reaches_only_the_parent(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        child = python(tmp_path / "log", "import time; time.sleep(60)")
+        await child.start()
+        try:
+            assert os.getsid(child.pid) == child.pid != os.getsid(0)
+        finally:
+            await child.stop(0)
+
+    asyncio.run(scenario())
+
+
+def test_no_process_is_added_and_a_broken_pipe_ends_a_command_as_usual(tmp_path: Path) -> None:
+    async def scenario() -> int:
+        child = ChildProcess("yes", ["sh", "-c", "yes | head -n 1; echo pid $$"], log_path=tmp_path / "log")
+        await child.start()
+        pid = child.pid
+        await child.wait()
+        return pid
+
+    if sys.platform != "linux":
+        pytest.skip("only Linux ties a process to its parent without a process in between")
+    pid = asyncio.run(scenario())
+    assert (tmp_path / "log").read_text() == f"y\npid {pid}\n"
+
+
+def test_a_log_over_the_limit_is_moved_aside_at_start(tmp_path: Path) -> None:
+    log_path = tmp_path / "log"
+    log_path.write_bytes(b"x" * (MAX_LOG_BYTES + 1))
+
+    async def scenario() -> None:
+        child = python(log_path, "print('new')")
+        await child.start()
+        await child.wait()
+
+    asyncio.run(scenario())
+    assert log_path.read_text() == "new\n"
+    assert (tmp_path / "log.1").stat().st_size == MAX_LOG_BYTES + 1
+
+
+def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+    log_path = tmp_path / "log"
+    log_path.write_text("ERROR of yesterday\n")
+
+    async def scenario() -> str:
+        child = python(log_path, "print('INFO fine'); raise ValueError('the disk is full')")
+        await child.start()
+        await child.wait()
+        return child.last_words()
+
+    assert asyncio.run(scenario()) == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
+
+
+def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    async def scenario() -> str:
+        child = ChildProcess("child", ["/no/such/command"], log_path=tmp_path / "log")
+        await child.start()
+        await child.wait()
+        return child.last_words()
+
+    assert "cannot run /no/such/command: No such file or directory" in asyncio.run(scenario())
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from infra.embedded.process import ChildProcess
+
+async def main():
+    child = ChildProcess("child", ["sleep", "60"], log_path=Path(sys.argv[1]))
+    await child.start()
+    print(child.pid, flush=True)
+    await child.wait()
+
+asyncio.run(main())
+"""
+
+# The way of systems without PR_SET_PDEATHSIG, which works on Linux, too.
+WATCHING_PARENT = """
+import os, subprocess, sys
+code = f"from infra.embedded.leash import watch; watch({os.getpid()}, ['sh', '-c', 'echo $$; exec sleep 60'])"
+subprocess.run([sys.executable, "-c", code])
+"""
+
+
+@pytest.mark.parametrize("code", [PARENT, WATCHING_PARENT], ids=["kernel", "watching"])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_the_child_ends_with_its_parent_however_the_parent_ends(code: str, end: signal.Signals, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert psutil.pid_exists(child)
+        parent.send_signal(end)
+        parent.wait(END_SECONDS)
+    assert is_gone(child)
+
+
+@pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 128 + 9)])
+def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, status: int) -> None:
+    code = (
+        "import os, sys; from infra.embedded.leash import watch;"
+        f"sys.exit(watch(os.getppid(), ['sh', '-c', {command!r}]))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == status
+
+
+def test_the_watching_leash_passes_sigterm_on() -> None:
+    code = (
+        "import os, sys; from infra.embedded.leash import watch;"
+        "sys.exit(watch(os.getppid(), ['sh', '-c', 'trap \"exit 5\" TERM; echo ready; while :; do sleep 0.1; done']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as leash:
+        assert leash.stdout is not None
+        assert leash.stdout.readline() == "ready\n"
+        leash.terminate()
+        assert leash.wait(END_SECONDS) == 5

@@ -1,0 +1,248 @@
+"""The embedded Kafka and Cassandra keep their data, and never outlive the process that started them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import UnknownTopicOrPartitionError
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.policies import WhiteListRoundRobinPolicy
+
+from infra.embedded import EmbeddedServer, EmbeddedServerError, EmbeddedServers
+from infra.embedded.cassandra import EmbeddedCassandra
+from infra.embedded.kafka import EmbeddedKafka
+
+END_SECONDS = 30.0
+
+each_server = pytest.mark.parametrize("kind", [EmbeddedKafka, EmbeddedCassandra])
+
+
+def is_gone(pid: int) -> bool:
+    """Ended; a zombie that init hasn't collected yet has ended, too."""
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+async def write_to_kafka(address: str, values: Sequence[str]) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        if "kept" not in await admin.list_topics():
+            await admin.create_topics([NewTopic("kept", 1, 1)])
+    finally:
+        await admin.close()
+    producer = AIOKafkaProducer(bootstrap_servers=address, acks="all", enable_idempotence=True)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait("kept", value.encode())
+    finally:
+        await producer.stop()
+
+
+async def read_from_kafka(address: str) -> list[str]:
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, auto_offset_reset="earliest")
+    partition = TopicPartition("kept", 0)
+    consumer.assign([partition])
+    await consumer.start()
+    try:
+        end = (await consumer.end_offsets([partition]))[partition]
+        values: list[str] = []
+        async with asyncio.timeout(END_SECONDS):
+            while len(values) < end:
+                values += [
+                    record.value.decode() for record in (await consumer.getmany(timeout_ms=500)).get(partition, ())
+                ]
+        return values
+    finally:
+        await consumer.stop()
+
+
+def cluster_of(address: str) -> Cluster:
+    host, port = address.split(":")
+    profile = ExecutionProfile(WhiteListRoundRobinPolicy([host]))
+    return Cluster([host], int(port), protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: profile})
+
+
+def write_to_cassandra(address: str, values: Sequence[str]) -> None:
+    with cluster_of(address) as cluster:
+        session = cluster.connect()
+        session.execute(
+            "CREATE KEYSPACE IF NOT EXISTS kept WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}"
+        )
+        session.execute("CREATE TABLE IF NOT EXISTS kept.v (k int, v text, PRIMARY KEY (k, v))")
+        insert = session.prepare("INSERT INTO kept.v (k, v) VALUES (0, ?)")
+        for value in values:
+            session.execute(insert, [value])
+
+
+def read_from_cassandra(address: str) -> list[str]:
+    with cluster_of(address) as cluster:
+        return [row.v for row in cluster.connect().execute("SELECT v FROM kept.v WHERE k = 0")]
+
+
+async def write(server: EmbeddedServer, values: Sequence[str]) -> None:
+    """Return once the server has acknowledged each value."""
+    if isinstance(server, EmbeddedKafka):
+        await write_to_kafka(server.address, values)
+    else:
+        await asyncio.to_thread(write_to_cassandra, server.address, values)
+
+
+async def read(server: EmbeddedServer) -> list[str]:
+    if isinstance(server, EmbeddedKafka):
+        return await read_from_kafka(server.address)
+    return await asyncio.to_thread(read_from_cassandra, server.address)
+
+
+@each_server
+def test_data_and_address_survive_a_kill_9_and_data_a_restart_on_another_port(
+    kind: type[EmbeddedServer], tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
+    values = [f"{number:03}" for number in range(200)]
+
+    async def scenario() -> None:
+        server = kind(data_dir)
+        await server.start()
+        address = server.address
+        await write(server, values[:100])
+        os.kill(server.process.pid, signal.SIGKILL)  # at once after the last acknowledgement
+        assert await server.process.wait() == -signal.SIGKILL
+
+        await server.start()
+        assert server.address == address
+        assert await read(server) == values[:100]
+        await write(server, values[100:])
+        await server.stop()
+
+        # Somebody else has the port now: the server moves to another one, with its data.
+        taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", server.port)
+        async with taken, kind(data_dir) as moved:
+            assert moved.address != address
+            assert await read(moved) == values
+
+    asyncio.run(scenario())
+
+
+@each_server
+def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leaves_nothing(
+    kind: type[EmbeddedServer], tmp_path: Path
+) -> None:
+    async def scenario() -> psutil.Process:
+        async with kind(tmp_path) as server:
+            process = psutil.Process(server.process.pid)
+            listening = {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+            assert len(listening) == len(server.port_names)
+
+            with pytest.raises(EmbeddedServerError, match=f"another {kind.name} is running on .*{kind.server}"):
+                await kind(tmp_path).start()
+            assert process.is_running()
+        return process
+
+    assert not asyncio.run(scenario()).is_running()
+    assert psutil.Process().children(recursive=True) == []
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.cassandra import EmbeddedCassandra
+
+async def main():
+    server = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}[sys.argv[1]](Path(sys.argv[2]))
+    await server.start()
+    print(server.process.pid, flush=True)
+    await server.process.wait()
+
+asyncio.run(main())
+"""
+
+
+@each_server
+def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_at_once(
+    kind: type[EmbeddedServer], tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, kind.server, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        java = int(parent.stdout.readline())
+        assert psutil.pid_exists(java)
+        parent.kill()
+
+    async def scenario() -> None:
+        async with kind(tmp_path) as server:
+            assert is_gone(java)
+            assert server.process.pid != java
+
+    asyncio.run(scenario())
+
+
+@each_server
+def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reason_and_its_log(
+    kind: type[EmbeddedServer], tmp_path: Path
+) -> None:
+    server = kind(tmp_path)
+    server.directory.mkdir()
+    (server.directory / "data").write_text("not a directory")
+    with pytest.raises(EmbeddedServerError) as failure:
+        asyncio.run(server.start())
+    message = str(failure.value)
+    assert message.startswith(f"{kind.name} ended with status ")
+    assert str(server.directory / "data") in message
+    assert message.endswith(f"(log: {server.log_path})")
+    assert "\n" not in message
+
+
+@each_server
+def test_a_server_that_does_not_answer_in_time_is_not_left_behind(kind: type[EmbeddedServer], tmp_path: Path) -> None:
+    server = kind(tmp_path)
+    with pytest.raises(EmbeddedServerError, match=r"no answer within 0\.05 s: .* \(log: "):
+        asyncio.run(server.start(timeout=0.05))
+    assert is_gone(server.process.pid)
+
+
+def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> None:
+    kafka, cassandra = EmbeddedKafka(tmp_path), EmbeddedCassandra(tmp_path)
+    kafka.directory.mkdir()
+    (kafka.directory / "data").write_text("not a directory")
+
+    async def scenario() -> None:
+        async with EmbeddedServers(kafka, cassandra):
+            pytest.fail("one of them can't start")
+
+    with pytest.raises(EmbeddedServerError, match=r"^Kafka ended"):
+        asyncio.run(scenario())
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:
+    async def scenario() -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=kafka_address, request_timeout_ms=3000)
+        await producer.start()
+        try:
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await producer.send_and_wait("no-such-topic", b"lost?")
+        finally:
+            await producer.stop()
+
+    asyncio.run(scenario())

@@ -1,0 +1,301 @@
+"""The pool keeps its promises while its decoders are attacked, killed and starved. Real processes throughout."""
+
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from streams.compress.decoders import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
+
+LIMIT = 100_000_000
+MEMORY = 1024**3
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
+
+
+def jpeg(width: int = 64, height: int = 48) -> bytes:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def endless_jpeg(side: int = 5_000, scans: int = 1_500) -> bytes:
+    """A valid progressive JPEG whose last scan stands there ``scans`` times; each passes over every block."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side), 128).save(buffer, "JPEG", quality=50, progressive=True)
+    data = buffer.getvalue()
+    last_scan = data.rindex(b"\xff\xda")
+    return data[:-2] + data[last_scan:-2] * scans + data[-2:]
+
+
+def run(scenario: Callable[[DecoderPool], Awaitable[None]], timeout: float = 20, memory: int = MEMORY) -> None:
+    """Runs ``scenario`` with a pool of two decoders; none of them may outlive the pool."""
+
+    async def main() -> None:
+        async with DecoderPool(2, timeout, memory) as pool:
+            await scenario(pool)
+            last = pool.process_ids
+        assert not any(alive(pid) for pid in last)
+
+    asyncio.run(asyncio.wait_for(main(), 120))
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+async def shrunk(pool: DecoderPool, data: bytes) -> Shrunk:
+    return await pool.shrink(data, quality=50, max_pixels=LIMIT)
+
+
+async def reason(pool: DecoderPool, data: bytes) -> Reason:
+    with pytest.raises(ImageRejected) as caught:
+        await shrunk(pool, data)
+    return caught.value.reason
+
+
+async def busy_decoder(pool: DecoderPool) -> int:
+    """The decoder that has used processor time since it was asked for, once there is one."""
+
+    def ticks(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+    before = {pid: ticks(pid) for pid in pool.process_ids}
+    async with asyncio.timeout(10):
+        while True:
+            await asyncio.sleep(0.05)
+            for pid, used in before.items():
+                if ticks(pid) > used + 20:
+                    return pid
+
+
+async def two_decoders(pool: DecoderPool) -> None:
+    async with asyncio.timeout(30):
+        while len(pool.process_ids) < 2:  # noqa: ASYNC110 - no event tells of a process that is gone
+            await asyncio.sleep(0.02)
+
+
+def test_images_come_back_to_their_own_callers() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        results = await asyncio.gather(*(shrunk(pool, jpeg(width=20 + n)) for n in range(30)))
+        assert [result.width for result in results] == [20 + n for n in range(30)]
+
+    run(scenario)
+
+
+def test_a_rejection_keeps_its_reason_and_the_decoder() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        before = pool.process_ids
+        assert await reason(pool, b"<html>") == Reason.NOT_AN_IMAGE
+        assert await reason(pool, jpeg()[:200]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
+        assert pool.process_ids == before
+
+    run(scenario)
+
+
+def test_an_original_that_is_kept_is_the_callers_own() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        small = (await shrunk(pool, jpeg())).data
+        again = await shrunk(pool, small)
+        assert again.kept_original
+        assert again.data == small
+
+    run(scenario)
+
+
+def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
+    hostile = endless_jpeg()
+    assert len(hostile) < 200_000
+
+    async def scenario(pool: DecoderPool) -> None:
+        started = time.monotonic()
+        attack = asyncio.create_task(reason(pool, hostile))
+        others = 0
+        while not attack.done():
+            await shrunk(pool, jpeg())
+            others += 1
+        assert await attack == Reason.DECODE_TIMEOUT
+        assert time.monotonic() - started < 2 + 1
+        assert others > 10
+        await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
+        await two_decoders(pool)
+
+    run(scenario, timeout=2)
+
+
+@LINUX
+def test_a_decoder_stops_itself_if_its_parent_does_not() -> None:
+    """What RLIMIT_CPU is for: here the parent's clock stands at an hour, and the kernel's at one second."""
+    command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY)]
+    hostile = endless_jpeg()
+    request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, "target_format": null}\n' % (len(hostile), LIMIT)
+    ended = subprocess.run(command, input=request + hostile, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGXCPU
+
+
+@LINUX
+def test_a_decoder_killed_at_work_fails_its_image_and_no_other() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        attack = asyncio.create_task(reason(pool, endless_jpeg()))
+        os.kill(await busy_decoder(pool), signal.SIGKILL)
+        results = await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(6)))
+        assert len(results) == 6
+        assert await attack == Reason.DECODE_CRASHED
+        await two_decoders(pool)
+
+    run(scenario)
+
+
+def test_decoders_killed_while_idle_fail_no_image() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        before = pool.process_ids
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
+        await two_decoders(pool)
+        assert not set(before) & set(pool.process_ids)
+
+    run(scenario)
+
+
+def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        given_up = [asyncio.create_task(shrunk(pool, jpeg(1_000 + n, 1_000))) for n in range(8)]
+        await asyncio.sleep(0.01)
+        for task in given_up:
+            task.cancel()
+        results = await asyncio.gather(*(shrunk(pool, jpeg(width=20 + n)) for n in range(6)))
+        assert [result.width for result in results] == [20 + n for n in range(6)]
+
+    run(scenario)
+
+
+@LINUX
+def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_is_not() -> None:
+    """8000 x 8000 pixels of four bytes are 256 MB, in a decoder of 200."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8_000, 8_000)).save(buffer, "PNG")
+
+    async def scenario(pool: DecoderPool) -> None:
+        assert await reason(pool, buffer.getvalue()) == Reason.DECODE_MEMORY
+        assert (await shrunk(pool, jpeg())).width == 64
+
+    run(scenario, memory=200 * 1024**2)
+
+
+def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
+    buffer = io.BytesIO()
+    Image.new("I;16", (9_000, 9_000), 700).save(buffer, "PNG", compress_level=1)
+
+    async def scenario(pool: DecoderPool) -> None:
+        assert await reason(pool, buffer.getvalue()) == Reason.TOO_MANY_PIXELS
+        try:
+            result = await pool.shrink(buffer.getvalue(), quality=50, max_pixels=2 * LIMIT)
+        except ImageRejected as rejected:
+            assert rejected.reason == Reason.DECODE_MEMORY  # noqa: PT017 - either outcome is right
+        else:
+            assert result.width == 9_000
+        assert (await shrunk(pool, jpeg())).width == 64
+
+    run(scenario, timeout=60)
+
+
+@LINUX
+def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
+    """Killed while one of its decoders is at work, and so does not look at its pipe."""
+    worker = """
+import asyncio, sys
+from streams.compress.decoders import DecoderPool
+async def main():
+    async with DecoderPool(2, 60, 2**30) as pool:
+        task = asyncio.create_task(pool.shrink(open(sys.argv[1], "rb").read(), quality=50, max_pixels=10**8))
+        await asyncio.sleep(0.5)
+        print(*pool.process_ids, flush=True)
+        await task
+asyncio.run(main())
+"""
+    hostile = tmp_path / "endless.jpg"
+    hostile.write_bytes(endless_jpeg())
+    with subprocess.Popen([sys.executable, "-c", worker, str(hostile)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        process.kill()
+    assert len(pids) == 2
+    deadline = time.monotonic() + 5
+    while any(running(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def core_limit(pid: int) -> list[str]:
+    """Soft and hard limit of the size of a core file, in bytes."""
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(line for line in limits if line.startswith("Max core file size")).split()[4:6]
+
+
+def running(pid: int) -> bool:
+    """Not gone, and no zombie that waits for a slow init."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_decoder_imports_the_codec_and_nothing_heavy() -> None:
+    program = "import sys, streams.compress.decoder_process; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"faust", "aiohttp", "aiokafka", "asyncio", "pydantic", "infra"} & set(loaded)
+
+
+def test_the_parent_does_not_load_pillow() -> None:
+    program = "import sys, streams.compress.decoders; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "PIL" not in loaded
+
+
+@LINUX
+def test_a_decoder_leaves_no_core_and_ignores_the_terminals_interrupt() -> None:
+    async def scenario(pool: DecoderPool) -> None:
+        pid = pool.process_ids[0]
+        assert core_limit(pid) == ["0", "0"]
+        os.kill(pid, signal.SIGINT)
+        await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
+        assert pid in pool.process_ids
+
+    run(scenario)
+
+
+def test_a_closed_pool_says_so() -> None:
+    async def main() -> None:
+        async with DecoderPool(1, 20, MEMORY) as pool:
+            waiting = asyncio.create_task(shrunk(pool, endless_jpeg()))
+            await asyncio.sleep(0.3)
+        with pytest.raises(DecoderUnavailable):
+            await waiting
+        with pytest.raises(DecoderUnavailable):
+            await shrunk(pool, jpeg())
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+@pytest.mark.parametrize("interpreter", ["/bin/false", "/nonexistent/python"])
+def test_a_pool_whose_decoders_cannot_start_says_so(interpreter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", interpreter)
+
+    async def main() -> None:
+        with pytest.raises(DecoderUnavailable):
+            async with DecoderPool(2, 20, MEMORY):
+                pass
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -1,0 +1,369 @@
+"""The wire format: what was ever written stays readable, and what can't be read is said to be so, never a crash."""
+
+import contextlib
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams import events
+from streams.events import (
+    EVENT_CLASSES,
+    Event,
+    ImageRequested,
+    UnreadableEvent,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+    decode,
+    utc_now,
+)
+from tests.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
+
+SAMPLES = Path(__file__).parent / "samples"
+WEBHOOK_ID = "msg_4f1d2c3b5a697887"
+RECEIVER = "https://receiver.example/hook"
+FIRST = requested(quality=60)
+
+# What each stored sample says. A sample is never changed: a new version of an event gets a new file.
+STORED: dict[str, Event] = {
+    "RequestCreated.v1": created(
+        total=3, rows=2, owner="shop", webhook_url=RECEIVER, image_offsets={0: (17, 18), 5: (4, 4)}
+    ),
+    "ImageRequested.v1": FIRST,
+    "ImageProcessed.v1": processed(FIRST),
+    "ImageFailed.v1": failed(FIRST),
+    "OutputCsvRequested.v1": output_requested(
+        [processed(FIRST), failed(requested(index=1))], webhook_url=RECEIVER, owner="shop"
+    ),
+    "RequestCompleted.v1": completed(webhook_url=RECEIVER, owner="shop"),
+    "WebhookAttempted.v1": WebhookAttempted(
+        request_id=REQUEST_ID,
+        time=NOON,
+        webhook_id=WEBHOOK_ID,
+        attempt=2,
+        status=503,
+        milliseconds=41,
+        reason="http_503",
+    ),
+    "WebhookDelivered.v1": WebhookDelivered(request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=3),
+    "WebhookFailed.v1": WebhookFailed(
+        request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=9, reason="http_410"
+    ),
+}
+EXAMPLES = list(STORED.values())
+
+
+def name_of(event: Event) -> str:
+    return type(event).__name__
+
+
+def envelope_of(event: Event) -> dict[str, Any]:
+    envelope: dict[str, Any] = orjson.loads(event.encode())
+    return envelope
+
+
+# --- there and back
+
+
+def test_every_event_class_has_an_example_here() -> None:
+    assert {type(event) for event in EXAMPLES} == set(EVENT_CLASSES)
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
+def test_an_event_that_is_written_and_read_is_the_same(event: Event) -> None:
+    again = decode(event.encode())
+    assert again == event
+    assert type(again) is type(event)
+    assert (again.id, again.key, again.subject) == (event.id, event.key, event.subject)
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
+def test_an_event_that_was_read_can_be_written_again_with_the_same_bytes(event: Event) -> None:
+    assert decode(event.encode()).encode() == event.encode()
+
+
+@given(
+    serial=st.text(),
+    name=st.text(min_size=1),
+    url=st.text(),
+    cells=st.lists(st.text()),
+    time=st.datetimes(
+        min_value=datetime(1970, 1, 2),  # noqa: DTZ001 - hypothesis wants bounds without a zone, and draws the zone
+        max_value=datetime(9998, 12, 30),  # noqa: DTZ001
+        timezones=st.timezones(),
+    ),
+)
+def test_any_text_and_any_time_survive_the_way(
+    serial: str, name: str, url: str, cells: list[str], time: datetime
+) -> None:
+    event = requested(serial=serial, product_name=name[:1000], input_url=url, cells=tuple(cells), time=time)
+    again = decode(event.encode())
+    assert again == event
+    assert again.time == time
+
+
+# --- what is stored
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_a_stored_event_is_read_as_what_it_was(name: str) -> None:
+    event = decode((SAMPLES / f"{name}.json").read_bytes())
+    assert event == STORED[name]
+    assert type(event) is type(STORED[name])
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_a_stored_event_has_the_id_that_the_same_fact_would_get_today(name: str) -> None:
+    assert orjson.loads((SAMPLES / f"{name}.json").read_bytes())["id"] == STORED[name].id
+
+
+def test_every_version_of_every_event_has_a_stored_sample() -> None:
+    ever_written = {f"{cls.__name__}.v{version}" for cls in EVENT_CLASSES for version in range(1, cls.version + 1)}
+    assert ever_written == set(STORED)
+    assert {path.stem for path in SAMPLES.glob("*.json")} == ever_written
+
+
+# --- the envelope
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
+def test_an_event_is_a_cloudevent_of_version_1(event: Event) -> None:
+    """The attributes that CloudEvents 1.0.2 requires, and the optional ones that we promise."""
+    envelope = envelope_of(event)
+    assert envelope["specversion"] == "1.0"
+    assert envelope["id"]
+    assert envelope["source"] == "/shrinkstream"
+    assert envelope["type"] == f"shrinkstream.{name_of(event)}.v{event.version}"
+    assert envelope["datacontenttype"] == "application/json"
+    assert envelope["subject"] in (event.request_id, f"{event.request_id}/{getattr(event, 'index', None)}")
+    assert isinstance(envelope["data"], dict)
+    assert all(re.fullmatch("[a-z0-9]{1,20}", attribute) for attribute in envelope)
+
+
+@pytest.mark.parametrize(
+    "zone", [UTC, timezone(timedelta(hours=5, minutes=30)), timezone(-timedelta(hours=11))], ids=str
+)
+@pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
+def test_times_are_rfc_3339_in_utc(event: Event, zone: timezone) -> None:
+    elsewhere = type(event).from_data(
+        {name: value.astimezone(zone) if isinstance(value, datetime) else value for name, value in event},
+        event.time.astimezone(zone),
+    )
+    envelope = envelope_of(elsewhere)
+    times = [
+        envelope["time"],
+        *(envelope["data"][name] for name in ("createdAt", "requestedAt") if name in envelope["data"]),
+    ]
+    for text in times:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", text), text
+    assert datetime.fromisoformat(envelope["time"]) == event.time
+
+
+def test_the_clock_of_events_is_utc_in_whole_milliseconds() -> None:
+    now = utc_now()
+    assert now.utcoffset() == timedelta(0)
+    assert now.microsecond % 1000 == 0
+    assert abs(datetime.now(UTC) - now) < timedelta(seconds=5)
+
+
+def test_the_key_of_an_event_is_its_request_but_for_images_to_do_which_are_spread() -> None:
+    for event in EXAMPLES:
+        expected = f"{REQUEST_ID}/0" if isinstance(event, ImageRequested) else REQUEST_ID
+        assert event.key == expected.encode()
+
+
+# --- ids
+
+
+def test_the_same_fact_has_the_same_id_whenever_it_is_written() -> None:
+    for event in EXAMPLES:
+        assert event.model_copy(update={"time": event.time + timedelta(days=1)}).id == event.id
+
+
+def test_different_facts_have_different_ids() -> None:
+    facts: list[Event] = []
+    for request_id in ("one", "two"):
+        facts += [created(request_id)]
+        for index, attempt in product((0, 1, 10), (0, 1, 10)):
+            image = requested(request_id, index, attempt=attempt)
+            facts += [image, processed(image), failed(image)]
+        for run in (0, 1):
+            facts += [completed(request_id, run=run), output_requested([failed(requested(request_id))], run=run)]
+        for webhook_id in ("msg_1", "msg_2"):
+            told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
+            facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
+            facts += [WebhookDelivered(**told, attempts=1), WebhookFailed(**told, attempts=1, reason="http_500")]
+    assert len({fact.id for fact in facts}) == len(facts)
+
+
+# --- what can't be read
+
+
+def changed(event: Event = EXAMPLES[0], **attributes: Any) -> bytes:
+    """The record of an event with some attributes of its envelope changed, or left out where None."""
+    envelope = {**envelope_of(event), **attributes}
+    return orjson.dumps({name: value for name, value in envelope.items() if value is not None})
+
+
+def with_data(event: Event, **data: Any) -> bytes:
+    return changed(event, data={**envelope_of(event)["data"], **data})
+
+
+UNREADABLE: dict[str, bytes | None] = {
+    "no value": None,
+    "empty": b"",
+    "not JSON": b"{",
+    "not UTF-8": b'{"specversion": "1.0\xff"}',
+    "half a surrogate": b'{"specversion": "1.0", "type": "\\ud800", "data": {}}',
+    "nested too deeply": b"[" * 100_000 + b"]" * 100_000,
+    "JSON, but a string": b'"RequestCreated"',
+    "JSON, but a list": b"[1, 2]",
+    "JSON null": b"null",
+    "another object": b'{"hello": "world"}',
+    "a CloudEvent of another version": changed(specversion="0.3"),
+    "no type": changed(type=None),
+    "type is a number": changed(type=1),
+    "a CloudEvent of others": changed(type="com.example.object.created"),
+    "our name without our prefix": changed(type="RequestCreated.v1"),
+    "unknown type": changed(type="shrinkstream.RequestForgotten.v1"),
+    "a base class": changed(type="shrinkstream.Event.v1"),
+    "no version": changed(type="shrinkstream.RequestCreated"),
+    "version zero": changed(type="shrinkstream.RequestCreated.v0"),
+    "version is no number": changed(type="shrinkstream.RequestCreated.vv"),
+    "version in other digits": changed(type="shrinkstream.RequestCreated.v\u0661"),
+    "newer version": changed(type="shrinkstream.RequestCreated.v2"),
+    "version of 5,000 digits": changed(type="shrinkstream.RequestCreated.v" + "9" * 5000),
+    "no data": changed(data=None),
+    "data is a list": changed(data=[]),
+    "no time": changed(time=None),
+    "time without a zone": changed(time="2026-11-21T12:00:00"),
+    "time is a word": changed(time="noon"),
+    "time before 1970": changed(time="1969-12-31T23:59:59Z"),
+    "time after all calendars": changed(time="9999-12-31T23:59:59-14:00"),
+    "field missing": changed(data={"requestId": REQUEST_ID}),
+    "request id with a slash": with_data(EXAMPLES[0], requestId="../etc"),
+    "request id is empty": with_data(EXAMPLES[0], requestId=""),
+    "no images": with_data(EXAMPLES[0], total=0),
+    "negative index": with_data(FIRST, index=-1),
+    "quality over 100": with_data(FIRST, quality=101),
+    "attempt beyond what progress can hold": with_data(FIRST, attempt=2**16),
+    "negative size": with_data(processed(FIRST), inputBytes=-1),
+    "size beyond what progress can hold": with_data(processed(FIRST), outputBytes=2**63),
+    "row beyond what Cassandra can hold": with_data(failed(FIRST), row=2**31),
+    "product name that Cassandra can't look up": with_data(failed(FIRST), productName=""),
+}
+
+
+@pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_event_of_ours_is_said_to_be_unreadable(value: bytes | None) -> None:
+    with pytest.raises(UnreadableEvent) as error:
+        decode(value)
+    assert 0 < len(str(error.value)) < 500
+
+
+@given(st.binary())
+def test_no_bytes_make_reading_crash(value: bytes) -> None:
+    with contextlib.suppress(UnreadableEvent):
+        decode(value)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A record of ours in which one attribute or one field became some other JSON."""
+    envelope = envelope_of(draw(st.sampled_from(EXAMPLES)))
+    place = draw(st.sampled_from([envelope, envelope["data"]]))
+    place[draw(st.sampled_from(sorted(place)))] = draw(JSON)
+    return orjson.dumps(envelope)
+
+
+@given(damaged())
+def test_no_damage_to_an_event_makes_reading_or_what_follows_crash(value: bytes) -> None:
+    try:
+        event = decode(value)
+    except UnreadableEvent:
+        return
+    assert decode(event.encode()) == event
+    assert event.id
+    assert event.key
+
+
+# --- versions
+
+
+@pytest.fixture
+def third_version(monkeypatch: pytest.MonkeyPatch) -> type[Event]:
+    """WebhookFailed as it may look after two changes: ``reason`` became ``why``, then a list."""
+
+    class WebhookFailed(Event):
+        topic = "webhooks"
+        version: ClassVar[int] = 3
+        webhook_id: str
+        attempts: int
+        why: tuple[str, ...]
+
+    upcasters: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {
+        ("WebhookFailed", 1): lambda data: {**data, "why": data["reason"]},
+        ("WebhookFailed", 2): lambda data: {**data, "why": [data["why"]]},
+    }
+    monkeypatch.setitem(events._CLASS_OF, "WebhookFailed", WebhookFailed)
+    monkeypatch.setattr(events, "UPCASTERS", upcasters)
+    return WebhookFailed
+
+
+def test_an_old_version_is_read_through_every_upcaster_after_it(third_version: type[Event]) -> None:
+    event = decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
+    assert type(event) is third_version
+    assert event.model_dump() == {
+        "request_id": REQUEST_ID,
+        "webhook_id": WEBHOOK_ID,
+        "attempts": 9,
+        "why": ("http_410",),
+    }
+    assert event.time == NOON
+    assert decode(event.encode()) == event
+    assert envelope_of(event)["type"] == "shrinkstream.WebhookFailed.v3"
+
+
+@pytest.mark.usefixtures("third_version")
+@pytest.mark.parametrize("data", [{}, {"reason": None}, {"reason": "x", "attempts": "many"}])
+def test_wrong_data_of_an_old_version_is_unreadable(data: dict[str, Any]) -> None:
+    with pytest.raises(UnreadableEvent, match=r"WebhookFailed\.v1"):
+        decode(changed(STORED["WebhookFailed.v1"], data={"requestId": REQUEST_ID, "webhookId": "m", **data}))
+
+
+@pytest.mark.usefixtures("third_version")
+def test_an_old_version_without_an_upcaster_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(events.UPCASTERS, ("WebhookFailed", 2))
+    with pytest.raises(UnreadableEvent, match=r"no upcaster from shrinkstream\.WebhookFailed\.v1"):
+        decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
+
+
+def test_a_field_that_a_later_program_adds_is_passed_over() -> None:
+    assert decode(with_data(FIRST, colour="red")) == FIRST
+
+
+def test_a_result_says_of_its_image_all_that_the_request_said() -> None:
+    for result in (processed(FIRST), failed(FIRST)):
+        said = FIRST.model_dump(exclude={"quality"})
+        assert {name: getattr(result, name) for name in said} == said
+        assert result.requested_at == FIRST.time
+        assert result.topic == "image_results"

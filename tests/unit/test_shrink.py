@@ -1,0 +1,525 @@
+"""What the codec promises of its results: made images for each rule, and every real file that is at hand."""
+
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
+
+from streams.compress.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
+
+LIMIT = 100_000_000
+RED, BLUE, CLEAR = (200, 30, 30), (30, 30, 200), (0, 0, 0, 0)
+
+
+def encoded(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, pillow_format, **options)
+    return buffer.getvalue()
+
+
+def opened(result: Shrunk) -> Image.Image:
+    image = Image.open(io.BytesIO(result.data))
+    image.load()
+    return image
+
+
+def photo(width: int = 160, height: int = 120) -> Image.Image:
+    """Smooth colours with some noise: like a photograph, every encoder can shrink it."""
+    size = (width, height)
+    noise = Image.frombytes("L", size, random.Random(7).randbytes(width * height))
+    grey = Image.blend(Image.new("L", size, 128), noise, 0.2)
+    return Image.merge("RGB", [Image.linear_gradient("L").resize(size), Image.radial_gradient("L").resize(size), grey])
+
+
+def mean_error(one: Image.Image, other: Image.Image) -> float:
+    assert one.size == other.size
+    means = ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other.convert("RGB"))).mean
+    return float(sum(means) / len(means))
+
+
+def rejection(data: bytes, **options: Any) -> Reason:
+    with pytest.raises(ImageRejected) as caught:
+        shrink(data, **{"max_pixels": LIMIT, **options})
+    return caught.value.reason
+
+
+def png_header(width: int, height: int, depth: int = 8) -> bytes:
+    """A PNG that promises ``width`` x ``height`` pixels and has none."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    ihdr = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+# --- formats
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+def test_each_format_comes_back_as_itself_and_smaller(name: str) -> None:
+    data = encoded(photo(), name, **({"quality": 95} if name in ("jpeg", "webp", "avif") else {}))
+    result = shrink(data, max_pixels=LIMIT)
+    assert result.format == name
+    assert (opened(result).format or "").lower() == name
+    assert (result.width, result.height) == (160, 120)
+    assert len(result.data) <= len(data)
+    assert result.kept_original == (result.data == data)
+
+
+@pytest.mark.parametrize("pillow_format", ["BMP", "PPM"])
+def test_a_format_that_no_browser_needs_becomes_jpeg(pillow_format: str) -> None:
+    assert shrink(encoded(photo(), pillow_format), max_pixels=LIMIT).format == "jpeg"
+
+
+def test_a_bmp_with_alpha_becomes_png() -> None:
+    """Of 32 bits with a mask for alpha (BITMAPV4HEADER), which Pillow reads but does not write."""
+    masks = struct.pack("<4I", 0x00FF0000, 0x0000FF00, 0x000000FF, 0xFF000000)
+    header = struct.pack("<IiiHHIIiiII", 108, 8, 8, 1, 32, 3, 256, 2835, 2835, 0, 0) + masks + bytes(52)
+    pixels = bytes((30, 30, 200, 128)) * 64
+    data = b"BM" + struct.pack("<IHHI", 14 + 108 + len(pixels), 0, 0, 14 + 108) + header + pixels
+    result = shrink(data, max_pixels=LIMIT)
+    assert result.format == "png"
+    assert opened(result).convert("RGBA").getpixel((3, 3)) == (200, 30, 30, 128)
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+def test_a_target_format_is_made_even_if_it_is_larger(name: str) -> None:
+    data = encoded(Image.new("RGB", (8, 8), RED), "BMP")
+    result = shrink(data, max_pixels=LIMIT, target_format=name)
+    assert result.format == name
+    assert not result.kept_original
+
+
+def test_an_unknown_target_format_is_the_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="bmp"):
+        shrink(encoded(photo(), "PNG"), max_pixels=LIMIT, target_format="bmp")
+
+
+@pytest.mark.parametrize("name", ["EPS", "PDF", "ICO", "DDS", "JPEG2000", "QOI", "ICNS"])
+def test_an_image_of_another_format_is_unsupported(name: str) -> None:
+    assert rejection(encoded(photo(64, 64), name)) == Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"<?xml version='1.0'?>\n<svg/>",
+        b"8BPS\0\1",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\0\0\0\x18ftypisom\0\0\0\0isommp42",
+    ],
+)
+def test_a_known_image_or_video_signature_is_unsupported(data: bytes) -> None:
+    assert rejection(data) == Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"<!doctype html><title>404</title>", b'{"error": 1}', b"P", b"Pa\n"])
+def test_what_is_no_image_is_told_apart(data: bytes) -> None:
+    assert rejection(data) == Reason.NOT_AN_IMAGE
+
+
+def test_a_small_original_is_kept_byte_for_byte() -> None:
+    data = encoded(photo(), "JPEG", quality=5, optimize=True)
+    result = shrink(data, max_pixels=LIMIT)
+    assert result.kept_original
+    assert result.data == data
+
+
+# --- size limits
+
+
+def test_a_decompression_bomb_is_refused_by_its_header() -> None:
+    assert rejection(png_header(50_000, 50_000)) == Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("name", ["webp", "gif", "tiff", "avif", "png", "jpeg"])
+def test_the_pixel_limit_holds_exactly(name: str) -> None:
+    data = encoded(photo(50, 40), name)
+    shrink(data, max_pixels=2_000)
+    assert rejection(data, max_pixels=1_999) == Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize("name", ["webp", "gif", "png", "avif", "tiff"])
+def test_the_pixel_limit_counts_every_frame(name: str) -> None:
+    frames = [photo(20, 20).rotate(30 * turn) for turn in range(5)]
+    data = encoded(frames[0], name, save_all=True, append_images=frames[1:])
+    shrink(data, max_pixels=2_000)
+    assert rejection(data, max_pixels=1_999) == Reason.TOO_MANY_PIXELS
+
+
+def test_only_the_first_frame_counts_where_only_it_is_used() -> None:
+    frames = [photo(20, 20).rotate(30 * turn) for turn in range(5)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert shrink(data, max_pixels=400, target_format="jpeg").format == "jpeg"
+
+
+def test_sixteen_bit_pixels_count_twice() -> None:
+    data = encoded(Image.new("I;16", (50, 40)), "PNG")
+    shrink(data, max_pixels=4_000)
+    assert rejection(data, max_pixels=3_999) == Reason.TOO_MANY_PIXELS
+
+
+def test_too_many_frames_are_refused() -> None:
+    frames = [Image.new("L", (1, 1), turn % 2 * 255) for turn in range(2_001)]
+    assert rejection(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == Reason.TOO_MANY_FRAMES
+
+
+def test_a_limit_above_that_of_pillow_is_honoured_and_pillows_own_is_put_back() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    side = 13_400  # more than twice Pillow's default limit
+    assert before is not None
+    assert side * side > 2 * before
+    result = shrink(encoded(Image.new("1", (side, side)), "PNG"), max_pixels=side * side)
+    assert (result.width, result.height) == (side, side)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_side_that_the_target_format_cannot_have_is_refused() -> None:
+    data = encoded(Image.new("1", (16_384, 1)), "PNG")
+    assert rejection(data, target_format="webp") == Reason.CANNOT_ENCODE
+
+
+# --- orientation, metadata
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_result_is_upright_without_saying_so(name: str, orientation: int) -> None:
+    image = Image.new("RGB", (90, 60), BLUE)
+    image.paste(RED, (0, 0, 30, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, name, exif=exif)
+    # Another format, so that the original, which a viewer turns by itself, can't be kept.
+    result = shrink(data, max_pixels=LIMIT, target_format="png" if name != "png" else "webp")
+    reference = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert (result.width, result.height) == reference.size == ((60, 90) if orientation > 4 else (90, 60))
+    assert mean_error(opened(result), reference) < 4
+    assert opened(result).getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "avif"])
+def test_metadata_is_dropped(name: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a secret description"
+    exif.get_ifd(0x8825)[1] = "N"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    extra: dict[str, Any] = {"comment": "a secret comment"} if name == "jpeg" else {}
+    high = {"quality": 95} if name in ("jpeg", "webp", "avif") else {}
+    data = encoded(photo(), name, exif=exif, icc_profile=profile, **extra, **high)
+    assert b"secret" in data
+    result = shrink(data, max_pixels=LIMIT)
+    assert not result.kept_original
+    assert b"secret" not in result.data
+    assert "icc_profile" not in opened(result).info
+    assert 0x8825 not in opened(result).getexif()
+
+
+def test_a_damaged_exif_block_or_profile_harms_no_image() -> None:
+    data = encoded(photo(), "JPEG", quality=95, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff", icc_profile=b"\xff" * 200)
+    assert mean_error(opened(shrink(data, max_pixels=LIMIT)), photo_of(data)) < 6
+
+
+def photo_of(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+# --- colour
+
+
+def test_a_grey_jpeg_stays_grey() -> None:
+    assert opened(shrink(encoded(photo().convert("L"), "JPEG", quality=95), max_pixels=LIMIT)).mode == "L"
+
+
+def test_chroma_is_halved_in_jpeg() -> None:
+    image = opened(shrink(encoded(photo(), "JPEG", quality=95, subsampling="4:4:4"), max_pixels=LIMIT))
+    assert [(h, v) for _, h, v, _ in image.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]  # of Pillow's plugin
+
+
+def test_a_cmyk_jpeg_becomes_what_browsers_show() -> None:
+    cmyk = Image.new("CMYK", (64, 64), (255, 0, 255, 51))
+    result = opened(shrink(encoded(cmyk, "JPEG", quality=95), max_pixels=LIMIT))
+    assert result.mode == "RGB"
+    assert mean_error(result, Image.new("RGB", (64, 64), (0, 204, 0))) < 4
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_sixteen_bit_grey_keeps_its_brightness(mode: str) -> None:
+    wide = Image.new("I;16", (256, 8))
+    for x in range(256):
+        for y in range(8):
+            wide.putpixel((x, y), x * 257)
+    data = encoded(wide, "PNG" if mode == "I;16" else "TIFF")
+    result = opened(shrink(data, max_pixels=LIMIT, quality=100)).convert("L")
+    assert list(result.crop((0, 0, 256, 1)).tobytes()) == list(range(256))
+
+
+def test_the_colour_key_of_a_sixteen_bit_grey_png_hides_just_that_level() -> None:
+    wide = Image.new("I;16", (64, 64), 30_000)
+    wide.paste(30_001, (0, 0, 32, 64))
+    result = opened(shrink(encoded(wide, "PNG", transparency=30_000), max_pixels=LIMIT, quality=100))
+    alpha = result.convert("RGBA").getchannel("A")
+    assert (alpha.getpixel((0, 0)), alpha.getpixel((63, 0))) == (255, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("target", OUTPUT_FORMATS)
+def test_every_mode_can_be_written_to_every_format(mode: str, target: str) -> None:
+    image = photo().quantize(64) if mode == "P" else photo().convert(mode)
+    result = shrink(encoded(image, "PNG"), max_pixels=LIMIT, target_format=target)
+    assert mean_error(opened(result), image.convert("RGB")) < 8
+
+
+def test_float_pixels_have_no_white_and_are_unsupported() -> None:
+    assert rejection(encoded(Image.new("F", (8, 8), 0.5), "TIFF")) == Reason.UNSUPPORTED_FORMAT
+
+
+# --- alpha
+
+
+def hiding(visible: tuple[int, int, int] = RED) -> Image.Image:
+    """Left half shown, right half invisible, with something under it."""
+    image = Image.new("RGBA", (64, 64), (*visible, 255))
+    image.paste((*BLUE, 0), (32, 0, 64, 64))
+    return image
+
+
+@pytest.mark.parametrize("name", ["png", "webp", "tiff", "avif"])
+def test_what_alpha_hides_is_gone(name: str) -> None:
+    image = opened(shrink(encoded(hiding(), "PNG"), max_pixels=LIMIT, target_format=name)).convert("RGBA")
+    pixel = image.getpixel((60, 30))
+    assert isinstance(pixel, tuple)
+    assert pixel[3] < 4
+    assert pixel[2] < 100
+
+
+def test_jpeg_shows_white_where_nothing_was() -> None:
+    image = opened(shrink(encoded(hiding(), "PNG"), max_pixels=LIMIT, target_format="jpeg"))
+    assert image.getpixel((60, 30)) == (255, 255, 255)
+
+
+def test_an_alpha_channel_that_hides_nothing_is_dropped() -> None:
+    assert not opened(shrink(encoded(photo().convert("RGBA"), "PNG"), max_pixels=LIMIT)).has_transparency_data
+
+
+@pytest.mark.parametrize("key", [0, b"\x00\x80\xff"])
+def test_a_transparent_palette_entry_stays_transparent(key: int | bytes) -> None:
+    image = Image.new("P", (90, 40))
+    image.putpalette([*RED, *BLUE, 0, 255, 0])
+    image.paste(1, (30, 0, 60, 40))
+    image.paste(2, (60, 0, 90, 40))
+    data = encoded(image, "PNG", transparency=key, compress_level=0)
+    made = opened(shrink(data, max_pixels=LIMIT)).convert("RGBA")
+    reference = Image.open(io.BytesIO(data)).convert("RGBA")
+    assert ImageChops.difference(made.getchannel("A"), reference.getchannel("A")).getbbox() is None
+    assert made.getpixel((70, 5)) == reference.getpixel((70, 5))
+
+
+# --- PNG palettes
+
+
+def test_a_png_of_few_colours_is_shrunk_without_loss() -> None:
+    image = hiding().resize((300, 300))
+    image.paste((10, 20, 30, 128), (100, 100, 150, 300))
+    result = shrink(encoded(image, "PNG", compress_level=0), max_pixels=LIMIT)
+    made = opened(result).convert("RGBA")
+    over = [Image.alpha_composite(Image.new("RGBA", one.size, "white"), one) for one in (image, made)]
+    assert ImageChops.difference(*over).getbbox() is None
+
+
+def test_a_small_thing_of_a_rare_colour_keeps_its_colour() -> None:
+    """What a palette chosen by the average would lose."""
+    image = photo(400, 400)
+    image.paste((255, 0, 0), (200, 200, 216, 216))
+    made = opened(shrink(encoded(image, "PNG"), max_pixels=LIMIT)).convert("RGB")
+    red, green, blue = ImageStat.Stat(made.crop((202, 202, 214, 214))).mean
+    assert red > 225
+    assert max(green, blue) < 30
+
+
+def test_quality_100_changes_no_pixel_of_a_png() -> None:
+    made = opened(shrink(encoded(photo(), "PNG", compress_level=0), max_pixels=LIMIT, quality=100))
+    assert ImageChops.difference(made, photo()).getbbox() is None
+
+
+# --- animations and pages
+
+
+def moving(alpha: bool, count: int = 6) -> list[Image.Image]:
+    frames = []
+    for turn in range(count):
+        frame = Image.new("RGBA", (60, 40), CLEAR if alpha else (*BLUE, 255))
+        frame.paste((*RED, 255), (8 * turn, 10, 8 * turn + 10, 30))
+        frames.append(frame if alpha else frame.convert("RGB"))
+    return frames
+
+
+def shown(data: bytes) -> tuple[list[Image.Image], list[float]]:
+    image = Image.open(io.BytesIO(data))
+    frames, durations = [], []
+    for position in range(getattr(image, "n_frames", 1)):
+        image.seek(position)
+        image.load()
+        durations.append(image.info.get("duration", 0))
+        white = Image.new("RGBA", image.size, "white")
+        frames.append(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+    return frames, durations
+
+
+@pytest.mark.parametrize("target", ["gif", "webp", "png", "avif"])
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("source", ["gif", "webp", "png"])
+def test_an_animation_plays_the_same(source: str, alpha: bool, target: str) -> None:
+    frames, durations = moving(alpha), [100, 200, 50, 100, 300, 80]
+    options: dict[str, Any] = {"disposal": 2} if source == "gif" else {"lossless": True} if source == "webp" else {}
+    data = encoded(frames[0], source, save_all=True, append_images=frames[1:], duration=durations, loop=2, **options)
+    result = shrink(data, max_pixels=LIMIT, target_format=target)
+    made, times = shown(result.data)
+    assert times == pytest.approx(durations, abs=1)
+    for before, after in zip(shown(data)[0], made, strict=True):
+        assert mean_error(before, after) < 5
+    if not (source != "gif" and target == "gif") and target != "avif":
+        # GIF counts repetitions, the others count how often it plays.
+        plays = 3 if source == "gif" else 2
+        assert Image.open(io.BytesIO(result.data)).info["loop"] == (plays - 1 if target == "gif" else plays)
+
+
+def test_a_gif_that_plays_once_goes_on_doing_so() -> None:
+    frames = moving(alpha=False)
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=100)
+    assert "loop" not in opened(shrink(data, max_pixels=LIMIT)).info
+    assert opened(shrink(data, max_pixels=LIMIT, target_format="webp")).info["loop"] == 1
+
+
+def test_the_poster_of_an_apng_stays_out_of_its_animation() -> None:
+    poster, *frames = [photo(60, 40), *moving(alpha=False)]
+    data = encoded(poster, "PNG", save_all=True, append_images=frames, default_image=True, duration=100)
+    image = Image.open(io.BytesIO(shrink(data, max_pixels=LIMIT).data))
+    assert image.default_image  # type: ignore[attr-defined]  # of Pillow's plugin
+    assert image.n_frames == len(frames) + 1  # type: ignore[attr-defined]  # of Pillow's plugin
+
+
+def test_all_pages_of_a_tiff_are_kept_but_not_its_thumbnails() -> None:
+    pages = [photo(), photo(80, 60).convert("L"), photo(100, 100).convert("1")]
+    thumbnail = photo(40, 30)
+    thumbnail.encoderinfo = {"tiffinfo": {254: 1}}  # NewSubfileType: a smaller version of another page
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=[pages[1], thumbnail, pages[2]])
+    assert Image.open(io.BytesIO(data)).n_frames == 4  # type: ignore[attr-defined]  # of Pillow's plugin
+    image = Image.open(io.BytesIO(shrink(data, max_pixels=LIMIT).data))
+    sizes = []
+    for position in range(image.n_frames):  # type: ignore[attr-defined]  # of Pillow's plugin
+        image.seek(position)
+        image.load()
+        sizes.append(image.size)
+    assert sizes == [(160, 120), (80, 60), (100, 100)]
+
+
+# --- damage
+
+SAMPLES: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(photo(), "JPEG", quality=90),
+    "progressive": lambda: encoded(photo(), "JPEG", quality=90, progressive=True, exif=Image.Exif()),
+    "png": lambda: encoded(photo(), "PNG"),
+    "palette": lambda: encoded(photo().quantize(16), "PNG"),
+    "sixteen": lambda: encoded(Image.new("I;16", (60, 40), 999), "PNG"),
+    "webp": lambda: encoded(photo(), "WEBP"),
+    "lossless": lambda: encoded(photo(), "WEBP", lossless=True),
+    "gif": lambda: encoded(moving(False)[0], "GIF", save_all=True, append_images=moving(False)[1:], duration=50),
+    "apng": lambda: encoded(moving(True)[0], "PNG", save_all=True, append_images=moving(True)[1:], duration=50),
+    "tiff": lambda: encoded(photo(), "TIFF", compression="tiff_lzw"),
+    "fax": lambda: encoded(photo().convert("1"), "TIFF", compression="group4"),
+    "avif": lambda: encoded(photo(64, 48), "AVIF"),
+    "bmp": lambda: encoded(photo(), "BMP"),
+    "ppm": lambda: encoded(photo(), "PPM"),
+    "profile": lambda: encoded(
+        photo(), "JPEG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if name not in ("sixteen", "gif", "apng")])
+def test_half_a_file_is_a_failure(name: str) -> None:
+    data = SAMPLES[name]()
+    assert rejection(data[: len(data) // 2]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=8))
+def test_a_damaged_file_gives_a_result_or_a_reason(name: str, cut: float, flips: list[tuple[float, int]]) -> None:
+    data = bytearray(SAMPLES[name]())
+    for place, mask in flips:
+        data[min(len(data) - 1, int(place * len(data)))] ^= mask
+    damaged = bytes(data[: len(data) - int(cut * len(data))] if cut < 0.5 else data)
+    try:
+        result = shrink(damaged, max_pixels=1_000_000)
+    except ImageRejected as rejected:
+        assert rejected.detail  # noqa: PT017 - either outcome is right
+    else:
+        assert 0 < result.width * result.height <= 1_000_000
+
+
+# --- real files
+
+
+def real_files(shared: Path) -> list[Path]:
+    return [
+        file
+        for folder in ("formats", "photos")
+        for file in sorted((shared / folder).iterdir())
+        if file.suffix != ".csv"
+    ]
+
+
+def reference_of(image: Image.Image) -> Image.Image:
+    """The first frame as a colour-managed viewer shows it, by Pillow's own means, over white."""
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if profile and image.mode in ("RGB", "CMYK"):
+        embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(
+            image, embedded, ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC, "RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )  # fmt: skip
+        assert converted is not None
+        image = converted
+    rgba = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def test_real_files_come_back_smaller_upright_and_in_the_right_colours(shared: Path) -> None:
+    wrong: list[str] = []
+    files = real_files(shared)
+    for file in files:
+        data = file.read_bytes()
+        result = shrink(data, max_pixels=LIMIT)
+        source = Image.open(io.BytesIO(data))
+        expected_format = {"MPO": "jpeg"}.get(source.format or "", (source.format or "").lower())
+        reference = reference_of(source)
+        made = reference_of(opened(result))
+        # Of 8 x 8 blocks, because quality 50 is allowed to lose detail, but not to shift colours.
+        same_size = made.size == reference.size
+        difference = mean_error(made.reduce(8), reference.reduce(8)) if same_size else 255.0
+        frames_kept = expected_format == "jpeg" or sum(shown(result.data)[1]) == sum(shown(data)[1])
+        checks = {
+            "format": result.format == expected_format,
+            "size": len(result.data) < len(data) or (result.kept_original and result.data == data),
+            "dimensions": (result.width, result.height) == reference.size,
+            "frames": frames_kept,
+            f"colours off by {difference:.1f}": difference < 2.5,
+        }
+        wrong += [f"{file.name}: {check}" for check, passed in checks.items() if not passed]
+    assert files
+    assert not wrong
