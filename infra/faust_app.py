@@ -234,17 +234,13 @@ class GuardedConsumer(driver.Consumer):
         super().stop_flow()
 
     async def perform_seek(self) -> None:
-        """F1: go back to the committed offsets, also where there are none.
+        """F1: go back to the committed offsets, with no fetch under way.
 
-        Trap: aiokafka's ``seek_to_committed`` leaves a partition without a committed offset, or at 0, where it
-        is: what was fetched from it and thrown away while the group formed is never seen again.
+        aiokafka's ``seek_to_committed`` moves no partition that has none, or 0: what was dropped there stays noted.
         """
         await self._fetch_ended.wait()
         committed = await self.seek_to_committed()
-        inputs = {tp: offset or None for tp, offset in committed.items() if not self._is_changelog_tp(tp)}
-        if unset := [tp for tp, offset in inputs.items() if offset is None]:
-            await self._thread.seek_to_beginning(*unset)
-        self._offsets.update({tp: PartitionOffsets(offset) for tp, offset in inputs.items()})
+        self._offsets.update({tp: PartitionOffsets(offset) for tp, offset in committed.items() if offset})
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         await self._fetch_ended.wait()

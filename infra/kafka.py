@@ -12,6 +12,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata
 
 from infra.errors import ExplainedError
+from infra.logs import silenced
 from infra.settings import Settings
 
 Headers = Iterable[tuple[str, bytes]]
@@ -85,7 +86,8 @@ class Producer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
-            await asyncio.wait_for(client.start(), REQUEST_TIMEOUT_MS / 1000)
+            with silenced("aiokafka"):
+                await asyncio.wait_for(client.start(), REQUEST_TIMEOUT_MS / 1000)
         except (KafkaError, OSError, TimeoutError) as error:
             await client.stop()
             raise unreachable(self._settings, error) from None
@@ -112,7 +114,8 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
     admin = AIOKafkaAdminClient(**connection_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
-            await asyncio.wait_for(admin.start(), timeout)
+            with silenced("aiokafka"):
+                await asyncio.wait_for(admin.start(), timeout)
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error) from None
         yield admin

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 from structlog.typing import Processor
@@ -41,3 +43,15 @@ def configure_logging(level: str) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     # It warns of every prepared statement that leaves the keyspace to the connection, as ours do on purpose.
     logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
+
+
+@contextmanager
+def silenced(library: str) -> Iterator[None]:
+    """Keep a library quiet about a failure that is raised as well, and told once, by whoever catches it."""
+    logger = logging.getLogger(library)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -4,10 +4,14 @@ Each field's description is what ``shrinkstream settings`` prints. An unknown or
 error at start that names the variable: a typing mistake must not silently mean "use the default".
 """
 
+import base64
+import binascii
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -19,6 +23,9 @@ PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
 
 
 class SettingsError(ExplainedError):
@@ -117,6 +124,38 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
+    @field_validator("kafka_brokers", "cassandra_hosts")
+    @classmethod
+    def _addresses_are_addresses(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_addresses(value, default_port=1)
+        return value
+
+    @field_validator("public_url", "url", "webhook_url")
+    @classmethod
+    def _links_are_http(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("write it as http://host/… or https://host/…")
+        return value
+
+    @field_validator("fetch_allow")
+    @classmethod
+    def _fetch_allow_is_readable(cls, value: str) -> str:
+        if value:
+            from infra.outbound import AllowList  # an HTTP client, which most commands can do without
+
+            AllowList.parse(value)
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _webhook_secret_is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_webhook_secret(value.get_secret_value())
+        return value
+
     @field_validator("api_keys")
     @classmethod
     def _api_keys_are_named_once(cls, value: SecretStr | None) -> SecretStr | None:
@@ -153,6 +192,30 @@ def parse_api_keys(text: str) -> dict[str, str]:
             raise ValueError(f"the name {name!r} stands twice")
         keys[name] = key
     return keys
+
+
+def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:
+    """``host[:port],…`` → host and port of each; an IPv6 address that has a port stands in brackets."""
+    addresses = []
+    for position, entry in enumerate(part.strip() for part in text.split(",")):
+        match = _ADDRESS.fullmatch(entry)
+        port = int(match["port"] or default_port) if match else 0
+        if match is None or not 0 < port < 65536:
+            raise ValueError(f"entry {position + 1} is not host:port")
+        addresses.append((match["six"] or match["host"], port))
+    return addresses
+
+
+def parse_webhook_secret(text: str) -> bytes:
+    """The signing key of a ``whsec_…`` secret, as Standard Webhooks writes it. The ValueError doesn't repeat it."""
+    encoded = text.removeprefix(WEBHOOK_SECRET_PREFIX)
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        key = b""
+    if not key or encoded == text:
+        raise ValueError(f"it must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
+    return key
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -19,7 +19,8 @@ from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenA
 from cassandra.query import ConsistencyLevel, PreparedStatement
 
 from infra.errors import ExplainedError
-from infra.settings import Settings
+from infra.logs import silenced
+from infra.settings import Settings, parse_addresses
 
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
@@ -54,7 +55,8 @@ class Session:
         cluster = _cluster(settings, hosts)
         wanted = settings.cassandra_keyspace if keyspace is None else keyspace
         try:
-            driver = await asyncio.to_thread(cluster.connect, wanted or None)
+            with silenced("cassandra.cluster"):
+                driver = await asyncio.to_thread(cluster.connect, wanted or None)
         except (DriverException, NoHostAvailable, OSError, ValueError) as error:
             await asyncio.to_thread(cluster.shutdown)
             raise CassandraUnavailableError(f"Cassandra can't be used at {hosts}: {_brief(error)}") from None
@@ -123,10 +125,7 @@ class Session:
 
 
 def _cluster(settings: Settings, hosts: str) -> Cluster:
-    endpoints: list[tuple[str, int]] = []
-    for entry in hosts.split(","):
-        host, separator, port = entry.strip().rpartition(":")
-        endpoints.append((host, int(port)) if separator else (entry.strip(), 9042))
+    endpoints = parse_addresses(hosts, default_port=9042)
     balancing = (
         DCAwareRoundRobinPolicy(local_dc=settings.cassandra_datacenter)
         if settings.cassandra_datacenter

@@ -135,7 +135,10 @@ def worker(app: str) -> None:
 
     settings = _settings()
     configure_logging(settings.log_level)
-    sys.exit(run_app(app, settings))
+    try:
+        sys.exit(run_app(app, settings))
+    except ExplainedError as error:
+        raise CommandFailed(str(error)) from None
 
 
 @main.command()

@@ -1,14 +1,26 @@
 """One Faust app as a process."""
 
+import asyncio
 from importlib import import_module
 
+from infra.cassandra.session import Session
 from infra.faust_app import run_worker
-from infra.kafka import require_brokers
+from infra.kafka import require_topics
 from infra.settings import Settings
+from streams.topics import Topics
 
 
 def run_app(name: str, settings: Settings) -> int:
-    """Run ``compress``, ``progress`` or ``projections`` until it is stopped; returns the exit code."""
-    require_brokers(settings)
-    module = import_module(f"streams.{name}")
-    return run_worker(module.app)
+    """Run ``compress``, ``progress`` or ``projections`` until it is stopped; returns the exit code.
+
+    What it can't do without is looked for first, so that its absence is told in one line.
+    """
+    asyncio.run(_require(name, settings))
+    return run_worker(import_module(f"streams.{name}").app)
+
+
+async def _require(name: str, settings: Settings) -> None:
+    await require_topics(settings, Topics(settings.topic_prefix).configs())
+    if name == "projections":
+        session = await Session.connect(settings)
+        await session.close()

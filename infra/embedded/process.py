@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 
 MAX_LOG_BYTES = 10 * 1024 * 1024
 KILL_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+
 LEASH = Path(__file__).with_name("leash.py")
 
 # A line that says what went wrong: an error of a log, the head of a Java or Python exception, a usage error.
@@ -39,12 +42,18 @@ def rotate(log_path: Path) -> bool:
     return True
 
 
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
+        os.killpg(pid, signal.SIGKILL)
+
+
 class ChildProcess:
     """A supervised child process.
 
     It runs in a session of its own, so a Ctrl-C in the terminal reaches only the parent, which then stops its
     children in order. When the parent dies, the child is killed (see :mod:`infra.embedded.leash`). On Linux this
     is tied to the *thread* that called :meth:`start`: start children from a thread that lives as long as they.
+    What the child started and left in its session is killed when it ends.
 
     ``env`` is added to this process's environment; ``pass_fds`` are the file descriptors that the child keeps.
     Standard output and standard error are appended to ``log_path``; beyond 10 MiB its content moves to ``….1``.
@@ -68,7 +77,7 @@ class ChildProcess:
         self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
-        self._log_keeper: asyncio.Task[None] | None = None
+        self._attendant: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -92,7 +101,7 @@ class ChildProcess:
             raise RuntimeError(f"{self.name} is running already")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            rotate(self.log_path)
+            await asyncio.to_thread(rotate, self.log_path)
             self._log_start = self.log_path.stat().st_size
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
@@ -105,31 +114,37 @@ class ChildProcess:
                 pass_fds=self._pass_fds,
                 start_new_session=True,
             )
-        self._log_keeper = asyncio.create_task(self._keep_log_bounded(self._process))
+        self._attendant = asyncio.create_task(self._attend(self._process))
 
     async def wait(self) -> int:
         """Wait for its end; the exit status."""
         return await self._started.wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """End it: SIGTERM, after ``grace_seconds`` SIGKILL; then whatever it started and left behind, too."""
-        if self._process is None:
+        """End it: SIGTERM, after ``grace_seconds`` SIGKILL. Safe to call at any time."""
+        if self._process is None or self._attendant is None:
             return
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), grace_seconds)
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: EPERM for a group of zombies
-            os.killpg(self._process.pid, signal.SIGKILL)
-        await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+        if self._process.returncode is None:
+            _kill_group(self._process.pid)
+        await asyncio.wait_for(asyncio.shield(self._attendant), KILL_SECONDS)
 
-    async def _keep_log_bounded(self, process: asyncio.subprocess.Process) -> None:
+    async def _attend(self, process: asyncio.subprocess.Process) -> None:
+        """Keep the log bounded while it runs; when it ends, however it ends, kill what it left behind."""
         while process.returncode is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _LOG_CHECK_SECONDS)
-            if await asyncio.to_thread(rotate, self.log_path):
-                self._log_start = 0
+            try:
+                if await asyncio.to_thread(rotate, self.log_path):
+                    self._log_start = 0
+            except OSError as error:
+                logger.warning("cannot rotate %s: %s", self.log_path, error)
+        # At once: later, the number of a group that is empty might be another's.
+        _kill_group(process.pid)
 
     def last_words(self) -> str:
         """One line on how it ended: status, the last lines of its log that tell something, the log's path."""

@@ -153,4 +153,5 @@ class EmbeddedServer(ABC):
     def _is_listening(self) -> bool:
         """A cheap look before the question, whose client would log each refused connection as an error."""
         with socket.socket() as probe:
+            probe.settimeout(POLL_SECONDS)
             return probe.connect_ex((LOOPBACK, self.port)) == 0
