@@ -38,6 +38,7 @@ class IdempotencyKeys:
         (row,) = await self._session.execute(
             _CLAIM, (owner, key, new.request_id, new.body_sha256, new.created_at, LIFETIME_SECONDS), patience=5
         )
-        if row.applied:
+        # Ours, too, where an answer was lost and the statement was run again.
+        if row.applied or row.request_id == new.request_id:
             return new
         return Claim(row.request_id, row.body_sha256, utc(row.created_at), is_new=False)

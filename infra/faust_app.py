@@ -100,7 +100,7 @@ class PartitionOffsets:
     def __init__(self, committed: int | None = None) -> None:
         self.committed = committed
         self.position = committed  # the offset after the last one delivered
-        self.dropped: int | None = None  # the first offset that was delivered and then thrown away
+        self.dropped: int | None = None  # the first offset that was fetched and then thrown away
         self._unfinished: set[int] = set()
 
     def deliver(self, offset: int) -> None:
@@ -114,9 +114,11 @@ class PartitionOffsets:
         self._unfinished.discard(offset)
 
     def drop(self, offset: int) -> None:
-        """The offset left the queues without being processed: it stays unfinished for good."""
-        if offset in self._unfinished and (self.dropped is None or offset < self.dropped):
-            self.dropped = offset
+        """The offset was fetched but no agent will see it, unless the position goes back."""
+        self.dropped = offset if self.dropped is None else min(offset, self.dropped)
+
+    def is_unfinished(self, offset: int) -> bool:
+        return offset in self._unfinished
 
     def committable(self) -> int | None:
         """The offset that a restart may begin at, if it is beyond the committed one.
@@ -204,29 +206,37 @@ class GuardedConsumer(driver.Consumer):
         suspended = asyncio.ensure_future(self.suspend_flow.wait())
         try:
             for tp, record in self.scheduler.iterate(records):
+                counts = self.app.topics.acks_enabled_for(tp.topic)  # changelogs don't: recovery seeks by itself
                 if epoch != self._epoch:
-                    return
-                message = self._to_message(tp, record)
-                if self.app.topics.acks_enabled_for(message.topic):
-                    self._note_delivery(tp, message.offset)
-                delivery = asyncio.ensure_future(self.callback(message))
+                    if counts:
+                        self._offsets_of(tp).drop(record.offset)
+                    continue
+                if counts:
+                    self._note_delivery(tp, record.offset)
+                delivery = asyncio.ensure_future(self.callback(self._to_message(tp, record)))
                 await asyncio.wait({delivery, suspended}, return_when=asyncio.FIRST_COMPLETED)
-                if not delivery.done():
+                if delivery.done():
+                    delivery.result()
+                else:
                     delivery.cancel()
-                    return
-                delivery.result()
+                    if counts:
+                        self._offsets_of(tp).drop(record.offset)
         finally:
             suspended.cancel()
 
+    def _offsets_of(self, tp: TP) -> PartitionOffsets:
+        return self._offsets.setdefault(tp, PartitionOffsets())
+
     def _note_delivery(self, tp: TP, offset: int) -> None:
-        offsets = self._offsets.setdefault(tp, PartitionOffsets())
+        offsets = self._offsets_of(tp)
         if offsets.dropped is not None:
             end_process(f"{tp.topic}/{tp.partition}: offset {offsets.dropped} was dropped, and now comes {offset}")
         offsets.deliver(offset)
 
     def note_dropped(self, message: Message) -> None:
         """A delivered message will reach no agent: more may be delivered only after a seek back."""
-        if (offsets := self._offsets.get(message.tp)) is not None:
+        offsets = self._offsets.get(message.tp)
+        if offsets is not None and offsets.is_unfinished(message.offset):
             offsets.drop(message.offset)
 
     def stop_flow(self) -> None:
@@ -234,13 +244,22 @@ class GuardedConsumer(driver.Consumer):
         super().stop_flow()
 
     async def perform_seek(self) -> None:
-        """F1: go back to the committed offsets, with no fetch under way.
+        """F1: go back to the committed offsets while the flow stands still, also where there are none.
 
-        aiokafka's ``seek_to_committed`` moves no partition that has none, or 0: what was dropped there stays noted.
+        Trap: at the end of a table's recovery, input partitions resume, then the position goes back, then the queues
+        are cleared (tables/recovery.py ``on_recovery_completed``): what is delivered between is lost. And aiokafka's
+        ``seek_to_committed`` leaves a partition that has no committed offset, or 0, where it is: what was
+        fetched from it and thrown away never comes again. Upstream: faust-streaming/faust #596.
+
+        Guard: the flow stops here (recovery resumes it after clearing), and those partitions begin anew.
         """
+        self.stop_flow()
         await self._fetch_ended.wait()
         committed = await self.seek_to_committed()
-        self._offsets.update({tp: PartitionOffsets(offset) for tp, offset in committed.items() if offset})
+        inputs = {tp: offset or None for tp, offset in committed.items() if not self._is_changelog_tp(tp)}
+        if unset := [tp for tp, offset in inputs.items() if offset is None]:
+            await self._thread.seek_to_beginning(*unset)
+        self._offsets.update({tp: PartitionOffsets(offset) for tp, offset in inputs.items()})
 
     async def seek_wait(self, partitions: Mapping[TP, int]) -> None:
         await self._fetch_ended.wait()
@@ -461,19 +480,13 @@ class GuardedAgent(faust.Agent):
 
 
 class GuardedRecovery(Recovery):
-    """F1: no input is fetched while recovery ends, and recovery ends.
+    """Ends the process when a rebalance can't be completed.
 
-    Trap: input partitions resume, then the position goes back to the committed offset, then the queues are cleared
-    (tables/recovery.py ``on_recovery_completed``): what is delivered between is lost.
-    Upstream: faust-streaming/faust #596. Guard: the flow stands still until all of it is done.
+    Trap: a step that takes longer than its time-out counts as a stop of the service (tables/recovery.py ``_wait``):
+    the worker stays in the group and processes nothing for ever.
     """
 
-    async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        self.app.consumer.stop_flow()
-        await super().on_recovery_completed(generation_id)
-
     async def _wait(self, coro: WaitArgT, timeout: Seconds | None = None) -> None:
-        """Trap: a step that takes too long counts as a stop of the service; the worker stands still for ever."""
         try:
             await super()._wait(coro, timeout)
         except ServiceStopped:

@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
-from aiokafka.structs import RecordMetadata
+from aiokafka.structs import RecordMetadata, TopicPartition
 
 from infra.errors import ExplainedError
 from infra.logs import silenced
@@ -98,12 +98,12 @@ class Producer:
             await asyncio.wait_for(self._client.stop(), REQUEST_TIMEOUT_MS / 1000 + 5)
 
     async def send(
-        self, topic: str, key: bytes | None, value: bytes, headers: Headers = ()
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, partition: int | None = None
     ) -> "asyncio.Future[RecordMetadata]":
         """Put a record into the buffer, waiting for room; the future is done when the brokers have it."""
         assert self._client is not None, "the producer is not started"
         future: asyncio.Future[RecordMetadata] = await self._client.send(
-            topic, value=value, key=key, headers=list(headers)
+            topic, value=value, key=key, partition=partition, headers=list(headers)
         )
         return future
 
@@ -165,3 +165,10 @@ async def group_is_working(settings: Settings, group: str) -> bool:
         except KafkaError:  # while the group's coordinator is being chosen
             return False
     return any(state == "Stable" for _, _, state, *_ in answer.groups)
+
+
+async def committed_offsets(settings: Settings, group: str) -> dict[TopicPartition, int]:
+    """How far a consumer group has got; a partition that it has not begun is not there."""
+    async with admin_client(settings) as admin:
+        offsets = await admin.list_consumer_group_offsets(group)
+    return {partition: entry.offset for partition, entry in offsets.items() if entry.offset >= 0}

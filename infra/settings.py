@@ -117,6 +117,13 @@ class Settings(BaseSettings):
         max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
     )
     codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
+    stall_after: float = Field(
+        300.0, gt=0, description="seconds without progress after which a request's missing images are asked for again"
+    )
+    heal_limit: int = Field(5, ge=0, description="how often that is done before the missing images count as failed")
+    progress_grace: float = Field(
+        3600.0, ge=0, description="seconds a completed request stays in the progress table; then the history answers"
+    )
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")

@@ -52,14 +52,14 @@ class Storage:
         attributes = {} if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
         try:
             await obstore.put_async(self._store, key, content, attributes=attributes)
-        except (BaseError, OSError) as error:
+        except (BaseError, OSError, ValueError) as error:  # ValueError: no object can have this key
             raise StorageError(f"{key} can't be written to {self.url}: {_first_line(error)}") from error
 
     async def get(self, key: str) -> StoredObject | None:
         """Open an object, or None where there is none."""
         try:
             result = await obstore.get_async(self._store, key)
-        except (NotFoundError, FileNotFoundError, IsADirectoryError):
+        except (NotFoundError, FileNotFoundError, IsADirectoryError, ValueError):  # ValueError: as in put
             return None
         except (BaseError, OSError) as error:
             raise StorageError(f"{key} can't be read from {self.url}: {_first_line(error)}") from error

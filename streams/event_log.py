@@ -23,13 +23,14 @@ class EventLog:
     async def stop(self) -> None:
         await self._producer.stop()
 
-    async def append(self, event: Event) -> RecordMetadata:
-        """Write one event and wait until the brokers have it."""
-        return await (await self.enqueue(event))
+    async def append(self, event: Event, *, partition: int | None = None) -> RecordMetadata:
+        """Write one event and wait until the brokers have it; ``partition`` None: that of its key."""
+        return await (await self.enqueue(event, partition=partition))
 
-    async def enqueue(self, event: Event) -> "asyncio.Future[RecordMetadata]":
+    async def enqueue(self, event: Event, *, partition: int | None = None) -> "asyncio.Future[RecordMetadata]":
         """Write one event among many: the future is done when the brokers have it."""
-        return await self._producer.send(getattr(self.topics, event.topic), event.key, event.encode(), HEADERS)
+        topic = getattr(self.topics, event.topic)
+        return await self._producer.send(topic, event.key, event.encode(), HEADERS, partition=partition)
 
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str

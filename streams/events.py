@@ -47,7 +47,7 @@ Time = Annotated[
     AfterValidator(lambda time: time.astimezone(UTC)),
 ]
 
-TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "webhooks"]
+TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "progress_tasks", "webhooks"]
 
 
 class Event(BaseModel):
@@ -280,6 +280,74 @@ class WebhookFailed(_WebhookEvent):
     reason: str
 
 
+class ImagesRequestedAgain(Event):
+    """A request made no progress: those of its images that have no result were asked for again, with the same ids."""
+
+    topic = "progress_tasks"
+
+    heal: Annotated[int, Field(ge=1, description="how many times this was done, this one included")]
+    missing: int
+    image_offsets: dict[int, tuple[int, int]] = Field(description="as in RequestCreated, the new ones included")
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.heal)
+
+
+class RequestRecorded(Event):
+    """The history has the completed request: its status can be answered from there."""
+
+    topic = "progress_tasks"
+
+    run: int
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.run)
+
+
+class RequestExpired(Event):
+    """A finished request leaves the progress table; the second time, the mark that it was there leaves too."""
+
+    topic = "progress_tasks"
+
+    stage: Literal["done", "forgotten"]
+
+    @property
+    def occurrence(self) -> str:
+        return self.stage
+
+
+class ProgressRebuildRequested(Event):
+    """The progress worker of a partition is to fold the log anew: all of it, or only what is about one request."""
+
+    topic = "progress_tasks"
+
+    rebuild_id: str
+    partition: int
+    only_request: str | None = None
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.rebuild_id}/{self.partition}"
+
+
+class ProgressRebuilt(Event):
+    """A partition of the progress table was folded anew."""
+
+    topic = "progress_tasks"
+
+    rebuild_id: str
+    partition: int
+    events: int = Field(description="events read")
+    changed: int = Field(description="records of the table that were other than what the log says")
+    seconds: float
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.rebuild_id}/{self.partition}"
+
+
 EVENT_CLASSES: tuple[type[Event], ...] = (
     RequestCreated,
     ImageRequested,
@@ -290,6 +358,11 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
+    ImagesRequestedAgain,
+    RequestRecorded,
+    RequestExpired,
+    ProgressRebuildRequested,
+    ProgressRebuilt,
 )
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]

@@ -37,7 +37,7 @@ def server_addresses(
     # In the main thread, which outlives the tests: a server ends with the thread that started it.
     with asyncio.Runner() as runner:
         embedded = EmbeddedServers(*servers.values())
-        runner.run(embedded.__aenter__())
+        runner.run(embedded.start())
         try:
             yield addresses | {fixture: server.address for fixture, server in servers.items()}
         finally:

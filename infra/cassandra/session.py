@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
+from cassandra import Timeout as CoordinatorTimeout
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
@@ -26,7 +27,7 @@ CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 
 # What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
-_MAY_HEAL = (NoHostAvailable, OperationTimedOut, Unavailable)
+_MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
 
 
 class CassandraUnavailableError(ExplainedError):

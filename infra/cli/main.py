@@ -150,6 +150,41 @@ def init() -> None:
         click.echo(f"created {name}")
 
 
+@main.command()
+@click.argument("what", type=click.Choice(["progress", "history", "output"]))
+@click.option("--request", "request_id", metavar="ID", help="Only what is about one request.")
+@click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
+def replay(what: str, request_id: str | None, verify: bool) -> None:
+    """Build a read model again from the topics, while everything else goes on."""
+    from infra.cli.replay import replay as run_replay
+
+    settings = _settings()
+    configure_logging("ERROR")
+    _run(run_replay(settings, what, request_id, verify=verify))
+
+
+@main.group(name="dead-letters")
+def dead_letters() -> None:
+    """Records that could not be read."""
+
+
+@dead_letters.command(name="list")
+def list_dead_letters() -> None:
+    """Print each with its place and what is wrong with it."""
+    from infra.cli.dead_letters import list_dead_letters as run
+
+    _run(run(_settings()))
+
+
+@dead_letters.command(name="retry")
+@click.option("--topic", help="Only those from this topic.")
+def retry_dead_letters(topic: str | None) -> None:
+    """Write them back to where they came from."""
+    from infra.cli.dead_letters import retry_dead_letters as run
+
+    _run(run(_settings(), topic))
+
+
 @main.command(name="settings")
 def print_settings() -> None:
     """Print every setting with its value, default and meaning."""

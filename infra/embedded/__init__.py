@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from infra.embedded.server import EmbeddedServer, EmbeddedServerError
@@ -20,22 +19,23 @@ class EmbeddedServers:
         self._servers: Sequence[EmbeddedServer] = servers
 
     async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Return once all answer. When one can't start, the others are stopped and its error is raised."""
         try:
             async with asyncio.TaskGroup() as starts:  # the first failure cancels the other starts
                 for server in self._servers:
                     starts.create_task(server.start())
-        except BaseExceptionGroup as failures:
+        except BaseException as error:
             await self.stop()
-            raise failures.exceptions[0] from None
-        except BaseException:
-            await self.stop()
+            if isinstance(error, BaseExceptionGroup):
+                raise error.exceptions[0] from None
             raise
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     async def stop(self) -> None:
         """Stop those that run, last named first; safe to call at any time."""

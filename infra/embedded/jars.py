@@ -24,6 +24,8 @@ from jgo.config import GlobalSettings
 from jgo.maven import MavenContext
 from requests.adapters import HTTPAdapter
 
+from infra.errors import ExplainedError
+
 Server = Literal["kafka", "cassandra"]
 
 KAFKA_VERSION = "4.1.1"
@@ -51,7 +53,7 @@ _OPERATING_SYSTEMS = {"linux": "linux", "darwin": "osx"}
 _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch_64", "arm64": "aarch_64"}
 
 
-class JarError(Exception):
+class JarError(ExplainedError):
     """The jars can't be made complete; the message is one line that says which and why."""
 
 

@@ -32,7 +32,8 @@ class EmbeddedKafka(EmbeddedServer):
         )
         if not (self.directory / "data" / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            await self._run("kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties))
+            # With "=": an id may begin with a dash, and one in 64 does.
+            await self._run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties))
         return [*JVM_OPTIONS, "kafka.Kafka", str(properties)]
 
     async def _run(self, *command: str) -> None:

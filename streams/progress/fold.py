@@ -20,9 +20,12 @@ from streams.events import (
     Event,
     ImageFailed,
     ImageProcessed,
+    ImagesRequestedAgain,
     OutputCsvRequested,
     RequestCompleted,
     RequestCreated,
+    RequestExpired,
+    RequestRecorded,
     WebhookDelivered,
     WebhookFailed,
 )
@@ -31,7 +34,10 @@ IMAGES_PER_CHUNK = 1000
 WAITING, FAILED, SUCCEEDED = 0, 1, 2
 
 Read = Callable[[bytes], bytes | None]
-Changes = dict[bytes, bytes]
+Changes = dict[bytes, bytes | None]  # None: the record goes
+
+# What stays of a request that left the table, so that a late repeat doesn't bring it back.
+DONE = b"done "
 
 
 class RequestRow(BaseModel):
@@ -50,6 +56,9 @@ class RequestRow(BaseModel):
     output_csv_url: str | None = None
     output_csv_path: str | None = None
     webhook: str | None = None
+    recorded_run: int | None = None
+    image_offsets: dict[int, tuple[int, int]] = {}
+    heals: int = 0
 
     @property
     def is_completed(self) -> bool:
@@ -141,12 +150,20 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_completed(event, read)
         case WebhookDelivered() | WebhookFailed():
             return _fold_webhook(event, read)
+        case ImagesRequestedAgain():
+            return _fold_heal(event, read)
+        case RequestRecorded():
+            return _fold_recorded(event, read)
+        case RequestExpired():
+            return _fold_expired(event, read)
         case _:
             return {}
 
 
 def _fold_result(event: ImageProcessed | ImageFailed, read: Read) -> Changes:
     number, position = divmod(event.index, IMAGES_PER_CHUNK)
+    if is_done(read(row_key(event.request_id))):
+        return {}
     key = chunk_key(event.request_id, number)
     before = decode_chunk(read(key))
     after = _settle(before, position, event)
@@ -202,6 +219,7 @@ def _fold_created(event: RequestCreated, read: Read) -> Changes:
         created_at=event.time,
         updated_at=event.time,
         webhook_url=event.webhook_url,
+        image_offsets=event.image_offsets,
     )
     return {key: encode_row(row)}
 
@@ -232,9 +250,46 @@ def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Change
     return {row_key(event.request_id): encode_row(settled)}
 
 
+def _fold_heal(event: ImagesRequestedAgain, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None or event.heal <= row.heals:
+        return {}
+    healed = row.model_copy(
+        update={
+            "heals": event.heal,
+            "image_offsets": event.image_offsets,
+            "updated_at": max(row.updated_at, event.time),
+        }
+    )
+    return {row_key(event.request_id): encode_row(healed)}
+
+
+def _fold_recorded(event: RequestRecorded, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None or (row.recorded_run is not None and event.run <= row.recorded_run):
+        return {}
+    return {row_key(event.request_id): encode_row(row.model_copy(update={"recorded_run": event.run}))}
+
+
+def _fold_expired(event: RequestExpired, read: Read) -> Changes:
+    key = row_key(event.request_id)
+    if event.stage == "forgotten":
+        return {key: None} if is_done(read(key)) else {}
+    row = _read_row(event, read)
+    if row is None:
+        return {}
+    chunks: Changes = {chunk_key(event.request_id, number): None for number in range(chunk_count(row.total))}
+    return {**chunks, key: DONE + b"%d" % milliseconds(event.time)}
+
+
+def is_done(value: bytes | None) -> bool:
+    """Whether a row is only the mark of a request that left the table."""
+    return value is not None and value.startswith(DONE)
+
+
 def _read_row(event: Event, read: Read) -> RequestRow | None:
     value = read(row_key(event.request_id))
-    return decode_row(value) if value is not None else None
+    return None if value is None or is_done(value) else decode_row(value)
 
 
 @dataclass(frozen=True)
@@ -284,9 +339,12 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
         if chunk.settled(row.run) < chunk_size(number, row.total):
             return None
         chunks.append(chunk)
-    sums = add_up(iter(chunks), row.run)
+    return output_request(event.request_id, row, add_up(iter(chunks), row.run))
+
+
+def output_request(request_id: str, row: RequestRow, sums: Sums) -> OutputCsvRequested:
     return OutputCsvRequested(
-        request_id=event.request_id,
+        request_id=request_id,
         run=row.run,
         total=row.total,
         succeeded=sums.succeeded,

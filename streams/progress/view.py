@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.errors import ExplainedError
-from infra.kafka import admin_client, connection_options
+from infra.kafka import admin_client, connection_options, unreachable
 from infra.settings import Settings
 from streams.events import Event, RequestCreated, UnreadableEvent, decode
 from streams.progress.fold import (
@@ -27,6 +27,7 @@ from streams.progress.fold import (
     decode_row,
     fold,
     from_milliseconds,
+    is_done,
     row_key,
     split_key,
 )
@@ -78,6 +79,7 @@ class ProgressView:
         self._settings = settings
         self._topics = Topics(settings.topic_prefix)
         self._requests: dict[str, _Request] = {}
+        self._done: set[str] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._positions: dict[TopicPartition, int] = {}
@@ -86,16 +88,26 @@ class ProgressView:
         self._ready = False
 
     async def start(self, timeout: float = 60) -> None:
-        """Read what there is. Raises TimeoutError when that takes longer than ``timeout`` seconds."""
+        """Read what there is; ``timeout`` seconds to connect, and as many to read.
+
+        Raises KafkaUnavailableError or StaleViewError when that takes longer.
+        """
         consumer = AIOKafkaConsumer(
             **connection_options(self._settings),
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
-        await asyncio.wait_for(consumer.start(), timeout)
+        try:
+            await asyncio.wait_for(consumer.start(), timeout)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await consumer.stop()
+            raise unreachable(self._settings, error) from None
         self._consumer = consumer
-        async with admin_client(self._settings) as admin:
-            positions = await self._starting_positions(admin)
+        try:
+            async with asyncio.timeout(timeout), admin_client(self._settings) as admin:
+                positions = await self._starting_positions(admin)
+        except (KafkaError, TimeoutError) as error:
+            raise unreachable(self._settings, error) from None
         self._partitions = list(positions)
         consumer.assign(self._partitions)
         for partition, offset in positions.items():
@@ -159,13 +171,29 @@ class ProgressView:
         changelog = await self._partitions_of(admin, self._topics.progress_changelog)
         requests = await self._partitions_of(admin, self._topics.requests)
         beginnings = await self._consumer.beginning_offsets([*changelog, *requests])
-        committed = await admin.list_consumer_group_offsets(self._topics.group("progress"))
+        committed = await self._committed(admin, requests)
         # What the progress workers have committed is in the changelog already.
         for partition in requests:
-            known = committed.get(partition)
-            if known is not None and known.offset > beginnings[partition]:
-                beginnings[partition] = known.offset
+            beginnings[partition] = max(beginnings[partition], committed[partition])
         return dict(beginnings)
+
+    async def _committed(
+        self, admin: AIOKafkaAdminClient, partitions: list[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        """Where the progress workers had got to in each partition; -1 where they never were."""
+        group = self._topics.group("progress")
+        while True:
+            try:
+                committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
+            except KafkaError as error:
+                # A cluster that was never used chooses a coordinator when it is asked for one first.
+                if not error.retriable:
+                    raise
+            else:
+                # One that has just started leaves out what it has not loaded yet; aiokafka 0.14 hides the error.
+                if committed.keys() >= set(partitions):
+                    return {partition: known.offset for partition, known in committed.items()}
+            await asyncio.sleep(POLL_MS / 1000)
 
     async def _partitions_of(self, admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
         (description,) = await admin.describe_topics([topic])
@@ -199,7 +227,10 @@ class ProgressView:
         request_id, number = split_key(record.key)
         request = self._requests.setdefault(request_id, _Request())
         if number is None:
-            request.row = decode_row(record.value) if record.value else None
+            done = is_done(record.value)
+            # A request that left the table must not come back with its RequestCreated.
+            (self._done.add if done else self._done.discard)(request_id)
+            request.row = decode_row(record.value) if record.value and not done else None
         elif record.value:
             request.chunks[number] = decode_chunk(record.value)
         else:
@@ -212,7 +243,9 @@ class ProgressView:
             event: Event = decode(record.value)
         except UnreadableEvent:
             return  # the progress workers put it aside
-        if isinstance(event, RequestCreated):
+        if isinstance(event, RequestCreated) and event.request_id not in self._done:
             request = self._requests.setdefault(event.request_id, _Request())
             if request.row is None:
-                request.row = decode_row(fold(event, lambda _: None)[row_key(event.request_id)])
+                created = fold(event, lambda _: None)[row_key(event.request_id)]
+                assert created is not None
+                request.row = decode_row(created)

@@ -12,7 +12,7 @@ from infra.settings import settings
 from infra.storage import Storage
 from streams.consume import consume
 from streams.event_log import EventLog
-from streams.events import Event, OutputCsvRequested, RequestCompleted
+from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.webhooks import Webhooks
@@ -63,7 +63,13 @@ resources = Resources(_open)
 )
 async def keep_history(stream: StreamT[bytes]) -> None:
     async with resources as shared:
-        await consume(stream, shared.event_log, shared.history.record, in_flight=HISTORY_WRITES_IN_FLIGHT)
+
+        async def on_event(event: Event) -> None:
+            await shared.history.record(event)
+            if isinstance(event, RequestCompleted):
+                await shared.event_log.append(RequestRecorded(request_id=event.request_id, run=event.run))
+
+        await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT)
 
 
 @app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")

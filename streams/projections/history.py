@@ -48,6 +48,18 @@ _INSERT_COMPLETED = """
 
 _INSERT_WEBHOOK = "INSERT INTO requests (request_id, webhook) VALUES (?, ?) USING TIMESTAMP ?"
 
+IMAGE_COLUMNS = (
+    "attempt", "row_number", "position", "serial", "product_name", "input_url", "cells", "requested_at",
+    "settled_at", "output_url", "output_path", "input_bytes", "output_bytes", "format", "width", "height", "sha256",
+    "kept_original", "reason", "detail",
+)  # fmt: skip
+
+_SELECT_WHOLE_IMAGES = f"""
+    SELECT image_index, {", ".join(IMAGE_COLUMNS)}
+    FROM images_by_request WHERE request_id = ? AND bucket = ?"""  # noqa: S608 - our own column names
+
+_DELETE_IMAGE = "DELETE FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index = ?"
+
 _SELECT_REQUEST = "SELECT * FROM requests WHERE request_id = ?"
 
 _SELECT_IMAGES = """
@@ -61,11 +73,14 @@ class History:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def record(self, event: Event) -> None:
-        """Write what ``event`` says; events that the history doesn't keep are passed over."""
+    async def record(self, event: Event, *, anew: datetime | None = None) -> None:
+        """Write what ``event`` says; events that the history doesn't keep are passed over.
+
+        ``anew``: when a rebuild began. It writes over whatever is there from before, whoever wrote that.
+        """
         match event:
             case ImageProcessed() | ImageFailed():
-                await self._record_image(event)
+                await self._record_image(event, anew)
             case RequestCreated():
                 await self._write(
                     _INSERT_CREATED,
@@ -76,7 +91,7 @@ class History:
                     event.total,
                     event.header,
                     _or_unset(event.webhook_url),
-                    write_time(event.time),
+                    write_time(anew or event.time),
                 )
             case RequestCompleted():
                 await self._write(
@@ -95,19 +110,20 @@ class History:
                     _or_unset(event.webhook_url),
                     event.output_csv_url,
                     event.output_csv_path,
-                    write_time(event.time),
+                    write_time(anew) + 1 + event.run if anew else write_time(event.time),
                 )
             case WebhookDelivered() | WebhookFailed():
                 outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-                await self._write(_INSERT_WEBHOOK, event.request_id, outcome, write_time(event.time))
+                await self._write(_INSERT_WEBHOOK, event.request_id, outcome, write_time(anew or event.time))
             case _:
                 pass
 
-    async def _record_image(self, event: ImageProcessed | ImageFailed) -> None:
+    async def _record_image(self, event: ImageProcessed | ImageFailed, anew: datetime | None) -> None:
         done = event if isinstance(event, ImageProcessed) else None
         failed = event if isinstance(event, ImageFailed) else None
         # A success outlives a failure of the same attempt; a later attempt outlives an earlier one.
-        written = write_time(event.requested_at) + (1 if done else 0)
+        success = 1 if done else 0
+        written = write_time(anew) + 2 * event.attempt + success if anew else write_time(event.requested_at) + success
         output = (
             (done.output_url, done.output_path, done.input_bytes, done.output_bytes, done.format)
             if done
@@ -175,6 +191,14 @@ class History:
         """Whether the receiver confirmed, or will not be asked again."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
         return bool(rows) and rows[0].webhook is not None
+
+    async def whole_images(self, request_id: str, bucket: int) -> dict[int, tuple[Any, ...]]:
+        """Every column of up to 1,000 consecutive images, by index."""
+        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket), patience=PATIENCE)
+        return {row[0]: tuple(row[1:]) for row in rows}
+
+    async def forget_image(self, request_id: str, index: int) -> None:
+        await self._write(_DELETE_IMAGE, request_id, index // IMAGES_PER_BUCKET, index)
 
     async def images(self, request_id: str, bucket: int) -> list[Any]:
         """The rows of up to 1,000 consecutive images, in order."""

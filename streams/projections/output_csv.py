@@ -7,9 +7,10 @@ waits; where that takes too long, it is put off.
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import structlog
 
@@ -32,11 +33,14 @@ class HistoryLagsError(Exception):
 class OutputCsv:
     """Writes output CSVs and says that their requests are complete."""
 
-    def __init__(self, history: History, storage: Storage, event_log: EventLog, spool: Path) -> None:
+    def __init__(
+        self, history: History, storage: Storage, event_log: EventLog, spool: Path, patience: float | None = None
+    ) -> None:
         self._history = history
         self._storage = storage
         self._log = event_log
         self._spool = spool
+        self._patience = GAP_PATIENCE if patience is None else patience
 
     async def publish(self, event: OutputCsvRequested) -> None:
         """Write the output CSV of a request whose images all have their result, then RequestCompleted.
@@ -60,7 +64,28 @@ class OutputCsv:
             )
         )
 
+    async def rewrite(self, event: OutputCsvRequested) -> None:
+        """Write the output CSV again and tell nobody. Raises HistoryLagsError."""
+        await self._write(event, output_path(event))
+
+    async def differs(self, event: OutputCsvRequested) -> bool:
+        """Whether the stored output CSV is other than what the history says now, or not there."""
+        stored = await self._storage.get(output_path(event))
+        if stored is None:
+            return True
+        async with self._written(event) as file:
+            async for chunk in stored.chunks:
+                if await asyncio.to_thread(file.read, len(chunk)) != chunk:
+                    return True
+            return bool(await asyncio.to_thread(file.read, 1))
+
     async def _write(self, event: OutputCsvRequested, path: str) -> None:
+        async with self._written(event) as file:
+            await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
+
+    @asynccontextmanager
+    async def _written(self, event: OutputCsvRequested) -> AsyncIterator[IO[bytes]]:
+        """The output CSV in a file of its own, from its beginning, for as long as it is needed."""
         self._spool.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._spool, prefix="output-", suffix=".csv") as file:
             file.write(csv_format.header(event.header, with_errors=event.failed > 0))
@@ -78,19 +103,19 @@ class OutputCsv:
             file.flush()
             if failed != event.failed:
                 raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
-            await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
+            file.seek(0)
+            yield file
 
     async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + GAP_PATIENCE
+        deadline = loop.time() + self._patience
         for bucket in range(-(-event.total // IMAGES_PER_BUCKET)):
             first = bucket * IMAGES_PER_BUCKET
             wanted = list(range(first, min(first + IMAGES_PER_BUCKET, event.total)))
             while True:
-                images = await self._history.images(event.request_id, bucket)
-                settled = [
-                    image.image_index for image in images if image.output_path is not None or image.attempt >= event.run
-                ]
+                rows = await self._history.images(event.request_id, bucket)
+                images = [image for image in rows if image.image_index < event.total]
+                settled = [image.image_index for image in images if _is_settled(image, event.run)]
                 if settled == wanted:
                     break
                 if loop.time() > deadline:
@@ -103,6 +128,11 @@ class OutputCsv:
 def output_path(event: OutputCsvRequested) -> str:
     """The storage key of an output CSV; a run of a request has its own."""
     return f"csv/{event.request_id}/{event.run}.csv"
+
+
+def _is_settled(image: Any, run: int) -> bool:
+    """Whether this is a result that counts in the run: what failed earlier was asked for again."""
+    return image.output_path is not None or (image.attempt is not None and image.attempt >= run)
 
 
 def _rows(images: list[Any], *, with_errors: bool) -> bytes:

@@ -5,7 +5,6 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import time
@@ -16,6 +15,7 @@ import orjson
 import structlog
 
 from infra.outbound import OutboundClient, OutboundError
+from infra.settings import parse_webhook_secret
 from streams.event_log import EventLog
 from streams.events import NAMESPACE, RequestCompleted, WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.projections.history import History
@@ -23,22 +23,9 @@ from streams.status import completed_status
 
 log = structlog.get_logger(__name__)
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 - the standard's marker, no secret
 ANSWER_TIMEOUT = 15.0
 PAUSES = (0.0, 1.0, 5.0, 15.0)  # seconds before each attempt
 GONE = 410
-
-
-class BadSecretError(ValueError):
-    """A webhook secret is not `whsec_` and base64."""
-
-
-def signing_key(secret: str) -> bytes:
-    """The key of a ``whsec_…`` secret. Raises BadSecretError, which doesn't repeat the secret."""
-    try:
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except binascii.Error:
-        raise BadSecretError("the webhook secret must be `whsec_` followed by base64") from None
 
 
 def sign(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
@@ -71,7 +58,7 @@ class Webhooks:
         self._client = client
         self._log = event_log
         self._history = history
-        self._key = signing_key(secret) if secret else None
+        self._key = parse_webhook_secret(secret) if secret else None
 
     async def deliver(self, event: RequestCompleted) -> None:
         """Tell the request's receiver, if it has one and doesn't know yet."""

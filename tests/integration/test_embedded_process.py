@@ -104,7 +104,8 @@ def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path: P
     asyncio.run(scenario())
 
 
-def test_stop_ends_what_the_child_started_and_left_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_what_the_child_started_ends_with_it_however_the_child_ends(end: signal.Signals, tmp_path: Path) -> None:
     async def scenario() -> int:
         child = python(
             tmp_path / "log",
@@ -112,7 +113,9 @@ def test_stop_ends_what_the_child_started_and_left_behind(tmp_path: Path) -> Non
         )
         await child.start()
         grandchild = int((await asyncio.to_thread(until_logged, tmp_path / "log", "left")).split()[0])
-        await child.stop(grace_seconds=END_SECONDS)
+        os.kill(child.pid, end)
+        assert await child.wait() == -end
+        await child.stop(END_SECONDS)
         return grandchild
 
     assert is_gone(asyncio.run(scenario()))
@@ -187,8 +190,11 @@ from pathlib import Path
 from infra.embedded.process import ChildProcess
 
 async def main():
-    child = ChildProcess("child", ["sleep", "60"], log_path=Path(sys.argv[1]))
+    log = Path(sys.argv[1])
+    child = ChildProcess("child", ["sh", "-c", "echo $$; exec sleep 60"], log_path=log)
     await child.start()
+    while not log.read_text().endswith("\\n"):
+        await asyncio.sleep(0.02)
     print(child.pid, flush=True)
     await child.wait()
 

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -39,7 +40,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-async def write_to_kafka(address: str, values: Sequence[str]) -> None:
+async def write_to_kafka(address: str, values: Sequence[str], then: Callable[[], None]) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=address)
     await admin.start()
     try:
@@ -52,6 +53,7 @@ async def write_to_kafka(address: str, values: Sequence[str]) -> None:
     try:
         for value in values:
             await producer.send_and_wait("kept", value.encode())
+        then()
     finally:
         await producer.stop()
 
@@ -80,7 +82,7 @@ def cluster_of(address: str) -> Cluster:
     return Cluster([host], int(port), protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: profile})
 
 
-def write_to_cassandra(address: str, values: Sequence[str]) -> None:
+def write_to_cassandra(address: str, values: Sequence[str], then: Callable[[], None]) -> None:
     with cluster_of(address) as cluster:
         session = cluster.connect()
         session.execute(
@@ -90,6 +92,7 @@ def write_to_cassandra(address: str, values: Sequence[str]) -> None:
         insert = session.prepare("INSERT INTO kept.v (k, v) VALUES (0, ?)")
         for value in values:
             session.execute(insert, [value])
+        then()
 
 
 def read_from_cassandra(address: str) -> list[str]:
@@ -97,12 +100,12 @@ def read_from_cassandra(address: str) -> list[str]:
         return [row.v for row in cluster.connect().execute("SELECT v FROM kept.v WHERE k = 0")]
 
 
-async def write(server: EmbeddedServer, values: Sequence[str]) -> None:
-    """Return once the server has acknowledged each value."""
+async def write(server: EmbeddedServer, values: Sequence[str], then: Callable[[], None] = lambda: None) -> None:
+    """Write each and wait for its acknowledgement; after the last do ``then`` at once."""
     if isinstance(server, EmbeddedKafka):
-        await write_to_kafka(server.address, values)
+        await write_to_kafka(server.address, values, then)
     else:
-        await asyncio.to_thread(write_to_cassandra, server.address, values)
+        await asyncio.to_thread(write_to_cassandra, server.address, values, then)
 
 
 async def read(server: EmbeddedServer) -> list[str]:
@@ -112,31 +115,28 @@ async def read(server: EmbeddedServer) -> list[str]:
 
 
 @each_server
-def test_data_and_address_survive_a_kill_9_and_data_a_restart_on_another_port(
+def test_data_and_address_survive_a_kill_9_and_the_data_a_move_to_another_port(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
     values = [f"{number:03}" for number in range(200)]
 
     async def scenario() -> None:
-        server = kind(data_dir)
-        await server.start()
-        address = server.address
-        await write(server, values[:100])
-        os.kill(server.process.pid, signal.SIGKILL)  # at once after the last acknowledgement
-        assert await server.process.wait() == -signal.SIGKILL
+        async with kind(data_dir) as server:
+            address = server.address
+            await write(server, values[:100], then=lambda: os.kill(server.process.pid, signal.SIGKILL))
+            assert await server.process.wait() == -signal.SIGKILL
 
-        await server.start()
-        assert server.address == address
-        assert await read(server) == values[:100]
-        await write(server, values[100:])
-        await server.stop()
+        async with kind(data_dir) as server:
+            assert server.address == address
+            assert await read(server) == values[:100]
+            await write(server, values[100:])
 
         # Somebody else has the port now: the server moves to another one, with its data.
-        taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", server.port)
-        async with taken, kind(data_dir) as moved:
-            assert moved.address != address
-            assert await read(moved) == values
+        taken = await asyncio.start_server(lambda _reader, _writer: None, *address.split(":"))
+        async with taken, kind(data_dir) as server:
+            assert server.address != address
+            assert await read(server) == values
 
     asyncio.run(scenario())
 
@@ -233,6 +233,19 @@ def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> N
     with pytest.raises(EmbeddedServerError, match=r"^Kafka ended"):
         asyncio.run(scenario())
     assert psutil.Process().children(recursive=True) == []
+
+
+def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dash_in_base64 = uuid.UUID(bytes=bytes([0b111110_00]) + bytes(15))
+    monkeypatch.setattr(uuid, "uuid4", lambda: dash_in_base64)
+
+    async def scenario() -> None:
+        async with EmbeddedKafka(tmp_path) as kafka:
+            assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
+
+    asyncio.run(scenario())
 
 
 def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:

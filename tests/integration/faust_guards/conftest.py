@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.integration.faust_guards.cluster import Cluster
 from tests.integration.faust_guards.group import Group
 

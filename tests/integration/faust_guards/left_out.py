@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
+from faust.transport.producer import ProducerBuffer
 from faust.types import TP
 from faust.types.tuples import FutureMessage
 
@@ -26,7 +27,7 @@ FETCHING_AND_BOOKKEEPING = {
 }
 
 GUARDS: dict[str, list[dict[type, tuple[str, ...]]]] = {
-    "F1": [FETCHING_AND_BOOKKEEPING, {faust_app.GuardedRecovery: ("on_recovery_completed",)}],
+    "F1": [FETCHING_AND_BOOKKEEPING],
     "F2": [
         FETCHING_AND_BOOKKEEPING,
         {faust_app.GuardedConsumer: ("on_partitions_revoked", "wait_empty")},
@@ -52,7 +53,7 @@ def delay_publishing(seconds: float) -> None:
     """Each changelog write takes so long to leave the buffer, as it does when the brokers are slow."""
     send = faust_app.GuardedBuffer._send_pending
 
-    async def send_late(self: faust_app.GuardedBuffer, fut: FutureMessage) -> None:
+    async def send_late(self: ProducerBuffer, fut: FutureMessage) -> None:
         await asyncio.sleep(seconds)
         await send(self, fut)
 

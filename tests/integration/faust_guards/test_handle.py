@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 from tests.integration.faust_guards.group import Group, at_once, wait_until
 
@@ -22,7 +21,8 @@ def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(
         gate.touch()
 
     soon = {"broker_session_timeout": 6.0}
-    guarded, unguarded = (new_group(in_flight=3, without=without, options=soon) for without in (None, "F4"))
+    guarded = new_group(in_flight=3, options=soon)
+    unguarded = new_group(in_flight=3, options=soon, without="F4")
     at_once(kill_with_an_unfinished_event, guarded, unguarded)
 
     assert guarded.finished() == Counter({(0, 1): 1, (0, 2): 1}), "events finish in any order"
@@ -49,16 +49,20 @@ def test_sigterm_finishes_and_commits_the_events_under_way(new_group: Callable[.
 def test_an_event_that_outlasts_the_drain_is_not_committed_and_comes_again(
     new_group: Callable[..., Group],
 ) -> None:
-    for in_flight in (2, 0):  # with handle, and with an agent that acknowledges by going on
-        group = new_group(in_flight=in_flight, constants={"STOP_DRAIN": 1.0})
+    def outlast(group: Group) -> None:
         gate = group.folder / "gate"
         group.produce([b"", f"wait {gate}".encode()])
         worker = group.start()
-        wait_until(lambda group=group: (0, 1) in group.started(), "the event that waits")
+        wait_until(lambda: (0, 1) in group.started(), "the event that waits")
         assert group.stop(worker, timeout=10) == 0
         assert group.committed() == {0: 1}
         gate.touch()
         worker = group.start()
-        wait_until(lambda group=group: group.finished()[0, 1] == 1, "the event again")
+        wait_until(lambda: group.finished()[0, 1] == 1, "the event again")
         assert group.stop(worker, timeout=10) == 0
         assert group.committed() == {0: 2}
+
+    soon = {"STOP_DRAIN": 1.0}
+    with_handle = new_group(in_flight=2, constants=soon)
+    acknowledged_by_going_on = new_group(constants=soon)
+    at_once(outlast, with_handle, acknowledged_by_going_on)

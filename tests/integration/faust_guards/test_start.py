@@ -3,11 +3,15 @@
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import faust
 import pytest
+from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+from pydantic import SecretStr
 
 from infra import faust_app
+from infra.kafka import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster
 from tests.integration.faust_guards.group import Group, wait_until
@@ -70,5 +74,26 @@ def test_no_override_takes_a_guard_away(setting: str, tmp_path: Path) -> None:
 
 def test_another_version_of_faust_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faust, "__version__", "0.15.4")
-    with pytest.raises(RuntimeError, match="0.15.4"):
+    with pytest.raises(RuntimeError, match=r"0\.15\.4"):
         faust_app.create_app("app", settings=Settings(data_dir=tmp_path), partitions=1)
+
+
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
+def test_faust_reaches_the_brokers_with_the_same_credentials_as_our_own_clients(
+    protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], tmp_path: Path
+) -> None:
+    settings = Settings(
+        data_dir=tmp_path,
+        kafka_brokers="one:9092, two:9093",
+        kafka_security_protocol=protocol,
+        kafka_sasl_mechanism="SCRAM-SHA-512",
+        kafka_sasl_username="user",
+        kafka_sasl_password=SecretStr("secret"),
+    )
+    conf = faust_app.create_app("app", settings=settings, partitions=1).conf
+    ours = connection_options(settings)
+    theirs = {"ssl_context": None, **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)}
+    assert [(url.host, url.port) for url in conf.broker] == [("one", 9092), ("two", 9093)]
+    assert bool(theirs.pop("ssl_context")) == bool(ours["ssl_context"])
+    assert theirs == {name: ours[name] for name in theirs}
+    assert len(theirs) == (4 if protocol.startswith("SASL") else 1)

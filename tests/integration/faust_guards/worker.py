@@ -11,12 +11,13 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from faust.types import EventT, StreamT
-from tests.integration.faust_guards import left_out
 
 from infra import faust_app
 from infra.settings import Settings
+from tests.integration.faust_guards import left_out
 
 spec = json.loads(os.environ["WORKER_SPEC"])
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
@@ -80,8 +81,8 @@ async def agent(stream: StreamT[bytes]) -> None:
         note("closed")
 
 
-@app.on_rebalance_complete.connect  # type: ignore[untyped-decorator]
-async def on_rebalance_complete(sender: object, **_: object) -> None:
+@app.on_rebalance_complete.connect
+async def on_rebalance_complete(*_: Any, **__: Any) -> None:
     note("assigned", *sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic.get_topic_name()))
 
 

@@ -1,0 +1,169 @@
+"""``shrinkstream replay``: a read model thrown away and built again from the topics, or compared with them."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from infra.cassandra.session import Session
+from infra.errors import ExplainedError
+from infra.kafka import require_topics
+from infra.settings import Settings
+from infra.storage import Storage
+from streams.event_log import EventLog
+from streams.events import ProgressRebuildRequested, ProgressRebuilt, UnreadableEvent, decode
+from streams.log_reader import LogReader, partition_of
+from streams.progress.fold import split_key
+from streams.progress.rebuild import corrections, fold_partition
+from streams.projections.history import History
+from streams.projections.output_csv import OutputCsv
+from streams.projections.rebuild import OnEvents, Report, rebuild_history, rebuild_outputs, verify_history
+from streams.topics import Topics
+
+REBUILD_TIMEOUT = 3600.0
+SECOND_LOOK_SECONDS = 3.0
+
+
+class DifferencesFoundError(ExplainedError):
+    """A comparison found differences."""
+
+
+async def replay(settings: Settings, what: str, request_id: str | None, *, verify: bool) -> None:
+    """Rebuild ``progress``, ``history`` or ``output``; raises DifferencesFoundError when ``verify`` finds some."""
+    await require_topics(settings, Topics(settings.topic_prefix).configs())
+    started = time.monotonic()
+    with _bar(what) as on_events:
+        if what == "progress":
+            report = await (_verify_progress if verify else _rebuild_progress)(settings, request_id, on_events)
+        else:
+            report = await _replay_projection(settings, what, request_id, on_events, verify=verify)
+    seconds = time.monotonic() - started
+    for difference in report.differences:
+        click.echo(difference)
+    click.echo(f"{report.events} events in {seconds:.1f} s ({report.events / seconds:.0f}/s)", err=True)
+    if verify and report.difference_count:
+        raise DifferencesFoundError(f"{report.difference_count} differences between {what} and the log")
+    if verify:
+        click.echo(f"{what} is what the log says")
+    else:
+        click.echo(f"{what} is rebuilt")
+
+
+async def _replay_projection(
+    settings: Settings, what: str, request_id: str | None, on_events: OnEvents, *, verify: bool
+) -> Report:
+    session = await Session.connect(settings)
+    try:
+        history = History(session)
+        if what == "history":
+            return await (verify_history if verify else rebuild_history)(settings, history, request_id, on_events)
+        output = OutputCsv(history, Storage.of(settings), EventLog(settings), settings.data_dir / "spool", patience=0)
+        return await rebuild_outputs(settings, output, request_id, on_events, verify=verify)
+    finally:
+        await session.close()
+
+
+async def _rebuild_progress(settings: Settings, request_id: str | None, on_events: OnEvents) -> Report:
+    """Ask the workers that own the table to fold it anew, each partition where it is, and wait for them."""
+    topics = Topics(settings.topic_prefix)
+    rebuild_id = str(uuid4())
+    report = Report()
+    event_log = EventLog(settings)
+    await event_log.start()
+    try:
+        async with LogReader.open(settings) as reader:
+            answers = await reader.partitions(topics.progress_tasks)
+            if request_id is not None:
+                answers = [partition_of(request_id.encode(), answers)]
+            positions = await reader.ends(answers)
+            for partition in answers:
+                await event_log.append(
+                    ProgressRebuildRequested(
+                        request_id=request_id or rebuild_id,
+                        rebuild_id=rebuild_id,
+                        partition=partition.partition,
+                        only_request=request_id,
+                    ),
+                    partition=partition.partition,
+                )
+            waiting = {partition.partition for partition in answers}
+            on_events(0, len(answers))
+            async with asyncio.timeout(REBUILD_TIMEOUT):
+                while waiting:
+                    async for records in reader.read(dict(positions)):
+                        for record in records:
+                            event = _answer(record.value, rebuild_id)
+                            if event is not None and event.partition in waiting:
+                                waiting.discard(event.partition)
+                                report.events += event.events
+                                on_events(len(answers) - len(waiting), len(answers))
+                    await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise ExplainedError(f"no progress worker has answered within {REBUILD_TIMEOUT:g} s") from None
+    finally:
+        await event_log.stop()
+    return report
+
+
+def _answer(value: bytes | None, rebuild_id: str) -> ProgressRebuilt | None:
+    try:
+        event = decode(value)
+    except UnreadableEvent:
+        return None
+    return event if isinstance(event, ProgressRebuilt) and event.rebuild_id == rebuild_id else None
+
+
+async def _verify_progress(settings: Settings, request_id: str | None, on_events: OnEvents) -> Report:
+    """Compare the table, as its changelog has it, with what the log folds to.
+
+    What differs is looked at again a moment later: a live table is always a little behind the log.
+    """
+    report, wrong = await _compare_progress(settings, request_id, on_events)
+    if wrong:
+        await asyncio.sleep(SECOND_LOOK_SECONDS)
+        report, again = await _compare_progress(settings, request_id, on_events)
+        wrong &= again
+    for key in sorted(wrong):
+        report.differs(f"{key.decode()}: the record of the table is not what the log says")
+    return report
+
+
+async def _compare_progress(
+    settings: Settings, request_id: str | None, on_events: OnEvents
+) -> tuple[Report, set[bytes]]:
+    topics = Topics(settings.topic_prefix)
+    report = Report()
+    wrong: set[bytes] = set()
+    async with LogReader.open(settings) as reader:
+        partitions = await reader.partitions(topics.progress_changelog)
+        if request_id is not None:
+            partitions = [partition_of(request_id.encode(), partitions)]
+        for done, partition in enumerate(partitions):
+            on_events(done, len(partitions))
+            present: dict[bytes, bytes] = {}
+            async for records in reader.read({partition: None}):
+                for record in records:
+                    if request_id is not None and split_key(record.key)[0] != request_id:
+                        continue
+                    if record.value is None:
+                        present.pop(record.key, None)
+                    else:
+                        present[record.key] = record.value
+            rebuilt = await fold_partition(settings, partition.partition, request_id)
+            report.events += rebuilt.events
+            wrong |= corrections(rebuilt.records, present).keys()
+        on_events(len(partitions), len(partitions))
+    return report, wrong
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[OnEvents]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

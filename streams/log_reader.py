@@ -1,0 +1,102 @@
+"""Reading the log itself: whole partitions in batches, without a consumer group and without agents.
+
+What an agent reads one by one is read here some thousands at a time: a rebuild runs the same folds many times
+faster, and disturbs nobody's offsets.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TypeAlias
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import DefaultPartitioner
+
+from infra.kafka import admin_client, connection_options, unreachable
+from infra.settings import Settings
+
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
+
+BATCH = 5000
+SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
+
+
+class LogReader:
+    """Reads partitions up to the end that they have when the reading begins."""
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+        self._settings = settings
+        self._consumer = consumer
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings) -> AsyncIterator["LogReader"]:
+        """A reader that is connected, or KafkaUnavailableError."""
+        consumer = AIOKafkaConsumer(
+            **connection_options(settings), enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
+        )
+        try:
+            try:
+                await asyncio.wait_for(consumer.start(), SILENCE_SECONDS)
+            except (KafkaError, OSError, TimeoutError) as error:
+                raise unreachable(settings, error) from None
+            yield cls(settings, consumer)
+        finally:
+            await consumer.stop()
+
+    async def partitions(self, topic: str) -> list[TopicPartition]:
+        async with admin_client(self._settings) as admin:
+            (description,) = await admin.describe_topics([topic])
+        return sorted(TopicPartition(topic, entry["partition"]) for entry in description["partitions"])
+
+    async def partition_of(self, topic: str, key: bytes) -> TopicPartition:
+        """Where records of a key are, by the rule that every producer of ours follows."""
+        return partition_of(key, await self.partitions(topic))
+
+    async def offset_at(self, partition: TopicPartition, time: datetime) -> int:
+        """The offset of the first record written at or after a time; the end where there is none."""
+        found = await self._consumer.offsets_for_times({partition: int(time.timestamp() * 1000)})
+        entry = found[partition]
+        return int(entry.offset) if entry is not None else (await self.ends([partition]))[partition]
+
+    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict(await self._consumer.end_offsets(list(partitions)))
+
+    async def read(
+        self,
+        starts: Mapping[TopicPartition, int | None],
+        ends: Mapping[TopicPartition, int] | None = None,
+    ) -> AsyncIterator[list[Record]]:
+        """The records from ``starts`` (None: the first there is) up to ``ends`` (default: those of now), in batches.
+
+        Within a partition they come in order. One reading at a time. Raises KafkaUnavailableError when nothing
+        comes for ``SILENCE_SECONDS``.
+        """
+        partitions = list(starts)
+        if not partitions:
+            return
+        last = dict(ends) if ends is not None else await self.ends(partitions)
+        first = await self._consumer.beginning_offsets(partitions)
+        self._consumer.assign(partitions)
+        for partition in partitions:
+            self._consumer.seek(partition, max(starts[partition] or 0, first[partition]))
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while True:
+            waiting = [p for p in partitions if await self._consumer.position(p) < last[p]]
+            if not waiting:
+                return
+            batches = await self._consumer.getmany(*waiting, timeout_ms=500, max_records=BATCH)
+            for partition, records in batches.items():
+                heard = loop.time()
+                yield [record for record in records if record.offset < last[partition]]
+            if loop.time() - heard > SILENCE_SECONDS:
+                raise unreachable(self._settings, TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s"))
+
+
+def partition_of(key: bytes, partitions: list[TopicPartition]) -> TopicPartition:
+    """The partition of a key among all partitions of its topic."""
+    number: int = DefaultPartitioner()(key, [p.partition for p in partitions], [p.partition for p in partitions])
+    return TopicPartition(partitions[0].topic, number)

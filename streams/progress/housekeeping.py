@@ -1,0 +1,86 @@
+"""What a look at the progress table finds to do: requests that stand still, requests that may leave.
+
+Nothing in a stream processor can rule out that an event gets lost, so a request is never trusted to finish by
+itself: one that makes no progress is found here and helped, as often as the limit says, and then ended.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from streams.events import OutputCsvRequested, RequestExpired
+from streams.progress.fold import (
+    DONE,
+    FAILED,
+    IMAGES_PER_CHUNK,
+    WAITING,
+    Read,
+    RequestRow,
+    add_up,
+    chunk_count,
+    chunk_key,
+    chunk_size,
+    decode_chunk,
+    decode_row,
+    from_milliseconds,
+    is_done,
+    output_request,
+)
+
+# A repeat of an event older than that is as good as impossible.
+DONE_MARK_KEPT = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a request stands still, how often it is helped, how long a finished one stays."""
+
+    stall_after: timedelta
+    heal_limit: int
+    grace: timedelta
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """A request whose images have had no result for too long. ``missing``: their indexes."""
+
+    request_id: str
+    row: RequestRow
+    missing: tuple[int, ...]
+    give_up: bool
+
+
+Task = Stalled | OutputCsvRequested | RequestExpired
+
+
+def task_for(request_id: str, value: bytes, read: Read, now: datetime, limits: Limits) -> Task | None:
+    """What is to be done about the request whose row is ``value``, if anything."""
+    if is_done(value):
+        marked_at = from_milliseconds(int(value.removeprefix(DONE)))
+        if now - marked_at > DONE_MARK_KEPT:
+            return RequestExpired(request_id=request_id, stage="forgotten")
+        return None
+    row = decode_row(value)
+    if row.is_completed:
+        finished = row.webhook != "pending" and row.recorded_run == row.run
+        if finished and now - row.updated_at > limits.grace:
+            return RequestExpired(request_id=request_id, stage="done")
+        return None
+    chunks = [decode_chunk(read(chunk_key(request_id, number))) for number in range(chunk_count(row.total))]
+    sums = add_up(iter(chunks), row.run)
+    if now - max(row.updated_at, from_milliseconds(sums.updated_ms)) <= limits.stall_after:
+        return None
+    if sums.settled >= row.total:
+        return output_request(request_id, row, sums)
+    missing = tuple(_missing(request_id, row, read))
+    return Stalled(request_id, row, missing, give_up=row.heals >= limits.heal_limit)
+
+
+def _missing(request_id: str, row: RequestRow, read: Read) -> Iterator[int]:
+    for number in range(chunk_count(row.total)):
+        chunk = decode_chunk(read(chunk_key(request_id, number)))
+        for position in range(chunk_size(number, row.total)):
+            state = chunk.state(position)
+            # What failed in an earlier run was asked for again.
+            if state == WAITING or (state == FAILED and chunk.run < row.run):
+                yield number * IMAGES_PER_CHUNK + position

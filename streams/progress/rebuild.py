@@ -1,0 +1,62 @@
+"""Building a partition of the progress table anew from the log, with the same fold."""
+
+from dataclasses import dataclass
+
+from aiokafka import TopicPartition
+
+from infra.settings import Settings
+from streams.events import UnreadableEvent, decode
+from streams.log_reader import LogReader, Record
+from streams.progress.fold import Changes, fold, split_key
+from streams.topics import Topics
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The records that the log says there should be, and how many events said so."""
+
+    records: dict[bytes, bytes]
+    events: int
+
+
+async def fold_partition(settings: Settings, partition: int, only_request: str | None = None) -> Rebuilt:
+    """Fold all that the log has, in one partition, about all requests or one.
+
+    It may read further than a live worker has got: what that folds later is then a repeat, and changes nothing.
+    """
+    topics = Topics(settings.topic_prefix)
+    key = only_request.encode() if only_request else None
+    records: dict[bytes, bytes] = {}
+    events = 0
+    async with LogReader.open(settings) as reader:
+        # One topic after the other: what is said of a request comes after what made it.
+        for topic in topics.of_progress:
+            async for batch in reader.read({TopicPartition(topic, partition): None}):
+                for record in batch:
+                    if key is None or record.key == key:
+                        events += 1
+                        _fold_record(record, records)
+    return Rebuilt(records, events)
+
+
+def _fold_record(record: Record, records: dict[bytes, bytes]) -> None:
+    try:
+        event = decode(record.value)
+    except UnreadableEvent:
+        return  # among the dead letters already
+    for key, value in fold(event, records.get).items():
+        if value is None:
+            records.pop(key, None)
+        else:
+            records[key] = value
+
+
+def corrections(rebuilt: dict[bytes, bytes], present: dict[bytes, bytes]) -> Changes:
+    """What has to change for ``present`` to become ``rebuilt``."""
+    changed: Changes = {key: value for key, value in rebuilt.items() if present.get(key) != value}
+    changed.update(dict.fromkeys(present.keys() - rebuilt.keys()))
+    return changed
+
+
+def about(key: bytes, request_id: str | None) -> bool:
+    return request_id is None or split_key(key)[0] == request_id

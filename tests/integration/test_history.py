@@ -1,0 +1,421 @@
+"""The history on a real Cassandra: the same rows whatever order and however often the events come."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from itertools import permutations
+from random import Random
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from infra.cassandra import session as session_module
+from infra.cassandra.session import CassandraUnavailableError, Session
+from infra.settings import Settings
+from streams.events import Event, ImageFailed, ImageProcessed, WebhookAttempted, WebhookDelivered, WebhookFailed
+from streams.projections.history import History
+from streams.status import completed_status
+from tests.event_loop import run
+from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
+
+RECEIVER = "https://receiver.example/hook"
+
+
+@asynccontextmanager
+async def connected(settings: Settings) -> AsyncIterator[Session]:
+    session = await Session.connect(settings)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def rows_of(session: Session, request_id: str, *, buckets: int = 1, products: Sequence[str] = ()) -> list[Any]:
+    """Everything that the history holds of a request, as plain values."""
+    rows = await session.execute("SELECT * FROM requests WHERE request_id = ?", (request_id,))
+    for bucket in range(buckets):
+        rows += await session.execute(
+            "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = ?", (request_id, bucket)
+        )
+    for product in products:
+        rows += await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+    return [row._asdict() for row in rows]
+
+
+async def record_all(session: Session, events: Sequence[Event]) -> None:
+    history = History(session)
+    for event in events:
+        await history.record(event)
+
+
+def of_request(event: Event, request_id: str) -> Event:
+    """The same event of another request, whose products are its own, too."""
+    own = {"product_name": f"Shoe of {request_id}"} if isinstance(event, ImageProcessed | ImageFailed) else {}
+    return event.model_copy(update={"request_id": request_id, **own})
+
+
+# --- rows
+
+
+def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandra_settings: Settings) -> None:
+    images = [requested(index=index) for index in range(4)]
+    again = requested(index=1, attempt=1)
+    events: list[Event] = [
+        created(total=4, webhook_url=RECEIVER),
+        processed(images[0]),
+        failed(images[1]),
+        failed(images[2]),
+        processed(images[3]),
+        completed(webhook_url=RECEIVER),
+        WebhookDelivered(request_id="any", time=NOON + timedelta(minutes=2), webhook_id="msg_1", attempts=1),
+        processed(again),
+        completed(run=1, time=NOON + timedelta(hours=2), succeeded=3, failed=1, webhook_url=RECEIVER),
+    ]
+
+    async def rows(session: Session, order: Sequence[Event]) -> list[Any]:
+        request_id = str(uuid4())
+        await record_all(session, [of_request(event, request_id) for event in order])
+        found = await rows_of(session, request_id, products=[f"Shoe of {request_id}"])
+        return [{name: str(value).replace(request_id, "…") for name, value in row.items()} for row in found]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            in_order = await rows(session, events)
+            assert len(in_order) == 1 + 4 + 5
+            random = Random(7)
+            for _ in range(12):
+                order = [*events, *random.choices(events, k=4)]
+                random.shuffle(order)
+                assert await rows(session, order) == in_order
+
+    run(test())
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_late_failure_does_not_overwrite_a_success(
+    cassandra_settings: Settings, request_id: str, order: Sequence[int]
+) -> None:
+    image = requested(request_id, product_name=request_id)
+    success = processed(image)
+    events = [failed(image), success, failed(image, "fetch_timeout")]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [events[number] for number in order])
+            (row,) = await History(session).images(request_id, 0)
+            assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
+            (product,) = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (request_id,))
+            assert product.output_url == row.output_url
+
+    run(test())
+
+
+@pytest.mark.parametrize("order", list(permutations(range(2))))
+def test_a_retry_outlives_the_first_run(cassandra_settings: Settings, request_id: str, order: Sequence[int]) -> None:
+    first = failed(requested(request_id), "fetch_http_404")
+    events = [first, failed(requested(request_id, attempt=1), "fetch_http_410")]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [events[number] for number in order])
+            (row,) = await History(session).images(request_id, 0)
+            assert (row.attempt, row.reason) == (1, "fetch_http_410")
+
+    run(test())
+
+
+def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings: Settings, request_id: str) -> None:
+    indexes = [0, 1, 999, 1000, 1001, 2500]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            events = [processed(requested(request_id, index)) for index in indexes]
+            await record_all(session, Random(1).sample(events, len(events)))
+            history = History(session)
+            found = [[row.image_index for row in await history.images(request_id, bucket)] for bucket in range(4)]
+            assert found == [[0, 1, 999], [1000, 1001], [2500], []]
+            row = (await history.images(request_id, 2))[0]
+            image = requested(request_id, 2500)
+            assert tuple(row.cells) == image.cells
+            assert (row.row_number, row.position, row.input_url) == (2500, 0, image.input_url)
+
+    run(test())
+
+
+def test_a_product_shows_each_time_its_images_were_processed_newest_first(
+    cassandra_settings: Settings, request_id: str
+) -> None:
+    product = f"Shoe {request_id}"
+    ids = [f"{request_id}-{number}" for number in range(3)]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            for days, name in enumerate(ids):
+                at = NOON + timedelta(days=days)
+                images = [requested(name, index, product_name=product, time=at) for index in range(2)]
+                await record_all(session, [processed(images[0]), failed(images[1], "too_large")])
+            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            assert [(row.request_id, row.image_index) for row in rows] == [
+                (name, index) for name in reversed(ids) for index in range(2)
+            ]
+            assert [row.reason for row in rows] == [None, "too_large"] * 3
+            assert [row.output_bytes for row in rows] == [400, None] * 3
+
+    run(test())
+
+
+def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: Settings, request_id: str) -> None:
+    events = [
+        requested(request_id),
+        output_requested([failed(requested(request_id))]),
+        WebhookAttempted(request_id=request_id, webhook_id="msg_1", attempt=1, milliseconds=1),
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, events)
+            assert await rows_of(session, request_id) == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("product", ["ü" * 500, "a'b; DROP TABLE requests; --", "\u0000", " ", "Ἀ/\\%"])
+def test_any_product_name_that_an_upload_may_have_is_stored(
+    cassandra_settings: Settings, request_id: str, product: str
+) -> None:
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [processed(requested(request_id, product_name=product))])
+            (row,) = await session.execute(
+                "SELECT product_name FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
+            )
+            assert row.product_name == product
+            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            assert request_id in {row.request_id for row in rows}
+
+    run(test())
+
+
+def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settings: Settings, request_id: str) -> None:
+    last = 2**31 - 1
+    image = requested(request_id, 2**24 - 1, row=last, position=last, attempt=2**16 - 1)
+    done = processed(image, input_bytes=2**40 - 1, output_bytes=2**40 - 1).model_copy(
+        update={"width": last, "height": last}
+    )
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            sums = {
+                "total": last,
+                "succeeded": last,
+                "failed": last,
+                "input_bytes": 2**63 - 1,
+                "output_bytes": 2**63 - 1,
+            }
+            await record_all(session, [done, completed(request_id, run=2**16 - 1, **sums)])
+            (row,) = await History(session).images(request_id, image.index // 1000)
+            assert (row.row_number, row.position, row.attempt) == (last, last, 2**16 - 1)
+            status = await History(session).status(request_id)
+            assert status is not None
+            assert status.input_bytes == 2**63 - 1
+
+    run(test())
+
+
+# --- status
+
+
+def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, request_id: str) -> None:
+    done = completed(request_id, webhook_url=RECEIVER, owner="shop")
+    told = WebhookDelivered(request_id=request_id, time=NOON + timedelta(minutes=2), webhook_id="msg_1", attempts=1)
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            history = History(session)
+            assert await history.status(request_id) is None
+            await history.record(processed(requested(request_id)))
+            assert await history.status(request_id) is None, "an image alone makes no request"
+            await history.record(created(request_id, total=3, owner="shop", webhook_url=RECEIVER))
+            status = await history.status(request_id)
+            assert status is not None
+            assert (status.status, status.total, status.owner, status.webhook) == ("processing", 3, "shop", None)
+            assert (status.created_at, status.completed_at) == (NOON, None)
+            assert not await history.webhook_is_settled(request_id)
+            await history.record(done)
+            assert await history.status(request_id) == completed_status(done, "pending")
+            assert not await history.webhook_is_settled(request_id)
+            await history.record(told)
+            assert await history.status(request_id) == completed_status(done, "delivered")
+            assert await history.webhook_is_settled(request_id)
+
+    run(test())
+
+
+def test_a_webhook_that_was_given_up_is_settled_too(cassandra_settings: Settings, request_id: str) -> None:
+    given_up = WebhookFailed(request_id=request_id, webhook_id="msg_1", attempts=9, reason="http_500")
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [completed(request_id, webhook_url=RECEIVER), given_up])
+            status = await History(session).status(request_id)
+            assert status is not None
+            assert status.webhook == "failed"
+            assert await History(session).webhook_is_settled(request_id)
+
+    run(test())
+
+
+def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [completed(request_id), created(request_id)])
+            (row,) = await session.execute("SELECT header FROM requests WHERE request_id = ?", (request_id,))
+            assert tuple(row.header) == HEADER
+
+    run(test())
+
+
+# --- Cassandra is away
+
+
+class Door:
+    """A way to Cassandra that can be shut (connections break) or blocked (nothing passes, nothing breaks)."""
+
+    def __init__(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        self._behind = (host, int(port))
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._free = asyncio.Event()
+        self._free.set()
+        self.port = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def shut(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._free.set()
+
+    def block(self) -> None:
+        self._free.clear()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        behind_reader, behind_writer = await asyncio.open_connection(*self._behind)
+        self._writers |= {writer, behind_writer}
+        await asyncio.gather(self._copy(reader, behind_writer), self._copy(behind_reader, writer))
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await self._free.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def through_a_door(settings: Settings) -> AsyncIterator[tuple[Door, Session]]:
+    assert settings.cassandra_hosts is not None
+    door = Door(settings.cassandra_hosts)
+    await door.open()
+    try:
+        async with connected(settings.model_copy(update={"cassandra_hosts": door.address})) as session:
+            yield door, session
+    finally:
+        await door.shut()
+
+
+def test_a_cassandra_that_cannot_be_reached_is_a_clear_error() -> None:
+    async def test() -> None:
+        async with asyncio.timeout(20):
+            with pytest.raises(CassandraUnavailableError, match=r"^Cassandra can't be used at 127\.0\.0\.1:1: .+"):
+                await Session.connect(Settings(cassandra_hosts="127.0.0.1:1"))
+
+    run(test())
+
+
+def test_a_keyspace_that_is_not_there_is_a_clear_error(cassandra_address: str) -> None:
+    async def test() -> None:
+        with pytest.raises(CassandraUnavailableError, match="nothing_here"):
+            await Session.connect(Settings(cassandra_hosts=cassandra_address, cassandra_keyspace="nothing_here"))
+
+    run(test())
+
+
+def test_without_hosts_the_error_says_what_to_set() -> None:
+    async def test() -> None:
+        with pytest.raises(CassandraUnavailableError, match="SHRINKSTREAM_CASSANDRA_HOSTS"):
+            await Session.connect(Settings())
+
+    run(test())
+
+
+def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
+    cassandra_settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with through_a_door(cassandra_settings) as (door, session):
+            history = History(session)
+            assert await history.status(request_id) is None
+            await door.shut()
+            async with asyncio.timeout(10):
+                with pytest.raises(CassandraUnavailableError, match="doesn't answer"):
+                    await history.status(request_id)
+
+    run(test())
+
+
+def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
+    cassandra_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with through_a_door(cassandra_settings) as (door, session):
+            history = History(session)
+            assert await history.status(request_id) is None
+            monkeypatch.setattr(session_module, "REQUEST_TIMEOUT", 0.5)
+            door.block()
+            async with asyncio.timeout(10):
+                with pytest.raises(CassandraUnavailableError):
+                    await history.status(request_id)
+
+    run(test())
+
+
+def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with through_a_door(cassandra_settings) as (door, session):
+            history = History(session)
+            await history.record(created(request_id))
+            await door.shut()
+            writing = asyncio.create_task(history.record(completed(request_id)))
+            await asyncio.sleep(0.3)
+            assert not writing.done()
+            await door.open()
+            await asyncio.wait_for(writing, 30)
+            status = await history.status(request_id)
+            assert status is not None
+            assert status.status == "completed"
+
+    run(test())
+
+
+def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
+    async def test() -> None:
+        async with connected(cassandra_settings) as session, asyncio.timeout(5):
+            with pytest.raises(Exception, match="nothing_here") as error:
+                await session.execute("SELECT * FROM nothing_here", patience=60)
+            assert not isinstance(error.value, CassandraUnavailableError)
+
+    run(test())

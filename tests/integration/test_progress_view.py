@@ -1,0 +1,316 @@
+"""The status view on a real Kafka: complete, never stale in silence, and it never waits for ever."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.structs import OffsetAndMetadata
+
+from infra.embedded.kafka import EmbeddedKafka
+from infra.kafka import KafkaUnavailableError, create_topics
+from infra.settings import Settings
+from streams.event_log import EventLog
+from streams.events import Event
+from streams.progress.fold import chunk_key, fold, row_key
+from streams.progress.view import ProgressView, StaleViewError
+from streams.status import Status
+from streams.topics import Topics
+from tests.event_loop import eventually, run
+from tests.examples import completed, created, failed, processed, requested
+
+SOON = 10.0
+
+
+@asynccontextmanager
+async def viewing(settings: Settings) -> AsyncIterator[ProgressView]:
+    view = ProgressView(settings)
+    try:
+        await view.start(timeout=30)
+        yield view
+    finally:
+        await view.stop()
+
+
+@asynccontextmanager
+async def logging(settings: Settings) -> AsyncIterator[EventLog]:
+    log = EventLog(settings)
+    await log.start()
+    try:
+        yield log
+    finally:
+        await log.stop()
+
+
+class Changelog:
+    """Writes the changelog as the progress app does: a record for each change, in the partition of its request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.topic = Topics(settings.topic_prefix).progress_changelog
+        self._producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_brokers, acks="all")
+        self._table: dict[bytes, bytes] = {}
+
+    async def __aenter__(self) -> "Changelog":
+        await self._producer.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._producer.stop()
+
+    async def fold(self, *events: Event) -> None:
+        for event in events:
+            for key, value in fold(event, self._table.get).items():
+                await self.put(key, value)
+
+    async def put(self, key: bytes, value: bytes | None) -> None:
+        if value is None:
+            self._table.pop(key, None)
+        else:
+            self._table[key] = value
+        partition = sum(key.partition(b"/")[0]) % 2
+        await self._producer.send_and_wait(self.topic, value, key, partition=partition)
+
+
+async def commit(settings: Settings, offsets: dict[TopicPartition, int]) -> None:
+    """Commit for the progress app, whose workers are not running."""
+    group = Topics(settings.topic_prefix).group("progress")
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_brokers, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        consumer.assign(list(offsets))
+        await consumer.commit({place: OffsetAndMetadata(offset, "") for place, offset in offsets.items()})
+    finally:
+        await consumer.stop()
+
+
+# --- a request is known as soon as Kafka has it
+
+
+def test_a_request_is_found_right_after_its_creation_by_every_view(kafka_settings: Settings) -> None:
+    async def test() -> None:
+        async with viewing(kafka_settings) as one, viewing(kafka_settings) as two, logging(kafka_settings) as log:
+            for number in range(20):
+                await log.append(created(f"request-{number}", total=3, owner="shop"))
+                for view in (one, two):
+                    status = await view.get_fresh(f"request-{number}", timeout=SOON)
+                    assert status is not None, f"request {number} is unknown although Kafka has it"
+                    assert (status.status, status.total, status.succeeded) == ("processing", 3, 0)
+                    assert status.owner == "shop"
+        async with viewing(kafka_settings) as later:
+            assert later.get("request-19") is not None
+
+    run(test())
+
+
+def test_an_unknown_request_is_none(kafka_settings: Settings) -> None:
+    async def test() -> None:
+        async with viewing(kafka_settings) as view:
+            assert view.get("nobody") is None
+            assert await view.get_fresh("nobody", timeout=SOON) is None
+
+    run(test())
+
+
+def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        images = [requested(request_id, index) for index in (0, 1, 1500)]
+        results = [processed(images[0]), failed(images[1]), processed(images[2], input_bytes=10, output_bytes=5)]
+        events: Sequence[Event] = [created(request_id, total=2000, webhook_url="https://r.example/"), *results]
+        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+
+            async def after(event: Event) -> Status:
+                await changelog.fold(event)
+                await view.catch_up(SOON)
+                status = view.get(request_id)
+                assert status is not None
+                return status
+
+            seen = [await after(event) for event in events]
+            sums = [(status.succeeded, status.failed, status.input_bytes, status.output_bytes) for status in seen]
+            assert sums == [(0, 0, 0, 0), (1, 0, 1000, 400), (1, 1, 1000, 400), (2, 1, 1010, 405)]
+            assert seen[-1].updated_at == results[2].time
+            assert (seen[-1].status, seen[-1].webhook, seen[-1].output_csv_url) == ("processing", None, None)
+
+            done = completed(request_id, webhook_url="https://r.example/")
+            status = await after(done)
+            assert (status.status, status.webhook) == ("completed", "pending")
+            assert (status.completed_at, status.output_csv_url) == (done.time, done.output_csv_url)
+            assert status.output_csv_path == done.output_csv_path
+        async with viewing(kafka_settings) as later:
+            assert later.get(request_id) == status
+
+    run(test())
+
+
+def test_a_change_wakes_who_waits_for_one(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+            await changelog.fold(created(request_id))
+
+            async def changed() -> bool:
+                await view.wait_for_change(timeout=1)
+                return view.get(request_id) is not None
+
+            await eventually(changed)
+
+    run(test())
+
+
+def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        other = f"{request_id}-other"
+        events = [created(request_id), processed(requested(request_id)), created(other), processed(requested(other))]
+        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+            await changelog.fold(*events)
+            await changelog.put(chunk_key(request_id, 0), None)
+            await changelog.put(row_key(request_id), None)
+            await view.catch_up(SOON)
+            async with viewing(kafka_settings) as later:
+                for each in (view, later):
+                    assert each.get(request_id) is None
+                    status = each.get(other)
+                    assert status is not None
+                    assert status.succeeded == 1
+
+    run(test())
+
+
+# --- where reading begins, and that it goes on
+
+
+def test_what_the_progress_app_has_committed_is_taken_from_its_table_alone(kafka_settings: Settings) -> None:
+    """A request that left the table long ago must not come back with each start of the API."""
+
+    async def test() -> None:
+        async with logging(kafka_settings) as log:
+            old = await log.append(created("old"))
+            place = TopicPartition(old.topic, old.partition)
+            others = [TopicPartition(old.topic, 1 - old.partition)]
+            await commit(kafka_settings, {place: old.offset + 1, **dict.fromkeys(others, 0)})
+            for number in range(4):
+                await log.append(created(f"new-{number}"))
+            async with viewing(kafka_settings) as view:
+                assert await view.get_fresh("old", timeout=SOON) is None
+                assert [number for number in range(4) if view.get(f"new-{number}") is None] == []
+
+    run(test())
+
+
+def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: Settings) -> None:
+    """The marks of transactions, and partitions whose records were deleted, end in offsets that no reader gets."""
+
+    async def test() -> None:
+        topics = Topics(kafka_settings.topic_prefix)
+        writer = AIOKafkaProducer(
+            bootstrap_servers=kafka_settings.kafka_brokers, transactional_id=kafka_settings.topic_prefix
+        )
+        await writer.start()
+        try:
+            for number, topic in enumerate((topics.requests, topics.progress_changelog)):
+                async with writer.transaction():
+                    event = created(f"request-{number}")
+                    (record,) = fold(event, lambda _: None).items()
+                    key, value = record if topic == topics.progress_changelog else (event.key, event.encode())
+                    await writer.send_and_wait(topic, value, key, partition=0)
+        finally:
+            await writer.stop()
+        async with logging(kafka_settings) as log:
+            partitions = {(await log.append(created(f"deleted-{number}"))).partition for number in range(9)}
+            assert partitions == {0, 1}
+        admin = AIOKafkaAdminClient(bootstrap_servers=kafka_settings.kafka_brokers)
+        await admin.start()
+        try:
+            await admin.delete_records({TopicPartition(topics.requests, 1): RecordsToDelete(before_offset=-1)})
+        finally:
+            await admin.close()
+        async with viewing(kafka_settings) as view:
+            assert await view.get_fresh("nobody", timeout=SOON) is None
+            assert view.get("request-0") is not None
+            assert view.get("request-1") is not None
+
+    run(test())
+
+
+def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        topic = Topics(kafka_settings.topic_prefix).requests
+        writer = AIOKafkaProducer(bootstrap_servers=kafka_settings.kafka_brokers)
+        await writer.start()
+        try:
+            async with viewing(kafka_settings) as view, logging(kafka_settings) as log:
+                for value in (None, b"", b"\xff", b"{}", b'{"specversion":"1.0","type":"other","data":{}}'):
+                    for partition in (0, 1):
+                        await writer.send_and_wait(topic, value, b"key", partition=partition)
+                await log.append(created(request_id))
+                assert await view.get_fresh(request_id, timeout=SOON) is not None
+                assert view.ready
+        finally:
+            await writer.stop()
+
+    run(test())
+
+
+# --- Kafka is away
+
+
+def test_a_view_that_was_not_started_is_stale() -> None:
+    async def test() -> None:
+        view = ProgressView(Settings(kafka_brokers="127.0.0.1:1"))
+        assert not view.ready
+        with pytest.raises(StaleViewError):
+            await view.get_fresh("anything", timeout=1)
+
+    run(test())
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "who listens says nothing"])
+def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(listens: bool) -> None:
+    async def test() -> None:
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            if listens:
+                silent.listen()
+            address = f"127.0.0.1:{silent.getsockname()[1]}"
+            view = ProgressView(Settings(kafka_brokers=address))
+            async with asyncio.timeout(10):
+                with pytest.raises(KafkaUnavailableError, match=address):
+                    await view.start(timeout=1)
+                await view.stop()
+
+    run(test())
+
+
+def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with EmbeddedKafka(tmp_path) as kafka:
+            settings = Settings(
+                kafka_brokers=kafka.address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=1, data_dir=tmp_path
+            )
+            await create_topics(settings, Topics(settings.topic_prefix).configs())
+            async with viewing(settings) as view:
+                async with logging(settings) as log:
+                    await log.append(created("before"))
+                assert await view.get_fresh("before", timeout=SOON) is not None
+                await kafka.stop()
+                async with asyncio.timeout(5):
+                    assert await view.get_fresh("before", timeout=1) is not None, "what is known stays known"
+                    with pytest.raises(StaleViewError):
+                        await view.get_fresh("nobody", timeout=1)
+                await kafka.start()
+                async with logging(settings) as log:
+                    await log.append(created("after"))
+
+                async def known() -> bool:
+                    try:
+                        return await view.get_fresh("after", timeout=2) is not None
+                    except StaleViewError:
+                        return False
+
+                await eventually(known, timeout=30)
+
+    run(test())

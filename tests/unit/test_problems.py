@@ -1,0 +1,148 @@
+"""Errors over real HTTP: each is a problem (RFC 9457), and none tells anything of the inside."""
+
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
+
+from api.problems import Problem, not_found, problem_middleware, unavailable
+from tests.event_loop import run
+
+MAX_BODY = 1000
+
+
+async def _crash(request: web.Request) -> web.Response:
+    raise RuntimeError("password=hunter2 in /srv/private/app.py")
+
+
+async def _read(request: web.Request) -> web.Response:
+    return web.Response(body=await request.read())
+
+
+async def _refuse(request: web.Request) -> web.Response:
+    raise Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "bad-csv",
+        "2 rows are wrong",
+        errors=[{"row": 2, "column": "S. No.", "message": "empty"}],
+        headers={"X-Extra": "1"},
+        limit=100,
+    )
+
+
+async def _redirect(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/elsewhere")
+
+
+async def _unknown(request: web.Request) -> web.Response:
+    raise not_found(request.query["id"])
+
+
+async def _away(request: web.Request) -> web.Response:
+    raise unavailable("Cassandra can't be reached")
+
+
+async def _teapot(request: web.Request) -> web.Response:
+    raise web.HTTPBadRequest(reason="the form is broken")
+
+
+def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, Any]:
+    """Send one request to a server with the middleware; the answer and its JSON."""
+
+    async def test() -> tuple[aiohttp.ClientResponse, Any]:
+        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
+        app.add_routes(
+            [
+                web.get("/crash", _crash),
+                web.post("/read", _read),
+                web.get("/refuse", _refuse),
+                web.get("/redirect", _redirect),
+                web.get("/unknown", _unknown),
+                web.get("/away", _away),
+                web.get("/bad", _teapot),
+            ]
+        )
+        async with (
+            TestClient(TestServer(app, host="127.0.0.1")) as client,
+            client.request(method, path, allow_redirects=False, **options) as answer,
+        ):
+            await answer.read()
+            return answer, await answer.json(content_type=None) if answer.status >= 400 else None
+
+    return run(test())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/nothing/here", None, 404, "not-found"),
+        ("DELETE", "/crash", None, 405, "method-not-allowed"),
+        ("POST", "/read", b"x" * (MAX_BODY + 1), 413, None),
+        ("GET", "/crash", None, 500, "internal"),
+        ("GET", "/bad", None, 400, "bad-request"),
+        ("GET", "/refuse", None, 422, "bad-csv"),
+        ("GET", "/unknown?id=x", None, 404, "unknown-request"),
+        ("GET", "/away", None, 503, "unavailable"),
+    ],
+)
+def test_every_error_is_a_problem_with_the_members_of_the_rfc(
+    method: str, path: str, body: bytes | None, status: int, code: str | None
+) -> None:
+    answer, problem = ask(method, path, data=body)
+    assert answer.status == status
+    assert answer.content_type == "application/problem+json"
+    assert problem["status"] == status
+    assert problem["title"] == HTTPStatus(status).phrase
+    assert problem["type"].startswith("urn:shrinkstream:problem:")
+    assert code is None or problem["type"] == f"urn:shrinkstream:problem:{code}"
+    assert problem["detail"]
+    assert " " not in problem["type"]
+
+
+def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
+    with capture_logs() as logs:
+        answer, problem = ask("GET", "/crash?token=hunter2")
+    shown = str(problem) + str(answer.headers)
+    for inside in ("hunter2", "private", "RuntimeError", "Traceback", "app.py"):
+        assert inside not in shown
+    (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (entry["method"], entry["path"]) == ("GET", "/crash")
+    assert entry["exc_info"]
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    answer, _ = ask("DELETE", "/read")
+    assert answer.headers["Allow"] == "POST"
+
+
+def test_a_problem_carries_its_errors_its_members_and_its_headers() -> None:
+    answer, problem = ask("GET", "/refuse")
+    assert problem["errors"] == [{"row": 2, "column": "S. No.", "message": "empty"}]
+    assert problem["limit"] == 100
+    assert answer.headers["X-Extra"] == "1"
+
+
+def test_a_problem_without_a_list_of_errors_has_no_such_member() -> None:
+    _, problem = ask("GET", "/unknown?id=x")
+    assert set(problem) == {"type", "title", "status", "detail"}
+
+
+def test_what_may_heal_says_when_to_come_back() -> None:
+    answer, _ = ask("GET", "/away")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_an_overlong_id_is_not_repeated_in_full() -> None:
+    _, problem = ask("GET", f"/unknown?id={'x' * 500}")
+    assert len(problem["detail"]) < 120
+
+
+def test_redirects_and_successes_pass_untouched() -> None:
+    answer, _ = ask("GET", "/redirect")
+    assert (answer.status, answer.headers["Location"]) == (302, "/elsewhere")
+    answer, _ = ask("POST", "/read", data=b"x")
+    assert answer.status == 200

@@ -1,0 +1,32 @@
+"""Migrations: in order, complete, and safe to run twice."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra.cassandra.schema import migrations, statements
+
+
+def test_the_migrations_are_numbered_without_a_gap() -> None:
+    numbers = [number for number, _, _ in migrations()]
+    assert numbers
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_every_statement_of_every_migration_may_be_repeated() -> None:
+    for _, name, text in migrations():
+        for statement in statements(text):
+            assert " IF NOT EXISTS " in statement, f"{name}: {statement}"
+
+
+def test_a_migration_is_split_at_semicolons_and_without_its_comments() -> None:
+    text = "-- first; of all\nCREATE TABLE a (x int); -- a comment\n\nCREATE TABLE b (\n  y int -- the y\n);\n;\n"
+    assert [" ".join(statement.split()) for statement in statements(text)] == [
+        "CREATE TABLE a (x int)",
+        "CREATE TABLE b ( y int )",
+    ]
+
+
+@given(st.lists(st.from_regex(r"[A-Z]+( [a-z]+){1,3}", fullmatch=True), max_size=5), st.text("abc; \n", max_size=9))
+def test_no_statement_is_lost_between_comments(wanted: list[str], comment: str) -> None:
+    remark = "--" + comment.replace("\n", " ") + "\n"
+    assert statements(remark + ";\n".join(remark + statement + " " + remark for statement in wanted)) == wanted

@@ -1,0 +1,243 @@
+"""Settings: what is given is what counts, a mistake is named at start, a secret is never shown."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from infra.settings import (
+    PREFIX,
+    Settings,
+    SettingsError,
+    environment_of,
+    load_settings,
+    parse_addresses,
+    parse_api_keys,
+    parse_webhook_secret,
+)
+
+WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SECRETS = {
+    "KAFKA_SASL_PASSWORD": "kafka-hunter2",
+    "CASSANDRA_PASSWORD": "cassandra-hunter2",
+    "WEBHOOK_SECRET": WEBHOOK_SECRET,
+    "API_KEYS": "shop:key-hunter2",
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable of this machine and no ``.env`` of the checkout."""
+    for name in os.environ:
+        if name.upper().startswith(PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def give(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(PREFIX + name, value)
+
+
+def test_with_nothing_given_the_documented_defaults_hold() -> None:
+    settings = load_settings()
+    assert (settings.quality, settings.port, settings.host) == (50, 8080, "127.0.0.1")
+    assert settings.kafka_brokers is None
+    assert settings.cassandra_hosts is None
+    assert settings.api_keys is None
+    assert settings.effective_public_url == "http://127.0.0.1:8080"
+    assert settings.effective_storage_url == (Path.cwd() / ".shrinkstream" / "storage").as_uri()
+
+
+def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, QUALITY="80", KAFKA_BROKERS="one:9092,two:9093", DATA_DIR="/var/lib/shrink", OPEN_NETWORK="true")
+    settings = load_settings()
+    assert (settings.quality, settings.kafka_brokers, settings.open_network) == (80, "one:9092,two:9093", True)
+    assert settings.effective_storage_url == "file:///var/lib/shrink/storage"
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    # `docker compose` passes ${VARIABLE:-} on as an empty one.
+    give(monkeypatch, QUALITY="", KAFKA_BROKERS="", WEBHOOK_SECRET="", WEBHOOK_URL="", FETCH_ALLOW="")
+    assert load_settings() == Settings()
+
+
+def test_the_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(".env").write_text("SHRINKSTREAM_QUALITY=60\nSHRINKSTREAM_PORT=9000\nSOMEBODY_ELSES=1\n")
+    give(monkeypatch, QUALITY="70")
+    settings = load_settings()
+    assert (settings.quality, settings.port) == (70, 9000)
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, PORT="9000")
+    assert load_settings(port=9001).port == 9001
+
+
+@pytest.mark.parametrize("name", ["SHRINKSTREAM_QUALTY", "shrinkstream_qualty", "SHRINKSTREAM_"])
+def test_an_unknown_variable_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "60")
+    with pytest.raises(SettingsError, match=f"unknown setting {name} "):
+        load_settings()
+
+
+def test_an_unknown_variable_in_the_env_file_is_an_error_too() -> None:
+    Path(".env").write_text("SHRINKSTREAM_QUALTY=60\nSHRINKSTREAM_PRT=1\n")
+    with pytest.raises(SettingsError, match="SHRINKSTREAM_PRT, SHRINKSTREAM_QUALTY"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QUALITY", "high"),
+        ("QUALITY", "0"),
+        ("QUALITY", "101"),
+        ("PORT", "65536"),
+        ("PARTITIONS", "0"),
+        ("FETCH_TIMEOUT", "-1"),
+        ("OPEN_NETWORK", "perhaps"),
+        ("TOPIC_PREFIX", "with space"),
+        ("CASSANDRA_KEYSPACE", "Drop Table"),
+        ("KAFKA_SECURITY_PROTOCOL", "TLS"),
+        ("KAFKA_BROKERS", "host:port"),
+        ("KAFKA_BROKERS", "one:9092,,two:9092"),
+        ("KAFKA_BROKERS", "kafka://one:9092"),
+        ("CASSANDRA_HOSTS", "one:99999"),
+        ("PUBLIC_URL", "shop.example"),
+        ("WEBHOOK_URL", "ftp://shop.example/hook"),
+        ("URL", "http://"),
+        ("FETCH_ALLOW", "10.0.0.0/33"),
+        ("FETCH_ALLOW", "host:port"),
+        ("LOG_LEVEL", "loud"),
+        ("MAX_UPLOAD_BYTES", "1 GB"),
+    ],
+)
+def test_a_malformed_value_is_an_error_that_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    give(monkeypatch, **{name: value})
+    with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{name}: "):
+        load_settings()
+
+
+def test_all_malformed_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, QUALITY="high", PORT="low")
+    with pytest.raises(SettingsError, match=r"SHRINKSTREAM_PORT: .*; SHRINKSTREAM_QUALITY|QUALITY: .*; .*PORT: "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("API_KEYS", "shop:hunter2,shop:hunter3"),
+        ("API_KEYS", "shop:"),
+        ("API_KEYS", "hunter2,,hunter3"),
+        ("WEBHOOK_SECRET", "hunter2"),
+        ("WEBHOOK_SECRET", "whsec_"),
+        ("WEBHOOK_SECRET", "whsec_hunter2!"),
+    ],
+)
+def test_an_error_about_a_secret_does_not_tell_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    give(monkeypatch, **{name: value})
+    with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{name}: ") as error:
+        load_settings()
+    assert "hunter" not in str(error.value)
+    assert error.value.__cause__ is None
+    assert error.value.__suppress_context__, "a traceback would show the value"
+
+
+def test_secrets_are_masked_wherever_the_settings_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, **SECRETS)
+    settings = load_settings()
+    for text in (repr(settings), str(settings), settings.model_dump_json()):
+        assert not [secret for secret in SECRETS.values() if secret in text]
+    assert settings.first_api_key == "key-hunter2"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        setattr(load_settings(), "quality", 10)  # noqa: B010 - mypy refuses the statement, as it should
+
+
+def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings(
+        kafka_brokers="one:9092",
+        cassandra_hosts="two:9042",
+        data_dir=Path("somewhere"),
+        open_network=True,
+        fetch_timeout=0.5,
+        api_keys=SecretStr(SECRETS["API_KEYS"]),
+        webhook_secret=SecretStr(WEBHOOK_SECRET),
+        public_url="https://shrink.example/",
+        max_upload_bytes=2**40,
+        fetch_allow="127.0.0.1,[::1]:8080",
+    )
+    for name, value in environment_of(given).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings() == given
+
+
+def test_the_command_prints_every_setting_and_masks_secrets() -> None:
+    environment = {**os.environ, **{PREFIX + name: value for name, value in SECRETS.items()}, f"{PREFIX}QUALITY": "61"}
+    shown = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "settings"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    lines = {line.split()[0]: line for line in shown.stdout.splitlines() if line.startswith(PREFIX)}
+    assert set(lines) == {PREFIX + name.upper() for name in Settings.model_fields}
+    assert lines[f"{PREFIX}QUALITY"].split()[1:3] == ["61", "50"]
+    for name, secret in SECRETS.items():
+        assert "********" in lines[PREFIX + name]
+        assert secret.split(":")[-1] not in shown.stdout + shown.stderr
+
+
+def test_a_mistake_ends_the_command_with_one_line() -> None:
+    failed = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "settings"],
+        env={**os.environ, "SHRINKSTREAM_QUALTY": "60"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert failed.stdout == ""
+    (line,) = failed.stderr.splitlines()
+    assert "SHRINKSTREAM_QUALTY" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [
+        ("one", {"key-1": "one"}),
+        ("shop:one, two ,admin:three", {"shop": "one", "key-2": "two", "admin": "three"}),
+        ("name:with:colon", {"name:with": "colon"}),
+    ],
+)
+def test_api_keys_have_names(text: str, keys: dict[str, str]) -> None:
+    assert parse_api_keys(text) == keys
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("one", [("one", 9042)]),
+        ("one:1, two ", [("one", 1), ("two", 9042)]),
+        ("[::1]:9142,[fd00::2]", [("::1", 9142), ("fd00::2", 9042)]),
+        ("10.0.0.7:9043", [("10.0.0.7", 9043)]),
+    ],
+)
+def test_addresses_are_hosts_with_or_without_a_port(text: str, addresses: list[tuple[str, int]]) -> None:
+    assert parse_addresses(text, default_port=9042) == addresses
+
+
+def test_a_webhook_secret_is_the_base64_of_its_key() -> None:
+    assert parse_webhook_secret("whsec_c2VjcmV0") == b"secret"
