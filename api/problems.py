@@ -76,12 +76,17 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             raise
         status = HTTPStatus(error.status)
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return Problem(status, status.phrase.lower().replace(" ", "-"), _detail(error), headers=allowed).response()
+        return Problem(status, _code(status), _detail(error), headers=allowed).response()
     except Exception:
         log.exception("request failed", method=request.method, path=request.path)
         return Problem(
             HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong here, and it has been logged"
         ).response()
+
+
+def _code(status: HTTPStatus) -> str:
+    # Python 3.13 renamed the phrase of 413; a code is for ever.
+    return "too-large" if status.value == 413 else status.phrase.lower().replace(" ", "-")
 
 
 def _detail(error: web.HTTPException) -> str:

@@ -105,7 +105,10 @@ async def look_after_requests() -> None:
     if app.rebalancing or app.in_recovery:
         return
     async with resources as shared:
-        await shared.healer.look_after(_own_rows(), table.get)
+        try:
+            await shared.healer.look_after(_own_rows(), table.get)
+        except Exception:  # noqa: BLE001 - whatever keeps one look from ending, the folding goes on
+            log.exception("looking after requests failed; the next look tries again")
 
 
 def _own_rows() -> Iterator[tuple[str, bytes]]:

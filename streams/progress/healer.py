@@ -1,7 +1,7 @@
 """Helps requests that stand still: reads the log for what was missed, asks again for what is not on it."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 
 import structlog
@@ -20,7 +20,7 @@ from streams.events import (
     decode,
     utc_now,
 )
-from streams.log_reader import LogReader
+from streams.log_reader import LogReader, Record
 from streams.progress.fold import Read
 from streams.progress.housekeeping import Limits, Stalled, task_for
 
@@ -65,84 +65,102 @@ class Healer:
         if not missing:
             return
         handled = await committed_offsets(self._settings, self._topics.group("compress"))
-        lost = await self._requests_of(request, missing, reader, handled)
-        if not lost:
-            return  # they still wait for their turn
-        if request.give_up:
-            for image in lost:
-                await self._log.append(
-                    ImageFailed.of(
-                        image, reason=REASON, detail=f"no result after asking {request.row.heals} times again"
-                    )
-                )
-            log.error("images given up", request_id=request.request_id, images=len(lost))
-            return
+        asked, queued = await self._requests_of(request, missing, reader, handled)
+        # What was never asked for can't be asked for again.
+        unheard_of = missing - asked.keys() - queued
+        await self._give_up(request, asked if request.give_up else {}, unheard_of)
+        if request.give_up or not asked:
+            return  # the others still wait for their turn
         offsets = dict(request.row.image_offsets)
-        for image in lost:
+        for image in asked.values():
             written = await self._log.append(image)
             first, last = offsets.get(written.partition, (written.offset, written.offset))
             offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
         heal = request.row.heals + 1
         await self._log.append(
-            ImagesRequestedAgain(request_id=request.request_id, heal=heal, missing=len(lost), image_offsets=offsets)
+            ImagesRequestedAgain(request_id=request.request_id, heal=heal, missing=len(asked), image_offsets=offsets)
         )
-        log.warning("images requested again", request_id=request.request_id, images=len(lost), heal=heal)
+        log.warning("images requested again", request_id=request.request_id, images=len(asked), heal=heal)
 
     async def _repeat_results(self, request: Stalled, missing: set[int], reader: LogReader) -> set[int]:
         """Results that are on the log and were missed: written again, so that every reader gets them again."""
         partition = await reader.partition_of(self._topics.image_results, request.request_id.encode())
         start = await reader.offset_at(partition, request.row.created_at)
 
-        def wanted(event: Event) -> bool:
-            return (
-                isinstance(event, ImageProcessed | ImageFailed)
-                and event.request_id == request.request_id
-                and event.index in missing
-                and (isinstance(event, ImageProcessed) or event.attempt >= request.row.run)
-            )
-
-        found = await _find(reader, {partition: start}, None, wanted)
-        for event in found:
+        found: dict[int, ImageProcessed | ImageFailed] = {}
+        async for records in reader.read({partition: start}):
+            for record in records:
+                event = _event_of(record)
+                if (
+                    isinstance(event, ImageProcessed | ImageFailed)
+                    and event.request_id == request.request_id
+                    and event.index in missing
+                    and (isinstance(event, ImageProcessed) or event.attempt >= request.row.run)
+                ):
+                    found[event.index] = event
+        for event in found.values():
             await self._log.append(event)
         if found:
             log.warning("results read again", request_id=request.request_id, images=len(found))
-        return {event.index for event in found if isinstance(event, ImageProcessed | ImageFailed)}
+        return set(found)
+
+    async def _give_up(self, request: Stalled, asked: dict[int, ImageRequested], unheard_of: set[int]) -> None:
+        """End the request: an image without a result has failed, even one that the log knows nothing about."""
+        detail = f"no result, although it was asked for {request.row.heals} times more"
+        failures = [ImageFailed.of(image, reason=REASON, detail=detail) for image in asked.values()]
+        failures += [
+            ImageFailed(
+                request_id=request.request_id,
+                index=index,
+                attempt=request.row.run,
+                row=index,
+                position=0,
+                serial="?",
+                product_name="?",
+                input_url="",
+                requested_at=request.row.created_at,
+                reason=REASON,
+                detail="the log doesn't say what was asked for",
+            )
+            for index in sorted(unheard_of)
+        ]
+        for failure in failures:
+            await self._log.append(failure)
+        if failures:
+            log.error("images given up", request_id=request.request_id, images=len(failures))
 
     async def _requests_of(
         self, request: Stalled, missing: set[int], reader: LogReader, handled: dict[TopicPartition, int]
-    ) -> list[ImageRequested]:
-        """The ImageRequested of missing images that compress is done with, and so has lost."""
-        topic = self._topics.image_requests
-        starts, ends = {}, {}
-        for number, (first, last) in request.row.image_offsets.items():
-            partition = TopicPartition(topic, number)
-            end = min(last + 1, handled.get(partition, 0))
-            if end > first:
-                starts[partition], ends[partition] = first, end
+    ) -> tuple[dict[int, ImageRequested], set[int]]:
+        """What was asked for and compress is done with, and so has lost; and the indexes that it has yet to see."""
+        starts = {
+            TopicPartition(self._topics.image_requests, number): first
+            for number, (first, _) in request.row.image_offsets.items()
+        }
+        ends = {
+            TopicPartition(self._topics.image_requests, number): last + 1
+            for number, (_, last) in request.row.image_offsets.items()
+        }
+        lost: dict[int, ImageRequested] = {}
+        queued: set[int] = set()
+        async for records in reader.read(starts, ends):
+            for record in records:
+                event = _event_of(record)
+                if (
+                    isinstance(event, ImageRequested)
+                    and event.request_id == request.request_id
+                    and event.index in missing
+                ):
+                    place = TopicPartition(record.topic, record.partition)
+                    if record.offset >= handled.get(place, 0):
+                        queued.add(event.index)
+                    else:
+                        lost[event.index] = event
+        return {index: event for index, event in lost.items() if index not in queued}, queued
 
-        def wanted(event: Event) -> bool:
-            return (
-                isinstance(event, ImageRequested) and event.request_id == request.request_id and event.index in missing
-            )
 
-        found = await _find(reader, starts, ends, wanted)
-        latest = {event.index: event for event in found if isinstance(event, ImageRequested)}
-        return list(latest.values())
-
-
-async def _find(
-    reader: LogReader,
-    starts: dict[TopicPartition, int],
-    ends: dict[TopicPartition, int] | None,
-    wanted: Callable[[Event], bool],
-) -> list[Event]:
-    found = []
-    async for records in reader.read(starts, ends):
-        for record in records:
-            try:
-                event = decode(record.value)
-            except UnreadableEvent:
-                continue  # among the dead letters already
-            if wanted(event):
-                found.append(event)
-    return found
+def _event_of(record: Record) -> Event | None:
+    try:
+        return decode(record.value)
+    except UnreadableEvent:
+        return None  # among the dead letters already

@@ -2,6 +2,7 @@
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from faust.types import StreamT
 
@@ -15,6 +16,7 @@ from streams.event_log import EventLog
 from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
+from streams.projections.rebuild import recall
 from streams.projections.webhooks import Webhooks
 from streams.resources import Resources
 from streams.topics import Topics
@@ -49,7 +51,13 @@ async def _open(stack: AsyncExitStack) -> Projections:
     return Projections(
         event_log,
         history,
-        OutputCsv(history, Storage.of(settings()), event_log, settings().data_dir / "spool"),
+        OutputCsv(
+            history,
+            Storage.of(settings()),
+            event_log,
+            settings().data_dir / "spool",
+            recall=partial(recall, settings(), history),
+        ),
         Webhooks(client, event_log, history, secret.get_secret_value() if secret else None),
     )
 

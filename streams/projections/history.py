@@ -187,6 +187,11 @@ class History:
             webhook=webhook_state(row),
         )
 
+    async def is_completed(self, request_id: str, run: int) -> bool:
+        """Whether the completion of this run of a request, or of a later one, is in the history."""
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
+        return bool(rows) and rows[0].run is not None and rows[0].run >= run
+
     async def webhook_is_settled(self, request_id: str) -> bool:
         """Whether the receiver confirmed, or will not be asked again."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)

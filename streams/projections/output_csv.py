@@ -6,8 +6,9 @@ waits; where that takes too long, it is put off.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
@@ -22,8 +23,12 @@ from streams.projections.history import IMAGES_PER_BUCKET, History
 
 log = structlog.get_logger(__name__)
 
-GAP_PATIENCE = 30.0  # seconds one attempt waits for the history
+GAP_PATIENCE = 15.0  # seconds one attempt waits for the history
 GAP_POLL = 0.2
+
+
+# Brings the results of a request that are on the log into the history, from when it was created on.
+Recall = Callable[[str, datetime], Awaitable[None]]
 
 
 class HistoryLagsError(Exception):
@@ -34,12 +39,19 @@ class OutputCsv:
     """Writes output CSVs and says that their requests are complete."""
 
     def __init__(
-        self, history: History, storage: Storage, event_log: EventLog, spool: Path, patience: float | None = None
+        self,
+        history: History,
+        storage: Storage,
+        event_log: EventLog,
+        spool: Path,
+        patience: float | None = None,
+        recall: Recall | None = None,
     ) -> None:
         self._history = history
         self._storage = storage
         self._log = event_log
         self._spool = spool
+        self._recall = recall
         self._patience = GAP_PATIENCE if patience is None else patience
 
     async def publish(self, event: OutputCsvRequested) -> None:
@@ -51,8 +63,13 @@ class OutputCsv:
         try:
             await self._write(event, path)
         except HistoryLagsError as lag:
+            if await self._history.is_completed(event.request_id, event.run):
+                return  # what it counts is out of date: a late success was counted and told since
+            await asyncio.sleep(GAP_POLL)
             # To the end of the queue: others must not wait behind it, and it must not be lost.
             log.warning("output CSV put off", request_id=event.request_id, reason=str(lag))
+            if self._recall is not None:
+                await self._recall(event.request_id, event.created_at)
             await self._log.append(event)
             return
         await self._log.append(

@@ -64,17 +64,13 @@ class LogOfRequests:
             async for records in reader.read(dict.fromkeys(partitions), ends):
                 seen += len(records)
                 self._on_events(seen, total)
-                batch = [event for record in records if (event := self._decode(record.key, record.value)) is not None]
+                wanted = (record for record in records if self._is_wanted(record.key))
+                batch = [event for record in wanted if (event := _decode(record.value)) is not None]
                 self.read += len(batch)
                 yield batch
 
-    def _decode(self, key: bytes | None, value: bytes | None) -> Event | None:
-        if self._request_id is not None and key != self._request_id.encode():
-            return None
-        try:
-            return decode(value)
-        except UnreadableEvent:
-            return None  # among the dead letters already
+    def _is_wanted(self, key: bytes | None) -> bool:
+        return self._request_id is None or key == self._request_id.encode()
 
 
 async def rebuild_history(settings: Settings, history: History, request_id: str | None, on_events: OnEvents) -> Report:
@@ -103,6 +99,24 @@ async def rebuild_history(settings: Settings, history: History, request_id: str 
                     await history.forget_image(request_id, index)
                     report.differs(f"{request_id}/{index}: no event speaks of it, and it is gone now")
     return report
+
+
+async def recall(settings: Settings, history: History, request_id: str, created_at: datetime) -> None:
+    """Bring the results of one request that are on the log into the history, in case it missed some."""
+    topics = Topics(settings.topic_prefix)
+    async with LogReader.open(settings) as reader:
+        partition = await reader.partition_of(topics.image_results, request_id.encode())
+        start = await reader.offset_at(partition, created_at)
+        async for records in reader.read({partition: start}):
+            events = [_decode(record.value) for record in records if record.key == request_id.encode()]
+            await asyncio.gather(*(history.record(event) for event in events if event is not None))
+
+
+def _decode(value: bytes | None) -> Event | None:
+    try:
+        return decode(value)
+    except UnreadableEvent:
+        return None  # among the dead letters already
 
 
 async def verify_history(settings: Settings, history: History, request_id: str | None, on_events: OnEvents) -> Report:

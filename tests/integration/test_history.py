@@ -16,7 +16,7 @@ from infra.cassandra import session as session_module
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
 from streams.events import Event, ImageFailed, ImageProcessed, WebhookAttempted, WebhookDelivered, WebhookFailed
-from streams.projections.history import History
+from streams.projections.history import History, utc
 from streams.status import completed_status
 from tests.event_loop import run
 from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
@@ -100,13 +100,17 @@ def test_a_late_failure_does_not_overwrite_a_success(
 ) -> None:
     image = requested(request_id, product_name=request_id)
     success = processed(image)
-    events = [failed(image), success, failed(image, "fetch_timeout")]
+    late = failed(image, "fetch_timeout").model_copy(update={"time": success.time + timedelta(hours=1)})
+    events = [failed(image), success, late]
 
     async def test() -> None:
         async with connected(cassandra_settings) as session:
             await record_all(session, [events[number] for number in order])
-            (row,) = await History(session).images(request_id, 0)
+            (row,) = await session.execute(
+                "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
+            )
             assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
+            assert utc(row.settled_at) == success.time
             (product,) = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (request_id,))
             assert product.output_url == row.output_url
 

@@ -18,6 +18,11 @@ from streams.events import (
     EVENT_CLASSES,
     Event,
     ImageRequested,
+    ImagesRequestedAgain,
+    ProgressRebuildRequested,
+    ProgressRebuilt,
+    RequestExpired,
+    RequestRecorded,
     UnreadableEvent,
     WebhookAttempted,
     WebhookDelivered,
@@ -56,6 +61,17 @@ STORED: dict[str, Event] = {
     "WebhookDelivered.v1": WebhookDelivered(request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=3),
     "WebhookFailed.v1": WebhookFailed(
         request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=9, reason="http_410"
+    ),
+    "ImagesRequestedAgain.v1": ImagesRequestedAgain(
+        request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
+    ),
+    "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
+    "ProgressRebuildRequested.v1": ProgressRebuildRequested(
+        request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
+    ),
+    "ProgressRebuilt.v1": ProgressRebuilt(
+        request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, events=4000, changed=2, seconds=0.25
     ),
 }
 EXAMPLES = list(STORED.values())
@@ -176,7 +192,7 @@ def test_the_clock_of_events_is_utc_in_whole_milliseconds() -> None:
 
 def test_the_key_of_an_event_is_its_request_but_for_images_to_do_which_are_spread() -> None:
     for event in EXAMPLES:
-        expected = f"{REQUEST_ID}/0" if isinstance(event, ImageRequested) else REQUEST_ID
+        expected = f"{REQUEST_ID}/0" if isinstance(event, ImageRequested) else event.request_id
         assert event.key == expected.encode()
 
 
@@ -201,6 +217,15 @@ def test_different_facts_have_different_ids() -> None:
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
             facts += [WebhookDelivered(**told, attempts=1), WebhookFailed(**told, attempts=1, reason="http_500")]
+        facts += [ImagesRequestedAgain(request_id=request_id, heal=n, missing=1, image_offsets={}) for n in (1, 2)]
+        facts += [RequestRecorded(request_id=request_id, run=run) for run in (0, 1)]
+        facts += [
+            RequestExpired(request_id=request_id, stage="done"),
+            RequestExpired(request_id=request_id, stage="forgotten"),
+        ]
+    for rebuild_id, partition in product(("r1", "r2"), (0, 1)):
+        rebuild: dict[str, Any] = {"request_id": "rebuild", "rebuild_id": rebuild_id, "partition": partition}
+        facts += [ProgressRebuildRequested(**rebuild), ProgressRebuilt(**rebuild, events=1, changed=0, seconds=1)]
     assert len({fact.id for fact in facts}) == len(facts)
 
 

@@ -14,8 +14,11 @@ from streams.events import (
     Event,
     ImageFailed,
     ImageProcessed,
+    ImagesRequestedAgain,
     OutputCsvRequested,
     RequestCreated,
+    RequestExpired,
+    RequestRecorded,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
@@ -30,6 +33,7 @@ from streams.progress.fold import (
     decode_chunk,
     decode_row,
     fold,
+    is_done,
     output_due,
     row_key,
     split_key,
@@ -122,6 +126,8 @@ def delivered(random: Random, events: Sequence[Event], repeats: float) -> list[E
     return deck
 
 
+# By their seed: drawn number by number, thousands of images would be more than hypothesis is willing to draw.
+RANDOMS = st.builds(Random, st.integers(0, 2**32))
 TOTALS = st.integers(1, 12) | st.sampled_from([999, 1000, 1001, 1999, 2000, 2001, 3000]) | st.integers(1, 3000)
 FAILING = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
@@ -129,8 +135,8 @@ FAILING = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 # --- any order, any repetition
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.randoms(use_true_random=False), TOTALS, FAILING, st.sampled_from([0.0, 0.2, 1.0]))
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.2, 1.0]))
 def test_in_any_order_and_with_any_repeats_the_output_is_asked_for_exactly_when_every_image_is_settled(
     random: Random, total: int, failing: float, repeats: float
 ) -> None:
@@ -150,8 +156,8 @@ def test_in_any_order_and_with_any_repeats_the_output_is_asked_for_exactly_when_
     assert all(other == first and other.id == first.id for other in others)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.randoms(use_true_random=False), TOTALS, FAILING, st.sampled_from([0.0, 0.5]))
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.5]))
 def test_a_retry_counts_each_image_once_in_whatever_order_both_runs_arrive(
     random: Random, total: int, failing: float, repeats: float
 ) -> None:
@@ -164,8 +170,8 @@ def test_a_retry_counts_each_image_once_in_whatever_order_both_runs_arrive(
     assert table == in_order, "the same bytes, whatever the order"
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.randoms(use_true_random=False), TOTALS, FAILING)
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, TOTALS, FAILING)
 def test_a_repeat_writes_nothing(random: Random, total: int, failing: float) -> None:
     story = told(random, total, failing=failing, retried=True)
     table: Table = {}
@@ -173,8 +179,8 @@ def test_a_repeat_writes_nothing(random: Random, total: int, failing: float) -> 
     assert [fold(event, table.get) for event in story.events] == [{}] * len(story.events)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.randoms(use_true_random=False), TOTALS, FAILING)
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, TOTALS, FAILING)
 def test_at_every_moment_what_is_counted_is_what_has_arrived(random: Random, total: int, failing: float) -> None:
     story = told(random, total, failing=failing, retried=False)
     cut = random.randint(0, total)
@@ -274,7 +280,7 @@ def apply_with_crashes(events: Sequence[Event], crashes: Sequence[Crash]) -> tup
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.randoms(use_true_random=False), st.integers(1, 20), FAILING, st.booleans(), CRASHES)
+@given(RANDOMS, st.integers(1, 20), FAILING, st.booleans(), CRASHES)
 # The last image's record is written, and the process dies before it asks for the output CSV.
 @example(Random(1), 1, 0.0, False, [Crash(1, 1, 0, 0)])
 @example(Random(1), 9, 0.0, False, [Crash(9, 1, 0, 0), Crash(10, 1, 5, 0)])
@@ -402,6 +408,68 @@ def test_a_second_creation_changes_nothing() -> None:
     table: Table = {}
     apply([created(), COMPLETED], table)
     assert fold(created(owner="somebody else"), table.get) == {}
+
+
+# --- a request that leaves the table, and one that is helped
+
+
+def expired(stage: str) -> RequestExpired:
+    return RequestExpired.model_validate({"request_id": REQUEST_ID, "time": NOON + timedelta(days=8), "stage": stage})
+
+
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, st.sampled_from([1, 999, 1000, 2001]))
+def test_a_request_that_left_the_table_is_not_brought_back_by_whatever_comes_late(random: Random, total: int) -> None:
+    story = told(random, total, failing=0.5, retried=True)
+    table: Table = {}
+    apply([*story.events, COMPLETED, expired("done")], table)
+    assert list(table) == [row_key(REQUEST_ID)], "only a mark stays"
+    assert is_done(table[row_key(REQUEST_ID)])
+    late = [*story.events, COMPLETED, DELIVERED, expired("done")]
+    assert [fold(event, table.get) for event in late] == [{}] * len(late)
+    assert [output_due(event, table.get) for event in late] == [None] * len(late)
+    apply([expired("forgotten")], table)
+    assert table == {}
+
+
+def test_a_kill_while_a_request_leaves_the_table_is_repaired_by_the_redelivery() -> None:
+    story = told(Random(3), 2001, failing=0.1, retried=False)
+    whole: Table = {}
+    apply([*story.events, COMPLETED], whole)
+    changes = list(fold(expired("done"), whole.get).items())
+    assert len(changes) == 4
+    for written in range(len(changes) + 1):
+        table = dict(whole)
+        write(dict(changes[:written]), table)
+        apply([expired("done")], table)
+        assert list(table) == [row_key(REQUEST_ID)]
+
+
+def test_only_a_request_that_left_the_table_is_forgotten() -> None:
+    table: Table = {}
+    apply([created(), COMPLETED], table)
+    assert fold(expired("forgotten"), table.get) == {}
+
+
+def test_the_latest_help_is_the_one_that_counts() -> None:
+    helps: list[Event] = [
+        ImagesRequestedAgain(
+            request_id=REQUEST_ID, time=NOON + timedelta(hours=n), heal=n, missing=1, image_offsets={0: (n, n + 1)}
+        )
+        for n in (1, 2, 3)
+    ]
+    for order in permutations(helps):
+        table: Table = {}
+        apply([created(image_offsets={0: (0, 1)}), *order, *order], table)
+        row = decode_row(table[row_key(REQUEST_ID)])
+        assert (row.heals, row.image_offsets, row.updated_at) == (3, {0: (3, 4)}, NOON + timedelta(hours=3))
+
+
+def test_the_latest_recorded_run_is_the_one_that_counts() -> None:
+    for order in permutations([RequestRecorded(request_id=REQUEST_ID, run=run) for run in (0, 1, 2)]):
+        table: Table = {}
+        apply([created(), *order], table)
+        assert decode_row(table[row_key(REQUEST_ID)]).recorded_run == 2
 
 
 def test_what_does_not_concern_progress_writes_nothing() -> None:

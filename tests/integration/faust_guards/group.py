@@ -47,7 +47,6 @@ class Group:
         table: bool = False,
         cleanup: float = 0,
         publish_delay: float = 0,
-        seek_delay: float = 0,
         constants: dict[str, float] | None = None,
         options: dict[str, Any] | None = None,
         changelog: dict[str, str] | None = None,
@@ -72,7 +71,6 @@ class Group:
             "table": table,
             "cleanup": cleanup,
             "publish_delay": publish_delay,
-            "seek_delay": seek_delay,
             "constants": constants or {},
             "options": options or {},
         }
@@ -84,13 +82,14 @@ class Group:
     def produce(self, values: Sequence[bytes], partition: int | None = None) -> None:
         self.cluster.produce(self.topic, values, partition)
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, seek_delay: float = 0) -> subprocess.Popen[bytes]:
         """A worker; ``command`` runs it in another way than ``run_worker`` (``python -m …``)."""
+        spec = {**self._spec, "seek_delay": seek_delay}
         with self._log(len(self._processes)).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *(command or ["tests.integration.faust_guards.worker"])],
                 cwd=self.folder,
-                env={**os.environ, "WORKER_SPEC": json.dumps(self._spec), "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "WORKER_SPEC": json.dumps(spec), "PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -1,0 +1,192 @@
+"""Writing to a real Kafka: what was acknowledged is there, in its place, and what was not is an error."""
+
+import asyncio
+import socket
+import time
+
+import pytest
+from aiokafka.errors import KafkaError
+
+from infra.kafka import KafkaUnavailableError
+from infra.settings import Settings
+from streams.event_log import EventLog
+from streams.events import Event, WebhookDelivered, decode
+from streams.topics import Topics
+from tests.event_loop import run
+from tests.examples import completed, created, failed, output_requested, processed, requested
+from tests.integration.topic_reader import events_in, records_in
+
+
+def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    image = requested(request_id)
+    told = WebhookDelivered(request_id=request_id, webhook_id="msg_1", attempts=1)
+    events: list[Event] = [
+        created(request_id), image, processed(image), failed(image), output_requested([failed(image)]),
+        completed(request_id), told,
+    ]  # fmt: skip
+    topics = Topics(kafka_settings.topic_prefix)
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            for event in events:
+                place = await log.append(event)
+                topic = getattr(topics, event.topic)
+                assert place.topic == topic
+                (record,) = [
+                    record
+                    for record in await records_in(kafka_settings, topic)
+                    if (record.partition, record.offset) == (place.partition, place.offset)
+                ]
+                assert decode(record.value) == event
+                assert record.key == event.key
+                assert dict(record.headers) == {"content-type": b"application/cloudevents+json"}
+        finally:
+            await log.stop()
+
+    run(test())
+
+
+def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_topic(kafka_settings: Settings) -> None:
+    """So that one progress worker sees it all."""
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            seen = set()
+            for number in range(10):
+                name = f"request-{number}"
+                image = requested(name, number)
+                told = WebhookDelivered(request_id=name, webhook_id="msg_1", attempts=1)
+                events = (created(name), processed(image), output_requested([failed(image)]), completed(name), told)
+                (partition,) = {(await log.append(event)).partition for event in events}
+                seen.add(partition)
+            assert seen == {0, 1}, "requests are spread"
+            spread = {(await log.append(requested("one", index))).partition for index in range(10)}
+            assert spread == {0, 1}, "and so are the images of a single one"
+        finally:
+            await log.stop()
+
+    run(test())
+
+
+def test_many_events_at_once_are_all_there_each_once_and_in_order(kafka_settings: Settings, request_id: str) -> None:
+    events = [processed(requested(request_id, index)) for index in range(2000)]
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            for acknowledged in [await log.enqueue(event) for event in events]:
+                await acknowledged
+        finally:
+            await log.stop()
+        assert await events_in(kafka_settings, log.topics.image_results) == events
+
+    run(test())
+
+
+def test_what_is_under_way_when_the_log_is_stopped_is_still_written(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        under_way = [await log.enqueue(processed(requested(request_id, index))) for index in range(100)]
+        await log.stop()
+        assert all(future.done() and future.exception() is None for future in under_way)
+        assert len(await events_in(kafka_settings, log.topics.image_results)) == 100
+
+    run(test())
+
+
+def test_an_event_that_the_brokers_refuse_is_an_error(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            with pytest.raises(KafkaError):
+                await log.append(requested(request_id, cells=("x" * 2_000_000,)))
+            await log.append(requested(request_id))
+        finally:
+            await log.stop()
+        assert await events_in(kafka_settings, log.topics.image_requests) == [requested(request_id)]
+
+    run(test())
+
+
+@pytest.mark.parametrize("value", [b"\xff\x00", b"", b"{}"])
+def test_a_dead_letter_keeps_the_record_its_place_and_what_is_wrong(kafka_settings: Settings, value: bytes) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            await log.dead_letter(value, b"key", topic="requests", partition=3, offset=17, error="not JSON: ü")
+        finally:
+            await log.stop()
+        (record,) = await records_in(kafka_settings, log.topics.dead_letters)
+        assert (record.value, record.key) == (value, b"key")
+        assert {name: content.decode() for name, content in record.headers} == {
+            "dead-letter-topic": "requests",
+            "dead-letter-partition": "3",
+            "dead-letter-offset": "17",
+            "dead-letter-error": "not JSON: ü",
+        }
+
+    run(test())
+
+
+def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: Settings) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            await log.dead_letter(None, None, topic="requests", partition=0, offset=0, error="no value")
+        finally:
+            await log.stop()
+        (record,) = await records_in(kafka_settings, log.topics.dead_letters)
+        assert not record.value
+        assert record.key is None
+
+    run(test())
+
+
+def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("infra.kafka.REQUEST_TIMEOUT_MS", 1000)
+
+    async def test(address: str) -> None:
+        log = EventLog(Settings(kafka_brokers=address))
+        async with asyncio.timeout(10):
+            with pytest.raises(KafkaUnavailableError, match=f"^Kafka can't be reached at {address}: "):
+                await log.start()
+            await log.stop()
+
+    run(test("127.0.0.1:1"))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        run(test(f"127.0.0.1:{silent.getsockname()[1]}"))
+
+
+def test_without_brokers_the_error_says_what_to_set() -> None:
+    async def test() -> None:
+        with pytest.raises(KafkaUnavailableError, match="SHRINKSTREAM_KAFKA_BROKERS"):
+            await EventLog(Settings()).start()
+
+    run(test())
+
+
+def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Settings, request_id: str) -> None:
+    # The events of these examples are years away: replays by time go by the record's.
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            place = await log.append(created(request_id))
+        finally:
+            await log.stop()
+        assert abs(place.timestamp / 1000 - time.time()) < 60
+
+    run(test())

@@ -1,0 +1,178 @@
+"""`init`: creates what is missing, as often and by as many at once as one likes."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from infra.cassandra.schema import migrate, migrations, statements
+from infra.cassandra.session import CassandraUnavailableError, Session
+from infra.cli.init import initialise
+from infra.kafka import KafkaUnavailableError, MissingTopicsError, create_topics, require_topics
+from infra.settings import Settings, environment_of
+from streams.topics import Topics
+from tests.event_loop import run
+
+TABLES = {"requests", "images_by_request", "images_by_product", "idempotency_keys", "schema_migrations"}
+
+
+@pytest.fixture
+def fresh(kafka_address: str, cassandra_address: str, tmp_path: Path) -> Settings:
+    """A system of which nothing is there yet."""
+    name = uuid4().hex[:12]
+    return Settings(
+        kafka_brokers=kafka_address,
+        topic_prefix=f"init-{name}",
+        partitions=3,
+        cassandra_hosts=cassandra_address,
+        cassandra_keyspace=f"init_{name}",
+        data_dir=tmp_path,
+    )
+
+
+@asynccontextmanager
+async def connected(settings: Settings, keyspace: str | None = None) -> AsyncIterator[Session]:
+    session = await Session.connect(settings, keyspace=keyspace)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def tables(settings: Settings) -> set[str]:
+    async with connected(settings, "") as session:
+        rows = await session.execute(
+            "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?", (settings.cassandra_keyspace,)
+        )
+    return {row.table_name for row in rows}
+
+
+@asynccontextmanager
+async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_brokers)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def test_several_at_once_do_no_harm(fresh: Settings) -> None:
+    async def test() -> None:
+        created = await asyncio.gather(*(initialise(fresh) for _ in range(4)))
+        everything = {*Topics(fresh.topic_prefix).configs(), *(name for _, name, _ in migrations())}
+        assert set().union(*map(set, created)) == everything
+        assert await tables(fresh) >= TABLES
+        assert await initialise(fresh) == []
+
+    run(test())
+
+
+def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
+    async def test() -> None:
+        await migrate(fresh)
+        async with connected(fresh) as session:
+            # As after a kill between the first statement and the second.
+            await session.execute_script("DROP TABLE images_by_product")
+            await session.execute_script("DROP TABLE idempotency_keys")
+            await session.execute("DELETE FROM schema_migrations WHERE number = ?", (1,))
+            await session.execute("INSERT INTO requests (request_id, total) VALUES (?, ?)", ("kept", 7))
+        assert await migrate(fresh) == [migrations()[0][1]]
+        assert await tables(fresh) >= TABLES
+        async with connected(fresh) as session:
+            (row,) = await session.execute("SELECT total FROM requests WHERE request_id = ?", ("kept",))
+            assert row.total == 7
+
+    run(test())
+
+
+def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Settings) -> None:
+    topics = Topics(fresh.topic_prefix)
+
+    async def test() -> None:
+        configs = topics.configs()
+        first = {name: config for name, config in configs.items() if name != topics.webhooks}
+        assert set(await create_topics(fresh, first)) == set(first)
+        with pytest.raises(MissingTopicsError, match=f"{topics.webhooks}; `shrinkstream init` creates them"):
+            await require_topics(fresh, configs)
+        more = fresh.model_copy(update={"partitions": 5})
+        assert await create_topics(more, configs) == [topics.webhooks]
+        await require_topics(fresh, configs)
+        async with admin(fresh) as client:
+            found = await client.describe_topics([topics.requests, topics.webhooks])
+            assert {each["topic"]: len(each["partitions"]) for each in found} == {
+                topics.requests: 3,
+                topics.webhooks: 5,
+            }
+
+    run(test())
+
+
+def test_every_statement_of_the_migrations_can_be_run_again(cassandra_settings: Settings) -> None:
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            for _, _, text in migrations():
+                for statement in statements(text):
+                    await session.execute_script(statement)
+
+    run(test())
+
+
+def test_servers_that_are_away_are_clear_errors(fresh: Settings) -> None:
+    async def test() -> None:
+        async with asyncio.timeout(30):
+            with pytest.raises(KafkaUnavailableError, match=r"127\.0\.0\.1:1"):
+                await create_topics(fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}), {})
+            with pytest.raises(CassandraUnavailableError, match=r"127\.0\.0\.1:1"):
+                await migrate(fresh.model_copy(update={"cassandra_hosts": "127.0.0.1:1"}))
+
+    run(test())
+
+
+def shrinkstream(*arguments: str, settings: Settings) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", *arguments],
+        env={**os.environ, **environment_of(settings)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_command_creates_everything_once_and_leaves_it_alone_the_second_time(fresh: Settings) -> None:
+    topics = Topics(fresh.topic_prefix).configs()
+    first = shrinkstream("init", settings=fresh)
+    assert first.returncode == 0, first.stderr
+    names = {*topics, *(name for _, name, _ in migrations())}
+    assert set(first.stdout.splitlines()) == {f"created {name}" for name in names}
+    second = shrinkstream("init", settings=fresh)
+    assert (second.returncode, second.stdout) == (0, "")
+
+    async def test() -> None:
+        assert await tables(fresh) >= TABLES
+        async with admin(fresh) as client:
+            for description in await client.describe_topics(list(topics)):
+                assert len(description["partitions"]) == 3, description["topic"]
+            for name, config in topics.items():
+                asked = ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(config))
+                (answer,) = await client.describe_configs([asked])
+                ((*_, entries),) = answer.resources
+                assert {entry[0]: entry[1] for entry in entries} == config, name
+
+    run(test())
+
+
+def test_the_command_without_servers_ends_with_one_clear_line(fresh: Settings) -> None:
+    failed = shrinkstream("init", settings=fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}))
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()
+    assert "127.0.0.1:1" in line

@@ -1,0 +1,285 @@
+"""The output CSV from a real history into a real folder: complete, in order, and the same each time."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from infra.cassandra.session import Session
+from infra.settings import Settings
+from infra.storage import Storage
+from streams.event_log import EventLog
+from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted
+from streams.projections import output_csv
+from streams.projections.history import History
+from streams.projections.output_csv import OutputCsv
+from streams.topics import Topics
+from tests.event_loop import run
+from tests.examples import HEADER, failed, output_requested, processed, requested
+from tests.integration.topic_reader import events_in, records_in
+
+Result = ImageProcessed | ImageFailed
+WRITES_AT_ONCE = 100
+
+
+@dataclass
+class Room:
+    """All that the output CSV is made of and from."""
+
+    settings: Settings
+    history: History
+    storage: Storage
+    output: OutputCsv
+
+    async def record(self, results: Sequence[Event]) -> None:
+        for start in range(0, len(results), WRITES_AT_ONCE):
+            await asyncio.gather(*map(self.history.record, results[start : start + WRITES_AT_ONCE]))
+
+    async def stored(self, request_id: str, run: int = 0) -> bytes | None:
+        found = await self.storage.get(f"csv/{request_id}/{run}.csv")
+        return None if found is None else b"".join([chunk async for chunk in found.chunks])
+
+    async def completions(self) -> list[Event]:
+        return await events_in(self.settings, Topics(self.settings.topic_prefix).requests)
+
+    async def put_off(self) -> list[Event]:
+        return await events_in(self.settings, Topics(self.settings.topic_prefix).output_requests)
+
+
+@asynccontextmanager
+async def room(settings: Settings) -> AsyncIterator[Room]:
+    session = await Session.connect(settings)
+    log = EventLog(settings)
+    await log.start()
+    try:
+        history, storage = History(session), Storage.of(settings)
+        yield Room(settings, history, storage, OutputCsv(history, storage, log, settings.data_dir / "spool"))
+    finally:
+        await log.stop()
+        await session.close()
+
+
+@pytest.fixture(autouse=True)
+def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 0.3)
+    monkeypatch.setattr(output_csv, "GAP_POLL", 0.02)
+
+
+def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequested]:
+    """The images of a CSV whose n-th row has that many URLs; its cells travel with the first of them."""
+    images: list[ImageRequested] = []
+    for row, count in enumerate(urls_per_row):
+        urls = [f"https://shop.example/{row}/{position}.jpg" for position in range(count)]
+        name = f"Shoe {row}, large"
+        for position, url in enumerate(urls):
+            place: dict[str, Any] = {"row": row, "position": position, "serial": str(row + 1), "product_name": name}
+            cells = (str(row + 1), name, ",".join(urls)) if position == 0 else None
+            images.append(requested(request_id, len(images), input_url=url, cells=cells, **place))
+    return images
+
+
+def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with room(settings) as at:
+            results = [processed(image) for image in images_of(request_id, [2, 1])]
+            await at.record(list(reversed(results)))
+            await at.output.publish(output_requested(results))
+            assert await at.stored(request_id) == (
+                b"\xef\xbb\xbfS. No.,Product Name,Input Image URLs,Output Image URLs\r\n"
+                b'1,"Shoe 0, large","https://shop.example/0/0.jpg,https://shop.example/0/1.jpg",'
+                b'"https://cdn.example/0.jpg,https://cdn.example/1.jpg"\r\n'
+                b'2,"Shoe 1, large",https://shop.example/1/0.jpg,https://cdn.example/2.jpg\r\n'
+            )
+
+    run(test())
+
+
+def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
+    settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with room(settings) as at:
+            a, b, c, d = images_of(request_id, [3, 1])
+            results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
+            await at.record(results)
+            await at.output.publish(output_requested(results))
+            text = (await at.stored(request_id) or b"").decode("utf-8-sig")
+            header, *rows = csv.reader(io.StringIO(text, newline=""))
+            assert header == [*HEADER, "Output Image URLs", "Errors"]
+            assert [row[3] for row in rows] == ["https://cdn.example/0.jpg,,https://cdn.example/2.jpg", ""]
+            assert [row[4] for row in rows] == ["image 2: too_large", "image 1: fetch_http_404"]
+
+    run(test())
+
+
+def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settings, request_id: str) -> None:
+    """A row over three of the history's partitions, one that ends with a partition, and one that begins with one."""
+    urls_per_row = [3, 2050, 7, 940, 5, 1]
+
+    async def test() -> None:
+        async with room(settings) as at:
+            images = images_of(request_id, urls_per_row)
+            assert images[2999].row == 3
+            assert images[3000].row == 4
+            results: list[Result] = [
+                failed(image) if image.index in (999, 1500, 3005) else processed(image) for image in images
+            ]
+            await at.record(list(reversed(results)))
+            await at.output.publish(output_requested(results))
+            text = (await at.stored(request_id) or b"").decode("utf-8-sig")
+            _, *rows = csv.reader(io.StringIO(text, newline=""))
+            urls = iter([getattr(result, "output_url", "") for result in results])
+            expected = [",".join(next(urls) for _ in range(count)) for count in urls_per_row]
+            assert [row[3] for row in rows] == expected
+            assert [row[:2] for row in rows] == [[str(n + 1), f"Shoe {n}, large"] for n in range(len(rows))]
+            assert [len(row[2].split(",")) for row in rows] == urls_per_row
+            assert [row[4] for row in rows] == [
+                "", "image 997: fetch_http_404; image 1498: fetch_http_404", "", "", "", "image 1: fetch_http_404",
+            ]  # fmt: skip
+
+    run(test())
+
+
+def test_the_completion_says_what_was_counted_and_where_the_output_is(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with room(settings) as at:
+            a, b = images_of(request_id, [2])
+            due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
+            await at.record([processed(a), failed(b)])
+            await at.output.publish(due)
+            (event,) = await at.completions()
+            assert isinstance(event, RequestCompleted)
+            assert event.output_csv_url == f"http://127.0.0.1:8080/api/download/{request_id}"
+            assert event.output_csv_path == f"csv/{request_id}/0.csv"
+            assert event.time == due.time
+            assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump(exclude={"header"})
+            assert await at.put_off() == []
+
+    run(test())
+
+
+def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with room(settings) as at:
+            a, b = images_of(request_id, [2])
+            await at.record([processed(a), failed(b)])
+            due = output_requested([processed(a), failed(b)])
+            await at.output.publish(due)
+            first = await at.stored(request_id)
+            await at.output.publish(due)
+            assert await at.stored(request_id) == first
+            one, two = await records_in(at.settings, Topics(at.settings.topic_prefix).requests)
+            assert one.value == two.value
+            assert one.key == two.key == request_id.encode()
+
+    run(test())
+    assert list((settings.data_dir / "spool").iterdir()) == [], "nothing is left behind"
+
+
+# --- gaps
+
+
+def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_the_queue(
+    settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with room(settings) as at:
+            results = [processed(image) for image in images_of(request_id, [2, 1])]
+            await at.record([results[0], results[2]])
+            due = output_requested(results)
+            await at.output.publish(due)
+            assert await at.stored(request_id) is None
+            assert await at.completions() == []
+            assert await at.put_off() == [due]
+            assert (await at.put_off())[0].id == due.id
+            await at.record(results)
+            await at.output.publish(due)
+            assert await at.stored(request_id) is not None
+            assert len(await at.completions()) == 1
+            assert await at.put_off() == [due]
+
+    run(test())
+
+
+def test_a_history_that_lags_a_little_is_waited_for(
+    settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 30.0)
+
+    async def test() -> None:
+        async with room(settings) as at:
+            results = [processed(image) for image in images_of(request_id, [2])]
+            await at.record(results[:1])
+            publishing = asyncio.create_task(at.output.publish(output_requested(results)))
+            await asyncio.sleep(0.2)
+            assert not publishing.done()
+            assert await at.stored(request_id) is None
+            await at.record(results[1:])
+            await asyncio.wait_for(publishing, 10)
+            assert await at.put_off() == []
+            assert len(await at.completions()) == 1
+
+    run(test())
+
+
+def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
+    """Even where the sums agree: the reason would be that of the first run."""
+
+    async def test() -> None:
+        async with room(settings) as at:
+            first = images_of(request_id, [2])
+            second = [requested(**{**image.model_dump(), "attempt": 1}) for image in first]
+            results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
+            await at.record([*(failed(image, "fetch_timeout") for image in first), results[0]])
+            due = output_requested(results, run=1)
+            await at.output.publish(due)
+            assert await at.put_off() == [due]
+            assert await at.stored(request_id, run=1) is None
+            await at.record(results)
+            await at.output.publish(due)
+            assert b"image 2: fetch_http_410" in (await at.stored(request_id, run=1) or b"")
+            assert await at.stored(request_id, run=0) is None
+
+    run(test())
+
+
+def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Settings, request_id: str) -> None:
+    """A success came after its image had been counted as failed: progress will count it, and ask again."""
+
+    async def test() -> None:
+        async with room(settings) as at:
+            a, b = images_of(request_id, [2])
+            await at.record([processed(a), failed(b), processed(b)])
+            outdated = output_requested([processed(a), failed(b)])
+            await at.output.publish(outdated)
+            assert await at.stored(request_id) is None
+            assert await at.put_off() == [outdated]
+
+            await at.output.publish(output_requested([processed(a), processed(b)]))
+            (event,) = await at.completions()
+            await at.record([event])
+            first = await at.stored(request_id)
+            await at.output.publish(outdated)
+            assert await at.put_off() == [outdated], "it would come again for ever"
+            assert await at.completions() == [event]
+            assert await at.stored(request_id) == first
+
+    run(test())
+
+
+def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request_id: str) -> None:
+    assert not (settings.data_dir / "spool").exists()
+
+    async def test() -> None:
+        async with room(settings) as at:
+            results = [processed(image) for image in images_of(request_id, [1])]
+            await at.record(results)
+            await at.output.publish(output_requested(results))
+            assert await at.stored(request_id) is not None
+
+    run(test())

@@ -1,0 +1,32 @@
+"""What is on a topic, from the first record to the last there is now."""
+
+from typing import TypeAlias
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from infra.settings import Settings
+from streams.events import Event, decode
+
+Record: TypeAlias = ConsumerRecord[bytes, bytes]
+
+
+async def records_in(settings: Settings, topic: str) -> list[Record]:
+    """All records of a topic, each partition in its order."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_brokers, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning(*partitions)
+        missing = sum((await consumer.end_offsets(partitions)).values())
+        records: list[Record] = []
+        while len(records) < missing:
+            batches = await consumer.getmany(timeout_ms=1000)
+            records += [record for batch in batches.values() for record in batch]
+        return records
+    finally:
+        await consumer.stop()
+
+
+async def events_in(settings: Settings, topic: str) -> list[Event]:
+    return [decode(record.value) for record in await records_in(settings, topic)]
