@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
-.PHONY: install demo up test check bench lock clean
+.PHONY: install demo up test check bench drill lock clean
 .DEFAULT_GOAL := install
 
 $(VENV)/bin/python:
@@ -44,6 +44,9 @@ test: install check
 
 bench: install $(DEV)
 	$(VENV)/bin/python -m tests.bench
+
+drill: install $(DEV)
+	$(VENV)/bin/python -m tests.drill
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,21 @@ BATCH = 5000
 SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
 
 
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = AIOKafkaConsumer(
+        **connection_options(settings), enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
+    )
+    try:
+        try:
+            await asyncio.wait_for(consumer.start(), SILENCE_SECONDS)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(settings, error) from None
+        yield consumer
+    finally:
+        await asyncio.wait_for(consumer.stop(), SILENCE_SECONDS)
+
+
 class LogReader:
     """Reads partitions up to the end that they have when the reading begins."""
 
@@ -34,17 +49,8 @@ class LogReader:
     @asynccontextmanager
     async def open(cls, settings: Settings) -> AsyncIterator["LogReader"]:
         """A reader that is connected, or KafkaUnavailableError."""
-        consumer = AIOKafkaConsumer(
-            **connection_options(settings), enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
-        )
-        try:
-            try:
-                await asyncio.wait_for(consumer.start(), SILENCE_SECONDS)
-            except (KafkaError, OSError, TimeoutError) as error:
-                raise unreachable(settings, error) from None
+        async with _consumer(settings) as consumer:
             yield cls(settings, consumer)
-        finally:
-            await consumer.stop()
 
     async def partitions(self, topic: str) -> list[TopicPartition]:
         async with admin_client(self._settings) as admin:
@@ -71,7 +77,7 @@ class LogReader:
     ) -> AsyncIterator[list[Record]]:
         """The records from ``starts`` (None: the first there is) up to ``ends`` (default: those of now), in batches.
 
-        Within a partition they come in order. One reading at a time. Raises KafkaUnavailableError when nothing
+        Within a partition they come in order. Raises KafkaUnavailableError when nothing
         comes for ``SILENCE_SECONDS``.
         """
         partitions = list(starts)
@@ -79,21 +85,21 @@ class LogReader:
             return
         last = dict(ends) if ends is not None else await self.ends(partitions)
         first = await self._consumer.beginning_offsets(partitions)
-        self._consumer.assign(partitions)
-        for partition in partitions:
-            self._consumer.seek(partition, max(starts[partition] or 0, first[partition]))
-        loop = asyncio.get_running_loop()
-        heard = loop.time()
-        while True:
-            waiting = [p for p in partitions if await self._consumer.position(p) < last[p]]
-            if not waiting:
-                return
-            batches = await self._consumer.getmany(*waiting, timeout_ms=500, max_records=BATCH)
-            for partition, records in batches.items():
-                heard = loop.time()
-                yield [record for record in records if record.offset < last[partition]]
-            if loop.time() - heard > SILENCE_SECONDS:
-                raise unreachable(self._settings, TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s"))
+        # A consumer of its own: aiokafka 0.14 may hang in stop() when a consumer was assigned a second time
+        # (Fetcher._fetch_requests_routine swallows the cancellation while it cleans up after the first).
+        async with _consumer(self._settings) as consumer:
+            consumer.assign(partitions)
+            for partition in partitions:
+                consumer.seek(partition, max(starts[partition] or 0, first[partition]))
+            loop = asyncio.get_running_loop()
+            heard = loop.time()
+            while waiting := [p for p in partitions if await consumer.position(p) < last[p]]:
+                batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=BATCH)
+                for partition, records in batches.items():
+                    heard = loop.time()
+                    yield [record for record in records if record.offset < last[partition]]
+                if loop.time() - heard > SILENCE_SECONDS:
+                    raise unreachable(self._settings, TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s"))
 
 
 def partition_of(key: bytes, partitions: list[TopicPartition]) -> TopicPartition:

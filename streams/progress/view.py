@@ -196,8 +196,12 @@ class ProgressView:
             await asyncio.sleep(POLL_MS / 1000)
 
     async def _partitions_of(self, admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
-        (description,) = await admin.describe_topics([topic])
-        return [TopicPartition(topic, entry["partition"]) for entry in description["partitions"]]
+        while True:
+            (description,) = await admin.describe_topics([topic])
+            if description["partitions"]:
+                return [TopicPartition(topic, entry["partition"]) for entry in description["partitions"]]
+            # Brokers know a topic a moment after its creation. Without its partitions the view would see nothing.
+            await asyncio.sleep(POLL_MS / 1000)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while True:

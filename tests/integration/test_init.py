@@ -4,8 +4,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from infra.cli.init import initialise
 from infra.kafka import KafkaUnavailableError, MissingTopicsError, create_topics, require_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
-from tests.event_loop import run
+from tests.event_loop import eventually, run
 
 TABLES = {"requests", "images_by_request", "images_by_product", "idempotency_keys", "schema_migrations"}
 
@@ -53,6 +54,14 @@ async def tables(settings: Settings) -> set[str]:
             "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?", (settings.cassandra_keyspace,)
         )
     return {row.table_name for row in rows}
+
+
+async def are_there(settings: Settings, topics: Iterable[str]) -> bool:
+    try:
+        await require_topics(settings, topics)
+    except MissingTopicsError:
+        return False
+    return True
 
 
 @asynccontextmanager
@@ -101,11 +110,13 @@ def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Settings) -> 
         configs = topics.configs()
         first = {name: config for name, config in configs.items() if name != topics.webhooks}
         assert set(await create_topics(fresh, first)) == set(first)
-        with pytest.raises(MissingTopicsError, match=f"{topics.webhooks}; `shrinkstream init` creates them"):
+        # A broker knows a new topic a moment after it was created.
+        await eventually(partial(are_there, fresh, first))
+        with pytest.raises(MissingTopicsError, match=f": {topics.webhooks}; `shrinkstream init` creates them"):
             await require_topics(fresh, configs)
         more = fresh.model_copy(update={"partitions": 5})
         assert await create_topics(more, configs) == [topics.webhooks]
-        await require_topics(fresh, configs)
+        await eventually(partial(are_there, fresh, configs))
         async with admin(fresh) as client:
             found = await client.describe_topics([topics.requests, topics.webhooks])
             assert {each["topic"]: len(each["partitions"]) for each in found} == {

@@ -236,6 +236,38 @@ def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: Settin
     run(test())
 
 
+def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_address: str, request_id: str) -> None:
+    """As just after their creation: a view that took them for empty would answer 404 for ever."""
+    settings = Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2)
+
+    async def test() -> None:
+        view = ProgressView(settings)
+        starting = asyncio.create_task(view.start(timeout=30))
+        try:
+            await asyncio.sleep(0.5)
+            assert not starting.done()
+            await create_topics(settings, Topics(settings.topic_prefix).configs())
+            await starting
+            async with logging(settings) as log:
+                await log.append(created(request_id))
+            assert await view.get_fresh(request_id, timeout=SOON) is not None
+        finally:
+            await view.stop()
+
+    run(test())
+
+
+def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address: str) -> None:
+    async def test() -> None:
+        view = ProgressView(Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}"))
+        async with asyncio.timeout(10):
+            with pytest.raises(KafkaUnavailableError):
+                await view.start(timeout=1)
+            await view.stop()
+
+    run(test())
+
+
 def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
     async def test() -> None:
         topic = Topics(kafka_settings.topic_prefix).requests
