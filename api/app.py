@@ -46,7 +46,13 @@ async def serve(settings: Settings) -> None:
             site = web.TCPSite(runner, settings.host, settings.port)
             await site.start()
             log.info("api listens", address=site.name, keys=settings.api_keys is not None)
-            await stopping.wait()
+            # A view that isn't read any more would answer with old news for ever.
+            waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(context.view.broken())}
+            done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            for task in done:
+                task.result()
         finally:
             with contextlib.suppress(asyncio.CancelledError):
                 await runner.cleanup()

@@ -6,6 +6,9 @@ from aiohttp import web
 
 from api.context import CONTEXT
 from infra.cassandra.session import CassandraUnavailableError
+from streams.progress.view import StaleViewError
+
+PATIENCE = 2.0  # seconds that Kafka gets to answer
 
 
 async def healthz(request: web.Request) -> web.Response:
@@ -15,8 +18,10 @@ async def healthz(request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     problems: dict[str, str] = {}
-    if not context.view.ready:
-        problems["kafka"] = "the progress table's changelog is not being read"
+    try:
+        await context.view.catch_up(PATIENCE)
+    except StaleViewError as error:
+        problems["kafka"] = str(error)
     try:
         await context.session.execute("SELECT number FROM schema_migrations LIMIT 1")
     except CassandraUnavailableError as error:

@@ -107,7 +107,7 @@ async def look_after_requests() -> None:
     async with resources as shared:
         try:
             await shared.healer.look_after(_own_rows(), table.get)
-        except Exception:  # noqa: BLE001 - whatever keeps one look from ending, the folding goes on
+        except Exception:
             log.exception("looking after requests failed; the next look tries again")
 
 

@@ -85,7 +85,6 @@ class ProgressView:
         self._positions: dict[TopicPartition, int] = {}
         self._advanced = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
-        self._ready = False
 
     async def start(self, timeout: float = 60) -> None:
         """Read what there is; ``timeout`` seconds to connect, and as many to read.
@@ -115,7 +114,6 @@ class ProgressView:
         self._positions = dict(positions)
         self._reader = asyncio.create_task(self._read(consumer), name="progress view")
         await self.catch_up(timeout)
-        self._ready = True
 
     async def stop(self) -> None:
         if self._reader is not None:
@@ -125,10 +123,10 @@ class ProgressView:
         if self._consumer is not None:
             await self._consumer.stop()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the view has caught up since it started and is still being read."""
-        return self._ready and self._reader is not None and not self._reader.done()
+    async def broken(self) -> None:
+        """Wait until reading ends, which it does only with an error; raises that."""
+        assert self._reader is not None
+        await asyncio.shield(self._reader)
 
     def get(self, request_id: str) -> Status | None:
         """The status as of the last record read, or None for a request that is not there."""

@@ -1,6 +1,7 @@
 """Webhooks to a real receiver: signed, repeated until confirmed, written down, and not sent again once they arrived."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,14 +18,14 @@ from infra.cassandra.session import Session
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import Settings
 from streams.event_log import EventLog
-from streams.events import Event, RequestCompleted, WebhookAttempted, WebhookDelivered, WebhookFailed
+from streams.events import Event, RequestCompleted, WebhookAttempted, WebhookDelivered, WebhookFailed, decode
 from streams.projections import webhooks
 from streams.projections.history import History
 from streams.projections.webhooks import Webhooks, webhook_id
 from streams.topics import Topics
 from tests.event_loop import run
 from tests.examples import completed
-from tests.integration.topic_reader import events_in
+from tests.integration.topic_reader import records_in
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -76,19 +77,20 @@ class Sender:
     webhooks: Webhooks
     history: History
     settings: Settings
+    seen: set[tuple[int, int]] = field(default_factory=set)
 
     async def deliver(self, event: RequestCompleted) -> list[Event]:
         """Deliver, let the history see what came of it, and return that."""
-        before = len(await self.told())
         await self.webhooks.deliver(event)
-        told = (await self.told())[before:]
+        told = []
+        for record in await records_in(self.settings, Topics(self.settings.topic_prefix).webhooks):
+            place = (record.partition, record.offset)
+            if place not in self.seen:
+                self.seen.add(place)
+                told.append(decode(record.value))  # in order: all of one request are in one partition
         for outcome in told:
             await self.history.record(outcome)
         return told
-
-    async def told(self) -> list[Event]:
-        # All events of one request are in one partition, so they are in order.
-        return await events_in(self.settings, Topics(self.settings.topic_prefix).webhooks)
 
 
 @asynccontextmanager
@@ -133,12 +135,13 @@ def test_a_completion_reaches_the_receiver_signed_and_is_written_down(settings: 
     run(test())
 
 
-@pytest.mark.parametrize("status", [201, 202, 204, 299])
-def test_every_2xx_is_a_confirmation(settings: Settings, request_id: str, status: int) -> None:
+def test_every_2xx_is_a_confirmation(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with Receiver((status,)).listening() as receiver, sending(settings) as sender:
-            told = await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            assert shown(told) == [(1, status, None), ("WebhookDelivered",)]
+        async with sending(settings) as sender:
+            for status in (201, 202, 204, 299):
+                async with Receiver((status,)).listening() as receiver:
+                    told = await sender.deliver(completed(f"{request_id}-{status}", webhook_url=receiver.url))
+                assert shown(told) == [(1, status, None), ("WebhookDelivered",)]
 
     run(test())
 
@@ -187,14 +190,14 @@ def test_410_ends_it_at_once(settings: Settings, request_id: str) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 304])
-def test_a_redirect_is_a_failure_and_is_not_followed(settings: Settings, request_id: str, status: int) -> None:
+def test_a_redirect_is_a_failure_and_is_not_followed(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        receiver = Receiver((status, 200), headers={"Location": "/elsewhere"})
-        async with receiver.listening(), sending(settings) as sender:
-            told = await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            assert shown(told) == [(1, status, f"http_{status}"), (2, 200, None), ("WebhookDelivered",)]
-            assert receiver.elsewhere == 0
+        async with sending(settings) as sender:
+            for status in (301, 302, 303, 304, 307, 308):
+                async with Receiver((status, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
+                    told = await sender.deliver(completed(f"{request_id}-{status}", webhook_url=receiver.url))
+                    assert shown(told) == [(1, status, f"http_{status}"), (2, 200, None), ("WebhookDelivered",)]
+                    assert receiver.elsewhere == 0
 
     run(test())
 
@@ -218,11 +221,12 @@ def test_a_receiver_that_does_not_answer_in_time_is_a_failed_attempt(
 
 def test_nobody_there_and_a_private_address_are_failed_attempts(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with Receiver().listening() as receiver:
-            url = receiver.url
-        async with sending(settings) as sender:
-            told = await sender.deliver(completed(f"{request_id}-a", webhook_url=url))
-            assert shown(told)[0] == (1, None, "fetch_connect_failed")
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))  # ours, so that nobody else listens there either
+            url = f"http://127.0.0.1:{nobody.getsockname()[1]}/hook"
+            async with sending(settings) as sender:
+                told = await sender.deliver(completed(f"{request_id}-a", webhook_url=url))
+        assert shown(told)[0] == (1, None, "fetch_connect_failed")
         async with Receiver().listening() as receiver, sending(settings, allow="") as sender:
             told = await sender.deliver(completed(f"{request_id}-b", webhook_url=receiver.url))
             assert told[0].model_dump()["status"] is None

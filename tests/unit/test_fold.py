@@ -135,7 +135,7 @@ FAILING = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 # --- any order, any repetition
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.2, 1.0]))
 def test_in_any_order_and_with_any_repeats_the_output_is_asked_for_exactly_when_every_image_is_settled(
     random: Random, total: int, failing: float, repeats: float
@@ -156,7 +156,7 @@ def test_in_any_order_and_with_any_repeats_the_output_is_asked_for_exactly_when_
     assert all(other == first and other.id == first.id for other in others)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.5]))
 def test_a_retry_counts_each_image_once_in_whatever_order_both_runs_arrive(
     random: Random, total: int, failing: float, repeats: float
@@ -170,7 +170,7 @@ def test_a_retry_counts_each_image_once_in_whatever_order_both_runs_arrive(
     assert table == in_order, "the same bytes, whatever the order"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING)
 def test_a_repeat_writes_nothing(random: Random, total: int, failing: float) -> None:
     story = told(random, total, failing=failing, retried=True)
@@ -179,7 +179,7 @@ def test_a_repeat_writes_nothing(random: Random, total: int, failing: float) -> 
     assert [fold(event, table.get) for event in story.events] == [{}] * len(story.events)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING)
 def test_at_every_moment_what_is_counted_is_what_has_arrived(random: Random, total: int, failing: float) -> None:
     story = told(random, total, failing=failing, retried=False)
@@ -279,7 +279,7 @@ def apply_with_crashes(events: Sequence[Event], crashes: Sequence[Crash]) -> tup
     return replayed(changelog), asked
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(RANDOMS, st.integers(1, 20), FAILING, st.booleans(), CRASHES)
 # The last image's record is written, and the process dies before it asks for the output CSV.
 @example(Random(1), 1, 0.0, False, [Crash(1, 1, 0, 0)])
@@ -417,7 +417,7 @@ def expired(stage: str) -> RequestExpired:
     return RequestExpired.model_validate({"request_id": REQUEST_ID, "time": NOON + timedelta(days=8), "stage": stage})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(RANDOMS, st.sampled_from([1, 999, 1000, 2001]))
 def test_a_request_that_left_the_table_is_not_brought_back_by_whatever_comes_late(random: Random, total: int) -> None:
     story = told(random, total, failing=0.5, retried=True)
