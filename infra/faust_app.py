@@ -1,8 +1,9 @@
 """Faust, made safe: the one place that knows its traps.
 
 Faust as published loses and repeats events in ways that its documentation does not mention. Each class here
-replaces one of its parts; the docstring names the trap, its place in Faust's source and the upstream issue, and
-a test against a real broker fails without it (``tests/integration/faust_guards``). What they add up to:
+replaces one of its parts; the docstring names the trap, its place in Faust's source and the upstream issue. For
+each numbered trap, F1 to F6 and F9, a test with a real broker (``tests/integration/faust_guards``) fails without the
+guard. What they add up to:
 
 * an offset is committed only when every event before it is finished and all that they wrote is acknowledged;
 * what can't be made good (an exception that leaves an agent, a write that the brokers refuse, an event that
@@ -155,7 +156,6 @@ class GuardedConsumer(driver.Consumer):
         self._epoch = 0  # counts the stops of the flow: what was fetched before one is not delivered after it
         self._fetch_ended = asyncio.Event()
         self._fetch_ended.set()
-        self._sealed = False  # drained for a stop: what is unfinished now is never committed
 
     def _new_consumer_thread(self) -> GuardedConsumerThread:
         return GuardedConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -310,11 +310,6 @@ class GuardedConsumer(driver.Consumer):
                     self._offsets[tp].committed = offset
         return did_commit
 
-    async def force_commit(self, topics: TPorTopicSet | None = None, start_new_transaction: bool = True) -> bool:
-        if self._sealed:
-            return False
-        return bool(await super().force_commit(topics, start_new_transaction))
-
     # F2: rebalance and stop
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -336,12 +331,10 @@ class GuardedConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Wait for the events under way, for a bounded time, and commit what is finished.
 
-        Faust's own waits for ever. What is left over at a stop is never committed. At a rebalance its late end is
-        ignored; but where there are tables it could overwrite what the partition's next owner
-        writes, so there the process ends.
+        Faust's own waits for ever. What is left over stays uncommitted; after a rebalance its late end is ignored.
+        Where there are tables it could then overwrite what the partition's next owner writes, so
+        there the process ends.
         """
-        if self._sealed:
-            return
         deadline = monotonic() + (STOP_DRAIN if self.app.should_stop else REVOKE_DRAIN)
         while self._unacked_messages and monotonic() < deadline:
             await self._wait_for_ack(timeout=1)
@@ -355,7 +348,6 @@ class GuardedConsumer(driver.Consumer):
                 await self.commit_and_end_transactions()
         except TimeoutError:
             log.warning("the brokers did not take the last commit; what it held will be delivered again")
-        self._sealed = self.app.should_stop
         self._unacked_messages.clear()
 
 

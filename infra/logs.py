@@ -2,11 +2,35 @@
 
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import structlog
 from structlog.typing import Processor
+
+
+REPEATS_EVERY = 10.0  # seconds
+
+
+class NoRepeats(logging.Filter):
+    """Lets the same message of a logger through once in ten seconds.
+
+    aiokafka's idempotent producer asks for a broker that is away without a pause, and logs each attempt.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message, now = (record.name, record.getMessage()), time.monotonic()
+        if now - self._last.get(message, -REPEATS_EVERY) < REPEATS_EVERY:
+            return False
+        if len(self._last) > 1000:
+            self._last.clear()
+        self._last[message] = now
+        return True
 
 
 def configure_logging(level: str) -> None:
@@ -41,6 +65,7 @@ def configure_logging(level: str) -> None:
     # The libraries' news is not ours: what goes wrong in them is.
     for name in ("aiokafka", "cassandra", "faust", "mode", "kafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("aiokafka").addFilter(NoRepeats())
     # It warns of every prepared statement that leaves the keyspace to the connection, as ours do on purpose.
     logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
 

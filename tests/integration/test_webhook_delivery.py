@@ -85,9 +85,10 @@ class Sender:
         told = []
         for record in await records_in(self.settings, Topics(self.settings.topic_prefix).webhooks):
             place = (record.partition, record.offset)
-            if place not in self.seen:
+            if record.key == event.key and place not in self.seen:
                 self.seen.add(place)
                 told.append(decode(record.value))  # in order: all of one request are in one partition
+        told = [outcome for outcome in told if outcome.request_id == event.request_id]
         for outcome in told:
             await self.history.record(outcome)
         return told
