@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import structlog
 from structlog.typing import Processor
 
-
 REPEATS_EVERY = 10.0  # seconds
 
 
