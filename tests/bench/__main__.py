@@ -1,5 +1,6 @@
 """``python -m tests.bench``: every benchmark, bounded in time, on loopback only."""
 
-from tests.bench.images import main
+from tests.bench import images, replay
 
-main()
+images.main()
+replay.main()

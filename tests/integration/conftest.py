@@ -32,14 +32,18 @@ def keyspace(cassandra_address: str) -> str:
     return name
 
 
-@pytest.fixture
-def kafka_settings(kafka_address: str, tmp_path: Path) -> Settings:
-    """A system with topics of its own, and no Cassandra."""
+def system_with_topics(kafka_address: str, data_dir: Path) -> Settings:
     settings = Settings(
-        kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2, data_dir=tmp_path
+        kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2, data_dir=data_dir
     )
     asyncio.run(create_topics(settings, Topics(settings.topic_prefix).configs()))
     return settings
+
+
+@pytest.fixture
+def kafka_settings(kafka_address: str, tmp_path: Path) -> Settings:
+    """A system with topics of its own, and no Cassandra."""
+    return system_with_topics(kafka_address, tmp_path)
 
 
 @pytest.fixture
@@ -48,14 +52,17 @@ def cassandra_settings(cassandra_address: str, keyspace: str, tmp_path: Path) ->
     return Settings(cassandra_hosts=cassandra_address, cassandra_keyspace=keyspace, data_dir=tmp_path)
 
 
+@pytest.fixture(scope="module")
+def topic_prefix(kafka_address: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Topics that the tests of one file share, as creating them takes longer than many a test."""
+    return system_with_topics(kafka_address, tmp_path_factory.mktemp("topics")).topic_prefix
+
+
 @pytest.fixture
-def settings(kafka_settings: Settings, cassandra_settings: Settings) -> Settings:
-    """A system with topics and tables."""
-    return kafka_settings.model_copy(
-        update={
-            "cassandra_hosts": cassandra_settings.cassandra_hosts,
-            "cassandra_keyspace": cassandra_settings.cassandra_keyspace,
-        }
+def settings(kafka_address: str, topic_prefix: str, cassandra_settings: Settings) -> Settings:
+    """A system with tables and topics, which other tests share: use request ids of your own."""
+    return cassandra_settings.model_copy(
+        update={"kafka_brokers": kafka_address, "topic_prefix": topic_prefix, "partitions": 2}
     )
 
 

@@ -32,6 +32,7 @@ class Room:
     """All that the output CSV is made of and from."""
 
     settings: Settings
+    request_id: str
     history: History
     storage: Storage
     output: OutputCsv
@@ -40,25 +41,27 @@ class Room:
         for start in range(0, len(results), WRITES_AT_ONCE):
             await asyncio.gather(*map(self.history.record, results[start : start + WRITES_AT_ONCE]))
 
-    async def stored(self, request_id: str, run: int = 0) -> bytes | None:
-        found = await self.storage.get(f"csv/{request_id}/{run}.csv")
+    async def stored(self, run: int = 0) -> bytes | None:
+        found = await self.storage.get(f"csv/{self.request_id}/{run}.csv")
         return None if found is None else b"".join([chunk async for chunk in found.chunks])
 
     async def completions(self) -> list[Event]:
-        return await events_in(self.settings, Topics(self.settings.topic_prefix).requests)
+        return await events_in(self.settings, Topics(self.settings.topic_prefix).requests, self.request_id)
 
     async def put_off(self) -> list[Event]:
-        return await events_in(self.settings, Topics(self.settings.topic_prefix).output_requests)
+        return await events_in(self.settings, Topics(self.settings.topic_prefix).output_requests, self.request_id)
 
 
 @asynccontextmanager
-async def room(settings: Settings) -> AsyncIterator[Room]:
+async def room(settings: Settings, request_id: str) -> AsyncIterator[Room]:
     session = await Session.connect(settings)
     log = EventLog(settings)
     await log.start()
     try:
         history, storage = History(session), Storage.of(settings)
-        yield Room(settings, history, storage, OutputCsv(history, storage, log, settings.data_dir / "spool"))
+        yield Room(
+            settings, request_id, history, storage, OutputCsv(history, storage, log, settings.data_dir / "spool")
+        )
     finally:
         await log.stop()
         await session.close()
@@ -85,11 +88,11 @@ def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequest
 
 def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             results = [processed(image) for image in images_of(request_id, [2, 1])]
             await at.record(list(reversed(results)))
             await at.output.publish(output_requested(results))
-            assert await at.stored(request_id) == (
+            assert await at.stored() == (
                 b"\xef\xbb\xbfS. No.,Product Name,Input Image URLs,Output Image URLs\r\n"
                 b'1,"Shoe 0, large","https://shop.example/0/0.jpg,https://shop.example/0/1.jpg",'
                 b'"https://cdn.example/0.jpg,https://cdn.example/1.jpg"\r\n'
@@ -103,12 +106,12 @@ def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
     settings: Settings, request_id: str
 ) -> None:
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             a, b, c, d = images_of(request_id, [3, 1])
             results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
             await at.record(results)
             await at.output.publish(output_requested(results))
-            text = (await at.stored(request_id) or b"").decode("utf-8-sig")
+            text = (await at.stored() or b"").decode("utf-8-sig")
             header, *rows = csv.reader(io.StringIO(text, newline=""))
             assert header == [*HEADER, "Output Image URLs", "Errors"]
             assert [row[3] for row in rows] == ["https://cdn.example/0.jpg,,https://cdn.example/2.jpg", ""]
@@ -122,7 +125,7 @@ def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settin
     urls_per_row = [3, 2050, 7, 940, 5, 1]
 
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             images = images_of(request_id, urls_per_row)
             assert images[2999].row == 3
             assert images[3000].row == 4
@@ -131,7 +134,7 @@ def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settin
             ]
             await at.record(list(reversed(results)))
             await at.output.publish(output_requested(results))
-            text = (await at.stored(request_id) or b"").decode("utf-8-sig")
+            text = (await at.stored() or b"").decode("utf-8-sig")
             _, *rows = csv.reader(io.StringIO(text, newline=""))
             urls = iter([getattr(result, "output_url", "") for result in results])
             expected = [",".join(next(urls) for _ in range(count)) for count in urls_per_row]
@@ -147,7 +150,7 @@ def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settin
 
 def test_the_completion_says_what_was_counted_and_where_the_output_is(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             a, b = images_of(request_id, [2])
             due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
             await at.record([processed(a), failed(b)])
@@ -165,15 +168,15 @@ def test_the_completion_says_what_was_counted_and_where_the_output_is(settings: 
 
 def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             a, b = images_of(request_id, [2])
             await at.record([processed(a), failed(b)])
             due = output_requested([processed(a), failed(b)])
             await at.output.publish(due)
-            first = await at.stored(request_id)
+            first = await at.stored()
             await at.output.publish(due)
-            assert await at.stored(request_id) == first
-            one, two = await records_in(at.settings, Topics(at.settings.topic_prefix).requests)
+            assert await at.stored() == first
+            one, two = await records_in(at.settings, Topics(at.settings.topic_prefix).requests, request_id)
             assert one.value == two.value
             assert one.key == two.key == request_id.encode()
 
@@ -188,18 +191,18 @@ def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_the_queu
     settings: Settings, request_id: str
 ) -> None:
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             results = [processed(image) for image in images_of(request_id, [2, 1])]
             await at.record([results[0], results[2]])
             due = output_requested(results)
             await at.output.publish(due)
-            assert await at.stored(request_id) is None
+            assert await at.stored() is None
             assert await at.completions() == []
             assert await at.put_off() == [due]
             assert (await at.put_off())[0].id == due.id
             await at.record(results)
             await at.output.publish(due)
-            assert await at.stored(request_id) is not None
+            assert await at.stored() is not None
             assert len(await at.completions()) == 1
             assert await at.put_off() == [due]
 
@@ -212,13 +215,13 @@ def test_a_history_that_lags_a_little_is_waited_for(
     monkeypatch.setattr(output_csv, "GAP_PATIENCE", 30.0)
 
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             results = [processed(image) for image in images_of(request_id, [2])]
             await at.record(results[:1])
             publishing = asyncio.create_task(at.output.publish(output_requested(results)))
             await asyncio.sleep(0.2)
             assert not publishing.done()
-            assert await at.stored(request_id) is None
+            assert await at.stored() is None
             await at.record(results[1:])
             await asyncio.wait_for(publishing, 10)
             assert await at.put_off() == []
@@ -231,7 +234,7 @@ def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, r
     """Even where the sums agree: the reason would be that of the first run."""
 
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             first = images_of(request_id, [2])
             second = [requested(**{**image.model_dump(), "attempt": 1}) for image in first]
             results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
@@ -239,11 +242,11 @@ def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, r
             due = output_requested(results, run=1)
             await at.output.publish(due)
             assert await at.put_off() == [due]
-            assert await at.stored(request_id, run=1) is None
+            assert await at.stored(run=1) is None
             await at.record(results)
             await at.output.publish(due)
-            assert b"image 2: fetch_http_410" in (await at.stored(request_id, run=1) or b"")
-            assert await at.stored(request_id, run=0) is None
+            assert b"image 2: fetch_http_410" in (await at.stored(run=1) or b"")
+            assert await at.stored(run=0) is None
 
     run(test())
 
@@ -252,22 +255,22 @@ def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Setting
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             a, b = images_of(request_id, [2])
             await at.record([processed(a), failed(b), processed(b)])
             outdated = output_requested([processed(a), failed(b)])
             await at.output.publish(outdated)
-            assert await at.stored(request_id) is None
+            assert await at.stored() is None
             assert await at.put_off() == [outdated]
 
             await at.output.publish(output_requested([processed(a), processed(b)]))
             (event,) = await at.completions()
             await at.record([event])
-            first = await at.stored(request_id)
+            first = await at.stored()
             await at.output.publish(outdated)
             assert await at.put_off() == [outdated], "it would come again for ever"
             assert await at.completions() == [event]
-            assert await at.stored(request_id) == first
+            assert await at.stored() == first
 
     run(test())
 
@@ -276,10 +279,10 @@ def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request
     assert not (settings.data_dir / "spool").exists()
 
     async def test() -> None:
-        async with room(settings) as at:
+        async with room(settings, request_id) as at:
             results = [processed(image) for image in images_of(request_id, [1])]
             await at.record(results)
             await at.output.publish(output_requested(results))
-            assert await at.stored(request_id) is not None
+            assert await at.stored() is not None
 
     run(test())

@@ -83,9 +83,9 @@ class Sender:
         """Deliver, let the history see what came of it, and return that."""
         await self.webhooks.deliver(event)
         told = []
-        for record in await records_in(self.settings, Topics(self.settings.topic_prefix).webhooks):
+        for record in await records_in(self.settings, Topics(self.settings.topic_prefix).webhooks, event.request_id):
             place = (record.partition, record.offset)
-            if record.key == event.key and place not in self.seen:
+            if place not in self.seen:
                 self.seen.add(place)
                 told.append(decode(record.value))  # in order: all of one request are in one partition
         told = [outcome for outcome in told if outcome.request_id == event.request_id]

@@ -10,8 +10,8 @@ from streams.events import Event, decode
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
 
-async def records_in(settings: Settings, topic: str) -> list[Record]:
-    """All records of a topic, each partition in its order."""
+async def records_in(settings: Settings, topic: str, request_id: str | None = None) -> list[Record]:
+    """The records of a topic, all or those of one request, each partition in its order."""
     consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_brokers, enable_auto_commit=False)
     await consumer.start()
     try:
@@ -23,10 +23,10 @@ async def records_in(settings: Settings, topic: str) -> list[Record]:
         while len(records) < missing:
             batches = await consumer.getmany(timeout_ms=1000)
             records += [record for batch in batches.values() for record in batch]
-        return records
+        return [record for record in records if request_id is None or record.key == request_id.encode()]
     finally:
         await consumer.stop()
 
 
-async def events_in(settings: Settings, topic: str) -> list[Event]:
-    return [decode(record.value) for record in await records_in(settings, topic)]
+async def events_in(settings: Settings, topic: str, request_id: str | None = None) -> list[Event]:
+    return [decode(record.value) for record in await records_in(settings, topic, request_id)]

@@ -1,0 +1,110 @@
+"""An API that is killed while it writes an upload's events leaves a whole request, or none."""
+
+import asyncio
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+from aiokafka import AIOKafkaConsumer
+
+from streams.events import RequestCreated, decode
+from tests.e2e.conftest import start_system, stop_system
+from tests.e2e.published_clients import call, completed
+
+PREFIX = "atomic"
+IMAGES = 50_000
+
+
+def created(address: str) -> list[RequestCreated]:
+    """Every RequestCreated there is."""
+
+    async def read() -> list[RequestCreated]:
+        consumer = AIOKafkaConsumer(f"{PREFIX}.requests", bootstrap_servers=address, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            ends = await consumer.end_offsets(consumer.assignment())
+            found = []
+            while any([await consumer.position(partition) < end for partition, end in ends.items()]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    found += [decode(record.value) for record in records]
+            return [event for event in found if isinstance(event, RequestCreated)]
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(read())
+
+
+def images_asked_for(address: str) -> int:
+    async def count() -> int:
+        consumer = AIOKafkaConsumer(f"{PREFIX}.image-requests", bootstrap_servers=address)
+        await consumer.start()
+        try:
+            return sum((await consumer.end_offsets(consumer.assignment())).values())
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(count())
+
+
+def kill_api(up: int) -> None:
+    for child in psutil.Process(up).children(recursive=True):
+        if "infra.cli api" in " ".join(child.cmdline()):
+            child.kill()
+
+
+def test_a_kill_while_50000_images_are_written_leaves_none_of_them_and_the_repeated_upload_is_one_request(
+    kafka_address: str, cassandra_address: str, tmp_path: Path
+) -> None:
+    environment = {
+        **os.environ,
+        "SHRINKSTREAM_KAFKA_BROKERS": kafka_address,
+        "SHRINKSTREAM_CASSANDRA_HOSTS": cassandra_address,
+        "SHRINKSTREAM_CASSANDRA_KEYSPACE": PREFIX,
+        "SHRINKSTREAM_TOPIC_PREFIX": PREFIX,
+        "SHRINKSTREAM_DATA_DIR": str(tmp_path),
+    }
+    # Addresses that are refused without asking anybody: it is the events that are tried here.
+    rows = "".join(f"{number},Shoe,http://10.0.0.1/{number}.jpg\n" for number in range(IMAGES))
+    csv = ("S. No.,Product Name,Input Image URLs\n" + rows).encode()
+    headers = {"Content-Type": "text/csv", "Idempotency-Key": "one order"}
+    process, url = start_system(environment, "--port", "0")
+    try:
+        failures: list[Exception] = []
+
+        def upload() -> None:
+            try:
+                call(url, "POST", "/api/upload", csv, headers)
+            except Exception as error:  # noqa: BLE001 - any breaking off is what is wanted
+                failures.append(error)
+
+        client = threading.Thread(target=upload)
+        client.start()
+        deadline = time.monotonic() + 30
+        while not 0 < images_asked_for(kafka_address) < IMAGES:
+            assert time.monotonic() < deadline
+        kill_api(process.pid)
+        client.join(30)
+        assert failures, "the upload was answered before the API was killed"
+        assert created(kafka_address) == []
+        assert 0 < images_asked_for(kafka_address) < IMAGES
+
+        request_ids: set[str] = set()
+        while not request_ids:
+            assert time.monotonic() < deadline + 60
+            try:
+                answer = call(url, "POST", "/api/upload", csv, headers)
+            except OSError:
+                time.sleep(0.5)  # the API is being started again
+                continue
+            assert answer.status == 202, answer.body
+            request_ids.add(answer.json["requestId"])
+        request_ids.add(call(url, "POST", "/api/upload", csv, headers).json["requestId"])
+        (request_id,) = request_ids
+        assert {event.request_id for event in created(kafka_address)} == {request_id}
+        status = completed(url, request_id, timeout=200)
+        assert (status["total"], status["failed"]) == (IMAGES, IMAGES)
+        assert call(url, "GET", f"/api/download/{request_id}").body.count(b"fetch_forbidden_address") == IMAGES
+    finally:
+        assert stop_system(process) == 0
