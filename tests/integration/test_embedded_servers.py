@@ -141,10 +141,17 @@ def test_data_and_address_survive_a_kill_9_and_the_data_a_move_to_another_port(
     asyncio.run(scenario())
 
 
+def children() -> set[psutil.Process]:
+    """This process's, those of other tests' servers included."""
+    return set(psutil.Process().children(recursive=True))
+
+
 @each_server
 def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leaves_nothing(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
+    before = children()
+
     async def scenario() -> psutil.Process:
         async with kind(tmp_path) as server:
             process = psutil.Process(server.process.pid)
@@ -158,7 +165,7 @@ def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leav
         return process
 
     assert not asyncio.run(scenario()).is_running()
-    assert psutil.Process().children(recursive=True) == []
+    assert children() == before
 
 
 PARENT = """
@@ -225,6 +232,7 @@ def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> N
     kafka, cassandra = EmbeddedKafka(tmp_path), EmbeddedCassandra(tmp_path)
     kafka.directory.mkdir()
     (kafka.directory / "data").write_text("not a directory")
+    before = children()
 
     async def scenario() -> None:
         async with EmbeddedServers(kafka, cassandra):
@@ -232,7 +240,7 @@ def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> N
 
     with pytest.raises(EmbeddedServerError, match=r"^Kafka ended"):
         asyncio.run(scenario())
-    assert psutil.Process().children(recursive=True) == []
+    assert children() == before
 
 
 def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
