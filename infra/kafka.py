@@ -18,6 +18,7 @@ from infra.settings import Settings
 Headers = Iterable[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 30_000
+SETTLE_SECONDS = 0.2  # between two looks at what a cluster doesn't know yet
 
 
 class KafkaUnavailableError(ExplainedError):
@@ -167,8 +168,30 @@ async def group_is_working(settings: Settings, group: str) -> bool:
     return any(state == "Stable" for _, _, state, *_ in answer.groups)
 
 
-async def committed_offsets(settings: Settings, group: str) -> dict[TopicPartition, int]:
-    """How far a consumer group has got; a partition that it has not begun is not there."""
-    async with admin_client(settings) as admin:
-        offsets = await admin.list_consumer_group_offsets(group)
-    return {partition: entry.offset for partition, entry in offsets.items() if entry.offset >= 0}
+async def partitions_of(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
+    """All partitions of a topic, in order. The caller bounds the wait for a topic that was made a moment ago."""
+    while True:
+        (description,) = await admin.describe_topics([topic])
+        if description["partitions"]:
+            return sorted(TopicPartition(topic, entry["partition"]) for entry in description["partitions"])
+        # Brokers know a topic a moment after its creation. Without its partitions a reader would see nothing.
+        await asyncio.sleep(SETTLE_SECONDS)
+
+
+async def committed_offsets(
+    admin: AIOKafkaAdminClient, group: str, partitions: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """How far a consumer group has got; -1 where it has not begun. The caller bounds the wait for an answer."""
+    wanted = list(partitions)
+    while True:
+        try:
+            committed = await admin.list_consumer_group_offsets(group, partitions=wanted)
+        except KafkaError as error:
+            # A cluster that was never used chooses a coordinator when it is asked for one first.
+            if not error.retriable:
+                raise
+        else:
+            # One that has just started leaves out what it has not loaded yet; aiokafka 0.14 hides the error.
+            if committed.keys() >= set(wanted):
+                return {partition: committed[partition].offset for partition in wanted}
+        await asyncio.sleep(SETTLE_SECONDS)

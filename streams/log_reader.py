@@ -5,19 +5,21 @@ faster, and disturbs nobody's offsets.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from infra.kafka import admin_client, connection_options, unreachable
+from infra.kafka import admin_client, committed_offsets, connection_options, partitions_of, unreachable
 from infra.settings import Settings
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
+T = TypeVar("T")
 
 BATCH = 5000
 SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
@@ -53,9 +55,23 @@ class LogReader:
             yield cls(settings, consumer)
 
     async def partitions(self, topic: str) -> list[TopicPartition]:
-        async with admin_client(self._settings) as admin:
-            (description,) = await admin.describe_topics([topic])
-        return sorted(TopicPartition(topic, entry["partition"]) for entry in description["partitions"])
+        """All partitions of a topic, in order."""
+        return await self._asking_cluster(lambda admin: partitions_of(admin, topic))
+
+    async def committed(self, group: str, topic: str) -> dict[TopicPartition, int]:
+        """How far a consumer group has got in each partition of a topic; -1 where it has not begun."""
+
+        async def ask(admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
+            return await committed_offsets(admin, group, await partitions_of(admin, topic))
+
+        return await self._asking_cluster(ask)
+
+    async def _asking_cluster(self, ask: Callable[[AIOKafkaAdminClient], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(SILENCE_SECONDS), admin_client(self._settings) as admin:
+                return await ask(admin)
+        except (KafkaError, TimeoutError) as error:
+            raise unreachable(self._settings, error) from None
 
     async def partition_of(self, topic: str, key: bytes) -> TopicPartition:
         """Where records of a key are, by the rule that every producer of ours follows."""

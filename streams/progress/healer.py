@@ -7,7 +7,6 @@ from datetime import timedelta
 import structlog
 from aiokafka import TopicPartition
 
-from infra.kafka import committed_offsets
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import (
@@ -64,7 +63,7 @@ class Healer:
         missing -= await self._repeat_results(request, missing, reader)
         if not missing:
             return
-        handled = await committed_offsets(self._settings, self._topics.group("compress"))
+        handled = await reader.committed(self._topics.group("compress"), self._topics.image_requests)
         asked, queued = await self._requests_of(request, missing, reader, handled)
         # What was never asked for can't be asked for again.
         unheard_of = missing - asked.keys() - queued

@@ -16,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.errors import ExplainedError
-from infra.kafka import admin_client, connection_options, unreachable
+from infra.kafka import admin_client, committed_offsets, connection_options, partitions_of, unreachable
 from infra.settings import Settings
 from streams.events import Event, RequestCreated, UnreadableEvent, decode
 from streams.progress.fold import (
@@ -166,40 +166,14 @@ class ProgressView:
 
     async def _starting_positions(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
         assert self._consumer is not None
-        changelog = await self._partitions_of(admin, self._topics.progress_changelog)
-        requests = await self._partitions_of(admin, self._topics.requests)
+        changelog = await partitions_of(admin, self._topics.progress_changelog)
+        requests = await partitions_of(admin, self._topics.requests)
         beginnings = await self._consumer.beginning_offsets([*changelog, *requests])
-        committed = await self._committed(admin, requests)
+        committed = await committed_offsets(admin, self._topics.group("progress"), requests)
         # What the progress workers have committed is in the changelog already.
         for partition in requests:
             beginnings[partition] = max(beginnings[partition], committed[partition])
         return dict(beginnings)
-
-    async def _committed(
-        self, admin: AIOKafkaAdminClient, partitions: list[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        """Where the progress workers had got to in each partition; -1 where they never were."""
-        group = self._topics.group("progress")
-        while True:
-            try:
-                committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
-            except KafkaError as error:
-                # A cluster that was never used chooses a coordinator when it is asked for one first.
-                if not error.retriable:
-                    raise
-            else:
-                # One that has just started leaves out what it has not loaded yet; aiokafka 0.14 hides the error.
-                if committed.keys() >= set(partitions):
-                    return {partition: known.offset for partition, known in committed.items()}
-            await asyncio.sleep(POLL_MS / 1000)
-
-    async def _partitions_of(self, admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
-        while True:
-            (description,) = await admin.describe_topics([topic])
-            if description["partitions"]:
-                return [TopicPartition(topic, entry["partition"]) for entry in description["partitions"]]
-            # Brokers know a topic a moment after its creation. Without its partitions the view would see nothing.
-            await asyncio.sleep(POLL_MS / 1000)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         while True:
