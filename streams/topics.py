@@ -20,7 +20,14 @@ that happens to a request.
 from collections.abc import Mapping
 
 KEEP_FOREVER: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-LATEST_BY_KEY: Mapping[str, str] = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.2"}
+# Kafka compacts only closed segments, of 1 GB or a week by default: a restart would read them all.
+LATEST_BY_KEY: Mapping[str, str] = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.2",
+    "segment.bytes": str(64 * 1024 * 1024),
+    "segment.ms": str(10 * 60 * 1000),
+    "delete.retention.ms": str(60 * 60 * 1000),
+}
 
 PROGRESS_TABLE = "requests"
 

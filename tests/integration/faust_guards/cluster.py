@@ -31,7 +31,7 @@ class Cluster:
 
         _run(create())
 
-    def produce(self, topic: str, values: Sequence[bytes], partition: int | None = None) -> None:
+    def produce(self, topic: str, values: Sequence[bytes | None], partition: int | None = None) -> None:
         """Keys spread the values over the partitions, unless one is named."""
 
         async def produce() -> None:

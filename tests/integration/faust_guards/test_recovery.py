@@ -27,3 +27,13 @@ def test_a_restart_in_a_backlog_skips_no_event_of_an_app_with_a_table(new_group:
     assert guarded.lost() == 0
     assert set(guarded.started().values()) == {1}, "a clean restart repeats nothing"
     assert unguarded.skipped()
+
+
+def test_a_changelog_of_nothing_but_tombstones_is_recovered_from(new_group: Callable[..., Group]) -> None:
+    group = new_group(table=True)
+    group.cluster.produce(group.changelog, [None] * 20_000, partition=0)
+    group.produce([b""])
+    worker = group.start()
+    wait_until(lambda: len(group.finished()) == 1, "the first event after the recovery")
+    assert group.stop(worker) == 0
+    assert group.committed() == {0: 1}
