@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
@@ -17,7 +17,7 @@ from cassandra.cluster import (
 )
 from cassandra.cluster import Session as DriverSession
 from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import ConsistencyLevel, PreparedStatement
+from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, Statement
 
 from infra.errors import ExplainedError
 from infra.logs import silenced
@@ -74,13 +74,34 @@ class Session:
         A fault that may heal is tried again, with growing pauses, until ``patience`` seconds have passed:
         every statement of this system may be repeated. Then it is a CassandraUnavailableError.
         """
+
+        async def run() -> list[Any]:
+            return await self._run(await self._prepare(cql), parameters)
+
+        return await self._until_it_heals(run, patience)
+
+    async def write_together(self, writes: Sequence[tuple[str, Sequence[Any]]], *, patience: float = 0) -> None:
+        """Run several writes as one unlogged batch, which costs little more than one of them; else as `execute`.
+
+        Some may be made and others not when it fails: each must stand by itself.
+        """
+
+        async def run() -> list[Any]:
+            batch = BatchStatement(BatchType.UNLOGGED)
+            batch.is_idempotent = True
+            for cql, parameters in writes:
+                batch.add(await self._prepare(cql), parameters)
+            return await self._run(batch)
+
+        await self._until_it_heals(run, patience)
+
+    async def _until_it_heals(self, run: Callable[[], Awaitable[list[Any]]], patience: float) -> list[Any]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         pause = 0.1
         while True:
             try:
-                prepared = await self._prepare(cql)
-                return await self._run(prepared, parameters)
+                return await run()
             except _MAY_HEAL as error:
                 if loop.time() + pause > deadline:
                     raise CassandraUnavailableError(
@@ -104,7 +125,7 @@ class Session:
                 prepared = self._prepared[cql]
         return prepared
 
-    async def _run(self, prepared: PreparedStatement, parameters: Sequence[Any]) -> list[Any]:
+    async def _run(self, statement: Statement, parameters: Sequence[Any] | None = None) -> list[Any]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -116,7 +137,7 @@ class Session:
             if not done.done():
                 done.set_exception(error)
 
-        future: ResponseFuture = self._driver.execute_async(prepared, parameters, timeout=REQUEST_TIMEOUT)
+        future: ResponseFuture = self._driver.execute_async(statement, parameters, timeout=REQUEST_TIMEOUT)
         # The driver calls back from its own thread.
         future.add_callbacks(
             lambda rows: loop.call_soon_threadsafe(succeed, rows),

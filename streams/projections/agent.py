@@ -21,7 +21,7 @@ from streams.projections.webhooks import Webhooks
 from streams.resources import Resources
 from streams.topics import Topics
 
-HISTORY_WRITES_IN_FLIGHT = 128
+HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 WEBHOOKS_IN_FLIGHT = 64
 

@@ -4,12 +4,14 @@ Every write is the same whenever the same event comes again, and carries a write
 came later in the request's life wins, whatever order the events arrive in.
 """
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from cassandra.query import UNSET_VALUE
 
 from infra.cassandra.session import Session
+from infra.cassandra.write_batches import WriteBatches
 from streams.events import (
     Event,
     ImageFailed,
@@ -25,6 +27,7 @@ IMAGES_PER_BUCKET = 1000
 
 # How long a write waits for a Cassandra that is away before its worker gives up and is started anew, in seconds.
 PATIENCE = 120.0
+BATCHES_IN_FLIGHT = 16
 
 _INSERT_IMAGE = """
     INSERT INTO images_by_request (request_id, bucket, image_index, attempt, row_number, position, serial,
@@ -72,6 +75,7 @@ class History:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._images = WriteBatches(session, patience=PATIENCE, in_flight=BATCHES_IN_FLIGHT)
 
     async def record(self, event: Event, *, anew: datetime | None = None) -> None:
         """Write what ``event`` says; events that the history doesn't keep are passed over.
@@ -129,8 +133,7 @@ class History:
             if done
             else (UNSET_VALUE,) * 5
         )
-        await self._write(
-            _INSERT_IMAGE,
+        image = (
             event.request_id,
             event.index // IMAGES_PER_BUCKET,
             event.index,
@@ -148,8 +151,7 @@ class History:
             *((failed.reason, failed.detail) if failed else (UNSET_VALUE,) * 2),
             written,
         )
-        await self._write(
-            _INSERT_PRODUCT_IMAGE,
+        product_image = (
             event.product_name,
             event.requested_at,
             event.request_id,
@@ -159,6 +161,9 @@ class History:
             *output[2:],
             failed.reason if failed else UNSET_VALUE,
             written,
+        )
+        await asyncio.gather(
+            self._images.write(_INSERT_IMAGE, image), self._images.write(_INSERT_PRODUCT_IMAGE, product_image)
         )
 
     async def _write(self, cql: str, *parameters: Any) -> None:
