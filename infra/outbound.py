@@ -669,7 +669,10 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
             received += len(chunk)
             if received > max_bytes:
                 raise too_large
-            for piece in (chunk,) if inflater is None else inflater.feed(chunk):
+            if inflater is None:
+                body.write(chunk)
+                continue
+            for piece in inflater.feed(chunk):
                 if body.tell() + len(piece) > max_bytes:
                     raise too_large
                 body.write(piece)
