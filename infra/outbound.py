@@ -56,6 +56,9 @@ CONNECT_TIMEOUT = 10.0
 # Longest silence within a download. Shorter than the deadline of the whole, so that a retry still fits in.
 STALL_TIMEOUT = 15.0
 
+# Of each connection: a larger one is filled, and its socket paused, less often.
+READ_BUFFER = 256 * 1024
+
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_ANSWER_SECONDS = 2.0
 
@@ -509,6 +512,7 @@ class OutboundClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 auto_decompress=False,
+                read_bufsize=READ_BUFFER,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             )
         )

@@ -1,8 +1,9 @@
 """The inside of a decoder process: ``python -m streams.compress.decoder_process PARENT_PID CPU MEMORY IN OUT``.
 
 Shrinks one image after another until its standard input ends. Both ways a message is one line of JSON, which
-says how many bytes stand at the start of a file: IN and OUT are the descriptors, inherited, of the files for
-images that come and go. It imports the codec and the standard library, nothing else.
+says how many bytes there are in a file: IN and OUT are the descriptors, inherited, of the files for images that
+come and go. OUT begins with the number of the image, from 1, that the process has begun with. It imports the
+codec and the standard library, nothing else.
 
 The limits that the kernel keeps, whatever a hostile file makes of this process:
 
@@ -28,12 +29,10 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from streams.compress.outcome import ImageRejected, Reason, Shrunk
+from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 from streams.compress.shrink import OUTPUT_FORMATS, shrink
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Decoding yields to the event loop, the brokers and whatever else has to answer in time.
-NICENESS = 5
 ORPHANED = 3
 OUT_OF_MEMORY: dict[str, object] = {
     "reason": Reason.DECODE_MEMORY,
@@ -47,7 +46,6 @@ def main() -> int:
     # Ctrl-C reaches every process of a terminal: the parent decides when decoding ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(parent)
-    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _warm_up()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
@@ -57,10 +55,11 @@ def main() -> int:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _answer(answers, {"ready": True})
-    while line := requests.readline():
+    for number, line in enumerate(iter(requests.readline, b""), 1):
         request = json.loads(line)
-        # From here on, the death of this process is the fault of this image.
-        _answer(answers, {"taken": True})
+        # From here on, the death of this process is the fault of this image. Said in the file, because a message
+        # would wake up the parent.
+        _write(images_out, number.to_bytes(TAKEN_BYTES), at=0)
         _allow_cpu(cpu_seconds)
         try:
             result = shrink(
@@ -76,7 +75,7 @@ def main() -> int:
         else:
             # An original need not come back: the parent has it.
             data = b"" if result.kept_original else result.data
-            _write(images_out, data)
+            _write(images_out, data, at=TAKEN_BYTES)
             _answer_shrunk(answers, result, len(data))
     return 0
 
@@ -87,10 +86,10 @@ def _read(descriptor: int, size: int) -> bytes:
     return data
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes, *, at: int) -> None:
     rest = memoryview(data)
     while rest:
-        rest = rest[os.pwrite(descriptor, rest, len(data) - len(rest)) :]
+        rest = rest[os.pwrite(descriptor, rest, at + len(data) - len(rest)) :]
 
 
 def _answer(answers: BinaryIO, answer: dict[str, object]) -> None:

@@ -24,7 +24,7 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from streams.compress.outcome import ImageRejected, Reason, Shrunk
+from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
 
@@ -213,9 +213,7 @@ class _Decoder:
         self.busy = False
 
     async def stop(self) -> None:
-        if self._images is not None:
-            self._images.close()
-            self._images = None
+        self._images = None  # closed when nobody is at them any more
         if self._process is None:
             return
         if self.alive:
@@ -237,10 +235,8 @@ class _Decoder:
             raise _DiedBefore from None
         answer = await self._answer(process)
         if answer is None:
-            raise _DiedBefore
-        if "taken" in answer:
-            answer = await self._answer(process)
-        if answer is None:
+            if images.taken != images.given:
+                raise _DiedBefore
             raise await self._death(process)
         if "reason" in answer:
             self.busy = False
@@ -278,12 +274,18 @@ class _ImageFiles:
 
     def __init__(self) -> None:
         self._to_decoder, self._from_decoder = _memory_file(), _memory_file()
+        self.given = 0
+
+    @property
+    def taken(self) -> int:
+        """The number of the image that the decoder has begun with last."""
+        return int.from_bytes(os.pread(self._from_decoder.fileno(), TAKEN_BYTES, 0))
 
     @property
     def descriptors(self) -> tuple[int, int]:
         return self._to_decoder.fileno(), self._from_decoder.fileno()
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         self._to_decoder.close()
         self._from_decoder.close()
 
@@ -292,18 +294,19 @@ class _ImageFiles:
         for file in (self._to_decoder, self._from_decoder):
             if os.fstat(file.fileno()).st_size > COPIED_AT_ONCE:
                 file.truncate(0)
+        self.given += 1
         rest = memoryview(data)
         while rest:
             rest = rest[os.pwrite(self._to_decoder.fileno(), rest[:COPIED_AT_ONCE], len(data) - len(rest)) :]
             await asyncio.sleep(0)
 
     async def take(self, size: int) -> bytes:
-        """The first ``size`` bytes that the decoder has written."""
+        """The ``size`` bytes that the decoder has written."""
         parts = []
         for start in range(0, size, COPIED_AT_ONCE):
-            parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), start))
+            parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), TAKEN_BYTES + start))
             await asyncio.sleep(0)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return b"".join(parts)  # of one part: that part itself
 
 
 def _memory_file() -> BinaryIO:

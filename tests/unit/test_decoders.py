@@ -141,11 +141,16 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(hostile)
     request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, "target_format": null}\n' % (len(hostile), LIMIT)
-    with image.open("r+b") as file:
-        files = [str(file.fileno())] * 2
-        command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY), *files]
+    command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY)]
+    with image.open("rb") as source, (tmp_path / "result").open("wb") as result:
+        files = source.fileno(), result.fileno()
         ended = subprocess.run(
-            command, input=request, capture_output=True, timeout=60, check=False, pass_fds=[file.fileno()]
+            [*command, *map(str, files)],
+            input=request,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            pass_fds=files,
         )
     assert ended.returncode == -signal.SIGXCPU
 
