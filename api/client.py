@@ -44,11 +44,20 @@ class Client:
     ) -> None:
         await self._session.close()
 
-    async def upload(self, file: Path, *, webhook_url: str | None = None, idempotency_key: str | None = None) -> str:
+    async def upload(
+        self,
+        file: Path,
+        *,
+        webhook_url: str | None = None,
+        image_format: str | None = None,
+        quality: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> str:
         """Upload a CSV; returns the request's id."""
         form = aiohttp.FormData()
-        if webhook_url:
-            form.add_field("webhookUrl", webhook_url)
+        for name, value in (("webhookUrl", webhook_url), ("format", image_format), ("quality", quality)):
+            if value:
+                form.add_field(name, str(value))
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         with file.open("rb") as content:
             form.add_field("file", content, filename=file.name, content_type="text/csv")

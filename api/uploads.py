@@ -29,6 +29,7 @@ from aiokafka.structs import RecordMetadata
 from api.context import CONTEXT, Context
 from api.csv_reader import CheckedCsv, CsvRejected, Row, check, read_rows
 from api.idempotency import Claim, IdempotencyKeys
+from api.image_options import ImageOptions
 from api.keys import OWNER
 from api.problems import Problem, unavailable
 from infra.outbound import ForbiddenUrl, check_url
@@ -79,10 +80,11 @@ async def upload(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with _receive(request, context.settings) as received:
         webhook_url = _checked_webhook_url(received.webhook_url, context)
+        options = ImageOptions.of(received.fields, context.settings.quality)
         checked = await _check(received, context.settings)
         claim = await _claim(request, context, received.sha256)
         if claim.is_new or await context.status(claim.request_id) is None:
-            await _write_events(context, claim, received, checked, request[OWNER], webhook_url)
+            await _write_events(context, claim, received, checked, request[OWNER], webhook_url, options)
     return _accepted(claim.request_id)
 
 
@@ -289,8 +291,11 @@ async def _write_events(
     checked: CheckedCsv,
     owner: str,
     webhook_url: str | None,
+    options: ImageOptions,
 ) -> None:
-    writer = _Writer(context, claim.request_id, claim.created_at, context.settings.quality)
+    writer = _Writer(
+        context, claim.request_id, claim.created_at, options, bulk=checked.images > context.settings.express_images
+    )
     try:
         async for rows in _batches(read_rows(received.path, checked)):
             for row in rows:
@@ -306,6 +311,8 @@ async def _write_events(
                 body_sha256=received.sha256,
                 owner=owner,
                 webhook_url=webhook_url,
+                quality=options.quality,
+                format=options.format,
                 image_offsets=writer.offsets,
             )
         )
@@ -324,11 +331,12 @@ async def _batches(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
 class _Writer:
     """Writes the ImageRequested events of one request and remembers where on the topic they are."""
 
-    def __init__(self, context: Context, request_id: str, time: datetime, quality: int) -> None:
+    def __init__(self, context: Context, request_id: str, time: datetime, options: ImageOptions, *, bulk: bool) -> None:
         self._log = context.event_log
         self._request_id = request_id
         self._time = time
-        self._quality = quality
+        self._options = options
+        self._bulk = bulk
         self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
         self.images = 0
         self.offsets: dict[int, tuple[int, int]] = {}
@@ -345,7 +353,9 @@ class _Writer:
                 product_name=row.product_name,
                 input_url=url,
                 cells=row.cells if position == 0 else None,
-                quality=self._quality,
+                quality=self._options.quality,
+                format=self._options.format,
+                bulk=self._bulk,
             )
             self._pending.append(await self._log.enqueue(event))
             self.images += 1

@@ -64,6 +64,8 @@ STOP_LIMIT = 10.0
 """Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
 PUBLISH_TIMEOUT = 30.0
 """Seconds within which the brokers must acknowledge a changelog write."""
+ROOM_CHECK = 0.02
+"""Seconds between two looks whether a partition's share of the delivery window has room again."""
 UNACKNOWLEDGED_LIMIT = 1000
 """Changelog writes under way at which delivery waits for the brokers to catch up."""
 
@@ -118,6 +120,10 @@ class PartitionOffsets:
         """The offset was fetched but no agent will see it, unless the position goes back."""
         self.dropped = offset if self.dropped is None else min(offset, self.dropped)
 
+    @property
+    def unfinished(self) -> int:
+        return len(self._unfinished)
+
     def is_unfinished(self, offset: int) -> bool:
         return offset in self._unfinished
 
@@ -134,7 +140,27 @@ class PartitionOffsets:
 
 
 class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
-    """F2: leaves the group at a stop if that can be done in time."""
+    """F2: leaves the group at a stop if that can be done in time. Fetches as many records as there is room for."""
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: Any,
+        timeout: float | None = None,
+        max_records: int | None = None,
+    ) -> Any:
+        """With a mapping for ``active_partitions``: at most so many records of each, evenly.
+
+        aiokafka empties the buffer of one partition, thousands of records, before it looks at the next.
+        """
+        if not isinstance(active_partitions, Mapping):
+            return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        records: dict[Any, Any] = {}
+        for tp, room in active_partitions.items():
+            records |= await super()._fetch_records(consumer, {tp}, 0, room)
+        if not records:
+            return await super()._fetch_records(consumer, set(active_partitions), timeout, 1)
+        return records
 
     async def on_thread_stop(self) -> None:
         """Trap: aiokafka first finishes joining the group, which after a kill -9 takes a session timeout."""
@@ -181,21 +207,37 @@ class GuardedConsumer(driver.Consumer):
                 if not self.flow_active:
                     await self.wait(self.can_resume_flow.wait())
                     continue
-                partitions = set(self._get_active_partitions())
+                active = set(self._get_active_partitions())
+                partitions = self._with_room(active)
                 if not partitions:  # paused, or behind full buffers
-                    await self.sleep(0.05)
+                    await self.sleep(ROOM_CHECK if active else 0.05)
                     continue
-                await self._deliver(*await self._fetch(partitions))
+                # Where some have no room, they may get it before a record of the others comes.
+                timeout = 1.0 if len(partitions) == len(active) else ROOM_CHECK
+                await self._deliver(*await self._fetch(partitions, timeout))
         except stopped:
             if not self.app.should_stop:
                 raise
 
-    async def _fetch(self, partitions: set[TP]) -> tuple[Mapping[TP, list[Any]], int]:
+    def _with_room(self, active: set[TP]) -> Any:
+        """The partitions to fetch from; with a delivery window, how many records of each.
+
+        The window is shared out evenly among the partitions, so that what is under way from some leaves room for
+        the others. Nothing waits in queues then, and an urgent record is begun as soon as it comes.
+        """
+        window = self.app.delivery_window
+        if window is None or not active:
+            return active
+        share = max(1, window // len(active))
+        room = {tp: share - self._offsets_of(tp).unfinished for tp in active}
+        return {tp: records for tp, records in room.items() if records > 0}
+
+    async def _fetch(self, partitions: Any, timeout: float) -> tuple[Mapping[TP, list[Any]], int]:
         """Records, and the epoch in which they may be delivered."""
         epoch = self._epoch
         self._fetch_ended.clear()
         try:
-            return await self._getmany(partitions, timeout=1.0), epoch
+            return await self._getmany(partitions, timeout=timeout), epoch
         finally:
             self._fetch_ended.set()
 
@@ -516,8 +558,11 @@ class GuardedApp(faust.App):
     BootStrategy = WithoutWeb
     consumer: GuardedConsumer
 
-    def __init__(self, name: str, *, system_settings: Settings, **options: Any) -> None:
+    def __init__(
+        self, name: str, *, system_settings: Settings, delivery_window: int | None = None, **options: Any
+    ) -> None:
         super().__init__(name, **options)
+        self.delivery_window = delivery_window
         self._system_settings = system_settings
         self._drained_by: float | None = None
 
@@ -595,9 +640,13 @@ def credentials_of(settings: Settings) -> CredentialsT | None:
     return SSLCredentials(context=context) if context else None
 
 
-def create_app(name: str, *, settings: Settings, partitions: int, **overrides: Any) -> faust.App:
+def create_app(
+    name: str, *, settings: Settings, partitions: int, delivery_window: int | None = None, **overrides: Any
+) -> faust.App:
     """A Faust app with every guard; ``name`` is its id and its consumer group.
 
+    ``delivery_window``: how many events may be under way in a worker, shared out evenly among its partitions (at
+    least one for each); None: as many as its buffers take, in the order of the partitions.
     ``overrides`` are Faust settings. RuntimeError: another version of Faust is installed than the guards are
     made for. ValueError: an override would take a guard away.
     """
@@ -632,6 +681,7 @@ def create_app(name: str, *, settings: Settings, partitions: int, **overrides: A
     return GuardedApp(
         name,
         system_settings=settings,
+        delivery_window=delivery_window,
         Agent=GuardedAgent,
         Topic=GuardedTopic,
         Stream=GuardedStream,

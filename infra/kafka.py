@@ -98,6 +98,10 @@ class Producer:
         if self._client is not None:
             await asyncio.wait_for(self._client.stop(), REQUEST_TIMEOUT_MS / 1000 + 5)
 
+    async def partition_count(self, topic: str) -> int:
+        assert self._client is not None, "the producer is not started"
+        return len(await self._client.partitions_for(topic))
+
     async def send(
         self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, partition: int | None = None
     ) -> "asyncio.Future[RecordMetadata]":

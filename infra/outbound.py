@@ -20,7 +20,7 @@ import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -56,6 +56,9 @@ CONNECT_TIMEOUT = 10.0
 # Longest silence within a download. Shorter than the deadline of the whole, so that a retry still fits in.
 STALL_TIMEOUT = 15.0
 
+# Of each connection: a larger one is filled, and its socket paused, less often.
+READ_BUFFER = 256 * 1024
+
 MAX_ANSWER_BYTES = 64 * 1024
 MAX_ANSWER_SECONDS = 2.0
 
@@ -63,6 +66,7 @@ MAX_ANSWER_SECONDS = 2.0
 MAX_ADDRESSES = 8
 RESOLVER_THREADS = 16
 
+Admit = Callable[[int], Awaitable[None]]
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -508,6 +512,7 @@ class OutboundClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
                 auto_decompress=False,
+                read_bufsize=READ_BUFFER,
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             )
         )
@@ -518,17 +523,27 @@ class OutboundClient:
     ) -> None:
         await self._stack.aclose()
 
-    async def get(self, url: str, *, max_bytes: int, timeout: float) -> Response:
+    async def get(self, url: str, *, max_bytes: int, timeout: float, admit: Admit | None = None) -> Response:
         """The 2xx answer to a GET, after at most 5 redirects, its body decompressed.
 
         ``max_bytes`` bounds the body on the wire and after decompression; ``timeout`` is seconds for
-        everything, redirects and body included. Raises OutboundError, which is ForbiddenUrl where this URL or
+        everything, redirects and body included. ``admit`` is awaited with the size of each piece of the body before it
+        is kept; that time does not count. Raises OutboundError, which is ForbiddenUrl where this URL or
         a redirect's is not allowed. A connection that ends before any answer is retried once, by aiohttp.
         """
         target = check_url(url, self.allow)
-        async with _deadline(timeout, target):
+        async with _deadline(timeout, target) as deadline:
+
+            async def admitted(size: int) -> None:
+                if admit is not None:
+                    loop = asyncio.get_running_loop()
+                    before = loop.time()
+                    await admit(size)
+                    if (waited := loop.time() - before) > 0.001:
+                        deadline.reschedule((deadline.when() or 0.0) + waited)
+
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._get_once(target, max_bytes)
+                answer = await self._get_once(target, max_bytes, admitted)
                 if isinstance(answer, Response):
                     return answer
                 target = answer
@@ -549,7 +564,7 @@ class OutboundClient:
             answer = await _read_start(response, seconds=min(MAX_ANSWER_SECONDS, remaining / 2))
             return Response(response.status, response.headers, answer, target)
 
-    async def _get_once(self, target: URL, max_bytes: int) -> Response | URL:
+    async def _get_once(self, target: URL, max_bytes: int, admitted: Admit) -> Response | URL:
         """One hop: the answer, or the URL that it redirects to."""
         async with self._exchange("GET", target, stall_timeout=self._stall_timeout) as response:
             location = response.headers.get("Location")
@@ -558,7 +573,7 @@ class OutboundClient:
             # 206 is no success here: no range was asked for (RFC 9110 §15.3.7)
             if not 200 <= response.status < 300 or response.status == 206:
                 raise _refusal(response)
-            return Response(response.status, response.headers, await _read_body(response, max_bytes), target)
+            return Response(response.status, response.headers, await _read_body(response, max_bytes, admitted), target)
 
     @asynccontextmanager
     async def _exchange(
@@ -655,7 +670,7 @@ def _translate(error: Exception, target: URL, dial: _Dial) -> OutboundError:
             return OutboundError(Reason.BAD_RESPONSE, f"{host} does not speak HTTP as it should")
 
 
-async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, admitted: Admit) -> bytes:
     """The whole body, decompressed. Raises OutboundError as soon as it is known to be too large."""
     host = response.url.raw_host
     too_large = OutboundError(Reason.TOO_LARGE, f"{host} sends more than {max_bytes} bytes")
@@ -669,9 +684,14 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
             received += len(chunk)
             if received > max_bytes:
                 raise too_large
-            for piece in (chunk,) if inflater is None else inflater.feed(chunk):
+            if inflater is None:
+                await admitted(len(chunk))
+                body.write(chunk)
+                continue
+            for piece in inflater.feed(chunk):
                 if body.tell() + len(piece) > max_bytes:
                     raise too_large
+                await admitted(len(piece))
                 body.write(piece)
                 await asyncio.sleep(0)  # one small chunk may unfold a thousandfold: let others run in between
     except zlib.error:

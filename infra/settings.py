@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     )
 
     quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
+    express_images: int = Field(
+        100, ge=0, description="requests of so many images or fewer have partitions that larger ones leave free"
+    )
     fetch_allow: str = Field(
         "",
         description="host, IP or CIDR, each with an optional :port, that may be fetched or called although it is"
@@ -116,6 +119,7 @@ class Settings(BaseSettings):
     codec_processes: int = Field(
         max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
     )
+    downloads_per_host: int = Field(8, ge=1, le=1000, description="of those, from one host at a time")
     codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
     stall_after: float = Field(
         300.0, gt=0, description="seconds without progress after which a request's missing images are asked for again"
@@ -127,6 +131,20 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
+    fetch_memory: int = Field(
+        256 * MIB,
+        ge=1,
+        description="bytes of images that are downloaded and not yet stored in one compress worker, that of one image"
+        " more at most",
+    )
+    codec_memory: int = Field(
+        2048 * MIB, ge=128 * MIB, description="bytes of memory that one decoder process may use, on Linux"
+    )
+    reuse_seconds: float = Field(
+        300.0,
+        ge=0,
+        description="seconds in which a compress worker fetches no image a second time for the same quality and format",
+    )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")

@@ -55,6 +55,16 @@ class Storage:
         except (BaseError, OSError, ValueError) as error:  # ValueError: no object can have this key
             raise StorageError(f"{key} can't be written to {self.url}: {_first_line(error)}") from error
 
+    async def copy(self, source: str, target: str) -> bool:
+        """Store under ``target`` what ``source`` has; False where there is no ``source``."""
+        try:
+            await obstore.copy_async(self._store, source, target)
+        except (NotFoundError, FileNotFoundError):
+            return False
+        except (BaseError, OSError, ValueError) as error:
+            raise StorageError(f"{target} can't be written to {self.url}: {_first_line(error)}") from error
+        return True
+
     async def get(self, key: str) -> StoredObject | None:
         """Open an object, or None where there is none."""
         try:

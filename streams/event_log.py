@@ -24,12 +24,14 @@ class EventLog:
         await self._producer.stop()
 
     async def append(self, event: Event, *, partition: int | None = None) -> RecordMetadata:
-        """Write one event and wait until the brokers have it; ``partition`` None: that of its key."""
+        """Write one event and wait until the brokers have it; ``partition`` None: its own."""
         return await (await self.enqueue(event, partition=partition))
 
     async def enqueue(self, event: Event, *, partition: int | None = None) -> "asyncio.Future[RecordMetadata]":
         """Write one event among many: the future is done when the brokers have it."""
         topic = getattr(self.topics, event.topic)
+        if partition is None:
+            partition = event.partition_among(await self._producer.partition_count(topic))
         return await self._producer.send(topic, event.key, event.encode(), HEADERS, partition=partition)
 
     async def dead_letter(

@@ -16,6 +16,8 @@ import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from streams.lanes import partition_of_image
+
 CONTENT_TYPE = "application/cloudevents+json"
 HEADERS: tuple[tuple[str, bytes], ...] = (("content-type", CONTENT_TYPE.encode()),)
 SOURCE = "/shrinkstream"
@@ -40,6 +42,8 @@ ProductName = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Run = Annotated[int, Field(ge=0, lt=2**16)]
 Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
+Quality = Annotated[int, Field(ge=1, le=100)]
+ImageFormat = Literal["jpeg", "png", "webp", "avif"]
 ByteSum = Annotated[int, Field(ge=0, lt=2**63, description="bytes of all images")]
 Time = Annotated[
     AwareDatetime,
@@ -77,6 +81,10 @@ class Event(BaseModel):
     @property
     def id(self) -> str:
         return str(uuid5(NAMESPACE, f"{type(self).__name__}/{self.subject}/{self.occurrence}"))
+
+    def partition_among(self, partitions: int) -> int | None:
+        """The partition of the topic, of so many, that the event goes to; None: that of its key."""
+        return None
 
     @classmethod
     def event_type(cls) -> str:
@@ -128,6 +136,8 @@ class RequestCreated(Event):
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
     owner: str = Field("", description="name of the API key that made it; empty without keys")
     webhook_url: str | None = None
+    quality: Quality = Field(50, description="quality of its images")
+    format: ImageFormat | None = Field(None, description="format of its images; absent: that of each input")
     image_offsets: dict[int, tuple[int, int]] = Field(
         default_factory=dict,
         description="partition of the image-requests topic → first and last offset that hold this request's images",
@@ -145,11 +155,16 @@ class ImageRequested(_ImageEvent):
     product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = Field(None, description="all cells of the row, with its first image only")
-    quality: Annotated[int, Field(ge=1, le=100)] = 50
+    quality: Quality = 50
+    format: ImageFormat | None = Field(None, description="format to make; absent: that of the input")
+    bulk: bool = Field(False, description="of a large request, which leaves some partitions to small ones")
 
     @property
     def key(self) -> bytes:
         return self.subject.encode()
+
+    def partition_among(self, partitions: int) -> int | None:
+        return partition_of_image(self.key, bulk=self.bulk, partitions=partitions)
 
 
 class _ImageResult(_ImageEvent):

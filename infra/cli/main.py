@@ -85,15 +85,30 @@ def demo(data_dir: Path | None) -> None:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--webhook-url", metavar="URL", help="Who is told when the request is complete.")
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(["jpeg", "png", "webp", "avif"]),
+    help="Format of all output images; default: that of each input image.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Quality of the images; default: that of the server.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the output CSV goes.")
 @click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar.")
 @SERVER
-def submit(file: Path, webhook_url: str | None, output: Path | None, wait: bool, server: str | None) -> None:
+def submit(
+    file: Path,
+    webhook_url: str | None,
+    image_format: str | None,
+    quality: int | None,
+    output: Path | None,
+    wait: bool,
+    server: str | None,
+) -> None:
     """Upload a CSV and wait for its result."""
     from infra.cli.requests import submit_file
 
     settings = _settings(url=server)
-    _run(submit_file(settings, file, webhook_url, output, wait=wait))
+    _run(submit_file(settings, file, webhook_url, output, image_format=image_format, quality=quality, wait=wait))
 
 
 @main.command()

@@ -17,10 +17,17 @@ UPLOAD_ATTEMPTS = 3
 
 
 async def submit_file(
-    settings: Settings, file: Path, webhook_url: str | None, output: Path | None, *, wait: bool
+    settings: Settings,
+    file: Path,
+    webhook_url: str | None,
+    output: Path | None,
+    *,
+    image_format: str | None,
+    quality: int | None,
+    wait: bool,
 ) -> None:
     async with _client(settings) as client:
-        request_id = await upload(client, file, webhook_url)
+        request_id = await upload(client, file, webhook_url, image_format=image_format, quality=quality)
         click.echo(f"request {request_id}", err=True)
         if not wait:
             click.echo(request_id)
@@ -31,12 +38,21 @@ async def submit_file(
     click.echo(summary(status), err=True)
 
 
-async def upload(client: Client, file: Path, webhook_url: str | None) -> str:
+async def upload(
+    client: Client,
+    file: Path,
+    webhook_url: str | None,
+    *,
+    image_format: str | None = None,
+    quality: int | None = None,
+) -> str:
     """Upload a file; an answer that was lost on the way doesn't make a second request of it."""
     key = str(uuid4())
     for attempt in range(1, UPLOAD_ATTEMPTS + 1):
         try:
-            return await client.upload(file, webhook_url=webhook_url, idempotency_key=key)
+            return await client.upload(
+                file, webhook_url=webhook_url, image_format=image_format, quality=quality, idempotency_key=key
+            )
         except ServerUnreachableError:
             if attempt == UPLOAD_ATTEMPTS:
                 raise

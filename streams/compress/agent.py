@@ -3,16 +3,19 @@
 import hashlib
 import time
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
 import structlog
 from faust.types import StreamT
 
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
-from infra.settings import settings
+from infra.settings import Settings, settings
 from infra.storage import Storage
+from streams.compress.byte_budget import ByteBudget
 from streams.compress.decoders import DecoderPool
-from streams.compress.fetch import FetchFailed, fetch
+from streams.compress.fetch import FetchFailed, HostTurns, fetch
+from streams.compress.once import Once
 from streams.compress.outcome import ImageRejected
 from streams.consume import consume
 from streams.event_log import EventLog
@@ -23,19 +26,58 @@ from streams.topics import Topics
 log = structlog.get_logger(__name__)
 
 topics = Topics(settings().topic_prefix)
-app = create_app(topics.group("compress"), settings=settings(), partitions=settings().partitions)
+app = create_app(
+    topics.group("compress"),
+    settings=settings(),
+    partitions=settings().partitions,
+    delivery_window=settings().fetch_concurrency,
+)
 
-DECODER_MEMORY_BYTES = 2 * 1024**3
+# Some hundred bytes each: what is remembered of images that were made.
+MOST_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image as it was fetched, shrunk and stored."""
+
+    path: str
+    input_bytes: int
+    output_bytes: int
+    format: str
+    width: int
+    height: int
+    sha256: str
+    kept_original: bool
+    fetch_ms: int
+    shrink_ms: int
+    store_ms: int
 
 
 class Compressor:
-    """Turns an ImageRequested into its result and writes that down."""
+    """Turns an ImageRequested into its result and writes that down.
 
-    def __init__(self, event_log: EventLog, client: OutboundClient, decoders: DecoderPool, storage: Storage) -> None:
+    A URL that is asked for again, in the same quality and format, while it is under way or within
+    ``reuse_seconds``, is not fetched again: its output is copied within the storage. Each worker knows only of what
+    it made itself, so with n workers a URL is fetched n times at most; and a restart forgets, which costs a fetch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        event_log: EventLog,
+        client: OutboundClient,
+        decoders: DecoderPool,
+        storage: Storage,
+    ) -> None:
         self.event_log = event_log
+        self._settings = settings
         self._client = client
         self._decoders = decoders
         self._storage = storage
+        self._turns = HostTurns(settings.downloads_per_host)
+        self._budget = ByteBudget(settings.fetch_memory)
+        self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, ImageRequested):
@@ -43,41 +85,73 @@ class Compressor:
 
     async def _result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
         try:
-            return await self._process(request)
+            made = await self._made(request)
         except (FetchFailed, ImageRejected) as failure:
             log.info("image failed", image=request.subject, reason=str(failure.reason), detail=failure.detail)
             return ImageFailed.of(request, reason=str(failure.reason), detail=failure.detail)
-
-    async def _process(self, request: ImageRequested) -> ImageProcessed:
-        fetched = await fetch(
-            self._client,
-            request.input_url,
-            max_bytes=settings().max_image_bytes,
-            timeout=settings().fetch_timeout,
-        )
-        started = time.monotonic()
-        shrunk = await self._decoders.shrink(
-            fetched.body, quality=request.quality, max_pixels=settings().max_image_pixels
-        )
-        shrink_ms = _elapsed_ms(started)
-        started = time.monotonic()
-        path = image_path(request, shrunk.format)
-        await self._storage.put(path, shrunk.data, f"image/{shrunk.format}")
         return ImageProcessed.of(
             request,
-            output_url=self._storage.link(path),
-            output_path=path,
-            input_bytes=len(fetched.body),
-            output_bytes=len(shrunk.data),
-            format=shrunk.format,
-            width=shrunk.width,
-            height=shrunk.height,
-            sha256=hashlib.sha256(shrunk.data).hexdigest(),
-            kept_original=shrunk.kept_original,
-            fetch_ms=fetched.milliseconds,
-            shrink_ms=shrink_ms,
-            store_ms=_elapsed_ms(started),
+            output_url=self._storage.link(made.path),
+            output_path=made.path,
+            input_bytes=made.input_bytes,
+            output_bytes=made.output_bytes,
+            format=made.format,
+            width=made.width,
+            height=made.height,
+            sha256=made.sha256,
+            kept_original=made.kept_original,
+            fetch_ms=made.fetch_ms,
+            shrink_ms=made.shrink_ms,
+            store_ms=made.store_ms,
         )
+
+    async def _made(self, request: ImageRequested) -> Made:
+        """The image, stored under the request's own name."""
+        key = (request.input_url, request.quality, request.format)
+        while True:
+            made, by_us = await self._once.get(key, lambda: self._make(request))
+            if by_us:
+                return made
+            started = time.monotonic()
+            path = image_path(request, made.format)
+            if path == made.path or await self._storage.copy(made.path, path):
+                return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
+            self._once.forget(key)  # somebody has removed it from the storage
+
+    async def _make(self, request: ImageRequested) -> Made:
+        with self._budget.holding() as holding:
+            fetched = await fetch(
+                self._client,
+                request.input_url,
+                max_bytes=self._settings.max_image_bytes,
+                timeout=self._settings.fetch_timeout,
+                turns=self._turns,
+                admit=holding.grow,
+            )
+            started = time.monotonic()
+            shrunk = await self._decoders.shrink(
+                fetched.body,
+                quality=request.quality,
+                max_pixels=self._settings.max_image_pixels,
+                target_format=request.format,
+            )
+            shrink_ms = _elapsed_ms(started)
+            started = time.monotonic()
+            path = image_path(request, shrunk.format)
+            await self._storage.put(path, shrunk.data, f"image/{shrunk.format}")
+            return Made(
+                path=path,
+                input_bytes=len(fetched.body),
+                output_bytes=len(shrunk.data),
+                format=shrunk.format,
+                width=shrunk.width,
+                height=shrunk.height,
+                sha256=hashlib.sha256(shrunk.data).hexdigest(),
+                kept_original=shrunk.kept_original,
+                fetch_ms=fetched.milliseconds,
+                shrink_ms=shrink_ms,
+                store_ms=_elapsed_ms(started),
+            )
 
 
 def image_path(request: ImageRequested, image_format: str) -> str:
@@ -94,11 +168,13 @@ async def _open(stack: AsyncExitStack) -> Compressor:
     event_log = EventLog(settings())
     await event_log.start()
     stack.push_async_callback(event_log.stop)
-    client = await stack.enter_async_context(OutboundClient(AllowList.parse(settings().fetch_allow)))
-    decoders = await stack.enter_async_context(
-        DecoderPool(settings().codec_processes, settings().codec_timeout, DECODER_MEMORY_BYTES)
+    client = await stack.enter_async_context(
+        OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=settings().downloads_per_host)
     )
-    return Compressor(event_log, client, decoders, Storage.of(settings()))
+    decoders = await stack.enter_async_context(
+        DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)
+    )
+    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()))
 
 
 resources = Resources(_open)
@@ -106,6 +182,8 @@ resources = Resources(_open)
 
 @app.agent(app.topic(topics.image_requests, key_type=bytes, value_type=bytes), name="compress")
 async def compress(stream: StreamT[bytes]) -> None:
-    # Downloads overlap the codec: enough images are in flight to keep every decoder busy.
+    # Downloads overlap the codec: enough images are in flight to keep every decoder busy. The delivery window bounds
+    # them; each partition gets at least one, so with many partitions there may be more.
     async with resources as compressor:
-        await consume(stream, compressor.event_log, compressor.on_event, in_flight=settings().fetch_concurrency)
+        most = settings().fetch_concurrency + settings().partitions
+        await consume(stream, compressor.event_log, compressor.on_event, in_flight=most)

@@ -8,11 +8,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
-from infra.outbound import ForbiddenUrl, OutboundClient, OutboundError, Reason, check_url
+from infra.outbound import Admit, ForbiddenUrl, OutboundClient, OutboundError, Reason, check_url
 
 EMPTY = "fetch_empty"
 
-DOWNLOADS_PER_HOST = 8
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 
@@ -46,7 +45,7 @@ class HostTurns:
     Remembers a host only while something is being downloaded from it or waits for that.
     """
 
-    def __init__(self, limit: int = DOWNLOADS_PER_HOST) -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._queues: dict[str, _Queue] = {}
 
@@ -74,9 +73,6 @@ class HostTurns:
                 del self._queues[host]
 
 
-TURNS = HostTurns()
-
-
 async def fetch(
     client: OutboundClient,
     url: str,
@@ -84,7 +80,8 @@ async def fetch(
     max_bytes: int,
     timeout: float,
     attempts: int = 3,
-    turns: HostTurns = TURNS,
+    turns: HostTurns,
+    admit: Admit | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> Fetched:
@@ -92,7 +89,7 @@ async def fetch(
 
     The attempts and the pauses between them share ``timeout`` seconds. The wait for a turn at the host has as
     many for itself: a queue of our own making must not eat up the time that a slow host needs. A turn is kept
-    during the pauses, which slows us down at a host in trouble.
+    during the pauses, which slows us down at a host in trouble. ``admit`` is that of `OutboundClient.get`.
     """
     try:
         host = check_url(url, client.allow).raw_host or ""
@@ -103,7 +100,7 @@ async def fetch(
         deadline = started + timeout
         for attempt in count(1):
             try:
-                response = await client.get(url, max_bytes=max_bytes, timeout=deadline - time.monotonic())
+                response = await client.get(url, max_bytes=max_bytes, timeout=deadline - time.monotonic(), admit=admit)
                 break
             except OutboundError as error:
                 pause = pause_after(attempt, error.retry_after, jitter())

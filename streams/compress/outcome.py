@@ -6,6 +6,9 @@ Free of Pillow, so that the process that only talks to decoders does not load it
 from dataclasses import dataclass
 from enum import StrEnum
 
+# How the file of a decoder's results begins: the number of the image that it has begun with, big-endian.
+TAKEN_BYTES = 8
+
 
 class Reason(StrEnum):
     """Why an image was rejected. The codes are written into events: never rename one."""

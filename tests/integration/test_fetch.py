@@ -94,6 +94,7 @@ async def download(script: Script, pauses: Pauses, *, timeout: float = 20, attem
             max_bytes=1000,
             timeout=timeout,
             attempts=attempts,
+            turns=HostTurns(8),
             sleep=pauses,
             jitter=lambda: 0.5,
         )
@@ -169,7 +170,7 @@ def test_pauses_really_pass_and_count_as_download_time() -> None:
     async def test() -> Fetched:
         async with serving(Script(Step(503), OK).answer) as server, OutboundClient(LOOPBACK) as client:
             url = str(server.make_url("/a.jpg"))
-            return await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2)
+            return await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2, turns=HostTurns(8))
 
     assert run(test()).milliseconds >= 100
 
@@ -182,7 +183,16 @@ def test_all_attempts_share_one_deadline() -> None:
     async def test() -> None:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
             url = str(server.make_url("/a.jpg"))
-            await fetch(client, url, max_bytes=1000, timeout=0.7, attempts=1000, sleep=Pauses(), jitter=lambda: 0.0)
+            await fetch(
+                client,
+                url,
+                max_bytes=1000,
+                timeout=0.7,
+                attempts=1000,
+                sleep=Pauses(),
+                jitter=lambda: 0.0,
+                turns=HostTurns(8),
+            )
 
     with pytest.raises(FetchFailed) as caught:
         run(test())
@@ -201,7 +211,9 @@ def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
 
     async def test() -> Fetched:
         async with serving(answer) as server, OutboundClient(LOOPBACK, stall_timeout=0.2) as client:
-            return await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=20, sleep=Pauses())
+            return await fetch(
+                client, str(server.make_url("/")), max_bytes=10, timeout=20, sleep=Pauses(), turns=HostTurns(8)
+            )
 
     assert run(test()).body == b"pixels"
     assert requests == 2
@@ -214,7 +226,7 @@ def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
 
     async def test() -> None:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=10)
+            await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=10, turns=HostTurns(8))
 
     with pytest.raises(FetchFailed) as caught:
         run(test())
@@ -233,7 +245,7 @@ def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
 def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str) -> None:
     async def test() -> None:
         async with OutboundClient(AllowList()) as client:
-            await fetch(client, url, max_bytes=10, timeout=10)
+            await fetch(client, url, max_bytes=10, timeout=10, turns=HostTurns(8))
 
     with pytest.raises(FetchFailed) as caught:
         run(test())
@@ -251,7 +263,7 @@ def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
 
     async def test() -> None:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            await fetch(client, str(server.make_url("/")), max_bytes=1000, timeout=10)
+            await fetch(client, str(server.make_url("/")), max_bytes=1000, timeout=10, turns=HostTurns(8))
 
     with pytest.raises(FetchFailed) as caught:
         run(test())

@@ -135,12 +135,23 @@ def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
 
 
 @LINUX
-def test_a_decoder_stops_itself_if_its_parent_does_not() -> None:
+def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     """What RLIMIT_CPU is for: here the parent's clock stands at an hour, and the kernel's at one second."""
-    command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY)]
     hostile = endless_jpeg()
+    image = tmp_path / "image"
+    image.write_bytes(hostile)
     request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, "target_format": null}\n' % (len(hostile), LIMIT)
-    ended = subprocess.run(command, input=request + hostile, capture_output=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY)]
+    with image.open("rb") as source, (tmp_path / "result").open("wb") as result:
+        files = source.fileno(), result.fileno()
+        ended = subprocess.run(
+            [*command, *map(str, files)],
+            input=request,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            pass_fds=files,
+        )
     assert ended.returncode == -signal.SIGXCPU
 
 

@@ -1,0 +1,59 @@
+"""Who uses the processor and the memory while a system is at work, by the role of its processes."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+ROLES = {
+    "decoder_process": "decoders",
+    "worker compress": "compress",
+    "worker progress": "progress",
+    "worker projections": "projections",
+    "infra.cli api": "api",
+    "kafka.Kafka": "Kafka",
+    "CassandraDaemon": "Cassandra",
+}
+COMPRESSING = ("compress", "decoders")
+SAMPLE_SECONDS = 0.05
+
+
+def cpu_seconds(root: int) -> Counter[str]:
+    """User and system time so far of the process ``root`` and all below it, by role."""
+    used: Counter[str] = Counter()
+    for role, process in _members(root):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            used[role] += times.user + times.system
+    return used
+
+
+@contextmanager
+def peak_of_compressing(root: int) -> Iterator[list[int]]:
+    """Yields a list whose one item becomes the most bytes that compress worker and decoders had resident together."""
+    peak = [0]
+    stop = threading.Event()
+    processes = [process for role, process in _members(root) if role in COMPRESSING]
+
+    def watch() -> None:
+        while not stop.wait(SAMPLE_SECONDS):
+            with suppress(psutil.NoSuchProcess):
+                peak[0] = max(peak[0], sum(process.memory_info().rss for process in processes))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _members(root: int) -> Iterator[tuple[str, psutil.Process]]:
+    top = psutil.Process(root)
+    for process in (top, *top.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            command = " ".join(process.cmdline())
+            yield next((role for mark, role in ROLES.items() if mark in command), "up"), process

@@ -1,0 +1,90 @@
+"""What becomes of images: the options of an upload, the same URL many times, small requests beside large ones."""
+
+import csv
+import io
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import call, completed, curl_form, upload
+from tests.e2e.shop import Shop
+
+HEADER = "S. No.,Product Name,Input Image URLs\n"
+
+
+def csv_of(*urls: str) -> str:
+    return HEADER + "".join(f"{number},Product {number},{url}\n" for number, url in enumerate(urls, 1))
+
+
+def outputs(system: System, request_id: str) -> list[bytes]:
+    """The stored images of a completed request, in its order."""
+    text = call(system.url, "GET", f"/api/download/{request_id}").body.decode("utf-8-sig")
+    links = [row["Output Image URLs"] for row in csv.DictReader(io.StringIO(text))]
+    return [call(system.url, "GET", link.removeprefix(system.url)).body for link in links]
+
+
+@pytest.mark.parametrize("wanted", ["webp", "avif", "png", "jpeg"])
+def test_images_are_made_in_the_format_that_the_upload_asks_for(system: System, shop: Shop, wanted: str) -> None:
+    request_id = upload(system.url, csv_of(shop.add(f"photo-for-{wanted}.jpg")), format=wanted)
+    assert completed(system.url, request_id)["succeeded"] == 1
+    (image,) = outputs(system, request_id)
+    assert Image.open(io.BytesIO(image)).format == wanted.upper()
+
+
+def test_images_are_made_in_the_quality_that_the_upload_asks_for(system: System, shop: Shop) -> None:
+    """In the query of a raw upload as well as in a form; the same URL in two qualities is two images."""
+    text = csv_of(shop.add("in-two-qualities.jpg")).encode()
+    sizes = []
+    for quality in (20, 80):
+        answer = call(system.url, "POST", f"/api/upload?quality={quality}", text, {"Content-Type": "text/csv"})
+        request_id = answer.json["requestId"]
+        completed(system.url, request_id)
+        sizes.append(len(outputs(system, request_id)[0]))
+    assert sizes[0] < sizes[1] / 1.5
+
+
+@pytest.mark.parametrize(
+    "field", [("quality", "0"), ("quality", "101"), ("quality", "best"), ("quality", "5.5"), ("format", "bmp")]
+)
+def test_an_option_that_means_nothing_refuses_the_upload(system: System, shop: Shop, field: tuple[str, str]) -> None:
+    body, headers = curl_form(("file", "a.csv", csv_of(shop.add("unused.jpg")).encode()), field)
+    answer = call(system.url, "POST", "/api/upload", body, headers)
+    assert answer.status == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert field[0] in answer.json["detail"]
+
+
+def test_the_same_url_many_times_is_fetched_once_and_stored_for_each(system: System, shop: Shop) -> None:
+    url = shop.add("popular.jpg")
+    first = upload(system.url, csv_of(*[url] * 40))
+    assert completed(system.url, first)["succeeded"] == 40
+    again = upload(system.url, csv_of(url, url))
+    assert completed(system.url, again)["succeeded"] == 2
+    assert shop.fetched.count("popular.jpg") == 1
+    images = [*outputs(system, first), *outputs(system, again)]
+    assert len(images) == 42
+    assert len(set(images)) == 1
+
+
+def test_a_failed_download_is_tried_again_when_it_is_asked_for_again(system: System, shop: Shop) -> None:
+    url = f"{shop.url}/files/not-yet.jpg"
+    assert completed(system.url, upload(system.url, csv_of(url)))["failed"] == 1
+    shop.add("not-yet.jpg")
+    assert completed(system.url, upload(system.url, csv_of(url)))["succeeded"] == 1
+
+
+def status(system: System, request_id: str) -> Any:
+    return call(system.url, "GET", f"/api/status/{request_id}").json
+
+
+def test_a_small_request_does_not_wait_behind_a_large_one(system: System, shop: Shop) -> None:
+    url = shop.add("one-of-many.jpg")
+    large = upload(system.url, csv_of(*(f"{url}?number={number}" for number in range(2_000))))
+    small = upload(system.url, csv_of(*(f"{url}?small={number}" for number in range(3))))
+    assert completed(system.url, small)["succeeded"] == 3
+    beside = status(system, large)
+    assert beside["status"] == "processing"
+    assert beside["succeeded"] < 1_500
+    assert completed(system.url, large, timeout=180)["succeeded"] == 2_000
