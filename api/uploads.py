@@ -290,7 +290,7 @@ async def _write_events(
     owner: str,
     webhook_url: str | None,
 ) -> None:
-    writer = _Writer(context, claim.request_id, claim.created_at, context.settings.quality)
+    writer = _Writer(context, claim.request_id, claim.created_at, owner)
     try:
         async for rows in _batches(read_rows(received.path, checked)):
             for row in rows:
@@ -324,11 +324,12 @@ async def _batches(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
 class _Writer:
     """Writes the ImageRequested events of one request and remembers where on the topic they are."""
 
-    def __init__(self, context: Context, request_id: str, time: datetime, quality: int) -> None:
+    def __init__(self, context: Context, request_id: str, time: datetime, owner: str) -> None:
         self._log = context.event_log
         self._request_id = request_id
         self._time = time
-        self._quality = quality
+        self._owner = owner
+        self._quality = context.settings.quality
         self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
         self.images = 0
         self.offsets: dict[int, tuple[int, int]] = {}
@@ -346,6 +347,7 @@ class _Writer:
                 input_url=url,
                 cells=row.cells if position == 0 else None,
                 quality=self._quality,
+                owner=self._owner,
             )
             self._pending.append(await self._log.enqueue(event))
             self.images += 1

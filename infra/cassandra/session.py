@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
@@ -14,10 +14,11 @@ from cassandra.cluster import (
     ExecutionProfile,
     NoHostAvailable,
     ResponseFuture,
+    ResultSet,
 )
 from cassandra.cluster import Session as DriverSession
 from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import ConsistencyLevel, PreparedStatement
+from cassandra.query import BoundStatement, ConsistencyLevel, PreparedStatement
 
 from infra.errors import ExplainedError
 from infra.logs import silenced
@@ -25,6 +26,7 @@ from infra.settings import Settings, parse_addresses
 
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
+PAGE_SIZE = 5000
 
 # What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
 _MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
@@ -66,21 +68,42 @@ class Session:
     async def close(self) -> None:
         await asyncio.to_thread(self._cluster.shutdown)
 
-    async def execute(
-        self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0, page_size: int | None = None
-    ) -> list[Any]:
-        """Run a statement and return its rows.
+    async def execute(self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0) -> list[Any]:
+        """Run a statement and return all its rows, which the caller knows to be few.
 
         A fault that may heal is tried again, with growing pauses, until ``patience`` seconds have passed:
         every statement of this system may be repeated. Then it is a CassandraUnavailableError.
         """
+        rows: list[Any] = []
+        async for page in self.pages(cql, parameters, patience=patience):
+            rows += page
+        return rows
+
+    async def pages(
+        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int = PAGE_SIZE, patience: float = 0
+    ) -> AsyncIterator[list[Any]]:
+        """Run a query and yield its rows, up to ``page_size`` at a time; the next are fetched when they are asked for.
+
+        ``patience`` is that of each page, as in ``execute``.
+        """
+        state: bytes | None = None
+        while True:
+            rows, state = await self._patiently(cql, parameters, page_size, state, patience)
+            yield rows
+            if state is None:
+                return
+
+    async def _patiently(
+        self, cql: str, parameters: Sequence[Any], page_size: int, state: bytes | None, patience: float
+    ) -> tuple[list[Any], bytes | None]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         pause = 0.1
         while True:
             try:
-                prepared = await self._prepare(cql)
-                return await self._run(prepared, parameters)
+                statement = (await self._prepare(cql)).bind(parameters)
+                statement.fetch_size = page_size
+                return await self._run(statement, state)
             except _MAY_HEAL as error:
                 if loop.time() + pause > deadline:
                     raise CassandraUnavailableError(
@@ -104,7 +127,8 @@ class Session:
                 prepared = self._prepared[cql]
         return prepared
 
-    async def _run(self, prepared: PreparedStatement, parameters: Sequence[Any]) -> list[Any]:
+    async def _run(self, statement: BoundStatement, state: bytes | None) -> tuple[list[Any], bytes | None]:
+        """One page, and where the next one begins (None: there is none)."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -116,13 +140,14 @@ class Session:
             if not done.done():
                 done.set_exception(error)
 
-        future: ResponseFuture = self._driver.execute_async(prepared, parameters, timeout=REQUEST_TIMEOUT)
+        future: ResponseFuture = self._driver.execute_async(statement, timeout=REQUEST_TIMEOUT, paging_state=state)
         # The driver calls back from its own thread.
         future.add_callbacks(
             lambda rows: loop.call_soon_threadsafe(succeed, rows),
             lambda error: loop.call_soon_threadsafe(fail, error),
         )
-        return await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+        rows = await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+        return rows, ResultSet(future, rows).paging_state
 
 
 def _cluster(settings: Settings, hosts: str) -> Cluster:

@@ -11,6 +11,7 @@ from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import settings
 from infra.storage import Storage
+from streams.compress.cancelled import CancelledRequests, following_cancellations
 from streams.compress.decoders import DecoderPool
 from streams.compress.fetch import FetchFailed, fetch
 from streams.compress.outcome import ImageRejected
@@ -31,14 +32,22 @@ DECODER_MEMORY_BYTES = 2 * 1024**3
 class Compressor:
     """Turns an ImageRequested into its result and writes that down."""
 
-    def __init__(self, event_log: EventLog, client: OutboundClient, decoders: DecoderPool, storage: Storage) -> None:
+    def __init__(
+        self,
+        event_log: EventLog,
+        client: OutboundClient,
+        decoders: DecoderPool,
+        storage: Storage,
+        cancelled: CancelledRequests,
+    ) -> None:
         self.event_log = event_log
+        self._cancelled = cancelled
         self._client = client
         self._decoders = decoders
         self._storage = storage
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, ImageRequested):
+        if isinstance(event, ImageRequested) and not self._cancelled.cover(event):
             await self.event_log.append(await self._result_of(event))
 
     async def _result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
@@ -98,7 +107,8 @@ async def _open(stack: AsyncExitStack) -> Compressor:
     decoders = await stack.enter_async_context(
         DecoderPool(settings().codec_processes, settings().codec_timeout, DECODER_MEMORY_BYTES)
     )
-    return Compressor(event_log, client, decoders, Storage.of(settings()))
+    cancelled = await stack.enter_async_context(following_cancellations(settings()))
+    return Compressor(event_log, client, decoders, Storage.of(settings()), cancelled)
 
 
 resources = Resources(_open)

@@ -21,6 +21,7 @@ from streams.status import completed_status
 from tests.event_loop import run
 from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 
+OF_PRODUCT = "SELECT * FROM images_by_owner_product WHERE owner = '' AND product_name = ?"
 RECEIVER = "https://receiver.example/hook"
 
 
@@ -41,7 +42,7 @@ async def rows_of(session: Session, request_id: str, *, buckets: int = 1, produc
             "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = ?", (request_id, bucket)
         )
     for product in products:
-        rows += await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+        rows += await session.execute(OF_PRODUCT, (product,))
     return [row._asdict() for row in rows]
 
 
@@ -111,7 +112,7 @@ def test_a_late_failure_does_not_overwrite_a_success(
             )
             assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
             assert utc(row.settled_at) == success.time
-            (product,) = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (request_id,))
+            (product,) = await session.execute(OF_PRODUCT, (request_id,))
             assert product.output_url == row.output_url
 
     run(test())
@@ -161,9 +162,9 @@ def test_a_product_shows_each_time_its_images_were_processed_newest_first(
                 at = NOON + timedelta(days=days)
                 images = [requested(name, index, product_name=product, time=at) for index in range(2)]
                 await record_all(session, [processed(images[0]), failed(images[1], "too_large")])
-            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            rows = await session.execute(OF_PRODUCT, (product,))
             assert [(row.request_id, row.image_index) for row in rows] == [
-                (name, index) for name in reversed(ids) for index in range(2)
+                (name, index) for name in reversed(ids) for index in (1, 0)
             ]
             assert [row.reason for row in rows] == [None, "too_large"] * 3
             assert [row.output_bytes for row in rows] == [400, None] * 3
@@ -197,7 +198,7 @@ def test_any_product_name_that_an_upload_may_have_is_stored(
                 "SELECT product_name FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
             )
             assert row.product_name == product
-            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            rows = await session.execute(OF_PRODUCT, (product,))
             assert request_id in {row.request_id for row in rows}
 
     run(test())
@@ -247,13 +248,13 @@ def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, 
             assert status is not None
             assert (status.status, status.total, status.owner, status.webhook) == ("processing", 3, "shop", None)
             assert (status.created_at, status.completed_at) == (NOON, None)
-            assert not await history.webhook_is_settled(request_id)
+            assert not await history.webhook_is_settled(request_id, 0)
             await history.record(done)
             assert await history.status(request_id) == completed_status(done, "pending")
-            assert not await history.webhook_is_settled(request_id)
+            assert not await history.webhook_is_settled(request_id, 0)
             await history.record(told)
             assert await history.status(request_id) == completed_status(done, "delivered")
-            assert await history.webhook_is_settled(request_id)
+            assert await history.webhook_is_settled(request_id, 0)
 
     run(test())
 
@@ -267,7 +268,7 @@ def test_a_webhook_that_was_given_up_is_settled_too(cassandra_settings: Settings
             status = await History(session).status(request_id)
             assert status is not None
             assert status.webhook == "failed"
-            assert await History(session).webhook_is_settled(request_id)
+            assert await History(session).webhook_is_settled(request_id, 0)
 
     run(test())
 
