@@ -75,12 +75,12 @@ class Session:
         every statement of this system may be repeated. Then it is a CassandraUnavailableError.
         """
         rows: list[Any] = []
-        async for page in self.pages(cql, parameters, patience=patience):
+        async for page in self.pages(cql, parameters, page_size=PAGE_SIZE, patience=patience):
             rows += page
         return rows
 
     async def pages(
-        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int = PAGE_SIZE, patience: float = 0
+        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int, patience: float = 0
     ) -> AsyncIterator[list[Any]]:
         """Run a query and yield its rows, up to ``page_size`` at a time; the next are fetched when they are asked for.
 

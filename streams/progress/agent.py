@@ -120,9 +120,19 @@ _retried: set[str] = set()
 _looking = asyncio.Lock()  # or two looks would ask for the same images
 
 
+_looked_at: set[int] = set()  # partitions; another worker may have had them before, and died over a retry
+
+
 @app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
 async def begin_retries() -> None:
-    if _retried and not app.rebalancing and not app.in_recovery:
+    if app.rebalancing or app.in_recovery:
+        return
+    own = _own_partitions()
+    if not own <= _looked_at:
+        await _look_after(_own_rows())
+        _looked_at.clear()
+        _looked_at.update(own)
+    elif _retried:
         await _look_after(_retried_rows())
 
 
@@ -151,11 +161,15 @@ def _retried_rows() -> Iterator[tuple[str, bytes]]:
 
 def _own_rows() -> Iterator[tuple[str, bytes]]:
     """The rows of requests in this worker's partitions; the table may still hold some of others."""
-    own = {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
+    own = _own_partitions()
     for key, value in list(table.items()):
         request_id, chunk = split_key(key)
         if chunk is None and _partition_of(key) in own:
             yield request_id, value
+
+
+def _own_partitions() -> set[int]:
+    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
 
 
 def _partition_of(key: bytes) -> int:

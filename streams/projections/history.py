@@ -306,7 +306,7 @@ class History:
 
     async def requests_of(self, owner: str, before: tuple[datetime, str]) -> AsyncIterator[tuple[datetime, str]]:
         """When each request of an owner was created, and its id, newest first, from ``before`` (not included) on."""
-        async for days in self._session.pages(_SELECT_DAYS, (owner, before[0].date())):
+        async for days in self._session.pages(_SELECT_DAYS, (owner, before[0].date()), page_size=LIST_PAGE_SIZE):
             for (day,) in days:
                 owned = self._session.pages(_SELECT_OWNED, (owner, day, *before), page_size=LIST_PAGE_SIZE)
                 async for rows in owned:

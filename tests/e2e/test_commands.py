@@ -96,7 +96,6 @@ def test_a_retry_runs_what_failed_and_completes_with_a_new_output_and_a_new_webh
     output = call(system.url, "GET", f"/api/download/{request_id}").body
     verified(system, request_id)
     rebuilt(system, request_id)
-    verified(system, request_id)
     assert status_of(system, request_id) == status
     assert call(system.url, "GET", f"/api/download/{request_id}").body == output
 
@@ -142,7 +141,6 @@ def test_a_cancelled_request_stays_cancelled_is_not_fetched_any_more_and_may_be_
     status = completed(system.url, request_id)
     assert (status["total"], status["succeeded"], status["failed"]) == (450, 300, 150)
     shop.wait_for_deliveries(request_id, 1)
-    verified(system, request_id)
 
 
 def test_the_command_line_lists_cancels_and_retries(system: System, shop: Shop) -> None:
