@@ -7,8 +7,19 @@ import signal
 import structlog
 from aiohttp import web
 
-from api import health, results, status, uploads
+from api import (
+    commands,
+    event_stream,
+    health,
+    product_history,
+    request_images,
+    request_list,
+    results,
+    status,
+    uploads,
+)
 from api.context import CONTEXT, Context, open_context
+from api.event_stream import STREAMS, EventStreams, end_streams
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
 from infra.settings import Settings
@@ -19,10 +30,35 @@ SHUTDOWN_TIMEOUT = 8.0  # seconds that running requests get to finish
 KEEPALIVE_TIMEOUT = 75.0
 
 
+ROOMS = (
+    uploads,
+    status,
+    results,
+    request_list,
+    request_images,
+    product_history,
+    commands,
+    event_stream,
+    health,
+)
+
+
 def create_app(context: Context) -> web.Application:
     app = web.Application(middlewares=[problem_middleware, keys_middleware(context.settings)])
     app[CONTEXT] = context
-    for room in (uploads, status, results, health):
+    app[STREAMS] = EventStreams(context.settings.max_event_streams)
+    app.on_shutdown.append(end_streams)
+    for room in (
+        uploads,
+        status,
+        results,
+        request_list,
+        request_images,
+        product_history,
+        commands,
+        event_stream,
+        health,
+    ):
         app.add_routes(room.routes())
     return app
 

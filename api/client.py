@@ -88,6 +88,23 @@ class Client:
                     return
             await asyncio.sleep(poll_seconds)
 
+    async def requests(self, limit: int) -> list[dict[str, Any]]:
+        """The newest requests, as their status objects."""
+        async with self._request("GET", f"/api/requests?limit={limit}") as response:
+            items: list[dict[str, Any]] = (await response.json())["items"]
+            return items
+
+    async def cancel(self, request_id: str) -> dict[str, Any]:
+        """Stop a request; returns its status."""
+        async with self._request("POST", f"/api/requests/{request_id}/cancel") as response:
+            status: dict[str, Any] = await response.json()
+            return status
+
+    async def retry(self, request_id: str) -> None:
+        """Have the failed images of a request processed again."""
+        async with self._request("POST", f"/api/requests/{request_id}/retry"):
+            pass
+
     async def download(self, request_id: str) -> bytes:
         """The output CSV."""
         async with self._request("GET", f"/api/download/{request_id}") as response:

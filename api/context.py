@@ -36,9 +36,13 @@ class Context:
         A request that neither knows is looked for among what Kafka has by now, so that a status asked for
         right after the 202 is found by any API process. Raises StaleViewError when that takes too long.
         """
-        return (
+        status = (
             self.view.get(request_id) or await self.history.status(request_id) or await self.view.get_fresh(request_id)
         )
+        retried = self.view.retry_of(request_id)
+        if status is not None and retried is not None and retried.run > status.run:
+            return status.in_run(retried.run, retried.time)
+        return status
 
 
 CONTEXT = web.AppKey("context", Context)

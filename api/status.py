@@ -33,12 +33,17 @@ async def get_status(request: web.Request) -> web.Response:
     """``GET /api/status/{id}``: the status object, or 304 while it is the one the client has."""
     status = await status_of(request)
     body = orjson.dumps(status.as_dict())
-    headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"', "Cache-Control": "no-cache"}
+    headers = {"ETag": f'"{fingerprint(body)}"', "Cache-Control": "no-cache"}
     if status.status == "processing":
         headers["Retry-After"] = RETRY_AFTER_SECONDS
     if _matches(request, headers["ETag"]):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return web.Response(body=body, content_type="application/json", charset="utf-8", headers=headers)
+
+
+def fingerprint(body: bytes) -> str:
+    """What tells one status object from another."""
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def _matches(request: web.Request, etag: str) -> bool:

@@ -294,7 +294,12 @@ async def _write_events(
     options: ImageOptions,
 ) -> None:
     writer = _Writer(
-        context, claim.request_id, claim.created_at, options, bulk=checked.images > context.settings.express_images
+        context,
+        claim.request_id,
+        claim.created_at,
+        owner,
+        options,
+        bulk=checked.images > context.settings.express_images,
     )
     try:
         async for rows in _batches(read_rows(received.path, checked)):
@@ -331,10 +336,13 @@ async def _batches(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
 class _Writer:
     """Writes the ImageRequested events of one request and remembers where on the topic they are."""
 
-    def __init__(self, context: Context, request_id: str, time: datetime, options: ImageOptions, *, bulk: bool) -> None:
+    def __init__(
+        self, context: Context, request_id: str, time: datetime, owner: str, options: ImageOptions, *, bulk: bool
+    ) -> None:
         self._log = context.event_log
         self._request_id = request_id
         self._time = time
+        self._owner = owner
         self._options = options
         self._bulk = bulk
         self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
@@ -356,6 +364,7 @@ class _Writer:
                 quality=self._options.quality,
                 format=self._options.format,
                 bulk=self._bulk,
+                owner=self._owner,
             )
             self._pending.append(await self._log.enqueue(event))
             self.images += 1

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
+    max_event_streams: int = Field(
+        1000, ge=0, description="clients that may follow requests by Server-Sent Events, in one API process"
+    )
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     fetch_memory: int = Field(
         256 * MIB,

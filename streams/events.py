@@ -37,7 +37,8 @@ class UnreadableEvent(Exception):
 
 # An event is read only if everything it tells can be stored where it is told on: Cassandra's int, bigint and keys,
 # the fields of a progress chunk. Else it would be the same readers' crash at each delivery.
-RequestId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]  # no slash: keys and subjects have one after it
+_REQUEST_ID = r"^[A-Za-z0-9_-]{1,64}$"  # no slash: keys and subjects have one after it
+RequestId = Annotated[str, Field(pattern=_REQUEST_ID)]
 ProductName = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Run = Annotated[int, Field(ge=0, lt=2**16)]
@@ -50,6 +51,11 @@ Time = Annotated[
     Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
     AfterValidator(lambda time: time.astimezone(UTC)),
 ]
+
+
+def is_request_id(text: str) -> bool:
+    return re.fullmatch(_REQUEST_ID, text) is not None
+
 
 TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "progress_tasks", "webhooks"]
 
@@ -158,6 +164,7 @@ class ImageRequested(_ImageEvent):
     quality: Quality = 50
     format: ImageFormat | None = Field(None, description="format to make; absent: that of the input")
     bulk: bool = Field(False, description="of a large request, which leaves some partitions to small ones")
+    owner: str = Field("", description="as in RequestCreated")
 
     @property
     def key(self) -> bytes:
@@ -178,6 +185,7 @@ class _ImageResult(_ImageEvent):
     product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = None
+    owner: str = ""
     requested_at: Time = Field(description="when the image was requested")
 
     @classmethod
@@ -193,6 +201,7 @@ class _ImageResult(_ImageEvent):
             product_name=request.product_name,
             input_url=request.input_url,
             cells=request.cells,
+            owner=request.owner,
             requested_at=request.time,
             **outcome,
         )
@@ -257,12 +266,44 @@ class RequestCompleted(_RequestSummary):
     output_csv_path: str = Field(description="key in the storage")
 
 
+class RequestCancelled(Event):
+    """Somebody wants no more of a request's images. A run that completes all the same is complete."""
+
+    topic = "requests"
+
+    run: Annotated[Run, Field(description="the run that is stopped")] = 0
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.run)
+
+
+class RequestRetried(Event):
+    """Every image of a request that has not succeeded is to be processed again."""
+
+    topic = "requests"
+
+    run: Annotated[Run, Field(ge=1, description="the run that begins, which its images bear as their attempt")]
+    created_at: Time = Field(description="when the request was created: what is about it is on the log from then on")
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.run)
+
+
+class RequestStopped(_RequestSummary):
+    """What the images of a cancelled request came to, when nothing of it is under way any more."""
+
+    topic = "requests"
+
+
 class _WebhookEvent(Event):
     """An event about telling one receiver about one completion; ``webhook_id`` is stable over all attempts."""
 
     topic = "webhooks"
 
     webhook_id: str
+    run: Annotated[Run, Field(description="the run whose completion is told")] = 0
 
     @property
     def occurrence(self) -> str:
@@ -296,17 +337,20 @@ class WebhookFailed(_WebhookEvent):
 
 
 class ImagesRequestedAgain(Event):
-    """A request made no progress: those of its images that have no result were asked for again, with the same ids."""
+    """Images that have no result that counts were asked for again: for a retry, or because nothing came of them."""
 
     topic = "progress_tasks"
 
-    heal: Annotated[int, Field(ge=1, description="how many times this was done, this one included")]
+    run: Annotated[Run, Field(description="the run that they are asked for in")] = 0
+    heal: Annotated[
+        int, Field(ge=0, description="0: the retry itself; else how often the run has been helped, this time included")
+    ]
     missing: int
     image_offsets: dict[int, tuple[int, int]] = Field(description="as in RequestCreated, the new ones included")
 
     @property
     def occurrence(self) -> str:
-        return str(self.heal)
+        return _of_run(self.run, str(self.heal))
 
 
 class RequestRecorded(Event):
@@ -327,10 +371,16 @@ class RequestExpired(Event):
     topic = "progress_tasks"
 
     stage: Literal["done", "forgotten"]
+    run: Annotated[Run, Field(description="the run that it leaves after: a later one keeps it there")] = 0
 
     @property
     def occurrence(self) -> str:
-        return self.stage
+        return _of_run(self.run, self.stage)
+
+
+def _of_run(run: int, what: str) -> str:
+    # As it was before there were runs, so that the ids of old events stay.
+    return f"{run}/{what}" if run else what
 
 
 class ProgressRebuildRequested(Event):
@@ -370,6 +420,9 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     ImageFailed,
     OutputCsvRequested,
     RequestCompleted,
+    RequestCancelled,
+    RequestRetried,
+    RequestStopped,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,

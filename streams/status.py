@@ -1,6 +1,7 @@
 """The status object: what people, programs and webhook receivers are told about a request."""
 
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
@@ -27,6 +28,12 @@ class Status(BaseModel):
     output_csv_path: str | None = Field(None, exclude=True, description="key in the storage; not told to the outside")
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: Literal["pending", "delivered", "failed"] | None = None
+    run: int = Field(0, exclude=True, description="0, and one more after each retry")
+
+    @computed_field(alias="request_id")
+    def other_spelling(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
 
     @computed_field
     def progress(self) -> int:
@@ -36,9 +43,23 @@ class Status(BaseModel):
         return min(99, (self.succeeded + self.failed) * 100 // self.total)
 
     def as_dict(self) -> dict[str, object]:
-        """The object as it is handed out: both spellings of the id, for the clients of either habit."""
-        data = self.model_dump(mode="json", by_alias=True)
-        return {"requestId": self.request_id, "request_id": self.request_id, **data}
+        """The object as it is handed out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    def in_run(self, run: int, began_at: datetime) -> Self:
+        """The status of the same request when a retry has begun of which nothing else is known yet."""
+        return self.model_copy(
+            update={
+                "status": "processing",
+                "failed": 0,
+                "updated_at": max(self.updated_at, began_at),
+                "completed_at": None,
+                "output_csv_url": None,
+                "output_csv_path": None,
+                "webhook": None,
+                "run": run,
+            }
+        )
 
 
 def completed_status(event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None) -> Status:
@@ -58,4 +79,5 @@ def completed_status(event: RequestCompleted, webhook: Literal["pending", "deliv
         output_csv_path=event.output_csv_path,
         owner=event.owner,
         webhook=webhook,
+        run=event.run,
     )

@@ -1,9 +1,9 @@
 """The topics: names, what each may hold, who writes and who reads.
 
-==========================  =============  ==========================  ==============================
+==========================  =============  ==========================  ====================================
 topic                       key            written by                  read by
-==========================  =============  ==========================  ==============================
-requests                    request id     api, projections            progress, projections, api
+==========================  =============  ==========================  ====================================
+requests                    request id     api, progress, projections  progress, projections, compress, api
 image-requests              image id       api, progress               compress
 image-results               request id     compress                    progress, projections
 output-requests             request id     progress                    projections
@@ -11,7 +11,7 @@ webhooks                    request id     projections                 progress,
 progress-tasks              request id     progress, projections       progress
 dead-letters                none           every reader                people
 progress-…-changelog        request id     progress                    progress, api (status view)
-==========================  =============  ==========================  ==============================
+==========================  =============  ==========================  ====================================
 
 Every topic keyed by request id has the same number of partitions, so that one progress worker sees all
 that happens to a request.

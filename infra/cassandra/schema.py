@@ -28,7 +28,7 @@ def statements(text: str) -> list[str]:
 async def migrate(settings: Settings) -> list[str]:
     """Create the keyspace if need be and apply the migrations that are missing; returns their names.
 
-    Every statement says IF NOT EXISTS, so two that run at once, or one that was cut off, do no harm.
+    Every statement says IF NOT EXISTS or IF EXISTS, so two that run at once, or one that was cut off, do no harm.
     """
     outside = await Session.connect(settings, keyspace="")
     try:

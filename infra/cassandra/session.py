@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
 from cassandra import Timeout as CoordinatorTimeout
@@ -14,6 +14,7 @@ from cassandra.cluster import (
     ExecutionProfile,
     NoHostAvailable,
     ResponseFuture,
+    ResultSet,
 )
 from cassandra.cluster import Session as DriverSession
 from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
@@ -23,8 +24,11 @@ from infra.errors import ExplainedError
 from infra.logs import silenced
 from infra.settings import Settings, parse_addresses
 
+T = TypeVar("T")
+
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
+PAGE_SIZE = 5000
 
 # What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
 _MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
@@ -66,36 +70,53 @@ class Session:
     async def close(self) -> None:
         await asyncio.to_thread(self._cluster.shutdown)
 
-    async def execute(
-        self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0, page_size: int | None = None
-    ) -> list[Any]:
-        """Run a statement and return its rows.
+    async def execute(self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0) -> list[Any]:
+        """Run a statement and return all its rows, which the caller knows to be few.
 
         A fault that may heal is tried again, with growing pauses, until ``patience`` seconds have passed:
         every statement of this system may be repeated. Then it is a CassandraUnavailableError.
         """
+        rows: list[Any] = []
+        async for page in self.pages(cql, parameters, page_size=PAGE_SIZE, patience=patience):
+            rows += page
+        return rows
 
-        async def run() -> list[Any]:
-            return await self._run(await self._prepare(cql), parameters)
+    async def pages(
+        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int, patience: float = 0
+    ) -> AsyncIterator[list[Any]]:
+        """Run a query and yield its rows, up to ``page_size`` at a time; the next are fetched when they are asked for.
 
-        return await self._until_it_heals(run, patience)
+        ``patience`` is that of each page, as in ``execute``.
+        """
+        state: bytes | None = None
+
+        async def fetch() -> tuple[list[Any], bytes | None]:
+            statement = (await self._prepare(cql)).bind(parameters)
+            statement.fetch_size = page_size
+            return await self._run(statement, state)
+
+        while True:
+            rows, state = await self._until_it_heals(fetch, patience)
+            yield rows
+            if state is None:
+                return
 
     async def write_together(self, writes: Sequence[tuple[str, Sequence[Any]]], *, patience: float = 0) -> None:
-        """Run several writes as one unlogged batch, which costs little more than one of them; else as `execute`.
+        """Run several writes as one unlogged batch, which costs little more than one of them; else as ``execute``.
 
         Some may be made and others not when it fails: each must stand by itself.
         """
 
-        async def run() -> list[Any]:
+        async def write() -> None:
             batch = BatchStatement(BatchType.UNLOGGED)
             batch.is_idempotent = True
             for cql, parameters in writes:
                 batch.add(await self._prepare(cql), parameters)
-            return await self._run(batch)
+            await self._run(batch)
 
-        await self._until_it_heals(run, patience)
+        await self._until_it_heals(write, patience)
 
-    async def _until_it_heals(self, run: Callable[[], Awaitable[list[Any]]], patience: float) -> list[Any]:
+    async def _until_it_heals(self, run: Callable[[], Awaitable[T]], patience: float) -> T:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         pause = 0.1
@@ -125,7 +146,8 @@ class Session:
                 prepared = self._prepared[cql]
         return prepared
 
-    async def _run(self, statement: Statement, parameters: Sequence[Any] | None = None) -> list[Any]:
+    async def _run(self, statement: Statement, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
+        """One page, and where the next one begins (None: there is none)."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -137,13 +159,14 @@ class Session:
             if not done.done():
                 done.set_exception(error)
 
-        future: ResponseFuture = self._driver.execute_async(statement, parameters, timeout=REQUEST_TIMEOUT)
+        future: ResponseFuture = self._driver.execute_async(statement, timeout=REQUEST_TIMEOUT, paging_state=state)
         # The driver calls back from its own thread.
         future.add_callbacks(
             lambda rows: loop.call_soon_threadsafe(succeed, rows),
             lambda error: loop.call_soon_threadsafe(fail, error),
         )
-        return await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+        rows = await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+        return rows, ResultSet(future, rows).paging_state
 
 
 def _cluster(settings: Settings, hosts: str) -> Cluster:

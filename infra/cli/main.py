@@ -48,6 +48,14 @@ def main() -> None:
     """Shrink product images: a CSV of image URLs in, compressed images, a CSV and a webhook out."""
 
 
+def _an_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    from streams.events import is_request_id
+
+    if value is not None and not is_request_id(value):
+        raise click.BadParameter("a request's id has 1 to 64 letters, digits, - or _")
+    return value
+
+
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -132,6 +140,37 @@ def download(request_id: str, output: Path | None, server: str | None) -> None:
     _run(download_csv(_settings(url=server), request_id, output))
 
 
+@main.command(name="list")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many at most.")
+@SERVER
+def list_requests(limit: int, server: str | None) -> None:
+    """Print the newest requests, a line each."""
+    from infra.cli.requests import print_list
+
+    _run(print_list(_settings(url=server), limit))
+
+
+@main.command()
+@click.argument("request_id", metavar="ID")
+@SERVER
+def cancel(request_id: str, server: str | None) -> None:
+    """Stop a request: images that are not done are not fetched any more."""
+    from infra.cli.requests import cancel_request
+
+    _run(cancel_request(_settings(url=server), request_id))
+
+
+@main.command()
+@click.argument("request_id", metavar="ID")
+@click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar.")
+@SERVER
+def retry(request_id: str, wait: bool, server: str | None) -> None:
+    """Process the failed images of a request again."""
+    from infra.cli.requests import retry_request
+
+    _run(retry_request(_settings(url=server), request_id, wait=wait))
+
+
 @main.command()
 def api() -> None:
     """Serve the HTTP API."""
@@ -167,7 +206,7 @@ def init() -> None:
 
 @main.command()
 @click.argument("what", type=click.Choice(["progress", "history", "output"]))
-@click.option("--request", "request_id", metavar="ID", help="Only what is about one request.")
+@click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only what is about one request.")
 @click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
 def replay(what: str, request_id: str | None, verify: bool) -> None:
     """Build a read model again from the topics, while everything else goes on."""

@@ -1,4 +1,4 @@
-"""``submit``, ``status`` and ``download``: the API from the command line."""
+"""``submit``, ``status``, ``download``, ``list``, ``cancel`` and ``retry``: the API from the command line."""
 
 import asyncio
 from pathlib import Path
@@ -11,9 +11,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from api.client import Client, ServerUnreachableError
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 UPLOAD_ATTEMPTS = 3
+
+
+class RequestCancelledError(ExplainedError):
+    """Somebody cancelled the request that was waited for."""
 
 
 async def submit_file(
@@ -33,6 +38,8 @@ async def submit_file(
             click.echo(request_id)
             return
         status = await follow(client, request_id, Console(stderr=True))
+        if status["status"] == "cancelled":
+            raise RequestCancelledError(f"the request was cancelled: {summary(status)}")
         content = await client.download(request_id)
     await _write(content, output)
     click.echo(summary(status), err=True)
@@ -82,6 +89,27 @@ async def print_status(settings: Settings, request_id: str) -> None:
     click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
 
 
+async def print_list(settings: Settings, limit: int) -> None:
+    async with _client(settings) as client:
+        requests = await client.requests(limit)
+    for status in requests:
+        click.echo(f"{status['requestId']}  {status['createdAt']}  {status['status']:<10}  {summary(status)}")
+
+
+async def cancel_request(settings: Settings, request_id: str) -> None:
+    async with _client(settings) as client:
+        status = await client.cancel(request_id)
+    click.echo(f"cancelled: {summary(status)}", err=True)
+
+
+async def retry_request(settings: Settings, request_id: str, *, wait: bool) -> None:
+    async with _client(settings) as client:
+        await client.retry(request_id)
+        if wait:
+            status = await follow(client, request_id, Console(stderr=True))
+            click.echo(summary(status), err=True)
+
+
 async def download_csv(settings: Settings, request_id: str, output: Path | None) -> None:
     async with _client(settings) as client:
         content = await client.download(request_id)
@@ -97,7 +125,8 @@ def saved(status: dict[str, Any]) -> str:
 
 
 def summary(status: dict[str, Any]) -> str:
-    return f"{status['succeeded']} of {status['total']} images compressed, {status['failed']} failed, {saved(status)}"
+    text = f"{status['succeeded']} of {status['total']} images compressed, {status['failed']} failed"
+    return ", ".join(filter(None, (text, saved(status))))
 
 
 def _client(settings: Settings) -> Client:

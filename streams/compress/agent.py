@@ -13,6 +13,7 @@ from infra.outbound import AllowList, OutboundClient
 from infra.settings import Settings, settings
 from infra.storage import Storage
 from streams.compress.byte_budget import ByteBudget
+from streams.compress.cancelled import CancelledRequests, following_cancellations
 from streams.compress.decoders import DecoderPool
 from streams.compress.fetch import FetchFailed, HostTurns, fetch
 from streams.compress.once import Once
@@ -69,9 +70,11 @@ class Compressor:
         client: OutboundClient,
         decoders: DecoderPool,
         storage: Storage,
+        cancelled: CancelledRequests,
     ) -> None:
         self.event_log = event_log
         self._settings = settings
+        self._cancelled = cancelled
         self._client = client
         self._decoders = decoders
         self._storage = storage
@@ -80,7 +83,7 @@ class Compressor:
         self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, ImageRequested):
+        if isinstance(event, ImageRequested) and not self._cancelled.cover(event):
             await self.event_log.append(await self._result_of(event))
 
     async def _result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
@@ -174,7 +177,8 @@ async def _open(stack: AsyncExitStack) -> Compressor:
     decoders = await stack.enter_async_context(
         DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)
     )
-    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()))
+    cancelled = await stack.enter_async_context(following_cancellations(settings()))
+    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()), cancelled)
 
 
 resources = Resources(_open)

@@ -1,7 +1,8 @@
-"""The progress app: folds events into the table, asks for output CSVs, helps requests that stand still."""
+"""The progress app: folds events into the table, asks for output CSVs, begins retries, helps what stands still."""
 
+import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -13,15 +14,17 @@ from infra.faust_app import create_app
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
-from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt
+from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried
 from streams.log_reader import partition_of
-from streams.progress.fold import Changes, fold, output_due, split_key
+from streams.progress.fold import Changes, fold, must_return, output_due, row_key, split_key
 from streams.progress.healer import Healer
 from streams.progress.rebuild import about, corrections, fold_partition
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
 
 log = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 0.5  # how soon a retry begins
 
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("progress"), settings=settings(), partitions=settings().partitions)
@@ -62,10 +65,23 @@ async def _take(event: Event, event_log: EventLog) -> None:
     if isinstance(event, ProgressRebuildRequested):
         await _rebuild(event, event_log)
         return
+    if must_return(event, table.get):
+        await _bring_back(event)
     _write(fold(event, table.get))
+    if isinstance(event, RequestRetried):
+        _retried.add(event.request_id)
     due = output_due(event, table.get)
     if due is not None:
         await event_log.append(due)
+
+
+async def _bring_back(event: RequestRetried) -> None:
+    """Put a request that left the table into it again, from the log; this retry is on that, too."""
+    partition = _partition_of(row_key(event.request_id))
+    rebuilt = await fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    # All of its chunks are gone, and a worker that was killed here has left none that are not written over.
+    _write(corrections(rebuilt.records, {}))
+    log.info("request is back in the table", request_id=event.request_id, events=rebuilt.events)
 
 
 async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None:
@@ -99,25 +115,61 @@ def _write(changes: Changes) -> None:
             table[key] = value
 
 
+# Retries that were seen, so that they need not wait for the next look at everything.
+_retried: set[str] = set()
+_looking = asyncio.Lock()  # or two looks would ask for the same images
+
+
+_looked_at: set[int] = set()  # partitions; another worker may have had them before, and died over a retry
+
+
+@app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
+async def begin_retries() -> None:
+    if app.rebalancing or app.in_recovery:
+        return
+    own = _own_partitions()
+    if not own <= _looked_at:
+        await _look_after(_own_rows())
+        _looked_at.clear()
+        _looked_at.update(own)
+    elif _retried:
+        await _look_after(_retried_rows())
+
+
 # As often as needed to notice a standstill at about its time.
 @app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
 async def look_after_requests() -> None:
-    if app.rebalancing or app.in_recovery:
-        return
-    async with resources as shared:
+    if not app.rebalancing and not app.in_recovery:
+        await _look_after(_own_rows())
+
+
+async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:
+    async with _looking, resources as shared:
         try:
-            await shared.healer.look_after(_own_rows(), table.get)
+            await shared.healer.look_after(rows, table.get)
         except Exception:
             log.exception("looking after requests failed; the next look tries again")
 
 
+def _retried_rows() -> Iterator[tuple[str, bytes]]:
+    while _retried:
+        request_id = _retried.pop()
+        value = table.get(row_key(request_id))
+        if value is not None:
+            yield request_id, value
+
+
 def _own_rows() -> Iterator[tuple[str, bytes]]:
     """The rows of requests in this worker's partitions; the table may still hold some of others."""
-    own = {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
+    own = _own_partitions()
     for key, value in list(table.items()):
         request_id, chunk = split_key(key)
         if chunk is None and _partition_of(key) in own:
             yield request_id, value
+
+
+def _own_partitions() -> set[int]:
+    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
 
 
 def _partition_of(key: bytes) -> int:

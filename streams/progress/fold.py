@@ -6,13 +6,17 @@ event stays the same however large the request is, and both can never disagree: 
 
 The fold does not mind repeats (an image that is settled changes nothing) nor order (results may come before
 the request, a retry's before the retry). ``read`` looks a record up; what ``fold`` returns is to be written.
+
+A request is processed in runs: the first, and one for each retry. What ends a run is its completion or its
+cancellation; where both are told, because the output CSV was being written already, it is complete: a receiver
+may have been told so.
 """
 
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from pydantic import AwareDatetime, BaseModel
 
@@ -22,10 +26,13 @@ from streams.events import (
     ImageProcessed,
     ImagesRequestedAgain,
     OutputCsvRequested,
+    RequestCancelled,
     RequestCompleted,
     RequestCreated,
     RequestExpired,
     RequestRecorded,
+    RequestRetried,
+    RequestStopped,
     WebhookDelivered,
     WebhookFailed,
 )
@@ -51,18 +58,31 @@ class RequestRow(BaseModel):
     updated_at: AwareDatetime
     webhook_url: str | None = None
     run: int = 0
+    run_began_at: AwareDatetime | None = None  # None: with the request
+    cancelled_run: int | None = None
     completed_run: int | None = None
     completed_at: AwareDatetime | None = None
     output_csv_url: str | None = None
     output_csv_path: str | None = None
     webhook: str | None = None
+    webhook_run: int = 0
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
-    heals: int = 0
+    asked_run: int = 0  # the latest run whose images have been asked for
+    heals: int = 0  # how often that run has been helped
 
     @property
     def is_completed(self) -> bool:
         return self.completed_run is not None and self.completed_run >= self.run
+
+    @property
+    def is_cancelled(self) -> bool:
+        return self.cancelled_run is not None and self.cancelled_run >= self.run and not self.is_completed
+
+    @property
+    def requested_at(self) -> datetime:
+        """When the images of this run were asked for."""
+        return self.run_began_at or self.created_at
 
 
 class Chunk(NamedTuple):
@@ -148,6 +168,10 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_created(event, read)
         case RequestCompleted():
             return _fold_completed(event, read)
+        case RequestCancelled():
+            return _fold_cancelled(event, read)
+        case RequestRetried():
+            return _fold_retried(event, read)
         case WebhookDelivered() | WebhookFailed():
             return _fold_webhook(event, read)
         case ImagesRequestedAgain():
@@ -226,42 +250,58 @@ def _fold_created(event: RequestCreated, read: Read) -> Changes:
 
 def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
     row = _read_row(event, read)
-    if row is None or (row.completed_run is not None and event.run <= row.completed_run):
+    if row is None:
         return {}
-    completed = row.model_copy(
-        update={
+    news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
+    if row.completed_run is None or event.run > row.completed_run:
+        news |= {
             "completed_run": event.run,
             "completed_at": event.time,
-            "updated_at": max(row.updated_at, event.time),
             "output_csv_url": event.output_csv_url,
             "output_csv_path": event.output_csv_path,
-            "webhook": row.webhook or ("pending" if row.webhook_url else None),
         }
-    )
-    return {row_key(event.request_id): encode_row(completed)}
+    if event.run > row.webhook_run or (event.run == row.webhook_run and row.webhook is None):
+        news |= {"webhook": "pending" if row.webhook_url else None, "webhook_run": event.run}
+    return _changed(event, row, news)
+
+
+def _fold_cancelled(event: RequestCancelled, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None:
+        return {}
+    latest = max(event.run, -1 if row.cancelled_run is None else row.cancelled_run)
+    return _changed(event, row, {"cancelled_run": latest, "updated_at": max(row.updated_at, event.time)})
+
+
+def _fold_retried(event: RequestRetried, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None:
+        return {}
+    news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
+    if event.run > row.run:
+        news |= {"run": event.run, "run_began_at": event.time}
+    return _changed(event, row, news)
 
 
 def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Changes:
     row = _read_row(event, read)
-    outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-    if row is None or row.webhook in (outcome, "delivered"):
+    if row is None:
         return {}
-    settled = row.model_copy(update={"webhook": outcome, "updated_at": max(row.updated_at, event.time)})
-    return {row_key(event.request_id): encode_row(settled)}
+    news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
+    outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
+    if event.run > row.webhook_run or (event.run == row.webhook_run and row.webhook != "delivered"):
+        news |= {"webhook": outcome, "webhook_run": event.run}
+    return _changed(event, row, news)
 
 
 def _fold_heal(event: ImagesRequestedAgain, read: Read) -> Changes:
     row = _read_row(event, read)
-    if row is None or event.heal <= row.heals:
+    if row is None:
         return {}
-    healed = row.model_copy(
-        update={
-            "heals": event.heal,
-            "image_offsets": event.image_offsets,
-            "updated_at": max(row.updated_at, event.time),
-        }
-    )
-    return {row_key(event.request_id): encode_row(healed)}
+    news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
+    if (event.run, event.heal) > (row.asked_run, row.heals):
+        news |= {"asked_run": event.run, "heals": event.heal, "image_offsets": event.image_offsets}
+    return _changed(event, row, news)
 
 
 def _fold_recorded(event: RequestRecorded, read: Read) -> Changes:
@@ -273,18 +313,46 @@ def _fold_recorded(event: RequestRecorded, read: Read) -> Changes:
 
 def _fold_expired(event: RequestExpired, read: Read) -> Changes:
     key = row_key(event.request_id)
+    value = read(key)
     if event.stage == "forgotten":
-        return {key: None} if is_done(read(key)) else {}
+        return {key: None} if is_done(value) and done_run(value) <= event.run else {}
     row = _read_row(event, read)
-    if row is None:
+    if row is None or row.run > event.run:
         return {}
     chunks: Changes = {chunk_key(event.request_id, number): None for number in range(chunk_count(row.total))}
-    return {**chunks, key: DONE + b"%d" % milliseconds(event.time)}
+    return {**chunks, key: DONE + b"%d %d" % (milliseconds(event.time), event.run)}
 
 
-def is_done(value: bytes | None) -> bool:
+def is_done(value: bytes | None) -> TypeGuard[bytes]:
     """Whether a row is only the mark of a request that left the table."""
     return value is not None and value.startswith(DONE)
+
+
+def done_at(mark: bytes) -> datetime:
+    """When a request left the table."""
+    return from_milliseconds(int(mark.split()[1]))
+
+
+def done_run(mark: bytes) -> int:
+    """The run after which a request left the table; marks from before there were runs don't name it."""
+    return int((*mark.split(), b"0")[2])
+
+
+def must_return(event: Event, read: Read) -> TypeGuard[RequestRetried]:
+    """Whether the event is about a request that left the table and has to be in it again.
+
+    Its records are then to be built anew from the log, which ``fold`` can't do.
+    """
+    if not isinstance(event, RequestRetried):
+        return False
+    value = read(row_key(event.request_id))
+    return value is None or (is_done(value) and done_run(value) < event.run)
+
+
+def _changed(event: Event, row: RequestRow, news: dict[str, object]) -> Changes:
+    """The row with its news, if they are any."""
+    after = row.model_copy(update=news)
+    return {} if after == row else {row_key(event.request_id): encode_row(after)}
 
 
 def _read_row(event: Event, read: Read) -> RequestRow | None:
@@ -324,12 +392,12 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
     Asked after each event, a repeat too: the process may have died between folding and asking, and the
     answer has the same id each time. The chunks are only added up when the one that changed is full.
     """
-    if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated):
+    if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated | RequestRetried):
         return None
     row = _read_row(event, read)
-    if row is None or row.is_completed:
+    if row is None or row.is_completed or row.is_cancelled:
         return None
-    if not isinstance(event, RequestCreated):
+    if isinstance(event, ImageProcessed | ImageFailed):
         number = event.index // IMAGES_PER_CHUNK
         if decode_chunk(read(chunk_key(event.request_id, number))).settled(row.run) < chunk_size(number, row.total):
             return None
@@ -343,21 +411,33 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
 
 
 def output_request(request_id: str, row: RequestRow, sums: Sums) -> OutputCsvRequested:
-    return OutputCsvRequested(
-        request_id=request_id,
-        run=row.run,
-        total=row.total,
-        succeeded=sums.succeeded,
-        failed=sums.failed,
-        input_bytes=sums.input_bytes,
-        output_bytes=sums.output_bytes,
-        created_at=row.created_at,
-        webhook_url=row.webhook_url,
-        owner=row.owner,
-        header=row.header,
+    return OutputCsvRequested(**_summary(request_id, row, sums), header=row.header)
+
+
+def stopped(request_id: str, row: RequestRow, sums: Sums) -> RequestStopped:
+    """What is known of a cancelled request; later than all that was told of it before."""
+    return RequestStopped(**_summary(request_id, row, sums) | {"time": last_change(row, sums)})
+
+
+def last_change(row: RequestRow, sums: Sums) -> datetime:
+    return max(row.updated_at, from_milliseconds(sums.updated_ms))
+
+
+def _summary(request_id: str, row: RequestRow, sums: Sums) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "run": row.run,
+        "total": row.total,
+        "succeeded": sums.succeeded,
+        "failed": sums.failed,
+        "input_bytes": sums.input_bytes,
+        "output_bytes": sums.output_bytes,
+        "created_at": row.created_at,
+        "webhook_url": row.webhook_url,
+        "owner": row.owner,
         # When the last image was settled: the same whenever this is asked again.
-        time=max(row.created_at, from_milliseconds(sums.updated_ms)),
-    )
+        "time": max(row.requested_at, from_milliseconds(sums.updated_ms)),
+    }
 
 
 def milliseconds(time: datetime) -> int:

@@ -1,4 +1,4 @@
-"""What a look at the progress table finds to do: requests that stand still, requests that may leave.
+"""What a look at the progress table finds to do: retries to begin, requests that stand still, requests that may leave.
 
 Nothing in a stream processor can rule out that an event gets lost, so a request is never trusted to finish by
 itself: one that makes no progress is found here and helped, as often as the limit says, and then ended.
@@ -8,23 +8,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from streams.events import OutputCsvRequested, RequestExpired
+from streams.events import OutputCsvRequested, RequestExpired, RequestStopped
 from streams.progress.fold import (
-    DONE,
     FAILED,
     IMAGES_PER_CHUNK,
     WAITING,
     Read,
     RequestRow,
+    Sums,
     add_up,
     chunk_count,
     chunk_key,
     chunk_size,
     decode_chunk,
     decode_row,
-    from_milliseconds,
+    done_at,
+    done_run,
     is_done,
+    last_change,
     output_request,
+    stopped,
 )
 
 # A repeat of an event older than that is as good as impossible.
@@ -41,6 +44,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Unasked:
+    """A retry whose images have not been asked for. ``missing``: their indexes."""
+
+    request_id: str
+    row: RequestRow
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Stalled:
     """A request whose images have had no result for too long. ``missing``: their indexes."""
 
@@ -50,30 +62,41 @@ class Stalled:
     give_up: bool
 
 
-Task = Stalled | OutputCsvRequested | RequestExpired
+Task = Unasked | Stalled | OutputCsvRequested | RequestStopped | RequestExpired
 
 
 def task_for(request_id: str, value: bytes, read: Read, now: datetime, limits: Limits) -> Task | None:
     """What is to be done about the request whose row is ``value``, if anything."""
     if is_done(value):
-        marked_at = from_milliseconds(int(value.removeprefix(DONE)))
-        if now - marked_at > DONE_MARK_KEPT:
-            return RequestExpired(request_id=request_id, stage="forgotten")
+        if now - done_at(value) > DONE_MARK_KEPT:
+            return RequestExpired(request_id=request_id, stage="forgotten", run=done_run(value))
         return None
     row = decode_row(value)
     if row.is_completed:
         finished = row.webhook != "pending" and row.recorded_run == row.run
         if finished and now - row.updated_at > limits.grace:
-            return RequestExpired(request_id=request_id, stage="done")
+            return RequestExpired(request_id=request_id, stage="done", run=row.run)
         return None
-    chunks = [decode_chunk(read(chunk_key(request_id, number))) for number in range(chunk_count(row.total))]
-    sums = add_up(iter(chunks), row.run)
-    if now - max(row.updated_at, from_milliseconds(sums.updated_ms)) <= limits.stall_after:
+    sums = _sums(request_id, row, read)
+    if row.is_cancelled:
+        if now - last_change(row, sums) <= limits.grace:
+            return None
+        if row.recorded_run == row.run:
+            return RequestExpired(request_id=request_id, stage="done", run=row.run)
+        return stopped(request_id, row, sums)
+    if row.asked_run < row.run and sums.settled < row.total:
+        return Unasked(request_id, row, tuple(_missing(request_id, row, read)))
+    if now - last_change(row, sums) <= limits.stall_after:
         return None
     if sums.settled >= row.total:
         return output_request(request_id, row, sums)
     missing = tuple(_missing(request_id, row, read))
     return Stalled(request_id, row, missing, give_up=row.heals >= limits.heal_limit)
+
+
+def _sums(request_id: str, row: RequestRow, read: Read) -> Sums:
+    chunks = (decode_chunk(read(chunk_key(request_id, number))) for number in range(chunk_count(row.total)))
+    return add_up(chunks, row.run)
 
 
 def _missing(request_id: str, row: RequestRow, read: Read) -> Iterator[int]:

@@ -1,6 +1,7 @@
 """Building a partition of the progress table anew from the log, with the same fold."""
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from aiokafka import TopicPartition
 
@@ -9,6 +10,9 @@ from streams.events import UnreadableEvent, decode
 from streams.log_reader import LogReader, Record
 from streams.progress.fold import Changes, fold, split_key
 from streams.topics import Topics
+
+# The clocks of two machines may differ by that much, and what came right after another thing be on the log "before" it.
+CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -19,8 +23,10 @@ class Rebuilt:
     events: int
 
 
-async def fold_partition(settings: Settings, partition: int, only_request: str | None = None) -> Rebuilt:
-    """Fold all that the log has, in one partition, about all requests or one.
+async def fold_partition(
+    settings: Settings, partition: int, only_request: str | None = None, since: datetime | None = None
+) -> Rebuilt:
+    """Fold all that the log has, in one partition, about all requests or one; ``since`` its creation, where known.
 
     It may read further than a live worker has got: what that folds later is then a repeat, and changes nothing.
     """
@@ -31,7 +37,9 @@ async def fold_partition(settings: Settings, partition: int, only_request: str |
     async with LogReader.open(settings) as reader:
         # One topic after the other: what is said of a request comes after what made it.
         for topic in topics.of_progress:
-            async for batch in reader.read({TopicPartition(topic, partition): None}):
+            place = TopicPartition(topic, partition)
+            start = None if since is None else await reader.offset_at(place, since - CLOCK_SKEW)
+            async for batch in reader.read({place: start}):
                 for record in batch:
                     if key is None or record.key == key:
                         events += 1
@@ -52,10 +60,13 @@ def _fold_record(record: Record, records: dict[bytes, bytes]) -> None:
 
 
 def corrections(rebuilt: dict[bytes, bytes], present: dict[bytes, bytes]) -> Changes:
-    """What has to change for ``present`` to become ``rebuilt``."""
+    """What has to change for ``present`` to become ``rebuilt``; the rows of requests after their chunks.
+
+    A row says that its request is in the table: after a kill half-way, it must not say so of half a request.
+    """
     changed: Changes = {key: value for key, value in rebuilt.items() if present.get(key) != value}
     changed.update(dict.fromkeys(present.keys() - rebuilt.keys()))
-    return changed
+    return dict(sorted(changed.items(), key=lambda change: split_key(change[0])[1] is None))
 
 
 def about(key: bytes, request_id: str | None) -> bool:

@@ -1,30 +1,37 @@
 """The progress table seen from another process: a group-less reader of its changelog.
 
 Every API process has one and so can answer for every request, however many progress workers own the table.
-Beside the changelog it reads the requests topic from where the progress workers had got to, so that a request
-is known from the moment its RequestCreated is on Kafka, even while no progress worker runs.
+Beside the changelog it reads the requests topic from where the progress workers had got to, so that a request, its
+cancellation and its retry are known from the moment they are on Kafka, even while no progress worker runs.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
 
 from infra.errors import ExplainedError
 from infra.kafka import admin_client, committed_offsets, connection_options, partitions_of, unreachable
 from infra.settings import Settings
-from streams.events import Event, RequestCreated, UnreadableEvent, decode
+from streams.events import Event, RequestCancelled, RequestCreated, RequestRetried, UnreadableEvent, decode
+from streams.progress.by_owner import RequestsByOwner
 from streams.progress.fold import (
+    EMPTY,
     Chunk,
     RequestRow,
     add_up,
     decode_chunk,
     decode_row,
+    done_run,
+    encode_row,
     fold,
     from_milliseconds,
     is_done,
@@ -48,15 +55,37 @@ class StaleViewError(ExplainedError):
 class _Request:
     row: RequestRow | None = None
     chunks: dict[int, Chunk] = field(default_factory=dict)
+    # What is on the requests topic and not in the row yet: the latest of each kind.
+    ahead: dict[type[Event], RequestRetried | RequestCancelled] = field(default_factory=dict)
+    # What all this comes to, until something of it changes: many may ask meanwhile.
+    known_status: Status | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.row is None and not self.chunks and not self.ahead
+
+    def current_row(self) -> RequestRow | None:
+        """The row as it is once the progress workers have read what this view has."""
+        row = self.row
+        for event in self.ahead.values() if row else ():
+            assert row is not None
+            value = fold(event, {row_key(event.request_id): encode_row(row)}.get).get(row_key(event.request_id))
+            row = decode_row(value) if value else row
+        return row
 
     def status(self, request_id: str) -> Status | None:
-        row = self.row
+        if self.known_status is None:
+            self.known_status = self._status(request_id)
+        return self.known_status
+
+    def _status(self, request_id: str) -> Status | None:
+        row = self.current_row()
         if row is None:
             return None
         sums = add_up(iter(self.chunks.values()), row.run)
         return Status(
             request_id=request_id,
-            status="completed" if row.is_completed else "processing",
+            status="completed" if row.is_completed else "cancelled" if row.is_cancelled else "processing",
             total=row.total,
             succeeded=sums.succeeded,
             failed=sums.failed,
@@ -68,7 +97,8 @@ class _Request:
             output_csv_url=row.output_csv_url if row.is_completed else None,
             output_csv_path=row.output_csv_path if row.is_completed else None,
             owner=row.owner,
-            webhook=row.webhook,
+            webhook=row.webhook if row.webhook_run == row.run else None,
+            run=row.run,
         )
 
 
@@ -84,6 +114,8 @@ class ProgressView:
         self._partitions: list[TopicPartition] = []
         self._positions: dict[TopicPartition, int] = {}
         self._advanced = asyncio.Condition()
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._by_owner = RequestsByOwner()
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self, timeout: float = 60) -> None:
@@ -133,6 +165,27 @@ class ProgressView:
         request = self._requests.get(request_id)
         return request.status(request_id) if request else None
 
+    def retry_of(self, request_id: str) -> RequestRetried | None:
+        """The retry of a request that left the progress table, for as long as it is not in it again."""
+        request = self._requests.get(request_id)
+        retried = request.ahead.get(RequestRetried) if request and request.row is None else None
+        return retried if isinstance(retried, RequestRetried) else None
+
+    def requests_of(self, owner: str, before: tuple[datetime, str] | None) -> Iterator[tuple[datetime, str]]:
+        """When each request of an owner that is in the progress table was created, and its id, newest first.
+
+        ``before``: only what comes after that in this order. To be used up before anything else is awaited.
+        """
+        return self._by_owner.newest_first(owner, before)
+
+    def chunk_failed(self, request_id: str, number: int) -> int | None:
+        """How many of 1,000 images have failed; None where the view doesn't know."""
+        request = self._requests.get(request_id)
+        row = request.current_row() if request else None
+        if request is None or row is None:
+            return None
+        return request.chunks.get(number, EMPTY).failed_in(row.run)
+
     async def get_fresh(self, request_id: str, timeout: float = 5) -> Status | None:
         """The status; where the request is not known, after catching up with all that Kafka has by now.
 
@@ -158,11 +211,30 @@ class ProgressView:
         except (TimeoutError, KafkaError) as error:
             raise StaleViewError(f"the progress view has not caught up with Kafka: {error or 'too slow'}") from None
 
-    async def wait_for_change(self, timeout: float) -> None:
-        """Return when some record has been read, or after ``timeout`` seconds."""
-        with contextlib.suppress(TimeoutError):
+    async def reached(self, written: RecordMetadata, timeout: float) -> None:
+        """Wait until a record of the requests topic has been read; StaleViewError after ``timeout`` seconds."""
+        place = TopicPartition(written.topic, written.partition)
+        try:
             async with asyncio.timeout(timeout), self._advanced:
-                await self._advanced.wait()
+                await self._advanced.wait_for(lambda: self._positions[place] > written.offset)
+        except TimeoutError:
+            raise StaleViewError("the progress view has not caught up with Kafka") from None
+
+    @contextmanager
+    def watching(self, request_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever something about the request was read; to be cleared by who waits for it.
+
+        What it costs to read a record doesn't depend on how many watch other requests.
+        """
+        changed = asyncio.Event()
+        self._watchers.setdefault(request_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            watchers = self._watchers[request_id]
+            watchers.discard(changed)
+            if not watchers:
+                del self._watchers[request_id]
 
     async def _starting_positions(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
         assert self._consumer is not None
@@ -206,22 +278,54 @@ class ProgressView:
             done = is_done(record.value)
             # A request that left the table must not come back with its RequestCreated.
             (self._done.add if done else self._done.discard)(request_id)
-            request.row = decode_row(record.value) if record.value and not done else None
+            self._put_row(request_id, request, decode_row(record.value) if record.value and not done else None)
+            if is_done(record.value):
+                run = done_run(record.value)
+                request.ahead = {kind: event for kind, event in request.ahead.items() if event.run > run}
         elif record.value:
             request.chunks[number] = decode_chunk(record.value)
         else:
             request.chunks.pop(number, None)
-        if request.row is None and not request.chunks:
-            del self._requests[request_id]
+        self._changed(request_id, request)
+
+    def _put_row(self, request_id: str, request: _Request, row: RequestRow | None) -> None:
+        if request.row is not None:
+            self._by_owner.discard(request.row.owner, request.row.created_at, request_id)
+        if row is not None:
+            self._by_owner.add(row.owner, row.created_at, request_id)
+            # What the row knows needs not be remembered beside it.
+            request.ahead = {kind: event for kind, event in request.ahead.items() if not _knows(row, event)}
+        request.row = row
 
     def _take_request(self, record: ConsumerRecord[bytes, bytes]) -> None:
         try:
             event: Event = decode(record.value)
         except UnreadableEvent:
             return  # the progress workers put it aside
-        if isinstance(event, RequestCreated) and event.request_id not in self._done:
-            request = self._requests.setdefault(event.request_id, _Request())
-            if request.row is None:
+        if not isinstance(event, RequestCreated | RequestRetried | RequestCancelled):
+            return
+        request = self._requests.setdefault(event.request_id, _Request())
+        if isinstance(event, RequestCreated):
+            if request.row is None and event.request_id not in self._done:
                 created = fold(event, lambda _: None)[row_key(event.request_id)]
                 assert created is not None
-                request.row = decode_row(created)
+                self._put_row(event.request_id, request, decode_row(created))
+        elif request.row is None or not _knows(request.row, event):
+            known = request.ahead.get(type(event))
+            if known is None or known.run < event.run:
+                request.ahead[type(event)] = event
+        self._changed(event.request_id, request)
+
+    def _changed(self, request_id: str, request: _Request) -> None:
+        request.known_status = None
+        if request.is_empty:
+            del self._requests[request_id]
+        for changed in self._watchers.get(request_id, ()):
+            changed.set()
+
+
+def _knows(row: RequestRow, event: RequestRetried | RequestCancelled) -> bool:
+    """Whether a row is one into which the event, or a later one of its kind, has been folded."""
+    if isinstance(event, RequestRetried):
+        return row.run >= event.run
+    return row.cancelled_run is not None and row.cancelled_run >= event.run

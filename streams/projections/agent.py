@@ -13,7 +13,7 @@ from infra.settings import settings
 from infra.storage import Storage
 from streams.consume import consume
 from streams.event_log import EventLog
-from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded
+from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded, RequestStopped
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
@@ -74,7 +74,7 @@ async def keep_history(stream: StreamT[bytes]) -> None:
 
         async def on_event(event: Event) -> None:
             await shared.history.record(event)
-            if isinstance(event, RequestCompleted):
+            if isinstance(event, RequestCompleted | RequestStopped):
                 await shared.event_log.append(RequestRecorded(request_id=event.request_id, run=event.run))
 
         await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT)

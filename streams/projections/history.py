@@ -1,12 +1,13 @@
-"""The history in Cassandra: each request in a row, each image in a row, each product's images newest first.
+"""The history in Cassandra: requests and images in a row each, an owner's requests and products newest first.
 
 Every write is the same whenever the same event comes again, and carries a write time made from the event: what
 came later in the request's life wins, whatever order the events arrive in.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cassandra.query import UNSET_VALUE
 
@@ -16,8 +17,11 @@ from streams.events import (
     Event,
     ImageFailed,
     ImageProcessed,
+    RequestCancelled,
     RequestCompleted,
     RequestCreated,
+    RequestRetried,
+    RequestStopped,
     WebhookDelivered,
     WebhookFailed,
 )
@@ -28,17 +32,22 @@ IMAGES_PER_BUCKET = 1000
 # How long a write waits for a Cassandra that is away before its worker gives up and is started anew, in seconds.
 PATIENCE = 120.0
 BATCHES_IN_FLIGHT = 16
+LIST_PAGE_SIZE = 200
 
 _INSERT_IMAGE = """
     INSERT INTO images_by_request (request_id, bucket, image_index, attempt, row_number, position, serial,
         product_name, input_url, cells, requested_at, settled_at, output_url, output_path, input_bytes,
-        output_bytes, format, width, height, sha256, kept_original, reason, detail)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+        output_bytes, format, width, height, sha256, kept_original, milliseconds, reason, detail)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
 
 _INSERT_PRODUCT_IMAGE = """
-    INSERT INTO images_by_product (product_name, requested_at, request_id, image_index, input_url, output_url,
-        input_bytes, output_bytes, format, reason)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+    INSERT INTO images_by_owner_product (owner, product_name, requested_at, request_id, image_index, input_url,
+        output_url, input_bytes, output_bytes, format, reason)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+
+_INSERT_OWNED = "INSERT INTO requests_by_owner (owner, day, created_at, request_id) VALUES (?, ?, ?, ?)"
+
+_INSERT_DAY = "INSERT INTO days_by_owner (owner, list, day) VALUES (?, 'requests', ?)"
 
 _INSERT_CREATED = """
     INSERT INTO requests (request_id, owner, created_at, updated_at, total, header, webhook_url)
@@ -49,17 +58,29 @@ _INSERT_COMPLETED = """
         input_bytes, output_bytes, run, webhook_url, output_csv_url, output_csv_path)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
 
-_INSERT_WEBHOOK = "INSERT INTO requests (request_id, webhook) VALUES (?, ?) USING TIMESTAMP ?"
+_INSERT_STOPPED = """
+    INSERT INTO requests (request_id, owner, created_at, total, succeeded, failed, input_bytes, output_bytes,
+        webhook_url)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+
+_INSERT_CANCELLED = """
+    INSERT INTO requests (request_id, cancelled_run, cancelled_at) VALUES (?, ?, ?) USING TIMESTAMP ?"""
+
+_INSERT_RETRIED = """
+    INSERT INTO requests (request_id, retried_run, retried_at) VALUES (?, ?, ?) USING TIMESTAMP ?"""
+
+_SET_WEBHOOK = "UPDATE requests USING TIMESTAMP ? SET webhooks[?] = ? WHERE request_id = ?"
 
 IMAGE_COLUMNS = (
     "attempt", "row_number", "position", "serial", "product_name", "input_url", "cells", "requested_at",
     "settled_at", "output_url", "output_path", "input_bytes", "output_bytes", "format", "width", "height", "sha256",
-    "kept_original", "reason", "detail",
+    "kept_original", "milliseconds", "reason", "detail",
 )  # fmt: skip
 
 _SELECT_WHOLE_IMAGES = f"""
     SELECT image_index, {", ".join(IMAGE_COLUMNS)}
-    FROM images_by_request WHERE request_id = ? AND bucket = ?"""  # noqa: S608 - our own column names
+    FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index >= ?
+    LIMIT ?"""  # noqa: S608 - our own column names
 
 _DELETE_IMAGE = "DELETE FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index = ?"
 
@@ -68,6 +89,33 @@ _SELECT_REQUEST = "SELECT * FROM requests WHERE request_id = ?"
 _SELECT_IMAGES = """
     SELECT image_index, attempt, row_number, position, input_url, cells, output_url, output_path, reason
     FROM images_by_request WHERE request_id = ? AND bucket = ?"""
+
+
+_SELECT_DAYS = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day <= ?"
+
+_SELECT_OWNED = """
+    SELECT created_at, request_id FROM requests_by_owner
+    WHERE owner = ? AND day = ? AND (created_at, request_id) < (?, ?)"""
+
+_SELECT_PRODUCT_IMAGES = """
+    SELECT requested_at, request_id, image_index, input_url, output_url, input_bytes, output_bytes, format, reason
+    FROM images_by_owner_product
+    WHERE owner = ? AND product_name = ? AND (requested_at, request_id, image_index) < (?, ?, ?) LIMIT ?"""
+
+# After every time and every id that there may be.
+END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+NEWEST_REQUEST = (END_OF_TIME, "")
+
+
+class ProductPlace(NamedTuple):
+    """Where an image stands in the history of its product."""
+
+    requested_at: datetime
+    request_id: str
+    image_index: int
+
+
+NEWEST_IMAGE = ProductPlace(END_OF_TIME, "", 0)
 
 
 class History:
@@ -86,41 +134,73 @@ class History:
             case ImageProcessed() | ImageFailed():
                 await self._record_image(event, anew)
             case RequestCreated():
-                await self._write(
-                    _INSERT_CREATED,
-                    event.request_id,
-                    event.owner,
-                    event.time,
-                    event.time,
-                    event.total,
-                    event.header,
-                    _or_unset(event.webhook_url),
-                    write_time(anew or event.time),
-                )
+                await self._record_created(event, anew)
             case RequestCompleted():
-                await self._write(
-                    _INSERT_COMPLETED,
-                    event.request_id,
-                    event.owner,
-                    event.created_at,
-                    event.time,
-                    event.time,
-                    event.total,
-                    event.succeeded,
-                    event.failed,
-                    event.input_bytes,
-                    event.output_bytes,
-                    event.run,
-                    _or_unset(event.webhook_url),
-                    event.output_csv_url,
-                    event.output_csv_path,
-                    write_time(anew) + 1 + event.run if anew else write_time(event.time),
-                )
+                await self._record_completed(event, anew)
+            case RequestCancelled():
+                written = write_time(anew) + event.run if anew else write_time(event.time)
+                await self._write(_INSERT_CANCELLED, event.request_id, event.run, event.time, written)
+            case RequestRetried():
+                written = write_time(anew) + event.run if anew else write_time(event.time)
+                await self._write(_INSERT_RETRIED, event.request_id, event.run, event.time, written)
+            case RequestStopped():
+                await self._record_stopped(event, anew)
             case WebhookDelivered() | WebhookFailed():
                 outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-                await self._write(_INSERT_WEBHOOK, event.request_id, outcome, write_time(anew or event.time))
+                await self._write(_SET_WEBHOOK, write_time(anew or event.time), event.run, outcome, event.request_id)
             case _:
                 pass
+
+    async def _record_created(self, event: RequestCreated, anew: datetime | None) -> None:
+        await self._write(
+            _INSERT_CREATED,
+            event.request_id,
+            event.owner,
+            event.time,
+            event.time,
+            event.total,
+            event.header,
+            _or_unset(event.webhook_url),
+            write_time(anew or event.time),
+        )
+        day = event.time.date()
+        await self._write(_INSERT_OWNED, event.owner, day, event.time, event.request_id)
+        await self._write(_INSERT_DAY, event.owner, day)
+
+    async def _record_completed(self, event: RequestCompleted, anew: datetime | None) -> None:
+        await self._write(
+            _INSERT_COMPLETED,
+            event.request_id,
+            event.owner,
+            event.created_at,
+            event.time,
+            event.time,
+            event.total,
+            event.succeeded,
+            event.failed,
+            event.input_bytes,
+            event.output_bytes,
+            event.run,
+            _or_unset(event.webhook_url),
+            event.output_csv_url,
+            event.output_csv_path,
+            write_time(anew) + 1 + event.run if anew else write_time(event.time),
+        )
+
+    async def _record_stopped(self, event: RequestStopped, anew: datetime | None) -> None:
+        await self._write(
+            _INSERT_STOPPED,
+            event.request_id,
+            event.owner,
+            event.created_at,
+            event.total,
+            event.succeeded,
+            event.failed,
+            event.input_bytes,
+            event.output_bytes,
+            _or_unset(event.webhook_url),
+            write_time(anew) + 1 + event.run if anew else write_time(event.time),
+        )
 
     async def _record_image(self, event: ImageProcessed | ImageFailed, anew: datetime | None) -> None:
         done = event if isinstance(event, ImageProcessed) else None
@@ -147,11 +227,16 @@ class History:
             event.requested_at,
             event.time,
             *output,
-            *((done.width, done.height, done.sha256, done.kept_original) if done else (UNSET_VALUE,) * 4),
+            *(
+                (done.width, done.height, done.sha256, done.kept_original, milliseconds_of(done))
+                if done
+                else (UNSET_VALUE,) * 5
+            ),
             *((failed.reason, failed.detail) if failed else (UNSET_VALUE,) * 2),
             written,
         )
         product_image = (
+            event.owner,
             event.product_name,
             event.requested_at,
             event.request_id,
@@ -175,21 +260,27 @@ class History:
         if not rows or rows[0].total is None:
             return None
         row = rows[0]
+        run = max(row.run or 0, row.retried_run or 0)
+        is_completed = row.completed_at is not None and (row.run or 0) >= run
+        is_cancelled = row.cancelled_run is not None and row.cancelled_run >= run
+        changes = (row.updated_at, row.cancelled_at, row.retried_at)
         return Status(
             request_id=request_id,
-            status="completed" if row.completed_at else "processing",
+            status="completed" if is_completed else "cancelled" if is_cancelled else "processing",
             total=row.total,
             succeeded=row.succeeded or 0,
-            failed=row.failed or 0,
+            # In a retry that is under way, what had failed waits again.
+            failed=(row.failed or 0) if is_completed or is_cancelled else 0,
             input_bytes=row.input_bytes or 0,
             output_bytes=row.output_bytes or 0,
             created_at=utc(row.created_at),
-            updated_at=utc(row.updated_at),
-            completed_at=utc(row.completed_at) if row.completed_at else None,
-            output_csv_url=row.output_csv_url,
-            output_csv_path=row.output_csv_path,
+            updated_at=max(utc(change) for change in changes if change),
+            completed_at=utc(row.completed_at) if is_completed else None,
+            output_csv_url=row.output_csv_url if is_completed else None,
+            output_csv_path=row.output_csv_path if is_completed else None,
             owner=row.owner or "",
-            webhook=webhook_state(row),
+            webhook=_webhook_state(row, run) if is_completed else None,
+            run=run,
         )
 
     async def is_completed(self, request_id: str, run: int) -> bool:
@@ -197,28 +288,53 @@ class History:
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
         return bool(rows) and rows[0].run is not None and rows[0].run >= run
 
-    async def webhook_is_settled(self, request_id: str) -> bool:
-        """Whether the receiver confirmed, or will not be asked again."""
+    async def webhook_is_settled(self, request_id: str, run: int) -> bool:
+        """Whether the receiver confirmed this run's completion, or will not be asked again."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return bool(rows) and rows[0].webhook is not None
+        return bool(rows) and run in (rows[0].webhooks or {})
 
-    async def whole_images(self, request_id: str, bucket: int) -> dict[int, tuple[Any, ...]]:
-        """Every column of up to 1,000 consecutive images, by index."""
-        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket), patience=PATIENCE)
+    async def whole_images(
+        self,
+        request_id: str,
+        bucket: int,
+        *,
+        start: int = 0,
+        limit: int = IMAGES_PER_BUCKET,
+        patience: float = PATIENCE,
+    ) -> dict[int, tuple[Any, ...]]:
+        """The ``IMAGE_COLUMNS`` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
+        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket, start, limit), patience=patience)
         return {row[0]: tuple(row[1:]) for row in rows}
 
     async def forget_image(self, request_id: str, index: int) -> None:
         await self._write(_DELETE_IMAGE, request_id, index // IMAGES_PER_BUCKET, index)
+
+    async def requests_of(self, owner: str, before: tuple[datetime, str]) -> AsyncIterator[tuple[datetime, str]]:
+        """When each request of an owner was created, and its id, newest first, from ``before`` (not included) on."""
+        async for days in self._session.pages(_SELECT_DAYS, (owner, before[0].date()), page_size=LIST_PAGE_SIZE):
+            for (day,) in days:
+                owned = self._session.pages(_SELECT_OWNED, (owner, day, *before), page_size=LIST_PAGE_SIZE)
+                async for rows in owned:
+                    for row in rows:
+                        yield utc(row.created_at), row.request_id
+
+    async def product_images(self, owner: str, product: str, before: ProductPlace, limit: int) -> list[Any]:
+        """Up to ``limit`` rows of the images that an owner's product had processed, newest first."""
+        return await self._session.execute(_SELECT_PRODUCT_IMAGES, (owner, product, *before, limit))
 
     async def images(self, request_id: str, bucket: int) -> list[Any]:
         """The rows of up to 1,000 consecutive images, in order."""
         return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), patience=PATIENCE)
 
 
-def webhook_state(row: Any) -> Literal["pending", "delivered", "failed"] | None:
-    if row.webhook:
-        return row.webhook  # type: ignore[no-any-return]
-    return "pending" if row.webhook_url and row.completed_at else None
+def _webhook_state(row: Any, run: int) -> Literal["pending", "delivered", "failed"] | None:
+    outcome: Literal["delivered", "failed"] | None = (row.webhooks or {}).get(run)
+    return outcome or ("pending" if row.webhook_url else None)
+
+
+def milliseconds_of(event: ImageProcessed) -> int:
+    """How long fetching, shrinking and storing an image took."""
+    return event.fetch_ms + event.shrink_ms + event.store_ms
 
 
 def write_time(time: datetime) -> int:

@@ -13,9 +13,18 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import Event, ImageFailed, ImageProcessed, OutputCsvRequested, UnreadableEvent, decode, utc_now
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    OutputCsvRequested,
+    RequestRetried,
+    UnreadableEvent,
+    decode,
+    utc_now,
+)
 from streams.log_reader import LogReader, partition_of
-from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History
+from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, milliseconds_of
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
 from streams.topics import Topics
 
@@ -160,6 +169,7 @@ def _wrong_columns(row: tuple[Any, ...], event: ImageProcessed | ImageFailed) ->
         **event.model_dump(),
         "row_number": event.row,
         "settled_at": None,  # a repeat of the same result has another time
+        "milliseconds": milliseconds_of(event) if isinstance(event, ImageProcessed) else None,
     }
     wrong = []
     for column, value in zip(IMAGE_COLUMNS, row, strict=True):
@@ -179,17 +189,25 @@ def _wrong_columns(row: tuple[Any, ...], event: ImageProcessed | ImageFailed) ->
 async def rebuild_outputs(
     settings: Settings, output: OutputCsv, request_id: str | None, on_events: OnEvents, *, verify: bool
 ) -> Report:
-    """Write the output CSV of every completed request again, or compare it; nobody is told."""
+    """Write the output CSV of every completed request again, or compare it; nobody is told.
+
+    While a retry is under way there is none: the images of the earlier one are being replaced.
+    """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     latest: dict[str, OutputCsvRequested] = {}
-    async for events in log.events(topics.output_requests):
+    runs: dict[str, int] = {}
+    async for events in log.events(topics.output_requests, topics.requests):
         for event in events:
             if isinstance(event, OutputCsvRequested):
                 known = latest.get(event.request_id)
                 latest[event.request_id] = event if known is None or event.run >= known.run else known
+            elif isinstance(event, RequestRetried):
+                runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
     report = Report(events=log.read)
     for event in latest.values():
+        if event.run < runs.get(event.request_id, 0):
+            continue
         try:
             if not await output.differs(event):
                 continue

@@ -62,7 +62,7 @@ class Webhooks:
 
     async def deliver(self, event: RequestCompleted) -> None:
         """Tell the request's receiver, if it has one and doesn't know yet."""
-        if event.webhook_url is None or await self._history.webhook_is_settled(event.request_id):
+        if event.webhook_url is None or await self._history.webhook_is_settled(event.request_id, event.run):
             return
         body, message_id = message(event), webhook_id(event)
         reason = "no attempt made"
@@ -72,14 +72,22 @@ class Webhooks:
             await self._log.append(outcome)
             if outcome.reason is None:
                 await self._log.append(
-                    WebhookDelivered(request_id=event.request_id, webhook_id=message_id, attempts=attempt)
+                    WebhookDelivered(
+                        request_id=event.request_id, run=event.run, webhook_id=message_id, attempts=attempt
+                    )
                 )
                 return
             reason = outcome.reason
             if outcome.status == GONE:
                 break
         await self._log.append(
-            WebhookFailed(request_id=event.request_id, webhook_id=message_id, attempts=attempt, reason=reason)
+            WebhookFailed(
+                request_id=event.request_id,
+                run=event.run,
+                webhook_id=message_id,
+                attempts=attempt,
+                reason=reason,
+            )
         )
 
     async def _attempt(self, event: RequestCompleted, message_id: str, attempt: int, body: bytes) -> WebhookAttempted:
@@ -105,6 +113,7 @@ class Webhooks:
         log.info("webhook attempted", request_id=event.request_id, attempt=attempt, status=status, reason=reason)
         return WebhookAttempted(
             request_id=event.request_id,
+            run=event.run,
             webhook_id=message_id,
             attempt=attempt,
             status=status,

@@ -39,6 +39,7 @@ class Shop:
     deliveries: list[Delivery] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     webhook_answers: dict[str, list[int]] = field(default_factory=dict)
+    slow_seconds: float = 60
     secret: str = SECRET
     address: str = ""
 
@@ -100,7 +101,7 @@ class Shop:
         return web.Response(body=content, content_type="application/octet-stream")
 
     async def _slow(self, request: web.Request) -> web.Response:
-        await asyncio.sleep(60)
+        await asyncio.sleep(self.slow_seconds)
         return web.Response()
 
     async def _webhook(self, request: web.Request) -> web.Response:

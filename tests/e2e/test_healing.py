@@ -26,6 +26,7 @@ from tests.e2e.published_clients import call, completed, upload
 from tests.e2e.shop import Shop
 
 PREFIX = "healing"
+HEADER = "S. No.,Product Name,Input Image URLs\n"
 
 
 @pytest.fixture
@@ -178,8 +179,20 @@ def test_events_that_every_app_missed_are_made_up_for_and_what_is_on_the_log_is_
         assert fetched == [f"missed-{index}.jpg" for index in range(2, 6)]
         images_that_nothing_is_known_of_are_given_up(kafka_address, url, shop)
         a_finished_request_leaves_the_table_and_is_still_answered_for(kafka_address, url, shop)
+        a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(kafka_address, url, shop)
     finally:
         assert stop_system(process) == 0
+
+
+def wait_until_it_left(address: str, request_id: str, times: int = 1) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        events = events_of(address, "progress-tasks", request_id)
+        if len({event.id for event in events if isinstance(event, RequestExpired)}) >= times:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+    time.sleep(1)
 
 
 def images_that_nothing_is_known_of_are_given_up(address: str, url: str, shop: Shop) -> None:
@@ -193,16 +206,42 @@ def images_that_nothing_is_known_of_are_given_up(address: str, url: str, shop: S
 
 
 def a_finished_request_leaves_the_table_and_is_still_answered_for(address: str, url: str, shop: Shop) -> None:
-    request_id = upload(url, f"S. No.,Product Name,Input Image URLs\n1,Shoe,{shop.add('leaves.jpg')}\n")
+    request_id = upload(url, f"{HEADER}1,Shoe,{shop.add('leaves.jpg')}\n")
     before = completed(url, request_id)
-    deadline = time.monotonic() + 30
-    while not any(isinstance(event, RequestExpired) for event in events_of(address, "progress-tasks", request_id)):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-    time.sleep(1)
+    wait_until_it_left(address, request_id)
     assert call(url, "GET", f"/api/status/{request_id}").json == before
     assert call(url, "GET", f"/api/download/{request_id}").status == 200
     # A repeat that comes late does not bring it back.
     write(address, *events_of(address, "requests", request_id), *events_of(address, "image-results", request_id))
     time.sleep(1)
     assert call(url, "GET", f"/api/status/{request_id}").json == before
+
+
+def a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(address: str, url: str, shop: Shop) -> None:
+    """The retry brings them back; what had succeeded is not done again."""
+    shop.slow_seconds = 1.0
+    slow = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(60))
+    stopped_id = upload(url, f"{HEADER}{slow}x,Shoe,{shop.add('stopped.jpg')}\n")
+    failed_id = upload(url, f"{HEADER}1,Shoe,{shop.add('was-good.jpg')}\n2,Shoe,{shop.url}/files/is-late.jpg\n")
+    assert call(url, "POST", f"/api/requests/{stopped_id}/cancel").json["status"] == "cancelled"
+    assert completed(url, failed_id)["failed"] == 1
+    wait_until_it_left(address, stopped_id)
+    wait_until_it_left(address, failed_id)
+    stopped = call(url, "GET", f"/api/status/{stopped_id}").json
+    assert (stopped["status"], stopped["total"], stopped["completedAt"]) == ("cancelled", 61, None)
+    results = events_of(address, "image-results", stopped_id)
+    assert 0 < stopped["succeeded"] + stopped["failed"] == len(results) < 61
+    images = call(url, "GET", f"/api/requests/{stopped_id}/images?status=cancelled").json["items"]
+    assert len(images) == 61 - len(results)
+    assert call(url, "POST", f"/api/requests/{stopped_id}/cancel").json == stopped
+
+    shop.slow_seconds = 0
+    shop.add("is-late.jpg")
+    for request_id, expected in ((failed_id, (2, 0)), (stopped_id, (1, 60))):
+        assert call(url, "POST", f"/api/requests/{request_id}/retry").status == 202
+        assert call(url, "GET", f"/api/status/{request_id}").json["completedAt"] is None
+        status = completed(url, request_id, timeout=60)
+        assert (status["succeeded"], status["failed"]) == expected
+    assert shop.fetched.count("was-good.jpg") == 1
+    wait_until_it_left(address, failed_id, times=2)
+    assert call(url, "GET", f"/api/status/{failed_id}").json["succeeded"] == 2

@@ -15,12 +15,23 @@ import pytest
 from infra.cassandra import session as session_module
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
-from streams.events import Event, ImageFailed, ImageProcessed, WebhookAttempted, WebhookDelivered, WebhookFailed
-from streams.projections.history import History, utc
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    RequestCancelled,
+    RequestRetried,
+    RequestStopped,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+)
+from streams.projections.history import NEWEST_REQUEST, History, utc
 from streams.status import completed_status
 from tests.event_loop import run
 from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 
+OF_PRODUCT = "SELECT * FROM images_by_owner_product WHERE owner = '' AND product_name = ?"
 RECEIVER = "https://receiver.example/hook"
 
 
@@ -41,7 +52,7 @@ async def rows_of(session: Session, request_id: str, *, buckets: int = 1, produc
             "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = ?", (request_id, bucket)
         )
     for product in products:
-        rows += await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+        rows += await session.execute(OF_PRODUCT, (product,))
     return [row._asdict() for row in rows]
 
 
@@ -111,7 +122,7 @@ def test_a_late_failure_does_not_overwrite_a_success(
             )
             assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
             assert utc(row.settled_at) == success.time
-            (product,) = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (request_id,))
+            (product,) = await session.execute(OF_PRODUCT, (request_id,))
             assert product.output_url == row.output_url
 
     run(test())
@@ -161,12 +172,12 @@ def test_a_product_shows_each_time_its_images_were_processed_newest_first(
                 at = NOON + timedelta(days=days)
                 images = [requested(name, index, product_name=product, time=at) for index in range(2)]
                 await record_all(session, [processed(images[0]), failed(images[1], "too_large")])
-            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            rows = await session.execute(OF_PRODUCT, (product,))
             assert [(row.request_id, row.image_index) for row in rows] == [
-                (name, index) for name in reversed(ids) for index in range(2)
+                (name, index) for name in reversed(ids) for index in (1, 0)
             ]
-            assert [row.reason for row in rows] == [None, "too_large"] * 3
-            assert [row.output_bytes for row in rows] == [400, None] * 3
+            assert [row.reason for row in rows] == ["too_large", None] * 3
+            assert [row.output_bytes for row in rows] == [None, 400] * 3
 
     run(test())
 
@@ -197,7 +208,7 @@ def test_any_product_name_that_an_upload_may_have_is_stored(
                 "SELECT product_name FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
             )
             assert row.product_name == product
-            rows = await session.execute("SELECT * FROM images_by_product WHERE product_name = ?", (product,))
+            rows = await session.execute(OF_PRODUCT, (product,))
             assert request_id in {row.request_id for row in rows}
 
     run(test())
@@ -247,13 +258,13 @@ def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, 
             assert status is not None
             assert (status.status, status.total, status.owner, status.webhook) == ("processing", 3, "shop", None)
             assert (status.created_at, status.completed_at) == (NOON, None)
-            assert not await history.webhook_is_settled(request_id)
+            assert not await history.webhook_is_settled(request_id, 0)
             await history.record(done)
             assert await history.status(request_id) == completed_status(done, "pending")
-            assert not await history.webhook_is_settled(request_id)
+            assert not await history.webhook_is_settled(request_id, 0)
             await history.record(told)
             assert await history.status(request_id) == completed_status(done, "delivered")
-            assert await history.webhook_is_settled(request_id)
+            assert await history.webhook_is_settled(request_id, 0)
 
     run(test())
 
@@ -267,7 +278,7 @@ def test_a_webhook_that_was_given_up_is_settled_too(cassandra_settings: Settings
             status = await History(session).status(request_id)
             assert status is not None
             assert status.webhook == "failed"
-            assert await History(session).webhook_is_settled(request_id)
+            assert await History(session).webhook_is_settled(request_id, 0)
 
     run(test())
 
@@ -421,5 +432,97 @@ def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> N
             with pytest.raises(Exception, match="nothing_here") as error:
                 await session.execute("SELECT * FROM nothing_here", patience=60)
             assert not isinstance(error.value, CassandraUnavailableError)
+
+    run(test())
+
+
+# --- pages
+
+
+def test_a_query_gives_all_its_rows_however_many_there_are_and_a_part_of_them_at_a_time(
+    cassandra_settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await asyncio.gather(
+                *(
+                    session.execute(
+                        "INSERT INTO images_by_request (request_id, bucket, image_index) VALUES (?, 0, ?)",
+                        (request_id, index),
+                    )
+                    for index in range(700)
+                )
+            )
+            query = "SELECT image_index FROM images_by_request WHERE request_id = ? AND bucket = 0"
+            pages = [page async for page in session.pages(query, (request_id,), page_size=300)]
+            assert [len(page) for page in pages] == [300, 300, 100]
+            assert [row.image_index for page in pages for row in page] == list(range(700))
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(session_module, "PAGE_SIZE", 100)
+                assert len(await session.execute(query, (request_id,))) == 700
+
+    run(test())
+
+
+# --- commands
+
+
+def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whatever_order_its_events_came_in(
+    cassandra_settings: Settings,
+) -> None:
+    at = [NOON + timedelta(minutes=minutes) for minutes in range(10)]
+    story: list[tuple[Event, tuple[str, int, int, str | None]]] = [
+        (created(total=3, webhook_url=RECEIVER, time=at[0]), ("processing", 0, 0, None)),
+        (RequestCancelled(request_id="any", time=at[1]), ("cancelled", 0, 0, None)),
+        (RequestStopped(**completed(succeeded=1, failed=1).model_dump(), time=at[2]), ("cancelled", 1, 1, None)),
+        (RequestRetried(request_id="any", run=1, created_at=at[0], time=at[3]), ("processing", 1, 0, None)),
+        (
+            completed(run=1, time=at[4], succeeded=2, failed=1, webhook_url=RECEIVER),
+            ("completed", 2, 1, "pending"),
+        ),
+        (
+            WebhookDelivered(request_id="any", run=1, webhook_id="msg_1", attempts=1, time=at[5]),
+            ("completed", 2, 1, "delivered"),
+        ),
+        (RequestRetried(request_id="any", run=2, created_at=at[0], time=at[6]), ("processing", 2, 0, None)),
+        (
+            completed(run=2, time=at[7], succeeded=3, failed=0, webhook_url=RECEIVER),
+            ("completed", 3, 0, "pending"),
+        ),
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            history, random = History(session), Random(5)
+            for length in range(1, len(story) + 1):
+                for anew in (None, NOON + timedelta(days=1)):
+                    request_id = str(uuid4())
+                    events = [of_request(event, request_id) for event, _ in story[:length]]
+                    random.shuffle(events)
+                    for event in [*events, *random.choices(events, k=2)]:
+                        await history.record(event, anew=anew)
+                    status = await history.status(request_id)
+                    assert status is not None
+                    told = (status.status, status.succeeded, status.failed, status.webhook)
+                    assert told == story[length - 1][1], f"after {length} events"
+
+    run(test())
+
+
+def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_settings: Settings) -> None:
+    owner = f"owner-{uuid4()}"
+    days = (0, 0, 1, 40, 400)
+    events = [
+        created(str(uuid4()), owner=owner, time=NOON + timedelta(days=day, seconds=n)) for n, day in enumerate(days)
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [*events, *events[:2]])
+            history = History(session)
+            places = [place async for place in history.requests_of(owner, NEWEST_REQUEST)]
+            assert places == [(event.time, event.request_id) for event in reversed(events)]
+            for number, place in enumerate(places):
+                assert [after async for after in history.requests_of(owner, place)] == places[number + 1 :]
 
     run(test())

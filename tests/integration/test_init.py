@@ -22,7 +22,15 @@ from infra.settings import Settings, environment_of
 from streams.topics import Topics
 from tests.event_loop import eventually, run
 
-TABLES = {"requests", "images_by_request", "images_by_product", "idempotency_keys", "schema_migrations"}
+TABLES = {
+    "requests",
+    "requests_by_owner",
+    "days_by_owner",
+    "images_by_request",
+    "images_by_owner_product",
+    "idempotency_keys",
+    "schema_migrations",
+}
 
 
 @pytest.fixture
@@ -90,7 +98,7 @@ def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
         await migrate(fresh)
         async with connected(fresh) as session:
             # As after a kill between the first statement and the second.
-            await session.execute_script("DROP TABLE images_by_product")
+            await session.execute_script("DROP TABLE images_by_request")
             await session.execute_script("DROP TABLE idempotency_keys")
             await session.execute("DELETE FROM schema_migrations WHERE number = ?", (1,))
             await session.execute("INSERT INTO requests (request_id, total) VALUES (?, ?)", ("kept", 7))

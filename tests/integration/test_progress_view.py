@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,13 +17,13 @@ from infra.embedded.kafka import EmbeddedKafka
 from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
 from streams.event_log import EventLog
-from streams.events import Event
+from streams.events import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
 from streams.progress.fold import chunk_key, fold, row_key
 from streams.progress.view import ProgressView, StaleViewError
 from streams.status import Status
 from streams.topics import Topics
 from tests.event_loop import eventually, run
-from tests.examples import completed, created, failed, processed, requested
+from tests.examples import NOON, completed, created, failed, processed, requested
 
 SOON = 10.0
 
@@ -147,16 +148,80 @@ def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Settings, 
     run(test())
 
 
-def test_a_change_wakes_who_waits_for_one(kafka_settings: Settings, request_id: str) -> None:
+def test_a_change_wakes_who_watches_that_request_and_nobody_else(kafka_settings: Settings, request_id: str) -> None:
     async def test() -> None:
         async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
-            await changelog.fold(created(request_id))
+            with view.watching(request_id) as changed, view.watching("another") as other:
+                await changelog.fold(created(request_id))
+                await asyncio.wait_for(changed.wait(), SOON)
+                changed.clear()
+                await changelog.fold(processed(requested(request_id)))
+                await asyncio.wait_for(changed.wait(), SOON)
+                assert not other.is_set()
+            assert view._watchers == {}
 
-            async def changed() -> bool:
-                await view.wait_for_change(timeout=1)
-                return view.get(request_id) is not None
+    run(test())
 
-            await eventually(changed)
+
+def test_a_command_is_known_before_the_progress_workers_have_read_it_and_after(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        cancelled = RequestCancelled(request_id=request_id, time=NOON + timedelta(hours=2))
+        retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
+        image = requested(request_id)
+        async with (
+            viewing(kafka_settings) as view,
+            logging(kafka_settings) as log,
+            Changelog(kafka_settings) as changelog,
+        ):
+
+            async def seen() -> tuple[str, int, int]:
+                await view.catch_up(SOON)
+                status = view.get(request_id)
+                assert status is not None
+                return status.status, status.failed, status.run
+
+            await changelog.fold(created(request_id, total=2), failed(image))
+            await view.reached(await log.append(cancelled), SOON)
+            assert await seen() == ("cancelled", 1, 0)
+            # A row that was written before the workers read of the cancel says nothing about it.
+            await changelog.fold(RequestRecorded(request_id=request_id, run=0))
+            assert await seen() == ("cancelled", 1, 0)
+            await changelog.fold(cancelled)
+            assert await seen() == ("cancelled", 1, 0)
+            await view.reached(await log.append(retried), SOON)
+            assert await seen() == ("processing", 0, 1)
+            await changelog.fold(retried)
+            assert await seen() == ("processing", 0, 1)
+            assert view._requests[request_id].ahead == {}
+
+    run(test())
+
+
+def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_back(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
+        async with (
+            viewing(kafka_settings) as view,
+            logging(kafka_settings) as log,
+            Changelog(kafka_settings) as changelog,
+        ):
+            await changelog.fold(created(request_id), completed(request_id))
+            await changelog.fold(RequestExpired(request_id=request_id, stage="done"))
+            await view.reached(await log.append(retried), SOON)
+            assert view.get(request_id) is None
+            assert view.retry_of(request_id) == retried
+            await changelog.put(row_key(request_id), None)
+            for event in (created(request_id), retried):
+                await changelog.fold(event)
+            await view.catch_up(SOON)
+            assert view.retry_of(request_id) is None
+            status = view.get(request_id)
+            assert status is not None
+            assert status.run == 1
 
     run(test())
 

@@ -21,8 +21,11 @@ from streams.events import (
     ImagesRequestedAgain,
     ProgressRebuildRequested,
     ProgressRebuilt,
+    RequestCancelled,
     RequestExpired,
     RequestRecorded,
+    RequestRetried,
+    RequestStopped,
     UnreadableEvent,
     WebhookAttempted,
     WebhookDelivered,
@@ -66,6 +69,21 @@ STORED: dict[str, Event] = {
         request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
     ),
     "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestCancelled.v1": RequestCancelled(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestRetried.v1": RequestRetried(request_id=REQUEST_ID, time=NOON + timedelta(days=2), run=2, created_at=NOON),
+    "RequestStopped.v1": RequestStopped(
+        request_id=REQUEST_ID,
+        time=NOON,
+        run=1,
+        total=3,
+        succeeded=1,
+        failed=1,
+        input_bytes=1000,
+        output_bytes=400,
+        created_at=NOON - timedelta(hours=1),
+        webhook_url=RECEIVER,
+        owner="shop",
+    ),
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
@@ -214,16 +232,19 @@ def test_different_facts_have_different_ids() -> None:
             facts += [image, processed(image), failed(image)]
         for run in (0, 1):
             facts += [completed(request_id, run=run), output_requested([failed(requested(request_id))], run=run)]
+            facts += [RequestCancelled(request_id=request_id, run=run)]
+            facts += [RequestRetried(request_id=request_id, run=run + 1, created_at=NOON)]
+            facts += [RequestStopped(**completed(request_id, run=run).model_dump())]
+            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in ("done", "forgotten")]
         for webhook_id in ("msg_1", "msg_2"):
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
             facts += [WebhookDelivered(**told, attempts=1), WebhookFailed(**told, attempts=1, reason="http_500")]
-        facts += [ImagesRequestedAgain(request_id=request_id, heal=n, missing=1, image_offsets={}) for n in (1, 2)]
-        facts += [RequestRecorded(request_id=request_id, run=run) for run in (0, 1)]
         facts += [
-            RequestExpired(request_id=request_id, stage="done"),
-            RequestExpired(request_id=request_id, stage="forgotten"),
+            ImagesRequestedAgain(request_id=request_id, run=run, heal=n, missing=1, image_offsets={})
+            for run, n in ((0, 1), (0, 2), (1, 0), (1, 1), (2, 1))
         ]
+        facts += [RequestRecorded(request_id=request_id, run=run) for run in (0, 1)]
     for rebuild_id, partition in product(("r1", "r2"), (0, 1)):
         rebuild: dict[str, Any] = {"request_id": "rebuild", "rebuild_id": rebuild_id, "partition": partition}
         facts += [ProgressRebuildRequested(**rebuild), ProgressRebuilt(**rebuild, events=1, changed=0, seconds=1)]

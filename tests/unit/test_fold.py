@@ -16,9 +16,11 @@ from streams.events import (
     ImageProcessed,
     ImagesRequestedAgain,
     OutputCsvRequested,
+    RequestCancelled,
     RequestCreated,
     RequestExpired,
     RequestRecorded,
+    RequestRetried,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
@@ -34,6 +36,7 @@ from streams.progress.fold import (
     decode_row,
     fold,
     is_done,
+    must_return,
     output_due,
     row_key,
     split_key,
@@ -54,6 +57,14 @@ def result(index: int, *, succeeds: bool, attempt: int = 0, input_bytes: int = 0
     if succeeds:
         return PROCESSED.model_copy(update={**common, "input_bytes": input_bytes, "output_bytes": output_bytes})
     return FAILED.model_copy(update=common)
+
+
+def cancelled(run: int = 0, minutes: int = 10) -> RequestCancelled:
+    return RequestCancelled(request_id=REQUEST_ID, run=run, time=NOON + timedelta(hours=run, minutes=minutes))
+
+
+def retried(run: int) -> RequestRetried:
+    return RequestRetried(request_id=REQUEST_ID, run=run, created_at=NOON, time=NOON + timedelta(hours=run))
 
 
 def write(changes: Changes, table: Table) -> None:
@@ -92,8 +103,12 @@ class Story:
         return created(total=self.total, rows=self.total, owner="shop", webhook_url=RECEIVER)
 
     @property
+    def retry(self) -> list[RequestRetried]:
+        return [retried(1)] if self.second else []
+
+    @property
     def events(self) -> list[Event]:
-        return [self.created, *self.first, *self.second]
+        return [self.created, *self.first, *self.retry, *self.second]
 
     def expected(self) -> tuple[int, int, int, int]:
         """Succeeded, failed, input and output bytes: counted image by image, without chunks and bits."""
@@ -120,9 +135,16 @@ def told(random: Random, total: int, *, failing: float, retried: bool) -> Story:
 
 
 def delivered(random: Random, events: Sequence[Event], repeats: float) -> list[Event]:
-    """The events in some order, some of them more than once."""
+    """The events in some order, some of them more than once.
+
+    But nothing of the requests topic before the RequestCreated, which is the first of its request there.
+    """
     deck = [*events, *random.choices(events, k=int(len(events) * repeats))]
     random.shuffle(deck)
+    on_requests = [place for place, event in enumerate(deck) if event.topic == "requests"]
+    creations = [place for place in on_requests if isinstance(deck[place], RequestCreated)]
+    if creations:
+        deck[on_requests[0]], deck[creations[0]] = deck[creations[0]], deck[on_requests[0]]
     return deck
 
 
@@ -338,12 +360,97 @@ def test_what_is_read_and_written_for_an_image_does_not_grow_with_the_request(to
     assert len(table) == 1 + total // 1000
 
 
+# --- cancel and retry
+
+
+@settings(deadline=None, max_examples=60)
+@given(RANDOMS, st.integers(2, 20), FAILING, st.sampled_from([0.0, 0.5]))
+def test_whatever_order_commands_results_and_completions_come_in_the_state_is_the_same(
+    random: Random, total: int, failing: float, repeats: float
+) -> None:
+    story = told(random, total, failing=failing, retried=True)
+    told_of_the_run = [
+        completed(webhook_url=RECEIVER),
+        told_webhook(WebhookFailed, 300),
+        told_webhook(WebhookDelivered, 301).model_copy(update={"run": 1}),
+        *(helped(run, heal) for run, heal in ((0, 1), (0, 2), (1, 0), (1, 1))),
+        *(RequestRecorded(request_id=REQUEST_ID, run=run) for run in (0, 1)),
+        cancelled(0),
+        cancelled(1),
+        retried(1),
+        retried(2),
+    ]
+    events = [*story.events, *random.sample(told_of_the_run, k=random.randint(0, len(told_of_the_run)))]
+    in_order: Table = {}
+    apply(events, in_order)
+    table: Table = {}
+    # Only what follows from the creation is told of it.
+    apply([story.created, *delivered(random, events, repeats)], table)
+    assert table == in_order, "the same bytes, whatever the order"
+    assert [fold(event, table.get) for event in events] == [{}] * len(events), "a repeat writes nothing"
+
+
+@settings(deadline=None, max_examples=40)
+@given(RANDOMS, st.integers(1, 20), FAILING, st.sampled_from([0.0, 0.5]))
+def test_results_after_the_cancel_do_not_complete_the_request(
+    random: Random, total: int, failing: float, repeats: float
+) -> None:
+    story = told(random, total, failing=failing, retried=False)
+    table: Table = {}
+    late = random.randint(0, total - 1)  # at least one comes after the cancel
+    apply([story.created, *story.first[:late], cancelled()], table)
+    assert apply(delivered(random, [*story.events, cancelled()], repeats), table) == []
+    row = decode_row(table[row_key(REQUEST_ID)])
+    assert row.is_cancelled
+    assert not row.is_completed
+    assert (sums(table).succeeded, sums(table).failed) == story.expected()[:2], "what was done counts"
+
+
+@pytest.mark.parametrize("order", list(permutations(range(2))))
+def test_a_run_that_completed_all_the_same_is_complete(order: Sequence[int]) -> None:
+    ends = [completed(), cancelled()]
+    table: Table = {}
+    apply([created(), *(ends[n] for n in order)], table)
+    row = decode_row(table[row_key(REQUEST_ID)])
+    assert (row.is_completed, row.is_cancelled) == (True, False)
+
+
+def test_a_cancelled_request_that_is_retried_waits_for_all_that_has_not_succeeded() -> None:
+    table: Table = {}
+    apply([created(total=3), result(0, succeeds=True), result(1, succeeds=False), cancelled()], table)
+    assert apply([retried(1)], table) == []
+    assert not decode_row(table[row_key(REQUEST_ID)]).is_cancelled
+    assert sums(table, run=1).settled == 1
+    assert apply([cancelled(), result(2, succeeds=False)], table) == [], "both are about the run before"
+    assert apply([result(1, succeeds=True, attempt=1)], table) == []
+    (due,) = apply([result(2, succeeds=False, attempt=1)], table)
+    assert (due.run, due.succeeded, due.failed) == (1, 2, 1)
+
+
+def test_a_retry_with_nothing_left_to_do_asks_for_its_output_at_once() -> None:
+    table: Table = {}
+    apply([created(total=1), cancelled(), result(0, succeeds=True)], table)
+    (due,) = apply([retried(1)], table)
+    assert (due.run, due.succeeded, due.time) == (1, 1, retried(1).time)
+
+
 # --- completion and webhook
 
 
 def told_webhook(kind: type[WebhookDelivered] | type[WebhookFailed], minutes: int) -> Event:
     fields = {"request_id": REQUEST_ID, "webhook_id": "msg_1", "attempts": 1, "reason": "http_500"}
     return kind.model_validate({**fields, "time": NOON + timedelta(minutes=minutes)})
+
+
+def helped(run: int, heal: int) -> ImagesRequestedAgain:
+    return ImagesRequestedAgain(
+        request_id=REQUEST_ID,
+        run=run,
+        heal=heal,
+        missing=1,
+        image_offsets={0: (run, heal)},
+        time=NOON + timedelta(hours=run, minutes=heal),
+    )
 
 
 DELIVERED, UNDELIVERED = told_webhook(WebhookDelivered, 3), told_webhook(WebhookFailed, 2)
@@ -413,23 +520,41 @@ def test_a_second_creation_changes_nothing() -> None:
 # --- a request that leaves the table, and one that is helped
 
 
-def expired(stage: str) -> RequestExpired:
-    return RequestExpired.model_validate({"request_id": REQUEST_ID, "time": NOON + timedelta(days=8), "stage": stage})
+def expired(stage: str, run: int = 0) -> RequestExpired:
+    return RequestExpired.model_validate(
+        {"request_id": REQUEST_ID, "time": NOON + timedelta(days=8), "stage": stage, "run": run}
+    )
 
 
 @settings(deadline=None, max_examples=40)
 @given(RANDOMS, st.sampled_from([1, 999, 1000, 2001]))
 def test_a_request_that_left_the_table_is_not_brought_back_by_whatever_comes_late(random: Random, total: int) -> None:
     story = told(random, total, failing=0.5, retried=True)
+    run = len(story.retry)
+    done = [*story.events, COMPLETED, cancelled()]
     table: Table = {}
-    apply([*story.events, COMPLETED, expired("done")], table)
+    apply([*done, expired("done", run)], table)
     assert list(table) == [row_key(REQUEST_ID)], "only a mark stays"
     assert is_done(table[row_key(REQUEST_ID)])
-    late = [*story.events, COMPLETED, DELIVERED, expired("done")]
+    late = [*done, DELIVERED, expired("done", run)]
     assert [fold(event, table.get) for event in late] == [{}] * len(late)
     assert [output_due(event, table.get) for event in late] == [None] * len(late)
-    apply([expired("forgotten")], table)
+    assert not any(must_return(event, table.get) for event in late)
+    apply([expired("forgotten", run)], table)
     assert table == {}
+
+
+def test_a_retry_brings_a_request_back_that_left_the_table_before_it_and_keeps_one_that_is_there() -> None:
+    table: Table = {}
+    apply([created(), result(0, succeeds=False), COMPLETED, expired("done")], table)
+    assert must_return(retried(1), table.get)
+    apply([expired("forgotten")], table)
+    assert must_return(retried(1), table.get)
+    # As it is built anew: one topic after the other.
+    apply([created(), COMPLETED, retried(1), result(0, succeeds=False), expired("done"), expired("forgotten")], table)
+    assert not must_return(retried(1), table.get)
+    assert decode_row(table[row_key(REQUEST_ID)]).run == 1
+    assert sums(table, run=1) == Sums(updated_ms=sums(table).updated_ms)
 
 
 def test_a_kill_while_a_request_leaves_the_table_is_repaired_by_the_redelivery() -> None:

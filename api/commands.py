@@ -1,0 +1,97 @@
+"""Stopping a request, and running its failed images again. Each is one event: it is there, or it is not."""
+
+from datetime import timedelta
+from http import HTTPStatus
+
+import structlog
+from aiohttp import web
+from aiokafka.errors import KafkaError
+
+from api.context import CONTEXT, Context
+from api.models import Retried
+from api.paging import json_answer
+from api.problems import Problem, unavailable
+from api.status import status_of
+from streams.events import RequestCancelled, RequestRetried, utc_now
+from streams.progress.view import StaleViewError
+from streams.status import Status
+
+log = structlog.get_logger(__name__)
+
+FRESH_SECONDS = 5.0
+MOST_RUNS = 1000
+A_MOMENT = timedelta(milliseconds=1)
+
+
+async def cancel(request: web.Request) -> web.Response:
+    """``POST /api/requests/{id}/cancel``: no more images of it are fetched. Again, it changes nothing."""
+    context = request.app[CONTEXT]
+    status = await _fresh_status(request)
+    if status.status == "processing":
+        if status.succeeded + status.failed >= status.total:
+            raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "every image has its result already")
+        await _append(context, RequestCancelled(request_id=status.request_id, run=status.run))
+        log.info("request cancelled", request_id=status.request_id, run=status.run)
+        status = await status_of(request)
+    if status.status == "completed":
+        raise Problem(HTTPStatus.CONFLICT, "already-completed", "the request is completed")
+    return json_answer(status, headers={"Cache-Control": "no-store"})
+
+
+async def retry(request: web.Request) -> web.Response:
+    """``POST /api/requests/{id}/retry``: what has failed, or was never done, is processed again."""
+    context = request.app[CONTEXT]
+    status = await _fresh_status(request)
+    if status.status == "processing":
+        raise Problem(HTTPStatus.CONFLICT, "still-processing", "the request is being processed")
+    if status.status == "completed" and status.failed == 0:
+        raise Problem(HTTPStatus.CONFLICT, "nothing-failed", "no image of the request has failed")
+    if status.run >= MOST_RUNS:
+        raise Problem(HTTPStatus.CONFLICT, "too-many-retries", f"it was retried {status.run} times already")
+    retried = RequestRetried(
+        request_id=status.request_id,
+        run=status.run + 1,
+        created_at=status.created_at,
+        # Later than all that was told of it, whoever's clock is slow: the history goes by it.
+        time=max(utc_now(), status.updated_at + A_MOMENT),
+    )
+    await _append(context, retried)
+    log.info("request retried", request_id=status.request_id, run=retried.run)
+    return json_answer(
+        Retried(
+            message="The images that have not succeeded are being processed again.",
+            request_id=status.request_id,
+            other_spelling=status.request_id,
+        ),
+        status=HTTPStatus.ACCEPTED,
+        headers={"Location": f"/api/status/{status.request_id}"},
+    )
+
+
+async def _fresh_status(request: web.Request) -> Status:
+    """The status after all that Kafka has by now: what another process has accepted is known here."""
+    try:
+        await request.app[CONTEXT].view.catch_up(FRESH_SECONDS)
+    except StaleViewError:
+        raise unavailable("the status is not known just now") from None
+    return await status_of(request)
+
+
+async def _append(context: Context, event: RequestCancelled | RequestRetried) -> None:
+    """Write the event and wait until this process knows it, so that whoever asks next is answered accordingly."""
+    try:
+        written = await context.event_log.append(event)
+    except KafkaError as error:
+        log.warning("command not written", request_id=event.request_id, error=str(error))
+        raise unavailable("Kafka doesn't take the command") from None
+    try:
+        await context.view.reached(written, FRESH_SECONDS)
+    except StaleViewError:
+        raise unavailable("the command was accepted, but its effect is not known just now") from None
+
+
+def routes() -> list[web.RouteDef]:
+    return [
+        web.post("/api/requests/{request_id}/cancel", cancel),
+        web.post("/api/requests/{request_id}/retry", retry),
+    ]

@@ -1,0 +1,60 @@
+"""Each time that a product's images were processed."""
+
+from typing import Annotated, Any
+
+from aiohttp import web
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from api.context import CONTEXT
+from api.keys import OWNER
+from api.models import ProductHistoryPage, ProductImage
+from api.paging import cursor_of, cursor_to, json_answer, limit_of
+from api.problems import unavailable
+from infra.cassandra.session import CassandraUnavailableError
+from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
+
+DEFAULT_LIMIT = 100
+MOST = 1000
+
+_Index = Annotated[int, Field(ge=0, lt=2**31)]
+_PLACE: TypeAdapter[tuple[AwareDatetime, str, int]] = TypeAdapter(tuple[AwareDatetime, str, _Index])
+
+
+async def product_history(request: web.Request) -> web.Response:
+    """``GET /api/products/{name}/history``: a page of images, newest first; empty for a product never heard of."""
+    limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
+    place = cursor_of(request, _PLACE)
+    before = ProductPlace(*place) if place else NEWEST_IMAGE
+    try:
+        rows = await request.app[CONTEXT].history.product_images(
+            request[OWNER], request.match_info["name"], before, limit + 1
+        )
+    except CassandraUnavailableError:
+        raise unavailable("the history is not known just now") from None
+    items = [_image_of(row) for row in rows[:limit]]
+    last = items[-1] if len(rows) > limit else None
+    return json_answer(
+        ProductHistoryPage(
+            items=items,
+            next_cursor=cursor_to((last.requested_at, last.request_id, last.index)) if last else None,
+        )
+    )
+
+
+def _image_of(row: Any) -> ProductImage:
+    return ProductImage(
+        request_id=row.request_id,
+        index=row.image_index,
+        requested_at=utc(row.requested_at),
+        status="succeeded" if row.output_url else "failed",
+        input_url=row.input_url,
+        output_url=row.output_url,
+        reason=None if row.output_url else row.reason,
+        input_bytes=row.input_bytes,
+        output_bytes=row.output_bytes,
+        format=row.format,
+    )
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/api/products/{name}/history", product_history)]

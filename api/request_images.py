@@ -1,0 +1,106 @@
+"""What came of each image of a request: the output CSV as JSON, and more."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, get_args
+
+from aiohttp import web
+from pydantic import Field, TypeAdapter
+
+from api.context import CONTEXT, Context
+from api.models import Image, ImagePage, ImageStatus
+from api.paging import choice_of, cursor_of, cursor_to, json_answer, limit_of
+from api.problems import unavailable
+from api.status import status_of
+from infra.cassandra.session import CassandraUnavailableError
+from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET
+from streams.status import Status
+
+DEFAULT_LIMIT = 100
+MOST = 1000
+
+# Partitions of 1,000 images read for one answer, when only images of one status are wanted; the cursor goes on.
+MOST_BUCKETS = 10
+
+_INDEX: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)])
+
+
+async def list_images(request: web.Request) -> web.Response:
+    """``GET /api/requests/{id}/images``: a page of images in their order; ``?status=`` for those of one status only."""
+    limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
+    wanted = choice_of(request, "status", get_args(ImageStatus))
+    start = cursor_of(request, _INDEX) or 0
+    status = await status_of(request)
+    try:
+        return json_answer(await _page(request.app[CONTEXT], status, start, limit, wanted))
+    except CassandraUnavailableError:
+        raise unavailable("the images are not known just now") from None
+
+
+async def _page(context: Context, status: Status, start: int, limit: int, wanted: str | None) -> ImagePage:
+    may_have = _buckets_that_may_have(wanted, context, status)
+    items: list[Image] = []
+    index, buckets_read = start, 0
+    while index < status.total and len(items) < limit and buckets_read < MOST_BUCKETS:
+        bucket = index // IMAGES_PER_BUCKET
+        end = min((bucket + 1) * IMAGES_PER_BUCKET, status.total)
+        if not may_have(bucket):
+            index = end
+            continue
+        buckets_read += 1
+        rows = await context.history.whole_images(
+            status.request_id,
+            bucket,
+            start=index,
+            limit=limit - len(items) if wanted is None else IMAGES_PER_BUCKET,
+            patience=0,
+        )
+        while index < end and len(items) < limit:
+            image = image_of(index, rows.get(index), status)
+            if wanted in (None, image.status):
+                items.append(image)
+            index += 1
+    return ImagePage(items=items, next_cursor=cursor_to(index) if index < status.total else None)
+
+
+def _buckets_that_may_have(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
+    """Spares reading a million images for the few that failed, while the progress table knows where they are."""
+    # In a retry that was cancelled, what failed before it is shown as failed, which the table doesn't count.
+    if wanted != "failed" or status.status == "cancelled":
+        return lambda _: True
+    return lambda bucket: context.view.chunk_failed(status.request_id, bucket) != 0
+
+
+def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
+    """An image as the history has it, or as one that waits for its result."""
+    waiting = Image(index=index, status="cancelled" if status.status == "cancelled" else "pending")
+    if row is None:
+        return waiting
+    known = dict(zip(IMAGE_COLUMNS, row, strict=True))
+    succeeded = known["output_path"] is not None
+    if not succeeded and known["attempt"] < status.run and status.status == "processing":
+        return waiting  # for its next attempt
+    return Image(
+        index=index,
+        status="succeeded" if succeeded else "failed",
+        row=known["row_number"],
+        serial=known["serial"],
+        product_name=known["product_name"],
+        input_url=known["input_url"],
+        output_url=known["output_url"],
+        # That of an earlier attempt may still stand beside a success.
+        reason=None if succeeded else known["reason"],
+        detail=None if succeeded else known["detail"],
+        input_bytes=known["input_bytes"],
+        output_bytes=known["output_bytes"],
+        format=known["format"],
+        width=known["width"],
+        height=known["height"],
+        sha256=known["sha256"],
+        kept_original=known["kept_original"],
+        attempt=known["attempt"],
+        milliseconds=known["milliseconds"],
+    )
+
+
+def routes() -> list[web.RouteDef]:
+    return [web.get("/api/requests/{request_id}/images", list_images)]

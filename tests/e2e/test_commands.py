@@ -1,0 +1,172 @@
+"""Cancel and retry through the whole system: what is stopped stays stopped, what is run again completes again."""
+
+import csv
+import io
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from streams.events import RequestCancelled
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import Answer, call, completed, delivered, upload
+from tests.e2e.shop import Shop, photo
+
+HEADER = "S. No.,Product Name,Input Image URLs\n"
+
+
+def command(system: System, request_id: str, word: str) -> Answer:
+    return call(system.url, "POST", f"/api/requests/{request_id}/{word}")
+
+
+def status_of(system: System, request_id: str) -> dict[str, Any]:
+    status: dict[str, Any] = call(system.url, "GET", f"/api/status/{request_id}").json
+    return status
+
+
+def rows_of(system: System, request_id: str) -> list[list[str]]:
+    body = call(system.url, "GET", f"/api/download/{request_id}").body
+    return list(csv.reader(io.StringIO(body.decode("utf-8-sig"))))
+
+
+def settled(system: System, request_id: str) -> dict[str, Any]:
+    """The status when whatever was under way is over: nothing changes for longer than a download takes here."""
+    status, since = status_of(system, request_id), time.monotonic()
+    while time.monotonic() < since + 3:
+        time.sleep(0.2)
+        if (now := status_of(system, request_id)) != status:
+            status, since = now, time.monotonic()
+    return status
+
+
+@pytest.fixture(autouse=True)
+def _slow_as_before(shop: Shop) -> Iterator[None]:
+    before = shop.slow_seconds
+    yield
+    shop.slow_seconds = before
+
+
+def verified(system: System, request_id: str) -> None:
+    for what in ("progress", "history", "output"):
+        answer = system.run("replay", what, "--verify", "--request", request_id)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def rebuilt(system: System, request_id: str) -> None:
+    for what in ("progress", "history", "output"):
+        answer = system.run("replay", what, "--request", request_id)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+def test_a_retry_runs_what_failed_and_completes_with_a_new_output_and_a_new_webhook(system: System, shop: Shop) -> None:
+    good = shop.add("retry-good.jpg")
+    late, never = f"{shop.url}/files/retry-late.jpg", f"{shop.url}/files/retry-never.jpg"
+    request_id = upload(
+        system.url, f'{HEADER}1,Shoe,"{good},{late}"\n2,Hat,{never}\n', webhookUrl=f"{shop.url}/webhook/retried"
+    )
+    first = completed(system.url, request_id)
+    assert (first["succeeded"], first["failed"]) == (1, 2)
+    delivered(system.url, request_id)
+    shop.files["retry-late.jpg"] = photo(seed=77)
+
+    answer = command(system, request_id, "retry")
+    assert (answer.status, answer.json["requestId"]) == (202, request_id)
+    assert answer.headers["location"] == f"/api/status/{request_id}"
+    # At once: who polls must not take the completion before for this one.
+    assert status_of(system, request_id)["status"] in ("processing", "completed")
+    deadline = time.monotonic() + 30
+    while (second := status_of(system, request_id))["completedAt"] in (None, first["completedAt"]):
+        assert second["status"] == "processing", "the completion of the run before is not shown again"
+        assert time.monotonic() < deadline, second
+        time.sleep(0.05)
+    assert (second["status"], second["succeeded"], second["failed"]) == ("completed", 2, 1)
+    assert second["outputCsvUrl"] == first["outputCsvUrl"]
+    header, shoe, hat = rows_of(system, request_id)
+    assert header[-1] == "Errors"
+    assert all(url.startswith("http") for url in shoe[3].split(","))
+    assert (shoe[4], hat[3:]) == ("", ["", "image 1: fetch_http_404"])
+    assert shop.fetched.count("retry-good.jpg") == 1, "what had succeeded is not fetched again"
+    deliveries = shop.wait_for_deliveries(request_id, 2)
+    assert len({delivery.headers["webhook-id"] for delivery in deliveries}) == 2
+    delivered(system.url, request_id)
+    assert len(shop.received(request_id)) == 2
+
+    status = status_of(system, request_id)
+    output = call(system.url, "GET", f"/api/download/{request_id}").body
+    verified(system, request_id)
+    rebuilt(system, request_id)
+    assert status_of(system, request_id) == status
+    assert call(system.url, "GET", f"/api/download/{request_id}").body == output
+
+
+def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop: Shop) -> None:
+    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('conflict.jpg')}\n")
+    completed(system.url, request_id)
+    for word, code in (("cancel", "already-completed"), ("retry", "nothing-failed")):
+        answer = command(system, request_id, word)
+        assert (answer.status, answer.headers["content-type"]) == (409, "application/problem+json")
+        assert answer.json["type"].endswith(code)
+        assert command(system, "nobody", word).status == 404
+        assert call(system.url, "GET", f"/api/requests/{request_id}/{word}").status == 405
+
+
+def test_a_cancelled_request_stays_cancelled_is_not_fetched_any_more_and_may_be_retried(
+    system: System, shop: Shop
+) -> None:
+    """The first images take their time, so that those behind them are still to be fetched when the cancel comes."""
+    quick = shop.add("cancelled.jpg")
+    slow = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(150))
+    rows = "".join(f"{number},Shoe,{quick}\n" for number in range(300))
+    shop.slow_seconds = 1
+    request_id = upload(system.url, HEADER + slow + rows, webhookUrl=f"{shop.url}/webhook/cancelled")
+    assert command(system, request_id, "retry").status == 409
+    answer = command(system, request_id, "cancel")
+    assert (answer.status, answer.json["status"]) == (200, "cancelled")
+    assert status_of(system, request_id)["status"] == "cancelled"
+    assert call(system.url, "GET", f"/api/download/{request_id}").status == 409
+    status = settled(system, request_id)
+    fetched = shop.fetched.count("cancelled.jpg")
+    assert (status["status"], status["completedAt"], status["webhook"]) == ("cancelled", None, None)
+    assert status["succeeded"] + status["failed"] < status["total"]
+    again = command(system, request_id, "cancel")
+    assert (again.status, again.json) == (200, status)
+    verified(system, request_id)
+    rebuilt(system, request_id)
+    assert status_of(system, request_id) == status
+    assert shop.fetched.count("cancelled.jpg") == fetched < 300
+
+    shop.slow_seconds = 0
+    assert command(system, request_id, "retry").status == 202
+    status = completed(system.url, request_id)
+    assert (status["total"], status["succeeded"], status["failed"]) == (450, 300, 150)
+    shop.wait_for_deliveries(request_id, 1)
+
+
+def test_the_command_line_lists_cancels_and_retries(system: System, shop: Shop) -> None:
+    rows = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(100))
+    shop.slow_seconds = 1
+    request_id = upload(system.url, HEADER + rows)
+    cancelled = system.run("cancel", request_id)
+    assert (cancelled.returncode, cancelled.stderr[:10]) == (0, "cancelled:"), cancelled.stderr
+    listed = system.run("list", "--limit", "5").stdout.splitlines()
+    assert listed[0].startswith(request_id)
+    assert " cancelled " in listed[0]
+    shop.slow_seconds = 0
+    retried = system.run("retry", request_id)
+    assert retried.returncode == 0, retried.stderr
+    assert "0 of 100 images compressed, 100 failed" in retried.stderr
+    refused = system.run("replay", "progress", "--request", "../etc")
+    assert refused.returncode != 0
+    assert "letters, digits" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_the_events_of_both_commands_are_those_that_were_promised(system: System, kafka_address: str) -> None:
+    from tests.e2e.test_consumers import read_topic
+
+    types = {
+        record.value().split(b'"type":"')[1].split(b'"')[0].decode()
+        for record in read_topic(kafka_address, "shrinkstream.requests")
+    }
+    assert {RequestCancelled.event_type(), "shrinkstream.RequestRetried.v1"} <= types

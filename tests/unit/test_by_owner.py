@@ -1,0 +1,26 @@
+"""The requests of each owner, newest first."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.progress.by_owner import Place, RequestsByOwner
+from tests.examples import NOON
+
+PLACES = st.tuples(st.integers(0, 5).map(lambda seconds: NOON + timedelta(seconds=seconds)), st.sampled_from("abc"))
+CHANGES = st.lists(st.tuples(st.sampled_from(["anna", ""]), st.booleans(), PLACES))
+
+
+@given(CHANGES, st.none() | PLACES)
+def test_whatever_comes_and_goes_the_rest_is_in_order_and_each_is_there_once(
+    changes: list[tuple[str, bool, Place]], before: Place | None
+) -> None:
+    requests, expected = RequestsByOwner(), dict[str, set[Place]]()
+    for owner, comes, place in changes:
+        (requests.add if comes else requests.discard)(owner, *place)
+        of_owner = expected.setdefault(owner, set())
+        (of_owner.add if comes else of_owner.discard)(place)
+    for owner in ("anna", ""):
+        wanted = [place for place in expected.get(owner, ()) if before is None or place < before]
+        assert list(requests.newest_first(owner, before)) == sorted(wanted, reverse=True)

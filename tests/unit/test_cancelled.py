@@ -1,0 +1,28 @@
+"""Which images nobody fetches any more."""
+
+from streams.compress.cancelled import CancelledRequests
+from streams.events import RequestCancelled
+from tests.examples import created, requested
+
+
+def cancelled(request_id: str, run: int = 0) -> bytes:
+    return RequestCancelled(request_id=request_id, run=run).encode()
+
+
+def test_the_images_of_a_cancelled_run_are_covered_and_those_of_a_retry_after_it_are_not() -> None:
+    known = CancelledRequests()
+    known.take([cancelled("one", run=1), created("two").encode(), cancelled("one", run=0)])
+    assert [known.cover(requested("one", attempt=attempt)) for attempt in (0, 1, 2)] == [True, True, False]
+    assert not known.cover(requested("two"))
+
+
+def test_what_cannot_be_read_is_passed_over() -> None:
+    known = CancelledRequests()
+    known.take([None, b"", b"shrinkstream.RequestCancelled.v1", b"{rubbish", cancelled("one")])
+    assert known.cover(requested("one"))
+
+
+def test_memory_is_bounded_and_the_oldest_are_forgotten_first() -> None:
+    known = CancelledRequests(limit=2)
+    known.take(map(cancelled, ["one", "two", "one", "three"]))
+    assert [known.cover(requested(name)) for name in ("one", "two", "three")] == [True, False, True]
