@@ -7,23 +7,62 @@ import signal
 import structlog
 from aiohttp import web
 
-from api import health, results, status, uploads
+from api import docs, health, results, status, uploads
+from api.broken_http import ProblemRunner
 from api.context import CONTEXT, Context, open_context
+from api.cors import cors_middleware, readable_for
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
-from infra.settings import Settings
+from api.rate_limit import RateLimit
+from api.routes import Route
+from infra.settings import Settings, parse_origins
 
 log = structlog.get_logger(__name__)
 
 SHUTDOWN_TIMEOUT = 8.0  # seconds that running requests get to finish
 KEEPALIVE_TIMEOUT = 75.0
 
+# On every answer that has none of its own: nothing that the API answers is a document to be run or framed.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def route_table() -> list[Route]:
+    """Everything that the API does."""
+    return [route for room in (uploads, status, results, docs, health) for route in room.routes()]
+
 
 def create_app(context: Context) -> web.Application:
-    app = web.Application(middlewares=[problem_middleware, keys_middleware(context.settings)])
+    settings = context.settings
+    table = route_table()
+    origins = parse_origins(settings.cors_origins)
+    app = web.Application(
+        middlewares=[
+            problem_middleware,
+            cors_middleware(origins),
+            keys_middleware(
+                settings,
+                RateLimit(settings.rate_limit, settings.rate_limit_burst),
+                {route.handler for route in table if not route.needs_key},
+            ),
+        ]
+    )
     app[CONTEXT] = context
-    for room in (uploads, status, results, health):
-        app.add_routes(room.routes())
+    app[uploads.UPLOADS] = uploads.UploadsUnderWay(settings.max_uploads)
+    for route in table:
+        app.add_routes(route.definitions())
+    docs.describe(app, table, settings)
+
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        for name, value in {**SECURITY_HEADERS, **readable_for(origins, request)}.items():
+            response.headers.setdefault(name, value)
+        response.headers["Server"] = "shrinkstream"  # aiohttp would tell its version and Python's
+
+    app.on_response_prepare.append(add_headers)
     return app
 
 
@@ -35,7 +74,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with open_context(settings) as context:
-        runner = web.AppRunner(
+        runner = ProblemRunner(
             create_app(context),
             access_log=None,
             shutdown_timeout=SHUTDOWN_TIMEOUT,

@@ -103,7 +103,7 @@ def check(path: Path, *, max_images: int, content_type: str | None = None) -> Ch
     if not rows and not found.errors:
         found.whole_file("no_rows", "the file has a header but no rows", 1)
     if found.errors:
-        raise found.rejection(rows)
+        raise found.rejection(rows, images)
     return CheckedCsv(dialect, columns, tuple(header[column] for column in columns.kept), rows, images)
 
 
@@ -190,10 +190,10 @@ class _Findings:
         self._of_the_file.append(message)
         self.errors.append(RowError(line, None, code, message))
 
-    def rejection(self, rows: int) -> CsvRejected:
+    def rejection(self, rows: int, images: int) -> CsvRejected:
         bad_rows = [f"{self._bad_rows:,} of {rows:,} rows can't be used"] if self._bad_rows else []
         detail = "; ".join(bad_rows + self._of_the_file)
-        return CsvRejected(self.errors, self._bad_rows + len(self._of_the_file), detail)
+        return CsvRejected(self.errors, self._bad_rows + len(self._of_the_file), detail, rows=rows, images=images)
 
 
 class _TooManyCells(Exception):

@@ -98,6 +98,29 @@ class Event(BaseModel):
         )
 
     @classmethod
+    def envelope_schema(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The JSON schema of what ``encode`` writes, around ``data``, the schema of the event's own fields."""
+        return {
+            "type": "object",
+            "description": cls.__doc__,
+            "required": ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"],
+            "properties": {
+                "specversion": {"const": "1.0"},
+                "id": {
+                    "type": "string",
+                    "format": "uuid",
+                    "description": "the same whenever the same fact is written again: drop repeats by it",
+                },
+                "source": {"const": SOURCE},
+                "type": {"const": cls.event_type()},
+                "subject": {"type": "string", "description": "the request id; for an image, request-id/image-index"},
+                "time": {"type": "string", "format": "date-time", "description": "when it happened, in UTC"},
+                "datacontenttype": {"const": "application/json"},
+                "data": data,
+            },
+        }
+
+    @classmethod
     def from_data(cls, data: dict[str, Any], time: datetime) -> Self:
         return cls.model_validate({**data, "time": time})
 

@@ -1,6 +1,6 @@
 """The status object: what people, programs and webhook receivers are told about a request."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
@@ -28,17 +28,29 @@ class Status(BaseModel):
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: Literal["pending", "delivered", "failed"] | None = None
 
+    @computed_field(alias="request_id")
+    def request_id_in_snake_case(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
+
     @computed_field
-    def progress(self) -> int:
+    def progress(self) -> Annotated[int, Field(ge=0, le=100)]:
         """Percent of the images that have their result; the last percent is the output CSV."""
         if self.status == "completed":
             return 100
         return min(99, (self.succeeded + self.failed) * 100 // self.total)
 
     def as_dict(self) -> dict[str, object]:
-        """The object as it is handed out: both spellings of the id, for the clients of either habit."""
-        data = self.model_dump(mode="json", by_alias=True)
-        return {"requestId": self.request_id, "request_id": self.request_id, **data}
+        """The object as it is handed out."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class WebhookMessage(BaseModel):
+    """The body of a webhook, as Standard Webhooks has it."""
+
+    type: Literal["request.completed"]
+    timestamp: AwareDatetime
+    data: Status
 
 
 def completed_status(event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None) -> Status:
