@@ -9,45 +9,45 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 from uuid import uuid4
 
 import structlog
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiokafka.errors import KafkaError
-from aiokafka.structs import RecordMetadata
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, computed_field
 from pydantic.alias_generators import to_camel
 
 from api.context import CONTEXT, Context
-from api.csv_reader import CheckedCsv, CsvRejected, Row, check, read_rows
+from api.csv_reader import CheckedCsv, CsvRejected, Row, check_in_steps, next_step, read_rows
 from api.idempotency import Claim, IdempotencyKeys
 from api.keys import OWNER
 from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
+from streams.event_log import EventBatches
 from streams.events import ImageRequested, RequestCreated, utc_now
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_TIMEOUT = 900.0  # seconds for one upload in all
 PIECE_TIMEOUT = 30.0  # seconds between two pieces of an upload
-WRITE_BUFFER = 1024 * 1024
+WRITE_BUFFER = 256 * 1024
 MAX_FIELD_BYTES = 8 * 1024
 MAX_UNKNOWN_FIELDS = 100
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-ROWS_AT_ONCE = 500
-EVENTS_IN_FLIGHT = 4000
+EVENTS_AT_ONCE = 1000
+CSV_THREADS = 2
 
 RAW_TYPES = frozenset(
     {
@@ -64,6 +64,8 @@ WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format
 
 # What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
 _BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
+T = TypeVar("T")
+
 CONTENT_ENCODINGS = ("gzip", "deflate", "identity")
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
 
@@ -131,11 +133,23 @@ def _flag(request: web.Request, name: str) -> bool:
 
 
 class UploadsUnderWay:
-    """Bounds how many uploads are received, checked and written at once, and so the memory that they take."""
+    """Bounds how many uploads are received, checked and written at once, and so the memory that they take.
+
+    Their work is Python code, of which one thread at a time gets on: more threads would only keep the event loop
+    waiting for its turn.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
+        self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
+
+    async def in_turn(self, step: Callable[[], T]) -> T:
+        """Run a short step of one upload's work on its file, in turn with those of the others."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def one_more(self) -> Iterator[None]:
@@ -157,7 +171,7 @@ async def _validate(request: web.Request) -> web.Response:
     async with _receive(request, context.settings) as received:
         _checked_webhook_url(received.webhook_urls, context)
         try:
-            checked = await _check(received, context.settings)
+            checked = await _check(received, context.settings, request.app[UPLOADS])
         except CsvRejected as rejected:
             report = Report(
                 valid=False,
@@ -184,7 +198,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
     async with _receive(request, context.settings) as received:
         webhook_url = _checked_webhook_url(received.webhook_urls, context)
         try:
-            checked = await _check(received, context.settings)
+            checked = await _check(received, context.settings, request.app[UPLOADS])
         except CsvRejected as rejected:
             raise Problem(
                 HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -195,7 +209,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
             ) from None
         claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
         if claim.is_new or await context.status(claim.request_id) is None:
-            await _write_events(context, claim, received, checked, request[OWNER], webhook_url)
+            await _write_events(context, request.app[UPLOADS], claim, received, checked, request[OWNER], webhook_url)
     return _accepted(claim.request_id)
 
 
@@ -360,11 +374,15 @@ def _checked_webhook_url(given: Sequence[str], context: Context) -> str | None:
     return urls[0] if urls else context.settings.webhook_url
 
 
-async def _check(received: Received, settings: Settings) -> CheckedCsv:
+async def _check(received: Received, settings: Settings, uploads: UploadsUnderWay) -> CheckedCsv:
     """Raises CsvRejected."""
-    return await asyncio.to_thread(
-        check, received.path, max_images=settings.max_images_per_request, content_type=received.content_type
+    steps = check_in_steps(
+        received.path, max_images=settings.max_images_per_request, content_type=received.content_type
     )
+    while True:
+        checked = await uploads.in_turn(partial(next_step, steps))
+        if checked is not None:
+            return checked
 
 
 def _row_problems(rejected: CsvRejected) -> list[RowProblem]:
@@ -401,81 +419,63 @@ async def _claim(context: Context, owner: str, key: str, body_sha256: str) -> Cl
 
 async def _write_events(
     context: Context,
+    uploads: UploadsUnderWay,
     claim: Claim,
     received: Received,
     checked: CheckedCsv,
     owner: str,
     webhook_url: str | None,
 ) -> None:
-    writer = _Writer(context, claim.request_id, claim.created_at, context.settings.quality)
+    batches = await context.event_log.start_batches("image_requests")
+    events = _image_requests(read_rows(received.path, checked), claim, context.settings.quality)
     try:
-        async for rows in _batches(read_rows(received.path, checked)):
-            for row in rows:
-                await writer.write(row)
-        await writer.finish()
+        while await uploads.in_turn(partial(_add_some, batches, events)):
+            await batches.send()
         await context.event_log.append(
             RequestCreated(
                 request_id=claim.request_id,
                 time=claim.created_at,
-                total=writer.images,
+                total=checked.images,
                 rows=checked.rows,
                 header=checked.header,
                 body_sha256=received.sha256,
                 owner=owner,
                 webhook_url=webhook_url,
-                image_offsets=writer.offsets,
+                image_offsets=await batches.finish(),
             )
         )
     except KafkaError as error:
         log.warning("upload not written", request_id=claim.request_id, error=str(error))
         raise unavailable("Kafka doesn't take the upload's events") from None
-    log.info("request created", request_id=claim.request_id, rows=checked.rows, images=writer.images)
+    log.info("request created", request_id=claim.request_id, rows=checked.rows, images=checked.images)
 
 
-async def _batches(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
-    """Read the rows in a thread, some at a time."""
-    while batch := await asyncio.to_thread(lambda: list(islice(rows, ROWS_AT_ONCE))):
-        yield batch
-
-
-class _Writer:
-    """Writes the ImageRequested events of one request and remembers where on the topic they are."""
-
-    def __init__(self, context: Context, request_id: str, time: datetime, quality: int) -> None:
-        self._log = context.event_log
-        self._request_id = request_id
-        self._time = time
-        self._quality = quality
-        self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
-        self.images = 0
-        self.offsets: dict[int, tuple[int, int]] = {}
-
-    async def write(self, row: Row) -> None:
+def _image_requests(rows: Iterator[Row], claim: Claim, quality: int) -> Iterator[ImageRequested]:
+    index = 0
+    for row in rows:
         for position, url in enumerate(row.urls):
-            event = ImageRequested(
-                request_id=self._request_id,
-                time=self._time,
-                index=self.images,
+            yield ImageRequested(
+                request_id=claim.request_id,
+                time=claim.created_at,
+                index=index,
                 row=row.number,
                 position=position,
                 serial=row.serial,
                 product_name=row.product_name,
                 input_url=url,
                 cells=row.cells if position == 0 else None,
-                quality=self._quality,
+                quality=quality,
             )
-            self._pending.append(await self._log.enqueue(event))
-            self.images += 1
-        while len(self._pending) > EVENTS_IN_FLIGHT or (self._pending and self._pending[0].done()):
-            self._note(await self._pending.popleft())
+            index += 1
 
-    async def finish(self) -> None:
-        while self._pending:
-            self._note(await self._pending.popleft())
 
-    def _note(self, written: RecordMetadata) -> None:
-        first, last = self.offsets.get(written.partition, (written.offset, written.offset))
-        self.offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+def _add_some(batches: EventBatches, events: Iterator[ImageRequested]) -> int:
+    """Add the next events, in a thread; returns how many there were."""
+    count = 0
+    for event in islice(events, EVENTS_AT_ONCE):
+        batches.add(event)
+        count += 1
+    return count
 
 
 def routes() -> list[Route]:

@@ -6,6 +6,7 @@ outside this module knows that. An id is derived from what happened and to what,
 fact written twice has the same id, and a reader drops the repeat by it.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,6 +28,15 @@ def utc_now() -> datetime:
     """The current time in UTC, in whole milliseconds, which is what every event carries."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _uuid5(name: str) -> str:
+    """``str(uuid5(NAMESPACE, name))`` (RFC 9562, 5.5) in a third of the time: every event of an upload has one."""
+    digest = bytearray(hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class UnreadableEvent(Exception):
@@ -76,7 +86,7 @@ class Event(BaseModel):
 
     @property
     def id(self) -> str:
-        return str(uuid5(NAMESPACE, f"{type(self).__name__}/{self.subject}/{self.occurrence}"))
+        return _uuid5(f"{type(self).__name__}/{self.subject}/{self.occurrence}")
 
     @classmethod
     def event_type(cls) -> str:
