@@ -8,10 +8,11 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT, Context
-from api.models import Retried
+from api.models import Accepted
 from api.paging import json_answer
 from api.problems import Problem, unavailable
-from api.status import status_of
+from api.routes import Answer, Route
+from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from streams.events import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
 from streams.status import Status
@@ -58,10 +59,9 @@ async def retry(request: web.Request) -> web.Response:
     await _append(context, retried)
     log.info("request retried", request_id=status.request_id, run=retried.run)
     return json_answer(
-        Retried(
+        Accepted(
             message="The images that have not succeeded are being processed again.",
             request_id=status.request_id,
-            other_spelling=status.request_id,
         ),
         status=HTTPStatus.ACCEPTED,
         headers={"Location": f"/api/status/{status.request_id}"},
@@ -90,8 +90,36 @@ async def _append(context: Context, event: RequestCancelled | RequestRetried) ->
         raise unavailable("the command was accepted, but its effect is not known just now") from None
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     return [
-        web.post("/api/requests/{request_id}/cancel", cancel),
-        web.post("/api/requests/{request_id}/retry", retry),
+        Route(
+            "POST",
+            "/api/requests/{request_id}/cancel",
+            cancel,
+            tag="Requests",
+            summary="Stop the rest of a request",
+            description="No more of its images are fetched, and its status is `cancelled`. Again, it changes nothing.",
+            parameters=(REQUEST_ID,),
+            answers={HTTPStatus.OK: Answer("It is cancelled", {"application/json": Status})},
+            problems={**REQUEST_PROBLEMS, HTTPStatus.CONFLICT: "Every image has its result already."},
+        ),
+        Route(
+            "POST",
+            "/api/requests/{request_id}/retry",
+            retry,
+            tag="Requests",
+            summary="Process the failed images again",
+            description="Also those that a cancelled request never came to. The request completes again, with a new"
+            " output CSV and a new webhook.",
+            parameters=(REQUEST_ID,),
+            answers={
+                HTTPStatus.ACCEPTED: Answer(
+                    "The images are being processed", {"application/json": Accepted}, {"Location": "its status"}
+                )
+            },
+            problems={
+                **REQUEST_PROBLEMS,
+                HTTPStatus.CONFLICT: "It is being processed, or no image of it has failed.",
+            },
+        ),
     ]

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from api.context import CONTEXT, Context
 from api.problems import Problem
-from api.status import fingerprint, status_of
+from api.routes import Answer, Parameter, Route
+from api.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.status import Status
@@ -67,6 +68,8 @@ async def events(request: web.Request) -> web.StreamResponse:
     seen = request.headers.get("Last-Event-ID", "")
     if status.status != "processing" and fingerprint(_data(status)) == seen:
         return web.Response(status=HTTPStatus.NO_CONTENT)
+    if request.method == "HEAD":
+        return web.Response(headers=_HEADERS)
     with request.app[STREAMS].one_more():
         response = web.StreamResponse(headers=_HEADERS)
         try:
@@ -132,5 +135,24 @@ async def end_streams(app: web.Application) -> None:
     app[STREAMS].closing = True
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/api/requests/{request_id}/events", events, allow_head=False)]
+def routes() -> list[Route]:
+    return [
+        Route(
+            "GET",
+            "/api/requests/{request_id}/events",
+            events,
+            tag="Requests",
+            summary="Follow a request",
+            description="Server-Sent Events: `data` is the status object, at each change; the stream ends when the"
+            " request is completed or cancelled.",
+            parameters=(
+                REQUEST_ID,
+                Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client has seen"),
+            ),
+            answers={
+                HTTPStatus.OK: Answer("The events", {"text/event-stream": str}),
+                HTTPStatus.NO_CONTENT: Answer("Nothing more will be told than the client has seen"),
+            },
+            problems=REQUEST_PROBLEMS,
+        )
+    ]

@@ -1,7 +1,7 @@
 """The options of an upload that say how its images are to be made: the fields ``format`` and ``quality``."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self, get_args
@@ -21,14 +21,14 @@ class ImageOptions:
     format: ImageFormat | None = None
 
     @classmethod
-    def of(cls, fields: Mapping[str, str], default_quality: int) -> Self:
-        """From the form fields or the query; an empty one counts as absent. Raises Problem (422)."""
-        return cls(_quality(fields.get("quality", ""), default_quality), _format(fields.get("format", "")))
+    def of(cls, fields: Mapping[str, Sequence[str]], default_quality: int) -> Self:
+        """From the values given for each field, of which the first counts. Raises Problem (422) for any that is bad."""
+        qualities = [_quality(text) for text in fields.get("quality", ())]
+        formats = [_format(text) for text in fields.get("format", ())]
+        return cls(qualities[0] if qualities else default_quality, formats[0] if formats else None)
 
 
-def _quality(text: str, default: int) -> int:
-    if not text:
-        return default
+def _quality(text: str) -> int:
     if not _QUALITY.fullmatch(text) or not 1 <= int(text) <= 100:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad-quality", "quality can't be used: it is a whole number from 1 to 100"
@@ -36,9 +36,7 @@ def _quality(text: str, default: int) -> int:
     return int(text)
 
 
-def _format(text: str) -> ImageFormat | None:
-    if not text:
-        return None
+def _format(text: str) -> ImageFormat:
     name = text.lower()
     for known in FORMATS:
         if name == known or (name == "jpg" and known == "jpeg"):

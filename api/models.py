@@ -2,7 +2,7 @@
 
 from typing import Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from streams.status import Status
@@ -63,12 +63,16 @@ class ProductImage(Answer):
     format: str | None = None
 
 
-class Retried(BaseModel):
-    """The failed images of a request are processed again."""
+class Accepted(Answer):
+    """An upload became a request, or a request goes on."""
 
     message: str
-    request_id: str = Field(serialization_alias="requestId")
-    other_spelling: str = Field(serialization_alias="request_id")
+    request_id: str
+
+    @computed_field(alias="request_id")
+    def request_id_in_snake_case(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
 
 
 class RequestPage(Page[Status]):

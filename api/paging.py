@@ -3,17 +3,31 @@
 import base64
 import binascii
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from api.problems import Problem
+from api.routes import Parameter
 
 T = TypeVar("T")
 
 MAX_CURSOR_LENGTH = 500
+
+PAGE_PROBLEMS = {
+    HTTPStatus.BAD_REQUEST: "A parameter of the query can't be used.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The list is not known just now; try again after `Retry-After` seconds.",
+}
+
+
+def page_parameters(*, most: int) -> tuple[Parameter, ...]:
+    """How the parameters of a list are described."""
+    return (
+        Parameter("limit", "query", Annotated[int, Field(ge=1, le=most)], "how many to tell at once"),
+        Parameter("cursor", "query", str, "`nextCursor` of the page before"),
+    )
 
 
 def limit_of(request: web.Request, *, default: int, most: int) -> int:

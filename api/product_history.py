@@ -1,5 +1,6 @@
 """Each time that a product's images were processed."""
 
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from aiohttp import web
@@ -8,8 +9,9 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from api.context import CONTEXT
 from api.keys import OWNER
 from api.models import ProductHistoryPage, ProductImage
-from api.paging import cursor_of, cursor_to, json_answer, limit_of
+from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_answer, limit_of, page_parameters
 from api.problems import unavailable
+from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
 
@@ -56,5 +58,20 @@ def _image_of(row: Any) -> ProductImage:
     )
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/api/products/{name}/history", product_history)]
+def routes() -> list[Route]:
+    return [
+        Route(
+            "GET",
+            "/api/products/{name}/history",
+            product_history,
+            tag="Products",
+            summary="List the images of a product",
+            description="Each time that they were processed, newest first, whatever the request.",
+            parameters=(
+                Parameter("name", "path", str, "the product's name, as the CSV had it", "Shoe"),
+                *page_parameters(most=MOST),
+            ),
+            answers={HTTPStatus.OK: Answer("A page of images", {"application/json": ProductHistoryPage})},
+            problems=PAGE_PROBLEMS,
+        )
+    ]

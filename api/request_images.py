@@ -1,6 +1,7 @@
 """What came of each image of a request: the output CSV as JSON, and more."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Annotated, Any, get_args
 
 from aiohttp import web
@@ -8,9 +9,10 @@ from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT, Context
 from api.models import Image, ImagePage, ImageStatus
-from api.paging import choice_of, cursor_of, cursor_to, json_answer, limit_of
+from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_answer, limit_of, page_parameters
 from api.problems import unavailable
-from api.status import status_of
+from api.routes import Answer, Parameter, Route
+from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET
 from streams.status import Status
@@ -102,5 +104,21 @@ def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
     )
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/api/requests/{request_id}/images", list_images)]
+def routes() -> list[Route]:
+    return [
+        Route(
+            "GET",
+            "/api/requests/{request_id}/images",
+            list_images,
+            tag="Requests",
+            summary="List the images of a request",
+            description="What came of each, in the order of the CSV.",
+            parameters=(
+                REQUEST_ID,
+                Parameter("status", "query", ImageStatus, "only images of this status"),
+                *page_parameters(most=MOST),
+            ),
+            answers={HTTPStatus.OK: Answer("A page of images", {"application/json": ImagePage})},
+            problems={**PAGE_PROBLEMS, **REQUEST_PROBLEMS},
+        )
+    ]

@@ -3,7 +3,9 @@
 import asyncio
 from datetime import datetime
 from heapq import merge
+from http import HTTPStatus
 from itertools import islice
+from typing import Literal, get_args
 
 from aiohttp import web
 from pydantic import AwareDatetime, TypeAdapter
@@ -11,8 +13,9 @@ from pydantic import AwareDatetime, TypeAdapter
 from api.context import CONTEXT, Context
 from api.keys import OWNER
 from api.models import RequestPage
-from api.paging import choice_of, cursor_of, cursor_to, json_answer, limit_of
+from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_answer, limit_of, page_parameters
 from api.problems import unavailable
+from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.projections.history import NEWEST_REQUEST
@@ -21,7 +24,7 @@ from streams.status import Status
 DEFAULT_LIMIT = 50
 MOST = 200
 FRESH_SECONDS = 5.0
-STATUSES = ("processing", "completed", "cancelled")
+RequestStatus = Literal["processing", "completed", "cancelled"]
 
 # Requests looked at for one answer, when only those of one status are wanted; what is left the cursor leads to.
 MOST_LOOKED_AT = 1000
@@ -34,7 +37,7 @@ async def list_requests(request: web.Request) -> web.Response:
     """``GET /api/requests``: a page of status objects; ``?status=`` for those of one status only."""
     context, owner = request.app[CONTEXT], request[OWNER]
     limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
-    wanted = choice_of(request, "status", STATUSES)
+    wanted = choice_of(request, "status", get_args(RequestStatus))
     before = cursor_of(request, _PLACE)
     try:
         if before is None:
@@ -74,5 +77,20 @@ async def _places(context: Context, owner: str, before: Place, count: int) -> li
     return list(islice(every, count))
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get("/api/requests", list_requests)]
+def routes() -> list[Route]:
+    return [
+        Route(
+            "GET",
+            "/api/requests",
+            list_requests,
+            tag="Requests",
+            summary="List requests",
+            description="Those of the key that asks, newest first.",
+            parameters=(
+                Parameter("status", "query", RequestStatus, "only requests of this status"),
+                *page_parameters(most=MOST),
+            ),
+            answers={HTTPStatus.OK: Answer("A page of status objects", {"application/json": RequestPage})},
+            problems=PAGE_PROBLEMS,
+        )
+    ]
