@@ -7,7 +7,7 @@ import signal
 import structlog
 from aiohttp import web
 
-from api import health, results, status, uploads
+from api import health, results, status, uploads, webhooks
 from api.context import CONTEXT, Context, open_context
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
@@ -22,7 +22,7 @@ KEEPALIVE_TIMEOUT = 75.0
 def create_app(context: Context) -> web.Application:
     app = web.Application(middlewares=[problem_middleware, keys_middleware(context.settings)])
     app[CONTEXT] = context
-    for room in (uploads, status, results, health):
+    for room in (uploads, status, results, webhooks, health):
         app.add_routes(room.routes())
     return app
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import AwareDatetime, BaseModel
 
@@ -28,7 +28,9 @@ from streams.events import (
     RequestRecorded,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
 )
+from streams.webhook_standing import Standing, WebhookState, standing
 
 IMAGES_PER_CHUNK = 1000
 WAITING, FAILED, SUCCEEDED = 0, 1, 2
@@ -55,7 +57,8 @@ class RequestRow(BaseModel):
     completed_at: AwareDatetime | None = None
     output_csv_url: str | None = None
     output_csv_path: str | None = None
-    webhook: str | None = None
+    webhook: WebhookState | None = None
+    webhook_standing: Standing | None = None
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
     heals: int = 0
@@ -148,7 +151,7 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_created(event, read)
         case RequestCompleted():
             return _fold_completed(event, read)
-        case WebhookDelivered() | WebhookFailed():
+        case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
             return _fold_webhook(event, read)
         case ImagesRequestedAgain():
             return _fold_heal(event, read)
@@ -235,19 +238,26 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
             "updated_at": max(row.updated_at, event.time),
             "output_csv_url": event.output_csv_url,
             "output_csv_path": event.output_csv_path,
-            "webhook": row.webhook or ("pending" if row.webhook_url else None),
+            **_webhook(row, event),
         }
     )
     return {row_key(event.request_id): encode_row(completed)}
 
 
-def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Changes:
+def _fold_webhook(event: WebhookDelivered | WebhookFailed | WebhookRedeliveryRequested, read: Read) -> Changes:
     row = _read_row(event, read)
-    outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-    if row is None or row.webhook in (outcome, "delivered"):
+    if row is None or not (webhook := _webhook(row, event)):
         return {}
-    settled = row.model_copy(update={"webhook": outcome, "updated_at": max(row.updated_at, event.time)})
-    return {row_key(event.request_id): encode_row(settled)}
+    told = row.model_copy(update={**webhook, "updated_at": max(row.updated_at, event.time)})
+    return {row_key(event.request_id): encode_row(told)}
+
+
+def _webhook(row: RequestRow, event: Event) -> dict[str, Any]:
+    """What changes of a row by what the event says of its webhook."""
+    said = standing(event)
+    if said is None or (row.webhook_standing is not None and said <= row.webhook_standing):
+        return {}
+    return {"webhook": said.state, "webhook_standing": said}
 
 
 def _fold_heal(event: ImagesRequestedAgain, read: Read) -> Changes:

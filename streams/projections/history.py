@@ -5,7 +5,7 @@ came later in the request's life wins, whatever order the events arrive in.
 """
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from cassandra.query import UNSET_VALUE
 
@@ -18,13 +18,19 @@ from streams.events import (
     RequestCreated,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
 )
 from streams.status import Status
+from streams.webhook_standing import WebhookState, standing
 
 IMAGES_PER_BUCKET = 1000
 
 # How long a write waits for a Cassandra that is away before its worker gives up and is started anew, in seconds.
 PATIENCE = 120.0
+
+# What outlives all that is said later in a life, in write time (microseconds): far more than a life lasts, and
+# still within Cassandra's 64 bits for the highest run an event may have.
+OUTLIVES = 2 * 365 * 86_400 * 1_000_000
 
 _INSERT_IMAGE = """
     INSERT INTO images_by_request (request_id, bucket, image_index, attempt, row_number, position, serial,
@@ -112,11 +118,20 @@ class History:
                     event.output_csv_path,
                     write_time(anew) + 1 + event.run if anew else write_time(event.time),
                 )
-            case WebhookDelivered() | WebhookFailed():
-                outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-                await self._write(_INSERT_WEBHOOK, event.request_id, outcome, write_time(anew or event.time))
+                await self._record_webhook(event, anew)
+            case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
+                await self._record_webhook(event, anew)
             case _:
                 pass
+
+    async def _record_webhook(self, event: Event, anew: datetime | None) -> None:
+        said = standing(event)
+        if said is None:
+            return
+        # The greatest standing holds, as in the progress table; within one, times are in the order of events.
+        within = 2 * said.after_attempt + said.failed if anew else 0
+        written = write_time(anew or event.time) + OUTLIVES * (2 * said.run + said.delivered) + within
+        await self._write(_INSERT_WEBHOOK, event.request_id, said.state, written)
 
     async def _record_image(self, event: ImageProcessed | ImageFailed, anew: datetime | None) -> None:
         done = event if isinstance(event, ImageProcessed) else None
@@ -192,10 +207,11 @@ class History:
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
         return bool(rows) and rows[0].run is not None and rows[0].run >= run
 
-    async def webhook_is_settled(self, request_id: str) -> bool:
-        """Whether the receiver confirmed, or will not be asked again."""
-        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return bool(rows) and rows[0].webhook is not None
+    async def completed_run(self, request_id: str) -> int | None:
+        """The last run of a request that was completed; None before the first is."""
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,))
+        run: int | None = rows[0].run if rows else None
+        return run
 
     async def whole_images(self, request_id: str, bucket: int) -> dict[int, tuple[Any, ...]]:
         """Every column of up to 1,000 consecutive images, by index."""
@@ -210,10 +226,10 @@ class History:
         return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), patience=PATIENCE)
 
 
-def webhook_state(row: Any) -> Literal["pending", "delivered", "failed"] | None:
-    if row.webhook:
-        return row.webhook  # type: ignore[no-any-return]
-    return "pending" if row.webhook_url and row.completed_at else None
+def webhook_state(row: Any) -> WebhookState | None:
+    # One that was recorded before completions said so has no state yet.
+    state: WebhookState | None = row.webhook or ("pending" if row.webhook_url and row.completed_at else None)
+    return state
 
 
 def write_time(time: datetime) -> int:
