@@ -112,9 +112,10 @@ async def keep_deliveries(stream: StreamT[bytes]) -> None:
     async with resources as shared:
 
         async def on_event(event: Event) -> None:
+            hint = await shared.deliveries.record(event)
             if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
                 await shared.event_log.append(outcome)
-            shared.dispatcher.recorded(event, await shared.deliveries.record(event))
+            shared.dispatcher.recorded(event, hint)
 
         await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT)
 

@@ -46,9 +46,11 @@ class Receiver:
         status = self.statuses[min(len(self.got), len(self.statuses)) - 1]
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._closing.wait(), self.seconds)
-        self.at_once -= 1
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self.seconds)
+        finally:  # cancelled, if the sender is gone
+            self.at_once -= 1
         return web.Response(status=status, headers=self.headers)
 
     async def _elsewhere(self, request: web.Request) -> web.Response:

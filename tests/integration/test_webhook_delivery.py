@@ -26,6 +26,7 @@ from streams.projections.rebuild import rebuild_history
 from streams.projections.webhooks.message import completion_id
 from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
+from tests import npm_oracle
 from tests.event_loop import eventually, run
 from tests.examples import completed, created
 from tests.integration.conftest import system_with_topics
@@ -105,6 +106,9 @@ def test_a_completion_reaches_its_receiver_signed_and_is_written_down(system: Se
             assert shown(events) == [(1, 200, None), ("WebhookDelivered",)]
             ((message),) = receiver.verified()
             assert message["type"] == "request.completed"
+            headers, body, _ = receiver.got[0]
+            assert npm_oracle.accepts(SECRET, headers, body)
+            assert not npm_oracle.accepts(SECRET, headers, body.replace(b"completed", b"cancelled"))
             assert receiver.got[0].webhook_id == completion_id(request_id, 0)
             assert receiver.got[0].headers["content-type"] == "application/json"
 

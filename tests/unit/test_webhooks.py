@@ -26,6 +26,7 @@ from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
 from streams.webhook_standing import standing
+from tests import npm_oracle
 from tests.examples import NOON, completed
 
 KEY = bytes(range(24))
@@ -63,7 +64,7 @@ TAMPERED = ["body", "webhook-id", "webhook-timestamp", "webhook-signature", "key
 
 
 @pytest.mark.parametrize("changed", TAMPERED)
-def test_what_was_tampered_with_is_refused_by_the_reference_and_by_us(changed: str) -> None:
+def test_what_was_tampered_with_is_refused_by_the_references_and_by_us(changed: str) -> None:
     body = message(EVENT)
     age = {"too old": 3600, "too new": -3600}.get(changed, 0)
     sent = headers(body, OTHER_KEY if changed == "key" else KEY, seconds_ago=age)
@@ -78,6 +79,7 @@ def test_what_was_tampered_with_is_refused_by_the_reference_and_by_us(changed: s
             sent["webhook-signature"] = "v1," + base64.b64encode(bytes(32)).decode()
     with pytest.raises(WebhookVerificationError):
         Webhook(secret(KEY)).verify(body, sent)
+    assert not npm_oracle.accepts(secret(KEY), sent, body)
     with pytest.raises(VerificationError):
         verify([KEY], sent, body, datetime.now(UTC))
 
@@ -98,6 +100,7 @@ def test_while_a_secret_is_changed_either_one_verifies(known: bytes) -> None:
     sent = headers(body, OTHER_KEY, KEY)
     assert len(sent["webhook-signature"].split(" ")) == 2
     Webhook(secret(known)).verify(body, sent)
+    assert npm_oracle.accepts(secret(known), sent, body)
     verify([known], sent, body, datetime.now(UTC))
 
 
