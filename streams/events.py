@@ -56,6 +56,8 @@ Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
 Quality = Annotated[int, Field(ge=1, le=100)]
 ImageFormat = Literal["jpeg", "png", "webp", "avif"]
 ByteSum = Annotated[int, Field(ge=0, lt=2**63, description="bytes of all images")]
+WebhookId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+WebhookKind = Literal["request.completed", "image.processed", "image.failed"]
 Time = Annotated[
     AwareDatetime,
     Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
@@ -96,7 +98,12 @@ class Event(BaseModel):
 
     @property
     def id(self) -> str:
-        return _uuid5(f"{type(self).__name__}/{self.subject}/{self.occurrence}")
+        return self.id_of(self.subject, self.occurrence)
+
+    @classmethod
+    def id_of(cls, subject: str, occurrence: str) -> str:
+        """The id of the event of this type about ``subject`` that is told apart by ``occurrence``."""
+        return _uuid5(f"{cls.__name__}/{subject}/{occurrence}")
 
     def partition_among(self, partitions: int) -> int | None:
         """The partition of the topic, of so many, that the event goes to; None: that of its key."""
@@ -331,12 +338,13 @@ class RequestStopped(_RequestSummary):
 
 
 class _WebhookEvent(Event):
-    """An event about telling one receiver about one completion; ``webhook_id`` is stable over all attempts."""
+    """An event about telling a receiver something; ``webhook_id`` is the message's, stable over all attempts."""
 
     topic = "webhooks"
 
-    webhook_id: str
-    run: Annotated[Run, Field(description="the run whose completion is told")] = 0
+    webhook_id: WebhookId
+    kind: WebhookKind = Field("request.completed", description="type of the message")
+    run: Run = Field(0, description="the run of the request that the message is about")
 
     @property
     def occurrence(self) -> str:
@@ -346,27 +354,46 @@ class _WebhookEvent(Event):
 class WebhookAttempted(_WebhookEvent):
     """One POST was made, whatever came of it."""
 
-    attempt: Annotated[int, Field(ge=1)]
-    status: int | None = Field(None, description="HTTP status, if there was an answer")
-    milliseconds: int
+    attempt: Annotated[int, Field(ge=1, lt=2**31)]
+    status: Annotated[int, Field(ge=0, lt=1000)] | None = Field(None, description="HTTP status, if there was an answer")
+    milliseconds: Count
     reason: str | None = Field(None, description="why it is no success; absent on success")
+    next_attempt_at: Time | None = Field(None, description="when the next attempt is due, if there is to be one")
+    last: bool = Field(False, description="it is no success, and no further attempt will be made")
+    after_attempt: Count = Field(0, description="number of attempts before the redelivery that it belongs to, if any")
 
     @property
     def occurrence(self) -> str:
         return f"{self.webhook_id}/{self.attempt}"
 
 
-class WebhookDelivered(_WebhookEvent):
+class _WebhookOutcome(_WebhookEvent):
+    attempts: Count
+    after_attempt: Count = Field(0, description="as in WebhookAttempted: each redelivery has an outcome of its own")
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.webhook_id}/{self.after_attempt}" if self.after_attempt else self.webhook_id
+
+
+class WebhookDelivered(_WebhookOutcome):
     """The receiver confirmed."""
 
-    attempts: int
 
+class WebhookFailed(_WebhookOutcome):
+    """No further attempt will be made, unless somebody asks for it."""
 
-class WebhookFailed(_WebhookEvent):
-    """No further attempt will be made."""
-
-    attempts: int
     reason: str
+
+
+class WebhookRedeliveryRequested(_WebhookEvent):
+    """Somebody wants a message sent again, at once and with the whole schedule of attempts before it."""
+
+    after_attempt: Count = Field(description="number of attempts made before: asked for twice, it is the same wish")
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.webhook_id}/{self.after_attempt}"
 
 
 class ImagesRequestedAgain(Event):
@@ -459,6 +486,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
     ImagesRequestedAgain,
     RequestRecorded,
     RequestExpired,

@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from streams.events import RequestCompleted
+from streams.webhook_standing import WebhookState
 
 
 class Status(BaseModel):
@@ -27,7 +28,7 @@ class Status(BaseModel):
     output_csv_url: str | None = None
     output_csv_path: str | None = Field(None, exclude=True, description="key in the storage; not told to the outside")
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
-    webhook: Literal["pending", "delivered", "failed"] | None = None
+    webhook: WebhookState | None = None
     run: int = Field(0, exclude=True, description="0, and one more after each retry")
 
     @computed_field(alias="request_id")
@@ -70,7 +71,7 @@ class WebhookMessage(BaseModel):
     data: Status
 
 
-def completed_status(event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None) -> Status:
+def completed_status(event: RequestCompleted, webhook: WebhookState | None) -> Status:
     """The status of a request at the moment of its completion."""
     return Status(
         request_id=event.request_id,

@@ -7,7 +7,7 @@ requests                    request id     api, progress, projections  progress,
 image-requests              image id       api, progress               compress
 image-results               request id     compress                    progress, projections
 output-requests             request id     progress                    projections
-webhooks                    request id     projections                 progress, projections
+webhooks                    request id     projections, api            progress, projections
 progress-tasks              request id     progress, projections       progress
 dead-letters                none           every reader                people
 progress-…-changelog        request id     progress                    progress, api (status view)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import SecretStr
 
 from infra.errors import ExplainedError
 from infra.logs import configure_logging
-from infra.settings import Settings, SettingsError, load_settings
+from infra.settings import Settings, SettingsError, load_settings, parse_webhook_secrets
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -193,6 +194,24 @@ def worker(app: str) -> None:
         sys.exit(run_app(app, settings))
     except ExplainedError as error:
         raise CommandFailed(str(error)) from None
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 takes any free one.")
+@click.option("--secret", metavar="whsec_…", help="What signs them; default: SHRINKSTREAM_WEBHOOK_SECRET.")
+def listen(port: int, secret: str | None) -> None:
+    """Receive webhooks on this machine, verify and print them."""
+    from infra.cli.listen import listen as run_listen
+
+    given = SecretStr(secret) if secret else _settings().webhook_secret
+    try:
+        keys = parse_webhook_secrets(given.get_secret_value()) if given else []
+    except ValueError as error:
+        raise CommandFailed(f"--secret: {error}") from None
+    try:
+        _run(run_listen(port, keys))
+    except OSError as error:
+        raise CommandFailed(f"port {port} can't be used: {error.strerror}") from None
 
 
 @main.command()

@@ -23,6 +23,7 @@ from streams.progress.rebuild import corrections, fold_partition
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import OnEvents, Report, rebuild_history, rebuild_outputs, verify_history
+from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
 
 REBUILD_TIMEOUT = 3600.0
@@ -60,8 +61,11 @@ async def _replay_projection(
     session = await Session.connect(settings)
     try:
         history = History(session)
+        if what == "history" and verify:
+            return await verify_history(settings, history, request_id, on_events)
         if what == "history":
-            return await (verify_history if verify else rebuild_history)(settings, history, request_id, on_events)
+            deliveries = Deliveries(session, settings.partitions)
+            return await rebuild_history(settings, history, deliveries, request_id, on_events)
         output = OutputCsv(history, Storage.of(settings), EventLog(settings), settings.data_dir / "spool", patience=0)
         return await rebuild_outputs(settings, output, request_id, on_events, verify=verify)
     finally:

@@ -35,7 +35,9 @@ from streams.events import (
     RequestStopped,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
 )
+from streams.webhook_standing import Standing, WebhookState, standing
 
 IMAGES_PER_CHUNK = 1000
 WAITING, FAILED, SUCCEEDED = 0, 1, 2
@@ -64,12 +66,17 @@ class RequestRow(BaseModel):
     completed_at: AwareDatetime | None = None
     output_csv_url: str | None = None
     output_csv_path: str | None = None
-    webhook: str | None = None
-    webhook_run: int = 0
+    webhook_standing: Standing | None = None
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
     asked_run: int = 0  # the latest run whose images have been asked for
     heals: int = 0  # how often that run has been helped
+
+    @property
+    def webhook(self) -> WebhookState | None:
+        """How telling the receiver of this run's completion stands."""
+        said = self.webhook_standing
+        return said.state if said is not None and said.run >= self.run else None
 
     @property
     def is_completed(self) -> bool:
@@ -172,7 +179,7 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_cancelled(event, read)
         case RequestRetried():
             return _fold_retried(event, read)
-        case WebhookDelivered() | WebhookFailed():
+        case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
             return _fold_webhook(event, read)
         case ImagesRequestedAgain():
             return _fold_heal(event, read)
@@ -252,7 +259,7 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
     row = _read_row(event, read)
     if row is None:
         return {}
-    news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
+    news = _webhook(row, event)
     if row.completed_run is None or event.run > row.completed_run:
         news |= {
             "completed_run": event.run,
@@ -260,8 +267,6 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
             "output_csv_url": event.output_csv_url,
             "output_csv_path": event.output_csv_path,
         }
-    if event.run > row.webhook_run or (event.run == row.webhook_run and row.webhook is None):
-        news |= {"webhook": "pending" if row.webhook_url else None, "webhook_run": event.run}
     return _changed(event, row, news)
 
 
@@ -283,15 +288,20 @@ def _fold_retried(event: RequestRetried, read: Read) -> Changes:
     return _changed(event, row, news)
 
 
-def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Changes:
+def _fold_webhook(event: WebhookDelivered | WebhookFailed | WebhookRedeliveryRequested, read: Read) -> Changes:
     row = _read_row(event, read)
-    if row is None:
-        return {}
+    return {} if row is None else _changed(event, row, _webhook(row, event))
+
+
+def _webhook(
+    row: RequestRow, event: RequestCompleted | WebhookDelivered | WebhookFailed | WebhookRedeliveryRequested
+) -> dict[str, object]:
+    """What changes of a row by what the event says of its webhook."""
+    said = standing(event)
     news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
-    outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-    if event.run > row.webhook_run or (event.run == row.webhook_run and row.webhook != "delivered"):
-        news |= {"webhook": outcome, "webhook_run": event.run}
-    return _changed(event, row, news)
+    if said is not None and (row.webhook_standing is None or said > row.webhook_standing):
+        news["webhook_standing"] = said
+    return news
 
 
 def _fold_heal(event: ImagesRequestedAgain, read: Read) -> Changes:

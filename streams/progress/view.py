@@ -97,7 +97,7 @@ class _Request:
             output_csv_url=row.output_csv_url if row.is_completed else None,
             output_csv_path=row.output_csv_path if row.is_completed else None,
             owner=row.owner,
-            webhook=row.webhook if row.webhook_run == row.run else None,
+            webhook=row.webhook,
             run=row.run,
         )
 

@@ -1,4 +1,4 @@
-"""The projections app: keeps the history, writes output CSVs, calls webhooks."""
+"""The projections app: keeps the history, writes output CSVs, sends webhooks."""
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -9,21 +9,34 @@ from faust.types import StreamT
 from infra.cassandra.session import Session
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
-from infra.settings import settings
+from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.storage import Storage
 from streams.consume import consume
 from streams.event_log import EventLog
-from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded, RequestStopped
+from streams.events import (
+    Event,
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestRecorded,
+    RequestStopped,
+    WebhookAttempted,
+)
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
-from streams.projections.webhooks import Webhooks
+from streams.projections.webhooks.dispatcher import Dispatcher
+from streams.projections.webhooks.hosts import CONNECTIONS, PLACES_PER_HOST
+from streams.projections.webhooks.outcome import outcome_of
+from streams.projections.webhooks.schedule import Schedule
+from streams.projections.webhooks.sender import Sender
+from streams.projections.webhooks.store import Deliveries
+from streams.projections.webhooks.takeover import catch_up
 from streams.resources import Resources
 from streams.topics import Topics
 
 HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
-WEBHOOKS_IN_FLIGHT = 64
+DELIVERY_WRITES_IN_FLIGHT = 64
 
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("projections"), settings=settings(), partitions=settings().partitions)
@@ -36,7 +49,8 @@ class Projections:
     event_log: EventLog
     history: History
     output_csv: OutputCsv
-    webhooks: Webhooks
+    deliveries: Deliveries
+    dispatcher: Dispatcher
 
 
 async def _open(stack: AsyncExitStack) -> Projections:
@@ -45,9 +59,17 @@ async def _open(stack: AsyncExitStack) -> Projections:
     stack.push_async_callback(event_log.stop)
     session = await Session.connect(settings())
     stack.push_async_callback(session.close)
-    client = await stack.enter_async_context(OutboundClient(AllowList.parse(settings().fetch_allow)))
+    client = await stack.enter_async_context(
+        OutboundClient(AllowList.parse(settings().fetch_allow), limit=CONNECTIONS, limit_per_host=PLACES_PER_HOST)
+    )
     history = History(session)
+    deliveries = Deliveries(session, settings().partitions)
     secret = settings().webhook_secret
+    sender = Sender(
+        client,
+        parse_webhook_secrets(secret.get_secret_value()) if secret else (),
+        Schedule(parse_webhook_schedule(settings().webhook_schedule)),
+    )
     return Projections(
         event_log,
         history,
@@ -58,7 +80,8 @@ async def _open(stack: AsyncExitStack) -> Projections:
             settings().data_dir / "spool",
             recall=partial(recall, settings(), history),
         ),
-        Webhooks(client, event_log, history, secret.get_secret_value() if secret else None),
+        deliveries,
+        Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
     )
 
 
@@ -91,12 +114,24 @@ async def write_output_csvs(stream: StreamT[bytes]) -> None:
         await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT)
 
 
-@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="webhooks")
-async def call_webhooks(stream: StreamT[bytes]) -> None:
+@app.agent(app.topic(topics.requests, topics.webhooks, key_type=bytes, value_type=bytes), name="webhooks")
+async def keep_deliveries(stream: StreamT[bytes]) -> None:
     async with resources as shared:
 
         async def on_event(event: Event) -> None:
-            if isinstance(event, RequestCompleted):
-                await shared.webhooks.deliver(event)
+            hint = await shared.deliveries.record(event)
+            if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
+                await shared.event_log.append(outcome)
+            shared.dispatcher.recorded(event, hint)
 
-        await consume(stream, shared.event_log, on_event, in_flight=WEBHOOKS_IN_FLIGHT)
+        await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT)
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def send_webhooks() -> None:
+    async with resources as shared:
+        await shared.dispatcher.run(_own_shards)
+
+
+def _own_shards() -> set[int]:
+    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.webhooks}

@@ -7,7 +7,7 @@ came later in the request's life wins, whatever order the events arrive in.
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from cassandra.query import UNSET_VALUE
 
@@ -24,8 +24,10 @@ from streams.events import (
     RequestStopped,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
 )
 from streams.status import Status
+from streams.webhook_standing import WebhookState, standing
 
 IMAGES_PER_BUCKET = 1000
 
@@ -33,6 +35,10 @@ IMAGES_PER_BUCKET = 1000
 PATIENCE = 120.0
 BATCHES_IN_FLIGHT = 16
 LIST_PAGE_SIZE = 200
+
+# What outlives all that is said later in a life, in write time (microseconds): far more than a life lasts, and
+# still within Cassandra's 64 bits for the highest run an event may have.
+OUTLIVES = 2 * 365 * 86_400 * 1_000_000
 
 _INSERT_IMAGE = """
     INSERT INTO images_by_request (request_id, bucket, image_index, attempt, row_number, position, serial,
@@ -69,7 +75,7 @@ _INSERT_CANCELLED = """
 _INSERT_RETRIED = """
     INSERT INTO requests (request_id, retried_run, retried_at) VALUES (?, ?, ?) USING TIMESTAMP ?"""
 
-_SET_WEBHOOK = "UPDATE requests USING TIMESTAMP ? SET webhooks[?] = ? WHERE request_id = ?"
+_INSERT_WEBHOOK = "INSERT INTO requests (request_id, webhook) VALUES (?, ?) USING TIMESTAMP ?"
 
 IMAGE_COLUMNS = (
     "attempt", "row_number", "position", "serial", "product_name", "input_url", "cells", "requested_at",
@@ -137,6 +143,7 @@ class History:
                 await self._record_created(event, anew)
             case RequestCompleted():
                 await self._record_completed(event, anew)
+                await self._record_webhook(event, anew)
             case RequestCancelled():
                 written = write_time(anew) + event.run if anew else write_time(event.time)
                 await self._write(_INSERT_CANCELLED, event.request_id, event.run, event.time, written)
@@ -145,9 +152,8 @@ class History:
                 await self._write(_INSERT_RETRIED, event.request_id, event.run, event.time, written)
             case RequestStopped():
                 await self._record_stopped(event, anew)
-            case WebhookDelivered() | WebhookFailed():
-                outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
-                await self._write(_SET_WEBHOOK, write_time(anew or event.time), event.run, outcome, event.request_id)
+            case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
+                await self._record_webhook(event, anew)
             case _:
                 pass
 
@@ -201,6 +207,15 @@ class History:
             _or_unset(event.webhook_url),
             write_time(anew) + 1 + event.run if anew else write_time(event.time),
         )
+
+    async def _record_webhook(self, event: Event, anew: datetime | None) -> None:
+        said = standing(event)
+        if said is None:
+            return
+        # The greatest standing holds, as in the progress table; within one, times are in the order of events.
+        within = 2 * said.after_attempt + said.failed if anew else 0
+        written = write_time(anew or event.time) + OUTLIVES * (2 * said.run + said.delivered) + within
+        await self._write(_INSERT_WEBHOOK, event.request_id, said.state, written)
 
     async def _record_image(self, event: ImageProcessed | ImageFailed, anew: datetime | None) -> None:
         done = event if isinstance(event, ImageProcessed) else None
@@ -279,7 +294,7 @@ class History:
             output_csv_url=row.output_csv_url if is_completed else None,
             output_csv_path=row.output_csv_path if is_completed else None,
             owner=row.owner or "",
-            webhook=_webhook_state(row, run) if is_completed else None,
+            webhook=webhook_state(row) if is_completed else None,
             run=run,
         )
 
@@ -288,10 +303,11 @@ class History:
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
         return bool(rows) and rows[0].run is not None and rows[0].run >= run
 
-    async def webhook_is_settled(self, request_id: str, run: int) -> bool:
-        """Whether the receiver confirmed this run's completion, or will not be asked again."""
-        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return bool(rows) and run in (rows[0].webhooks or {})
+    async def completed_run(self, request_id: str) -> int | None:
+        """The last run of a request that was completed; None before the first is."""
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,))
+        run: int | None = rows[0].run if rows else None
+        return run
 
     async def whole_images(
         self,
@@ -327,9 +343,10 @@ class History:
         return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), patience=PATIENCE)
 
 
-def _webhook_state(row: Any, run: int) -> Literal["pending", "delivered", "failed"] | None:
-    outcome: Literal["delivered", "failed"] | None = (row.webhooks or {}).get(run)
-    return outcome or ("pending" if row.webhook_url else None)
+def webhook_state(row: Any) -> WebhookState | None:
+    # One that was recorded before completions said so has no state yet.
+    state: WebhookState | None = row.webhook or ("pending" if row.webhook_url and row.completed_at else None)
+    return state
 
 
 def milliseconds_of(event: ImageProcessed) -> int:

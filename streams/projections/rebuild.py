@@ -26,6 +26,7 @@ from streams.events import (
 from streams.log_reader import LogReader, partition_of
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, milliseconds_of
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
+from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
 
 WRITES_IN_FLIGHT = 256
@@ -82,8 +83,14 @@ class LogOfRequests:
         return self._request_id is None or key == self._request_id.encode()
 
 
-async def rebuild_history(settings: Settings, history: History, request_id: str | None, on_events: OnEvents) -> Report:
-    """Write every row of the history again; rows of ``request_id`` that no event speaks of go."""
+async def rebuild_history(
+    settings: Settings, history: History, deliveries: Deliveries, request_id: str | None, on_events: OnEvents
+) -> Report:
+    """Write every row of the history again; rows of ``request_id`` that no event speaks of go.
+
+    Of webhooks first what came of them, and only then what is to be told: a worker that meets a message here must not
+    take it for one that was never sent.
+    """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     began = utc_now()
@@ -93,13 +100,15 @@ async def rebuild_history(settings: Settings, history: History, request_id: str 
     async def write(event: Event) -> None:
         async with slots:
             await history.record(event, anew=began)
+            await deliveries.record(event)
 
-    async for events in log.events(topics.requests, topics.image_results, topics.webhooks):
-        async with asyncio.TaskGroup() as writes:
-            for event in events:
-                writes.create_task(write(event))
-        if request_id is not None:
-            indexes |= {event.index for event in events if isinstance(event, ImageProcessed | ImageFailed)}
+    for names in ((topics.webhooks,), (topics.requests, topics.image_results)):
+        async for events in log.events(*names):
+            async with asyncio.TaskGroup() as writes:
+                for event in events:
+                    writes.create_task(write(event))
+            if request_id is not None:
+                indexes |= {event.index for event in events if isinstance(event, ImageProcessed | ImageFailed)}
     report = Report(events=log.read)
     if request_id is not None and indexes:
         for bucket in range(max(indexes) // IMAGES_PER_BUCKET + 2):

@@ -21,6 +21,7 @@ from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.progress.view import ProgressView
 from streams.projections.history import History
+from streams.projections.webhooks.store import Deliveries
 from tests.event_loop import eventually, run
 from tests.examples import created, processed, requested
 from tests.integration.test_progress_view import Changelog
@@ -33,7 +34,14 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[BaseTestServer, web
     await view.start()
     app = create_app(
         Context(
-            settings, EventLog(settings), view, session, History(session), Storage.of(settings), AllowList.parse("")
+            settings,
+            EventLog(settings),
+            view,
+            session,
+            History(session),
+            Deliveries(session, settings.partitions),
+            Storage.of(settings),
+            AllowList.parse(""),
         )
     )
     try:

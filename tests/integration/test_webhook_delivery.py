@@ -1,113 +1,93 @@
-"""Webhooks to a real receiver: signed, repeated until confirmed, written down, and not sent again once they arrived."""
+"""Webhooks by a real worker to real receivers: tried until confirmed, written down, never sent twice for nothing."""
 
 import asyncio
-import socket
-import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
-from standardwebhooks.webhooks import Webhook
+from pydantic import SecretStr
 
 from infra.cassandra.session import Session
-from infra.outbound import AllowList, OutboundClient
 from infra.settings import Settings
 from streams.event_log import EventLog
-from streams.events import Event, RequestCompleted, WebhookAttempted, WebhookDelivered, WebhookFailed, decode
-from streams.projections import webhooks
+from streams.events import (
+    Event,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+    WebhookRedeliveryRequested,
+    utc_now,
+)
 from streams.projections.history import History
-from streams.projections.webhooks import Webhooks, webhook_id
+from streams.projections.rebuild import rebuild_history
+from streams.projections.webhooks.message import completion_id
+from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
-from tests.event_loop import run
-from tests.examples import completed
-from tests.integration.topic_reader import records_in
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "PAUSES", (0.0, 0.01, 0.02, 0.03))
-    monkeypatch.setattr(webhooks, "ANSWER_TIMEOUT", 0.5)
+from tests import npm_oracle
+from tests.event_loop import eventually, run
+from tests.examples import completed, created
+from tests.integration.conftest import system_with_topics
+from tests.integration.projections_worker import ProjectionsWorker
+from tests.integration.receiver import SECRET, Receiver
+from tests.integration.topic_reader import events_in
 
 
-@dataclass
-class Receiver:
-    """Answers with one status after the other, the last one for ever, and keeps what it was sent."""
-
-    statuses: tuple[int, ...] = (200,)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    silent: bool = False
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-    elsewhere: int = 0
-    url: str = ""
-
-    async def _hook(self, request: web.Request) -> web.Response:
-        self.got.append((dict(request.headers), await request.read()))
-        if self.silent:
-            await asyncio.sleep(60)
-        status = self.statuses[min(len(self.got), len(self.statuses)) - 1]
-        return web.Response(status=status, headers=self.headers)
-
-    async def _elsewhere(self, request: web.Request) -> web.Response:
-        self.elsewhere += 1
-        return web.Response()
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator["Receiver"]:
-        app = web.Application()
-        app.add_routes([web.post("/hook", self._hook), web.route("*", "/elsewhere", self._elsewhere)])
-        async with TestServer(app, host="127.0.0.1") as server:
-            self.url = str(server.make_url("/hook"))
-            yield self
-
-    def header(self, name: str) -> list[str]:
-        return [next(value for key, value in headers.items() if key.lower() == name) for headers, _ in self.got]
+@pytest.fixture(scope="module")
+def system(
+    kafka_address: str, cassandra_address: str, keyspace: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    """A system with quick repeats."""
+    folder = tmp_path_factory.mktemp("webhooks")
+    return system_with_topics(kafka_address, folder).model_copy(
+        update={
+            "cassandra_hosts": cassandra_address,
+            "cassandra_keyspace": keyspace,
+            "fetch_allow": "127.0.0.1",
+            "webhook_secret": SecretStr(SECRET),
+            "webhook_schedule": "0.3,0.3,0.3",
+        }
+    )
 
 
-@dataclass
-class Sender:
-    """The webhook projection with its Kafka and its Cassandra."""
-
-    webhooks: Webhooks
-    history: History
-    settings: Settings
-    seen: set[tuple[int, int]] = field(default_factory=set)
-
-    async def deliver(self, event: RequestCompleted) -> list[Event]:
-        """Deliver, let the history see what came of it, and return that."""
-        await self.webhooks.deliver(event)
-        told = []
-        for record in await records_in(self.settings, Topics(self.settings.topic_prefix).webhooks, event.request_id):
-            place = (record.partition, record.offset)
-            if place not in self.seen:
-                self.seen.add(place)
-                told.append(decode(record.value))  # in order: all of one request are in one partition
-        told = [outcome for outcome in told if outcome.request_id == event.request_id]
-        for outcome in told:
-            await self.history.record(outcome)
-        return told
+@pytest.fixture(scope="module")
+def worker(system: Settings) -> Iterator[ProjectionsWorker]:
+    running = ProjectionsWorker(system)
+    yield running
+    assert running.stop() == 0, running.log
 
 
 @asynccontextmanager
-async def sending(
-    settings: Settings, *, allow: str = "127.0.0.1", secret: str | None = SECRET
-) -> AsyncIterator[Sender]:
-    session = await Session.connect(settings)
-    log = EventLog(settings)
+async def appending(system: Settings) -> AsyncIterator[EventLog]:
+    log = EventLog(system)
     await log.start()
     try:
-        async with OutboundClient(AllowList.parse(allow)) as client:
-            history = History(session)
-            yield Sender(Webhooks(client, log, history, secret), history, settings)
+        yield log
     finally:
         await log.stop()
-        await session.close()
+
+
+async def complete(system: Settings, *events: Event) -> None:
+    async with appending(system) as log:
+        for event in events:
+            await log.append(event)
+
+
+async def told(system: Settings, request_id: str) -> list[Event]:
+    return await events_in(system, Topics(system.topic_prefix).webhooks, request_id)
+
+
+async def settled(system: Settings, request_id: str, times: int = 1) -> list[Event]:
+    """What the log says of a request's webhook once its outcome is there, each fact once."""
+
+    async def is_settled() -> bool:
+        events = await told(system, request_id)
+        return len({one.id for one in events if isinstance(one, WebhookDelivered | WebhookFailed)}) >= times
+
+    await eventually(is_settled, timeout=40)
+    return list({event.id: event for event in await told(system, request_id)}.values())
 
 
 def shown(events: list[Event]) -> list[tuple[Any, ...]]:
@@ -117,157 +97,275 @@ def shown(events: list[Event]) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_a_completion_reaches_the_receiver_signed_and_is_written_down(settings: Settings, request_id: str) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_completion_reaches_its_receiver_signed_and_is_written_down(system: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with Receiver().listening() as receiver, sending(settings) as sender:
-            event = completed(request_id, webhook_url=receiver.url)
-            told = await sender.deliver(event)
-            ((headers, body),) = receiver.got
-            data = Webhook(SECRET).verify(body, dict(headers))
-            assert data["type"] == "request.completed"
-            assert data["data"]["requestId"] == request_id
-            assert receiver.header("content-type") == ["application/json"]
-            assert shown(told) == [(1, 200, None), ("WebhookDelivered",)]
-            assert {outcome.request_id for outcome in told} == {request_id}
-            assert told[-1] == WebhookDelivered(
-                request_id=request_id, time=told[-1].time, webhook_id=webhook_id(event), attempts=1
+        async with Receiver().listening() as receiver:
+            await complete(system, completed(request_id, webhook_url=receiver.url))
+            events = await settled(system, request_id)
+            assert shown(events) == [(1, 200, None), ("WebhookDelivered",)]
+            ((message),) = receiver.verified()
+            assert message["type"] == "request.completed"
+            headers, body, _ = receiver.got[0]
+            assert npm_oracle.accepts(SECRET, headers, body)
+            assert not npm_oracle.accepts(SECRET, headers, body.replace(b"completed", b"cancelled"))
+            assert receiver.got[0].webhook_id == completion_id(request_id, 0)
+            assert receiver.got[0].headers["content-type"] == "application/json"
+
+    run(test())
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with Receiver((500, 302, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
+            await complete(system, completed(request_id, webhook_url=receiver.url))
+            events = await settled(system, request_id)
+            assert shown(events) == [
+                (1, 500, "http_500"),
+                (2, 302, "http_302"),
+                (3, 200, None),
+                ("WebhookDelivered",),
+            ]
+            assert len({(one.webhook_id, one.body) for one in receiver.got}) == 1
+            assert len(receiver.verified()) == 3
+            assert receiver.elsewhere == 0
+            for earlier, later in zip(events[:2], receiver.got[1:], strict=True):
+                assert isinstance(earlier, WebhookAttempted)
+                assert earlier.next_attempt_at is not None
+                assert later.at > 0
+
+    run(test())
+
+
+@pytest.mark.usefixtures("worker")
+def test_who_never_confirms_is_given_up_after_the_schedule_and_who_is_gone_at_once(
+    system: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with Receiver((500,)).listening() as broken, Receiver((410,)).listening() as gone:
+            await complete(
+                system,
+                completed(f"{request_id}-broken", webhook_url=broken.url),
+                completed(f"{request_id}-gone", webhook_url=gone.url),
             )
+            events = await settled(system, f"{request_id}-broken")
+            assert shown(events) == [*((n, 500, "http_500") for n in (1, 2, 3, 4)), ("WebhookFailed",)]
+            assert [one.last for one in events if isinstance(one, WebhookAttempted)] == [False, False, False, True]
+            assert shown(await settled(system, f"{request_id}-gone")) == [(1, 410, "http_410"), ("WebhookFailed",)]
+            assert (len(broken.got), len(gone.got)) == (4, 1)
 
     run(test())
 
 
-def test_every_2xx_is_a_confirmation(settings: Settings, request_id: str) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_completion_that_is_told_again_is_not_sent_again(system: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with sending(settings) as sender:
-            for status in (201, 202, 204, 299):
-                async with Receiver((status,)).listening() as receiver:
-                    told = await sender.deliver(completed(f"{request_id}-{status}", webhook_url=receiver.url))
-                assert shown(told) == [(1, status, None), ("WebhookDelivered",)]
-
-    run(test())
-
-
-def test_a_retry_has_the_same_id_and_body_but_a_time_and_signature_of_its_own(
-    settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhooks, "PAUSES", (0.0, 1.1, 0.0))  # webhook-timestamp counts in seconds
-
-    async def test() -> None:
-        async with Receiver((500, 503, 200)).listening() as receiver, sending(settings) as sender:
+        async with Receiver().listening() as receiver:
             event = completed(request_id, webhook_url=receiver.url)
-            told = await sender.deliver(event)
-            assert shown(told) == [(1, 500, "http_500"), (2, 503, "http_503"), (3, 200, None), ("WebhookDelivered",)]
-            assert receiver.header("webhook-id") == [webhook_id(event)] * 3
-            assert len({body for _, body in receiver.got}) == 1
-            first, second, _ = map(int, receiver.header("webhook-timestamp"))
-            assert first < second <= time.time()
-            assert len(set(receiver.header("webhook-signature")[:2])) == 2
-            for headers, body in receiver.got:
-                Webhook(SECRET).verify(body, dict(headers))
+            await complete(system, event)
+            await settled(system, request_id)
+            other = completed(f"{request_id}-other", webhook_url=receiver.url)
+            await complete(system, event, event, other)
+            await settled(system, other.request_id)
+            await asyncio.sleep(1)
+            assert [one.webhook_id for one in receiver.got].count(completion_id(request_id, 0)) == 1
 
     run(test())
 
 
-def test_a_receiver_that_never_confirms_is_given_up_after_the_last_attempt(settings: Settings, request_id: str) -> None:
+@pytest.mark.usefixtures("worker")
+def test_the_next_run_of_a_request_has_a_message_of_its_own(system: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with Receiver((500,)).listening() as receiver, sending(settings) as sender:
-            told = await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            assert len(receiver.got) == len(webhooks.PAUSES)
-            assert shown(told)[:-1] == [(n + 1, 500, "http_500") for n in range(len(webhooks.PAUSES))]
-            last = told[-1]
-            assert isinstance(last, WebhookFailed)
-            assert (last.attempts, last.reason) == (len(webhooks.PAUSES), "http_500")
+        async with Receiver().listening() as receiver:
+            for number in (0, 1):
+                await complete(system, completed(request_id, run=number, webhook_url=receiver.url))
+                await settled(system, request_id, times=number + 1)
+            assert [one.webhook_id for one in receiver.got] == [completion_id(request_id, n) for n in (0, 1)]
 
     run(test())
 
 
-def test_410_ends_it_at_once(settings: Settings, request_id: str) -> None:
+@pytest.mark.usefixtures("worker")
+def test_a_redelivery_has_the_same_id_and_the_whole_schedule_again(system: Settings, request_id: str) -> None:
+    webhook_id = completion_id(request_id, 0)
+
     async def test() -> None:
-        async with Receiver((410, 200)).listening() as receiver, sending(settings) as sender:
-            told = await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            assert shown(told) == [(1, 410, "http_410"), ("WebhookFailed",)]
-            assert len(receiver.got) == 1
+        async with Receiver((500, 500, 500, 500, 500, 200)).listening() as receiver:
+            wish = WebhookRedeliveryRequested(request_id=request_id, webhook_id=webhook_id, after_attempt=4)
+            await complete(system, completed(request_id, webhook_url=receiver.url))
+            await settled(system, request_id)
+            await complete(system, wish, wish)
+            events = await settled(system, request_id, times=2)
+            attempts = [one for one in events if isinstance(one, WebhookAttempted)]
+            assert [one.attempt for one in attempts] == [1, 2, 3, 4, 5, 6]
+            assert [one.after_attempt for one in attempts] == [0, 0, 0, 0, 4, 4]
+            assert isinstance(events[-1], WebhookDelivered)
+            await asyncio.sleep(0.7)
+            assert len(receiver.got) == 6, "a wish told twice is one wish"
+            assert {one.webhook_id for one in receiver.got} == {webhook_id}
 
     run(test())
 
 
-def test_a_redirect_is_a_failure_and_is_not_followed(settings: Settings, request_id: str) -> None:
+@pytest.mark.usefixtures("worker")
+def test_receivers_that_are_silent_do_not_delay_the_others(system: Settings, request_id: str) -> None:
     async def test() -> None:
-        async with sending(settings) as sender:
-            for status in (301, 302, 303, 304, 307, 308):
-                async with Receiver((status, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
-                    told = await sender.deliver(completed(f"{request_id}-{status}", webhook_url=receiver.url))
-                    assert shown(told) == [(1, status, f"http_{status}"), (2, 200, None), ("WebhookDelivered",)]
-                    assert receiver.elsewhere == 0
+        async with AsyncExitStack() as stack:
+            silent = [await stack.enter_async_context(Receiver(seconds=60).listening()) for _ in range(4)]
+            prompt = await stack.enter_async_context(Receiver().listening())
+            events = [
+                completed(f"{request_id}-{number}-{place}", webhook_url=receiver.url)
+                for number in range(25)
+                for place, receiver in enumerate([*silent, prompt])
+            ]
+            await complete(system, *events)
+            await prompt.wait_for(25, timeout=12)  # less than one silence
+            assert all(receiver.most_at_once <= 8 for receiver in silent)
 
     run(test())
 
 
-def test_a_receiver_that_does_not_answer_in_time_is_a_failed_attempt(
-    settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("worker")
+def test_retry_after_is_waited_for(system: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with Receiver((429, 200), headers={"Retry-After": "2"}).listening() as receiver:
+            await complete(system, completed(request_id, webhook_url=receiver.url))
+            first, second = await receiver.wait_for(2)
+            assert second.at - first.at >= 2
+
+    run(test())
+
+
+# --- processes that end
+
+
+def own_system(system: Settings, kafka_address: str, folder: Path, **changes: Any) -> Settings:
+    """Topics that no other worker reads."""
+    prefix = system_with_topics(kafka_address, folder).topic_prefix
+    return system.model_copy(update={"topic_prefix": prefix, "data_dir": folder, **changes})
+
+
+def test_a_worker_killed_between_two_attempts_goes_on_with_the_next(
+    system: Settings, kafka_address: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(webhooks, "PAUSES", (0.0,))
+    own = own_system(system, kafka_address, tmp_path, webhook_schedule="4,0.5")
+    request_ids = [str(uuid4()) for _ in range(5)]
 
     async def test() -> None:
-        async with Receiver(silent=True).listening() as receiver, sending(settings) as sender:
-            told = await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            attempt, given_up = told
-            assert isinstance(attempt, WebhookAttempted)
-            assert (attempt.status, attempt.reason) == (None, "fetch_timeout")
-            assert attempt.milliseconds >= 400
-            assert isinstance(given_up, WebhookFailed)
+        worker = ProjectionsWorker(own)
+        try:
+            async with Receiver((500,) * 5 + (200,)).listening() as receiver:
+                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids))
+                await receiver.wait_for(5)
+                for one in request_ids:
+                    await eventually(lambda one=one: _has_attempt(own, one))  # type: ignore[misc]
+                worker.kill()
+                worker.start_again()
+                for one in request_ids:
+                    assert shown(await settled(own, one)) == [
+                        (1, 500, "http_500"),
+                        (2, 200, None),
+                        ("WebhookDelivered",),
+                    ]
+                assert len(receiver.got) == 10
+        finally:
+            worker.kill()
 
     run(test())
 
 
-def test_nobody_there_and_a_private_address_are_failed_attempts(settings: Settings, request_id: str) -> None:
+async def _has_attempt(system: Settings, request_id: str) -> bool:
+    return bool(await told(system, request_id))
+
+
+def test_a_worker_killed_during_a_post_repeats_that_one_attempt_when_its_claim_has_ended(
+    system: Settings, kafka_address: str, tmp_path: Path
+) -> None:
+    own = own_system(system, kafka_address, tmp_path)
+    request_id = str(uuid4())
+
     async def test() -> None:
-        with socket.socket() as nobody:
-            nobody.bind(("127.0.0.1", 0))  # ours, so that nobody else listens there either
-            url = f"http://127.0.0.1:{nobody.getsockname()[1]}/hook"
-            async with sending(settings) as sender:
-                told = await sender.deliver(completed(f"{request_id}-a", webhook_url=url))
-        assert shown(told)[0] == (1, None, "fetch_connect_failed")
-        async with Receiver().listening() as receiver, sending(settings, allow="") as sender:
-            told = await sender.deliver(completed(f"{request_id}-b", webhook_url=receiver.url))
-            assert told[0].model_dump()["status"] is None
-            assert told[0].model_dump()["reason"] in ("fetch_forbidden_address", "fetch_forbidden_port")
-            assert isinstance(told[-1], WebhookFailed)
-            assert receiver.got == []
+        first = ProjectionsWorker(own, "first")
+        second = None
+        try:
+            async with Receiver(seconds=6).listening() as receiver:
+                await complete(own, completed(request_id, webhook_url=receiver.url))
+                await receiver.wait_for(1)
+                first.kill()
+                second = ProjectionsWorker(own, "second")
+                await receiver.wait_for(2, timeout=40)
+                assert receiver.got[1].at - receiver.got[0].at > 15, "the first POST might still be under way"
+                assert shown(await settled(own, request_id)) == [(1, 200, None), ("WebhookDelivered",)]
+                assert {one.webhook_id for one in receiver.got} == {completion_id(request_id, 0)}
+                assert receiver.most_at_once == 1
+        finally:
+            for worker in filter(None, (first, second)):
+                worker.kill()
 
     run(test())
 
 
-@pytest.mark.parametrize("status", [200, 500])
-def test_what_is_settled_is_not_sent_again(settings: Settings, request_id: str, status: int) -> None:
+def test_two_workers_that_come_and_go_send_each_message_once(
+    system: Settings, kafka_address: str, tmp_path: Path
+) -> None:
+    own = own_system(system, kafka_address, tmp_path)
+
     async def test() -> None:
-        async with Receiver((status,)).listening() as receiver, sending(settings) as sender:
-            event = completed(request_id, webhook_url=receiver.url)
-            await sender.deliver(event)
-            sent = len(receiver.got)
-            # The event comes again, or all of them are read again from the beginning.
-            assert await sender.deliver(event) == []
-            assert await sender.deliver(event.model_copy(update={"time": event.time + timedelta(days=9)})) == []
-            assert len(receiver.got) == sent
+        workers = [ProjectionsWorker(own, "first")]
+        try:
+            async with Receiver(seconds=0.2).listening() as receiver:
+                request_ids = [str(uuid4()) for _ in range(120)]
+                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids[:60]))
+                await receiver.wait_for(1)
+                workers.append(ProjectionsWorker(own, "second"))
+                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids[60:]))
+                await receiver.wait_for(60)
+                assert await asyncio.to_thread(workers[0].stop) == 0, workers[0].log
+                for one in request_ids:
+                    await settled(own, one)
+                ids = [one.webhook_id for one in receiver.got]
+                assert sorted(ids) == sorted(completion_id(one, 0) for one in request_ids)
+        finally:
+            for worker in workers:
+                worker.process.kill()
 
     run(test())
 
 
-def test_without_a_receiver_nothing_is_sent_and_nothing_is_written_down(settings: Settings, request_id: str) -> None:
+# --- read models
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_rebuild_from_nothing_brings_messages_and_hints_back_and_sends_nothing(
+    system: Settings, request_id: str
+) -> None:
     async def test() -> None:
-        async with sending(settings) as sender:
-            assert await sender.deliver(completed(request_id, webhook_url=None)) == []
-
-    run(test())
-
-
-def test_without_a_secret_there_is_no_signature(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver().listening() as receiver, sending(settings, secret=None) as sender:
-            await sender.deliver(completed(request_id, webhook_url=receiver.url))
-            ((headers, _),) = receiver.got
-            names = {name.lower() for name in headers}
-            assert {"webhook-id", "webhook-timestamp"} <= names
-            assert "webhook-signature" not in names
+        session = await Session.connect(system)
+        try:
+            async with Receiver((200, 429, 200), headers={"Retry-After": "6"}).listening() as receiver:
+                done, waiting = f"{request_id}-done", f"{request_id}-waiting"
+                await complete(system, created(done), completed(done, webhook_url=receiver.url))
+                await settled(system, done)
+                await complete(system, completed(waiting, webhook_url=receiver.url, time=utc_now()))
+                await eventually(lambda: _has_attempt(system, waiting))
+                deliveries = Deliveries(session, system.partitions)
+                ids = [completion_id(one, 0) for one in (done, waiting)]
+                before = [await deliveries.load(one) for one in ids]
+                for table in ("webhook_deliveries", "webhook_due", "webhook_due_slots"):
+                    await session.execute_script(f"TRUNCATE {table}")
+                assert (await deliveries.load(ids[0])).origin is None
+                for one in (done, waiting):
+                    await rebuild_history(system, History(session), deliveries, one, lambda *_: None)
+                after = [await deliveries.load(one) for one in ids]
+                assert [(one.origin, one.attempts, one.due) for one in after] == [
+                    (one.origin, one.attempts, one.due) for one in before
+                ]
+                assert shown(await settled(system, waiting)) == [
+                    (1, 429, "http_429"), (2, 200, None), ("WebhookDelivered",)
+                ]  # fmt: skip
+                assert len(receiver.got) == 3
+        finally:
+            await session.close()
 
     run(test())

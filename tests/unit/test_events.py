@@ -30,6 +30,7 @@ from streams.events import (
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
+    WebhookRedeliveryRequested,
     decode,
     utc_now,
 )
@@ -64,6 +65,9 @@ STORED: dict[str, Event] = {
     "WebhookDelivered.v1": WebhookDelivered(request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=3),
     "WebhookFailed.v1": WebhookFailed(
         request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=9, reason="http_410"
+    ),
+    "WebhookRedeliveryRequested.v1": WebhookRedeliveryRequested(
+        request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, run=1, after_attempt=8
     ),
     "ImagesRequestedAgain.v1": ImagesRequestedAgain(
         request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
@@ -239,7 +243,10 @@ def test_different_facts_have_different_ids() -> None:
         for webhook_id in ("msg_1", "msg_2"):
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
-            facts += [WebhookDelivered(**told, attempts=1), WebhookFailed(**told, attempts=1, reason="http_500")]
+            for after in (0, 8, 16):
+                facts += [WebhookDelivered(**told, attempts=1, after_attempt=after)]
+                facts += [WebhookFailed(**told, attempts=1, after_attempt=after, reason="http_500")]
+                facts += [WebhookRedeliveryRequested(**told, after_attempt=after)]
         facts += [
             ImagesRequestedAgain(request_id=request_id, run=run, heal=n, missing=1, image_offsets={})
             for run, n in ((0, 1), (0, 2), (1, 0), (1, 1), (2, 1))

@@ -491,7 +491,7 @@ def test_a_webhook_is_pending_from_the_completion_on_if_there_is_a_receiver(
     table: Table = {}
     apply([created(webhook_url=receiver)], table)
     assert decode_row(table[row_key(REQUEST_ID)]).webhook is None
-    apply([COMPLETED], table)
+    apply([COMPLETED.model_copy(update={"webhook_url": receiver})], table)
     assert decode_row(table[row_key(REQUEST_ID)]).webhook == webhook
 
 

@@ -16,7 +16,8 @@ from infra.settings import (
     load_settings,
     parse_addresses,
     parse_api_keys,
-    parse_webhook_secret,
+    parse_webhook_schedule,
+    parse_webhook_secrets,
 )
 
 WEBHOOK_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -110,6 +111,10 @@ def test_an_unknown_variable_in_the_env_file_is_an_error_too() -> None:
         ("PUBLIC_URL", "shop.example"),
         ("WEBHOOK_URL", "ftp://shop.example/hook"),
         ("URL", "http://"),
+        ("WEBHOOK_SCHEDULE", "0,soon"),
+        ("WEBHOOK_SCHEDULE", "0,-1"),
+        ("WEBHOOK_SCHEDULE", "nan"),
+        ("WEBHOOK_SCHEDULE", "0," * 50 + "0"),
         ("FETCH_ALLOW", "10.0.0.0/33"),
         ("FETCH_ALLOW", "host:port"),
         ("LOG_LEVEL", "loud"),
@@ -139,6 +144,8 @@ def test_all_malformed_variables_are_named_at_once(monkeypatch: pytest.MonkeyPat
         ("WEBHOOK_SECRET", "hunter2"),
         ("WEBHOOK_SECRET", "whsec_"),
         ("WEBHOOK_SECRET", "whsec_hunter2!"),
+        ("WEBHOOK_SECRET", "whsec_c2VjcmV0,hunter2"),
+        ("WEBHOOK_SECRET", ","),
     ],
 )
 def test_an_error_about_a_secret_does_not_tell_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -239,5 +246,16 @@ def test_addresses_are_hosts_with_or_without_a_port(text: str, addresses: list[t
     assert parse_addresses(text, default_port=9042) == addresses
 
 
+@pytest.mark.parametrize("text", ["whsec_bmV3,whsec_b2xk", "whsec_bmV3 whsec_b2xk", " whsec_bmV3,  whsec_b2xk "])
+def test_several_webhook_secrets_are_read_in_their_order(text: str) -> None:
+    assert parse_webhook_secrets(text) == [b"new", b"old"]
+
+
+def test_the_webhook_schedule_is_one_of_about_a_day() -> None:
+    assert parse_webhook_schedule("0, 0.5,60") == (0, 0.5, 60)
+    pauses = parse_webhook_schedule(Settings().webhook_schedule)
+    assert 24 < sum(pauses) / 3600 < 36
+
+
 def test_a_webhook_secret_is_the_base64_of_its_key() -> None:
-    assert parse_webhook_secret("whsec_c2VjcmV0") == b"secret"
+    assert parse_webhook_secrets("whsec_c2VjcmV0") == [b"secret"]

@@ -1,36 +1,56 @@
-"""Webhook messages, checked by the reference implementation of Standard Webhooks."""
+"""Webhook messages, their signatures, when they are tried, and what their events add up to."""
 
 import base64
 import json
-import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from streams.projections.webhooks import message, sign, webhook_id
-from tests.examples import completed
+from streams.events import (
+    Event,
+    RequestCompleted,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+    WebhookRedeliveryRequested,
+)
+from streams.projections.webhooks.claim import Claim, blocked_until
+from streams.projections.webhooks.delivery import Attempt, Delivery, Origin
+from streams.projections.webhooks.message import completion_id, message
+from streams.projections.webhooks.outcome import outcome_of
+from streams.projections.webhooks.schedule import Outcome, Schedule
+from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
+from streams.webhook_standing import standing
+from tests import npm_oracle
+from tests.examples import NOON, completed
 
 KEY = bytes(range(24))
-SECRET = "whsec_" + base64.b64encode(KEY).decode()
+OTHER_KEY = bytes(range(24, 48))
 EVENT = completed(webhook_url="https://receiver.example/hook")
+ID = completion_id(EVENT.request_id, 0)
 
 
-def headers(body: bytes, key: bytes = KEY, seconds_ago: int = 0) -> dict[str, str]:
-    timestamp = int(time.time()) - seconds_ago
-    return {
-        "webhook-id": webhook_id(EVENT),
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(key, webhook_id(EVENT), timestamp, body),
-    }
+def secret(key: bytes) -> str:
+    return "whsec_" + base64.b64encode(key).decode()
+
+
+def headers(body: bytes, *keys: bytes, seconds_ago: int = 0) -> dict[str, str]:
+    return signed_headers(keys or (KEY,), ID, datetime.now(UTC) - timedelta(seconds=seconds_ago), body)
+
+
+# --- signatures
 
 
 @given(st.binary(min_size=1, max_size=64), st.dictionaries(st.text(), st.text()))
-def test_the_reference_verifier_accepts_what_we_sign(key: bytes, content: dict[str, str]) -> None:
+def test_the_reference_verifier_accepts_what_we_sign_and_so_do_we(key: bytes, content: dict[str, str]) -> None:
     body = json.dumps(content).encode()
-    verifier = Webhook("whsec_" + base64.b64encode(key).decode())
-    assert verifier.verify(body, headers(body, key)) == content
+    assert Webhook(secret(key)).verify(body, headers(body, key)) == content
+    verify([key], headers(body, key), body, datetime.now(UTC))
 
 
 def test_our_signature_is_the_one_that_the_reference_makes() -> None:
@@ -40,21 +60,55 @@ def test_our_signature_is_the_one_that_the_reference_makes() -> None:
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-@pytest.mark.parametrize("changed", ["body", "webhook-id", "webhook-timestamp", "webhook-signature", "key", "age"])
-def test_the_reference_verifier_refuses_what_was_tampered_with(changed: str) -> None:
+TAMPERED = ["body", "webhook-id", "webhook-timestamp", "webhook-signature", "key", "too old", "too new"]
+
+
+@pytest.mark.parametrize("changed", TAMPERED)
+def test_what_was_tampered_with_is_refused_by_the_references_and_by_us(changed: str) -> None:
     body = message(EVENT)
-    sent = headers(body, key=KEY[::-1] if changed == "key" else KEY, seconds_ago=3600 if changed == "age" else 0)
+    age = {"too old": 3600, "too new": -3600}.get(changed, 0)
+    sent = headers(body, OTHER_KEY if changed == "key" else KEY, seconds_ago=age)
     match changed:
         case "body":
             body = body.replace(b'"completed"', b'"processing"')
         case "webhook-id":
-            sent["webhook-id"] = webhook_id(EVENT)[:-1] + "x"
+            sent["webhook-id"] = ID[:-1] + "x"
         case "webhook-timestamp":
             sent["webhook-timestamp"] = str(int(sent["webhook-timestamp"]) - 1)
         case "webhook-signature":
             sent["webhook-signature"] = "v1," + base64.b64encode(bytes(32)).decode()
     with pytest.raises(WebhookVerificationError):
-        Webhook(SECRET).verify(body, sent)
+        Webhook(secret(KEY)).verify(body, sent)
+    assert not npm_oracle.accepts(secret(KEY), sent, body)
+    with pytest.raises(VerificationError):
+        verify([KEY], sent, body, datetime.now(UTC))
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional={name: st.text() for name in ("webhook-id", "webhook-timestamp", "webhook-signature")}
+    )
+)
+def test_no_headers_make_verifying_crash_or_pass(sent: dict[str, str]) -> None:
+    with pytest.raises(VerificationError):
+        verify([KEY], sent, b"{}", datetime.now(UTC))
+
+
+@pytest.mark.parametrize("known", [KEY, OTHER_KEY])
+def test_while_a_secret_is_changed_either_one_verifies(known: bytes) -> None:
+    body = message(EVENT)
+    sent = headers(body, OTHER_KEY, KEY)
+    assert len(sent["webhook-signature"].split(" ")) == 2
+    Webhook(secret(known)).verify(body, sent)
+    assert npm_oracle.accepts(secret(known), sent, body)
+    verify([known], sent, body, datetime.now(UTC))
+
+
+def test_without_a_secret_there_is_no_signature() -> None:
+    assert signed_headers((), ID, NOON, b"{}").keys() == {"webhook-id", "webhook-timestamp"}
+
+
+# --- messages
 
 
 def test_the_body_says_what_happened_when_and_the_status() -> None:
@@ -68,10 +122,176 @@ def test_the_body_says_what_happened_when_and_the_status() -> None:
 
 
 def test_the_same_completion_makes_the_same_message() -> None:
-    again = completed(webhook_url="https://receiver.example/hook")
-    assert (message(again), webhook_id(again)) == (message(EVENT), webhook_id(EVENT))
+    assert message(completed(webhook_url="https://receiver.example/hook")) == message(EVENT)
 
 
 def test_each_completion_has_a_message_id_of_its_own() -> None:
-    ids = {webhook_id(completed(request_id, run=run)) for request_id in ("one", "two") for run in (0, 1)}
-    assert len(ids) == 4
+    assert len({completion_id(request_id, run) for request_id in ("one", "two") for run in (0, 1)}) == 4
+
+
+def test_message_ids_never_change() -> None:
+    # A receiver drops repeats by it, over all versions of this program.
+    assert completion_id("5f0c7a52-7c5e-4d0e-9b5e-2f6a1c3d4e5f", 0) == "msg_3fe354ef94325842b8f465306a13fad2"
+
+
+# --- schedule
+
+
+PAUSES = (5.0, 300.0, 1800.0)
+FAILURE = Outcome(500, "http_500", 20)
+
+
+@given(st.integers(1, 3), st.floats(0, 1))
+def test_each_pause_is_that_of_the_schedule_and_up_to_a_fifth_more(tries: int, jitter: float) -> None:
+    at = Schedule(PAUSES, lambda: jitter).next_attempt_at(tries, FAILURE, NOON)
+    assert at is not None
+    pause = (at - NOON).total_seconds()
+    assert PAUSES[tries - 1] - 0.001 <= pause <= 1.2 * PAUSES[tries - 1] + 0.001
+    assert at.microsecond % 1000 == 0, "events and Cassandra have milliseconds"
+
+
+def test_after_the_last_pause_there_is_no_further_attempt() -> None:
+    assert Schedule(PAUSES).next_attempt_at(4, FAILURE, NOON) is None
+    assert Schedule(()).next_attempt_at(1, FAILURE, NOON) is None
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome(410, "http_410", 20), Outcome(None, "fetch_forbidden_address", 0, hopeless=True)]
+)
+def test_what_can_not_succeed_is_not_tried_again(outcome: Outcome) -> None:
+    assert Schedule(PAUSES).next_attempt_at(1, outcome, NOON) is None
+
+
+@pytest.mark.parametrize(("asked", "waited"), [(2.0, 5.0), (60.0, 60.0), (86_400.0, 86_400.0)])
+def test_retry_after_makes_a_pause_longer_and_never_shorter(asked: float, waited: float) -> None:
+    schedule = Schedule(PAUSES, lambda: 0.0)
+    outcome = Outcome(503, "http_503", 20, retry_after=asked)
+    assert schedule.next_attempt_at(1, outcome, NOON) == NOON + timedelta(seconds=waited)
+
+
+# --- deliveries
+
+
+ORIGIN = Origin("r", "request.completed", 0, "https://receiver.example/hook", "{}", NOON)
+
+
+def attempt(number: int, reason: str | None = "http_500", *, last: bool = False) -> Attempt:
+    at = NOON + timedelta(minutes=number)
+    again = at + timedelta(minutes=10) if reason and not last else None
+    return Attempt(number, at, 500 if reason else 200, 20, reason, again, last)
+
+
+def test_a_message_is_due_when_it_is_told_and_then_when_its_last_attempt_said() -> None:
+    assert (Delivery(ID, ORIGIN).due, Delivery(ID, ORIGIN).state) == (NOON, "pending")
+    once = Delivery(ID, ORIGIN, (attempt(1),))
+    assert (once.due, once.state) == (attempt(1).next_attempt_at, "pending")
+
+
+def test_nothing_is_due_once_it_is_confirmed_or_given_up_or_as_long_as_nobody_knows_what_to_send() -> None:
+    confirmed = Delivery(ID, ORIGIN, (attempt(1), attempt(2, None)))
+    assert (confirmed.due, confirmed.state) == (None, "delivered")
+    given_up = Delivery(ID, ORIGIN, (attempt(1), attempt(2, last=True)))
+    assert (given_up.due, given_up.state) == (None, "failed")
+    of_before = Delivery(ID, ORIGIN, (attempt(1),), given_up=frozenset({1}))
+    assert (of_before.due, of_before.state) == (None, "failed")
+    assert Delivery(ID, None, (attempt(1),)).due is None
+
+
+def test_an_attempt_of_before_that_did_not_say_when_the_next_one_is_due_is_followed_at_once() -> None:
+    old = Attempt(1, NOON, 500, 20, "http_500", None, last=False)
+    assert Delivery(ID, ORIGIN, (old,)).due == NOON
+
+
+@pytest.mark.parametrize("settled", [(attempt(1, None),), (attempt(1, last=True),), (attempt(1),)])
+def test_a_redelivery_is_due_at_once_whatever_was_before_and_its_schedule_begins_anew(
+    settled: tuple[Attempt, ...],
+) -> None:
+    asked = NOON + timedelta(minutes=2)
+    delivery = Delivery(ID, ORIGIN, settled, {1: asked})
+    assert (delivery.due, delivery.after_attempt) == (asked, 1)
+    made = Delivery(ID, ORIGIN, (*settled, attempt(2)), {1: asked})
+    assert (made.due, made.after_attempt) == (attempt(2).next_attempt_at, 1)
+
+
+def test_a_receiver_that_confirmed_stays_one_when_a_redelivery_fails() -> None:
+    delivery = Delivery(ID, ORIGIN, (attempt(1, None), attempt(2, last=True)), {1: NOON})
+    assert (delivery.due, delivery.state) == (None, "delivered")
+
+
+# --- claims
+
+
+def test_a_claim_holds_for_its_attempt_until_it_ends() -> None:
+    claim = Claim(2, NOON + timedelta(seconds=20), "worker-1")
+    assert Claim.parse(str(claim)) == claim
+    claimed = Delivery(ID, ORIGIN, (attempt(1),), claim=str(claim))
+    assert blocked_until(claimed, NOON) == claim.until
+    assert blocked_until(claimed, claim.until) is None
+    assert blocked_until(Delivery(ID, ORIGIN, (attempt(1), attempt(2)), claim=str(claim)), NOON) is None
+    assert blocked_until(Delivery(ID, ORIGIN), NOON) is None
+
+
+# --- outcomes and standing
+
+
+def attempted(reason: str | None, **fields: object) -> WebhookAttempted:
+    return WebhookAttempted.model_validate(
+        {
+            "request_id": "r",
+            "time": NOON,
+            "webhook_id": ID,
+            "attempt": 3,
+            "milliseconds": 5,
+            "reason": reason,
+            **fields,
+        }
+    )
+
+
+def test_an_attempt_that_is_the_last_one_is_followed_by_its_outcome() -> None:
+    delivered = outcome_of(attempted(None, run=1, after_attempt=2))
+    assert delivered == WebhookDelivered(request_id="r", time=NOON, webhook_id=ID, run=1, attempts=3, after_attempt=2)
+    failed = outcome_of(attempted("http_410", last=True))
+    assert failed == WebhookFailed(request_id="r", time=NOON, webhook_id=ID, attempts=3, reason="http_410")
+    assert outcome_of(attempted("http_500", next_attempt_at=NOON)) is None
+    assert outcome_of(attempted("http_500")) is None, "what was written before there was a word of the last one"
+
+
+def about(cls: type[Event], **fields: object) -> Event:
+    return cls.model_validate({"request_id": "r", "webhook_id": ID, "attempts": 1, "reason": "http_500", **fields})
+
+
+COMPLETED: RequestCompleted = completed("r", webhook_url="https://receiver.example/")
+COMPLETED_AGAIN = completed("r", webhook_url="https://receiver.example/", run=1)
+FAILED = about(WebhookFailed)
+DELIVERED = about(WebhookDelivered)
+REDELIVERY = about(WebhookRedeliveryRequested, after_attempt=8)
+FAILED_AGAIN = about(WebhookFailed, after_attempt=8)
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([COMPLETED], "pending"),
+        ([COMPLETED, DELIVERED], "delivered"),
+        ([COMPLETED, FAILED], "failed"),
+        ([COMPLETED, DELIVERED, FAILED], "delivered"),
+        ([COMPLETED, FAILED, REDELIVERY], "pending"),
+        ([COMPLETED, FAILED, REDELIVERY, FAILED_AGAIN], "failed"),
+        ([COMPLETED, DELIVERED, REDELIVERY], "delivered"),
+        ([COMPLETED, DELIVERED, REDELIVERY, FAILED_AGAIN], "delivered"),
+        ([COMPLETED, DELIVERED, COMPLETED_AGAIN], "pending"),
+        ([COMPLETED, DELIVERED, COMPLETED_AGAIN, about(WebhookFailed, run=1)], "failed"),
+        ([COMPLETED, about(WebhookDelivered, kind="image.processed")], "pending"),
+    ],
+)
+def test_how_a_webhook_stands_does_not_depend_on_the_order_in_which_it_is_heard(
+    events: Sequence[Event], state: str
+) -> None:
+    for order in permutations(events):
+        greatest = max(said for event in order if (said := standing(event)) is not None)
+        assert greatest.state == state
+
+
+def test_without_a_receiver_there_is_no_standing() -> None:
+    assert standing(completed(webhook_url=None)) is None

@@ -1,0 +1,92 @@
+"""One attempt: the POST, and what came of it as an event."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from infra.outbound import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
+from streams.events import WebhookAttempted, utc_now
+from streams.projections.webhooks.delivery import Delivery, Origin
+from streams.projections.webhooks.schedule import Outcome, Schedule
+from streams.projections.webhooks.signature import signed_headers
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT = 15.0
+"""Seconds in which a receiver must answer; Standard Webhooks recommends 15 to 30."""
+
+
+class Sender:
+    """Posts messages, signed with each of ``keys`` (unsigned without any)."""
+
+    def __init__(
+        self,
+        client: OutboundClient,
+        keys: Sequence[bytes],
+        schedule: Schedule,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._schedule = schedule
+        self.answer_timeout = answer_timeout
+
+    async def attempt(self, delivery: Delivery) -> tuple[WebhookAttempted, Outcome]:
+        """Make the next attempt at a message; the event is still to be written."""
+        origin = delivery.origin
+        assert origin is not None
+        outcome = await self._post(delivery.webhook_id, origin)
+        number = delivery.made + 1
+        now = utc_now()
+        after = delivery.after_attempt
+        next_at = None
+        if outcome.reason is not None:
+            next_at = self._schedule.next_attempt_at(number - after, outcome, now)
+        log.info(
+            "webhook attempted",
+            request_id=origin.request_id,
+            webhook_id=delivery.webhook_id,
+            attempt=number,
+            status=outcome.status,
+            reason=outcome.reason,
+        )
+        event = WebhookAttempted(
+            request_id=origin.request_id,
+            time=now,
+            webhook_id=delivery.webhook_id,
+            kind=origin.kind,
+            run=origin.run,
+            attempt=number,
+            status=outcome.status,
+            milliseconds=outcome.milliseconds,
+            reason=outcome.reason,
+            next_attempt_at=next_at,
+            last=outcome.reason is not None and next_at is None,
+            after_attempt=after,
+        )
+        return event, outcome
+
+    async def _post(self, webhook_id: str, origin: Origin) -> Outcome:
+        body = origin.body.encode()
+        headers = signed_headers(self._keys, webhook_id, utc_now(), body)
+        headers["content-type"] = "application/json"
+        started = time.monotonic()
+        try:
+            response = await self._client.post(origin.url, body, headers, timeout=self.answer_timeout)
+        except OutboundError as error:
+            return Outcome(
+                None, str(error.reason), _milliseconds_since(started), hopeless=isinstance(error, ForbiddenUrl)
+            )
+        said = response.headers.get("Retry-After")
+        return Outcome(
+            response.status,
+            None if 200 <= response.status < 300 else f"http_{response.status}",
+            _milliseconds_since(started),
+            retry_after=parse_retry_after(said, datetime.now(UTC)) if said else None,
+        )
+
+
+def _milliseconds_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,250 @@
+"""``python -m tests.bench.webhooks``: delays beside bad receivers, deliveries over kill -9, and what waiting costs.
+
+The projections worker runs as a process, on completions written to the topic; the receivers are in this one.
+"""
+
+import asyncio
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+from aiohttp import web
+
+from infra.cli.init import initialise
+from infra.embedded import EmbeddedServers
+from infra.embedded.cassandra import EmbeddedCassandra
+from infra.embedded.kafka import EmbeddedKafka
+from infra.settings import Settings
+from streams.event_log import EventLog
+from streams.events import RequestCompleted, utc_now
+from streams.topics import Topics
+from tests.integration.projections_worker import ProjectionsWorker
+from tests.integration.topic_reader import events_in
+
+COMPLETIONS = 1000
+HOSTS = 100  # of either kind
+KILLED = 200
+KILLS = 4
+WAITING = 10_000
+LOOK_SECONDS = 20
+LIMIT = 240.0  # seconds of each part
+
+
+class Receivers:
+    """Many hosts, each an address of the loopback network, and one server behind them all."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.arrived: dict[str, list[datetime]] = {}
+        self.confirmed: Counter[str] = Counter()
+        self.posts = 0
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        now = datetime.now(UTC)
+        webhook_id = request.headers["webhook-id"]
+        self.posts += 1
+        arrivals = self.arrived.setdefault(webhook_id, [])
+        arrivals.append(now)
+        match request.path:
+            case "/silent":
+                await asyncio.sleep(30)
+            case "/later":
+                return web.Response(status=503, headers={"Retry-After": "3600"})
+            case "/second":
+                await asyncio.sleep(0.2)
+                if len(arrivals) == 1:
+                    return web.Response(status=500)
+        self.confirmed[webhook_id] += 1
+        return web.Response(status=204)
+
+    @asynccontextmanager
+    async def listening(self, addresses: Sequence[str]) -> AsyncIterator["Receivers"]:
+        app = web.Application()
+        app.router.add_post("/{path}", self._receive)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        assert runner.server is not None
+        server = await asyncio.get_running_loop().create_server(runner.server, addresses[0], 0, backlog=1000)
+        self.port = server.sockets[0].getsockname()[1]
+        others = await asyncio.get_running_loop().create_server(runner.server, addresses[1:], self.port, backlog=1000)
+        try:
+            yield self
+        finally:
+            server.close()
+            others.close()
+            await runner.cleanup()
+
+
+def address(number: int) -> str:
+    return f"127.{1 + number // 65025}.{number // 255 % 255}.{1 + number % 255 % 254}"
+
+
+def completions(urls: Iterable[str]) -> list[RequestCompleted]:
+    return [
+        RequestCompleted(
+            request_id=str(uuid4()),
+            total=1,
+            succeeded=1,
+            failed=0,
+            input_bytes=1,
+            output_bytes=1,
+            created_at=utc_now(),
+            webhook_url=url,
+            output_csv_url="http://127.0.0.1/x",
+            output_csv_path="x",
+        )
+        for url in urls
+    ]
+
+
+async def write(settings: Settings, events: Sequence[RequestCompleted]) -> None:
+    log = EventLog(settings)
+    await log.start()
+    try:
+        written = [await log.enqueue(event.model_copy(update={"time": utc_now()})) for event in events]
+        await asyncio.gather(*written)
+    finally:
+        await log.stop()
+
+
+async def until(question: Callable[[], bool], timeout: float = LIMIT) -> bool:
+    """Whether the answer becomes yes in time."""
+    deadline = time.monotonic() + timeout
+    while not question():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(0.05)
+    return True
+
+
+async def delays(settings: Settings, *, bad: bool) -> list[float]:
+    """Seconds from completion to arrival at each good receiver; half of all receivers are good if ``bad``."""
+    receivers = Receivers()
+    good, silent = [address(n) for n in range(HOSTS)], [address(n) for n in range(HOSTS, HOSTS * 3 // 2)]
+    dead = [address(n) for n in range(HOSTS * 3 // 2, HOSTS * 2)]
+    async with receivers.listening([*good, *silent]):
+        urls = []
+        for number in range(COMPLETIONS):
+            half = number // 2
+            if number % 2 == 0 or not bad:
+                urls.append(f"http://{good[half % HOSTS]}:{receivers.port}/good")
+            elif half % 2:
+                urls.append(f"http://{silent[half // 2 % len(silent)]}:{receivers.port}/silent")
+            else:
+                urls.append(f"http://{dead[half // 2 % len(dead)]}:{receivers.port}/dead")
+        began = datetime.now(UTC)
+        await write(settings, completions(urls))
+        wanted = COMPLETIONS // 2 if bad else COMPLETIONS
+        await until(lambda: len(receivers.confirmed) >= wanted)
+        assert len(receivers.confirmed) >= wanted, f"{len(receivers.confirmed)} of {wanted} arrived"
+        return [(receivers.arrived[one][0] - began).total_seconds() for one in receivers.confirmed]
+
+
+async def over_kills(settings: Settings, worker: ProjectionsWorker) -> str:
+    """Each receiver refuses the first attempt; the worker is killed in between, again and again."""
+    receivers = Receivers()
+    chance = random.Random(7)
+    hosts = [address(n) for n in range(20)]
+    async with receivers.listening(hosts):
+        await write(settings, completions(f"http://{hosts[n % 20]}:{receivers.port}/second" for n in range(KILLED)))
+        await until(lambda: receivers.posts >= KILLED // 4)
+        for _ in range(KILLS):
+            worker.kill()
+            worker.start_again()
+            await asyncio.sleep(chance.uniform(3, 8))
+        done = await until(lambda: len(receivers.confirmed) >= KILLED)
+        await asyncio.sleep(2)
+        attempts = Counter(len(times) for times in receivers.arrived.values())
+    assert done, f"{len(receivers.confirmed)} of {KILLED} were confirmed"
+    confirmed = dict(sorted(Counter(receivers.confirmed.values()).items()))
+    return f"confirmed deliveries per request {confirmed}, POSTs per request {dict(sorted(attempts.items()))}"
+
+
+async def cost(worker: ProjectionsWorker) -> tuple[float, float]:
+    """Megabytes and percent of a core of the worker while it has nothing to do."""
+    process = psutil.Process(worker.process.pid)
+    before = sum(process.cpu_times()[:2])
+    await asyncio.sleep(LOOK_SECONDS)
+    busy = sum(process.cpu_times()[:2]) - before
+    return process.memory_info().rss / 2**20, 100 * busy / LOOK_SECONDS
+
+
+async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[str]:
+    """What ten thousand messages cost that wait for an hour."""
+    receivers = Receivers()
+    hosts = [address(n) for n in range(50)]
+    lines = ["none waiting, a fresh worker    {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker))]
+    async with receivers.listening(hosts):
+        started = time.monotonic()
+        await write(settings, completions(f"http://{hosts[n % 50]}:{receivers.port}/later" for n in range(WAITING)))
+        assert await until(lambda: len(receivers.arrived) >= WAITING), f"{len(receivers.arrived)} were tried"
+        rate = WAITING / (time.monotonic() - started)
+        await asyncio.sleep(10)  # what was answered is being recorded
+        lines.append("all tried once and waiting      {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
+        lines[-1] += f" ({rate:.0f} first attempts/s)"
+        worker.stop()
+        worker.start_again()
+        await asyncio.sleep(15)
+        lines.append("waiting, after a restart        {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
+        assert receivers.posts == WAITING, f"{receivers.posts} POSTs"
+    recorded = await events_in(settings, Topics(settings.topic_prefix).webhooks)
+    lines.append(f"{len(recorded)} events written in all")
+    return lines
+
+
+async def ready(settings: Settings) -> None:
+    """Return when a completion is delivered."""
+    receivers = Receivers()
+    async with receivers.listening([address(0), address(1)]):
+        await write(settings, completions([f"http://{address(0)}:{receivers.port}/good"]))
+        assert await until(lambda: receivers.posts > 0), "the worker sends nothing"
+
+
+async def run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
+        async with EmbeddedServers(kafka, cassandra):
+            settings = Settings(
+                kafka_brokers=kafka.address,
+                cassandra_hosts=cassandra.address,
+                data_dir=Path(folder),
+                fetch_allow="127.0.0.0/8",
+                webhook_schedule="5,3600",
+                log_level="WARNING",
+            )
+            await initialise(settings)
+            worker = ProjectionsWorker(settings)
+            try:
+                await ready(settings)
+                lines = await waiting(settings, worker)
+                print(f"{WAITING} webhooks that wait")
+                for line in lines:
+                    print(f"  {line}")
+                print(f"{COMPLETIONS} completions at once, {2 * HOSTS} receivers, seconds until a good one is told")
+                for bad in (False, True):
+                    values = sorted(await delays(settings, bad=bad))
+                    median, p95 = statistics.median(values), values[int(len(values) * 0.95)]
+                    what = "half of them dead or silent" if bad else "all good"
+                    print(f"  {what:28} median {median:5.2f}  p95 {p95:5.2f}  longest {values[-1]:5.2f}")
+                print(f"{KILLED} completions, refused once each, {KILLS} kill -9 in between")
+                print(f"  {await over_kills(settings, worker)}")
+            finally:
+                worker.kill()
+
+
+def main() -> None:
+    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Webhooks as a user of the API and of `shrinkstream listen` sees them."""
+
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+from standardwebhooks.webhooks import Webhook
+
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import call, completed, delivered, upload
+from tests.e2e.shop import Shop
+
+HEADER = "S. No.,Product Name,Input Image URLs\n"
+
+
+def webhook(system: System, request_id: str) -> dict[str, Any]:
+    answer = call(system.url, "GET", f"/api/requests/{request_id}/webhook")
+    assert answer.status == 200, answer.body
+    shown: dict[str, Any] = answer.json
+    return shown
+
+
+def wait_for_attempts(system: System, request_id: str, count: int) -> dict[str, Any]:
+    deadline = time.monotonic() + 30
+    while True:
+        shown = webhook(system, request_id)
+        if shown["messages"] and len(shown["messages"][0]["attempts"]) >= count:
+            return shown
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.1)
+
+
+def test_the_attempts_are_listed_and_a_redelivery_has_the_same_id(system: System, shop: Shop) -> None:
+    url = f"{shop.url}/webhook/listed"
+    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('listed.jpg')}\n", webhookUrl=url)
+    delivered(system.url, request_id)
+    shown = wait_for_attempts(system, request_id, 1)
+    (message,) = shown["messages"]
+    (attempt,) = message.pop("attempts")
+    assert shown["webhook"] == "delivered"
+    assert message == {
+        "webhookId": shop.received(request_id)[0].headers["webhook-id"],
+        "type": "request.completed",
+        "run": 0,
+        "url": url,
+        "state": "delivered",
+        "nextAttemptAt": None,
+    }
+    assert datetime.fromisoformat(attempt.pop("time")).utcoffset() is not None
+    assert 0 <= attempt.pop("milliseconds") < 15_000
+    assert attempt == {"attempt": 1, "status": 204, "reason": None}
+
+    answer = call(system.url, "POST", f"/api/requests/{request_id}/webhook/redeliver")
+    assert (answer.status, answer.json["webhookId"]) == (202, message["webhookId"])
+    assert answer.headers["location"] == f"/api/requests/{request_id}/webhook"
+    again = shop.wait_for_deliveries(request_id, 2)
+    assert {one.headers["webhook-id"] for one in again} == {message["webhookId"]}
+    for one in again:
+        Webhook(shop.secret).verify(one.body, one.headers)
+    shown = wait_for_attempts(system, request_id, 2)
+    assert [one["attempt"] for one in shown["messages"][0]["attempts"]] == [1, 2]
+    assert shown["webhook"] == "delivered"
+
+
+def test_a_receiver_that_is_gone_is_told_again_when_somebody_asks(system: System, shop: Shop) -> None:
+    shop.webhook_answers["gone"] = [410]
+    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('gone.jpg')}\n", webhookUrl=f"{shop.url}/webhook/gone")
+    completed(system.url, request_id)
+    shown = wait_for_attempts(system, request_id, 1)
+    assert (shown["messages"][0]["state"], shown["messages"][0]["attempts"][0]["reason"]) == ("failed", "http_410")
+    assert call(system.url, "POST", f"/api/requests/{request_id}/webhook/redeliver").status == 202
+    delivered(system.url, request_id)
+    assert len(shop.received(request_id)) == 2
+
+
+def test_there_is_nothing_to_send_again_without_a_receiver_or_a_request(system: System, shop: Shop) -> None:
+    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('nobody.jpg')}\n")
+    completed(system.url, request_id)
+    assert webhook(system, request_id) == {"requestId": request_id, "webhook": None, "messages": []}
+    refused = call(system.url, "POST", f"/api/requests/{request_id}/webhook/redeliver")
+    assert (refused.status, refused.json["type"]) == (409, "urn:shrinkstream:problem:no-webhook")
+    for method, path in (("GET", "webhook"), ("POST", "webhook/redeliver")):
+        unknown = call(system.url, method, f"/api/requests/nobody-knows/{path}")
+        assert (unknown.status, unknown.json["type"]) == (404, "urn:shrinkstream:problem:unknown-request")
+
+
+def test_listen_confirms_and_prints_what_is_genuine_and_refuses_the_rest(system: System, shop: Shop) -> None:
+    shop_port = shop.address.rpartition(":")[2]
+    listening = subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", "listen", "--port", "0", "--secret", shop.secret],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={name: value for name, value in system.environment.items() if not name.startswith("SHRINKSTREAM_")},
+    )
+    try:
+        assert listening.stdout is not None
+        address = listening.stdout.readline().split()[2]
+        request_id = upload(
+            system.url, f"{HEADER}1,Shoe,{shop.add('heard.jpg')}\n", webhookUrl=f"{shop.url}/webhook/heard"
+        )
+        (genuine,) = shop.wait_for_deliveries(request_id, 1)
+        sent = {name: value for name, value in genuine.headers.items() if name.startswith(("webhook-", "content-type"))}
+        assert call(address, "POST", "/hook", genuine.body, sent).status == 204
+        assert listening.stdout.readline() == f"verified '{sent['webhook-id']}'\n"
+        tampered = genuine.body.replace(b"completed", b"cancelled")
+        assert call(address, "POST", "/hook", tampered, sent).status == 401
+        listening.send_signal(signal.SIGINT)
+        rest = listening.stdout.read()
+        assert '"type": "request.completed"' in rest
+        assert "refused" in rest
+        assert "no signature matches" in rest
+        assert listening.wait(10) == 0
+    finally:
+        listening.kill()
+    taken = system.run("listen", "--port", shop_port)
+    assert taken.returncode == 1
+    assert len(taken.stderr.splitlines()) == 1
