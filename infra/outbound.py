@@ -537,10 +537,10 @@ class OutboundClient:
             async def admitted(size: int) -> None:
                 if admit is not None:
                     loop = asyncio.get_running_loop()
-                    before = loop.time()
+                    remaining = (deadline.when() or 0.0) - loop.time()
+                    deadline.reschedule(None)
                     await admit(size)
-                    if (waited := loop.time() - before) > 0.001:
-                        deadline.reschedule((deadline.when() or 0.0) + waited)
+                    deadline.reschedule(loop.time() + remaining)
 
             for _ in range(MAX_REDIRECTS + 1):
                 answer = await self._get_once(target, max_bytes, admitted)

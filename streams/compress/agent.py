@@ -84,9 +84,10 @@ class Compressor:
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, ImageRequested) and not self._cancelled.cover(event):
-            await self.event_log.append(await self._result_of(event))
+            await self.event_log.append(await self.result_of(event))
 
-    async def _result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
+    async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
+        """What comes of the image, stored already. Raises nothing that is the image's or its server's fault."""
         try:
             made = await self._made(request)
         except (FetchFailed, ImageRejected) as failure:

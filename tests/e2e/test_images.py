@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,6 +44,15 @@ def test_images_are_made_in_the_quality_that_the_upload_asks_for(system: System,
         completed(system.url, request_id)
         sizes.append(len(outputs(system, request_id)[0]))
     assert sizes[0] < sizes[1] / 1.5
+
+
+def test_the_command_line_asks_for_format_and_quality(system: System, shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(csv_of(shop.add("from-the-command-line.jpg")))
+    ended = system.run("submit", str(tmp_path / "a.csv"), "--no-wait", "--format", "webp", "--quality", "30")
+    request_id = ended.stdout.strip()
+    completed(system.url, request_id)
+    (image,) = outputs(system, request_id)
+    assert Image.open(io.BytesIO(image)).format == "WEBP"
 
 
 @pytest.mark.parametrize(

@@ -804,6 +804,22 @@ def test_the_deadline_counts_over_all_redirects() -> None:
     run(test())
 
 
+def test_waiting_for_room_for_the_body_does_not_count_as_time_of_the_download() -> None:
+    sizes: list[int] = []
+
+    async def admit(size: int) -> None:
+        sizes.append(size)
+        await asyncio.sleep(0.6)
+
+    async def test() -> None:
+        async with serving(says(200, b"pixels")) as site, OutboundClient(LOOPBACK) as client:
+            response = await client.get(site.url(), max_bytes=10, timeout=0.5, admit=admit)
+            assert response.body == b"pixels"
+            assert sum(sizes) == 6
+
+    run(test())
+
+
 def test_a_long_silence_is_cut_before_the_deadline() -> None:
     async def test() -> None:
         async with serving(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"")) as site:

@@ -51,6 +51,26 @@ def test_a_file_is_put_as_its_content(tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_copy_is_an_object_of_its_own(tmp_path: Path) -> None:
+    async def test() -> None:
+        storage = folder(tmp_path)
+        await storage.put("images/a/0.jpg", b"first", "image/jpeg")
+        assert await storage.copy("images/a/0.jpg", "images/b/7.jpg")
+        await storage.put("images/a/0.jpg", b"second", "image/jpeg")
+        assert await content(storage, "images/b/7.jpg") == b"first"
+
+    run(test())
+
+
+def test_what_is_not_there_is_not_copied(tmp_path: Path) -> None:
+    async def test() -> None:
+        storage = folder(tmp_path)
+        assert not await storage.copy("images/a/0.jpg", "images/b/7.jpg")
+        assert await content(storage, "images/b/7.jpg") is None
+
+    run(test())
+
+
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     async def test() -> None:
         storage = folder(tmp_path)
