@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT
 from api.keys import OWNER
@@ -11,13 +11,14 @@ from api.models import ProductHistoryPage, ProductImage
 from api.paging import cursor_of, cursor_to, json_answer, limit_of
 from api.problems import unavailable
 from infra.cassandra.session import CassandraUnavailableError
+from streams.events import Time
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
 
 DEFAULT_LIMIT = 100
 MOST = 1000
 
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
-_PLACE: TypeAdapter[tuple[AwareDatetime, str, int]] = TypeAdapter(tuple[AwareDatetime, str, _Index])
+_PLACE: TypeAdapter[tuple[Time, str, int]] = TypeAdapter(tuple[Time, str, _Index])
 
 
 async def product_history(request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ from heapq import merge
 from itertools import islice
 
 from aiohttp import web
-from pydantic import AwareDatetime, TypeAdapter
+from pydantic import TypeAdapter
 
 from api.context import CONTEXT, Context
 from api.keys import OWNER
@@ -14,6 +14,7 @@ from api.models import RequestPage
 from api.paging import choice_of, cursor_of, cursor_to, json_answer, limit_of
 from api.problems import unavailable
 from infra.cassandra.session import CassandraUnavailableError
+from streams.events import Time
 from streams.progress.view import StaleViewError
 from streams.projections.history import NEWEST_REQUEST
 from streams.status import Status
@@ -27,7 +28,7 @@ STATUSES = ("processing", "completed", "cancelled")
 MOST_LOOKED_AT = 1000
 
 Place = tuple[datetime, str]
-_PLACE: TypeAdapter[tuple[AwareDatetime, str]] = TypeAdapter(tuple[AwareDatetime, str])
+_PLACE: TypeAdapter[tuple[Time, str]] = TypeAdapter(tuple[Time, str])
 
 
 async def list_requests(request: web.Request) -> web.Response:
