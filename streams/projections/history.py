@@ -278,10 +278,13 @@ class History:
             run=run,
         )
 
-    async def is_completed(self, request_id: str, run: int) -> bool:
-        """Whether the completion of this run of a request, or of a later one, is in the history."""
+    async def is_past(self, request_id: str, run: int) -> bool:
+        """Whether this run of a request is completed, or a later one has begun: its output is not waited for."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return bool(rows) and rows[0].run is not None and rows[0].run >= run
+        if not rows:
+            return False
+        row = rows[0]
+        return (row.run is not None and row.run >= run) or (row.retried_run is not None and row.retried_run > run)
 
     async def webhook_is_settled(self, request_id: str, run: int) -> bool:
         """Whether the receiver confirmed this run's completion, or will not be asked again."""
