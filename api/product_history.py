@@ -4,7 +4,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT
 from api.keys import OWNER
@@ -13,13 +13,14 @@ from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_answer, limit_o
 from api.problems import unavailable
 from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
+from streams.events import Time
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
 
 DEFAULT_LIMIT = 100
 MOST = 1000
 
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
-_PLACE: TypeAdapter[tuple[AwareDatetime, str, int]] = TypeAdapter(tuple[AwareDatetime, str, _Index])
+_PLACE: TypeAdapter[tuple[Time, str, int]] = TypeAdapter(tuple[Time, str, _Index])
 
 
 async def product_history(request: web.Request) -> web.Response:

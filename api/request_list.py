@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Literal, get_args
 
 from aiohttp import web
-from pydantic import AwareDatetime, TypeAdapter
+from pydantic import TypeAdapter
 
 from api.context import CONTEXT, Context
 from api.keys import OWNER
@@ -17,6 +17,7 @@ from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_answ
 from api.problems import unavailable
 from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
+from streams.events import Time
 from streams.progress.view import StaleViewError
 from streams.projections.history import NEWEST_REQUEST
 from streams.status import Status
@@ -30,7 +31,7 @@ RequestStatus = Literal["processing", "completed", "cancelled"]
 MOST_LOOKED_AT = 1000
 
 Place = tuple[datetime, str]
-_PLACE: TypeAdapter[tuple[AwareDatetime, str]] = TypeAdapter(tuple[AwareDatetime, str])
+_PLACE: TypeAdapter[tuple[Time, str]] = TypeAdapter(tuple[Time, str])
 
 
 async def list_requests(request: web.Request) -> web.Response:

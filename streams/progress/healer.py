@@ -6,7 +6,7 @@ For the latter the log is read first, for results that were missed.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 from aiokafka import TopicPartition
@@ -49,13 +49,18 @@ class Healer:
         self._limits = Limits(
             timedelta(seconds=settings.stall_after), settings.heal_limit, timedelta(seconds=settings.progress_grace)
         )
+        # When retries were begun: the table knows it a while later, when there is much to fold before.
+        self._begun: dict[tuple[str, int], datetime] = {}
 
     async def look_after(self, rows: Iterable[tuple[str, bytes]], read: Read) -> None:
         """Do what there is to do about some of the requests; the next look goes on with the others."""
         now = utc_now()
+        self._begun = {key: at for key, at in self._begun.items() if now - at <= self._limits.stall_after}
         found: list[Stalled | Unasked] = []
         for request_id, value in rows:
             match task_for(request_id, value, read, now, self._limits):
+                case Unasked() as task if (request_id, task.row.run) in self._begun:
+                    pass
                 case Stalled() | Unasked() as task:
                     found.append(task)
                     if len(found) >= REQUESTS_AT_ONCE:
@@ -83,6 +88,7 @@ class Healer:
                 await asking.ask(image)
         await self._fail_unheard_of(request.request_id, request.row, missing)
         await asking.finish(request.request_id, heal=0)
+        self._begun[(request.request_id, request.row.run)] = utc_now()
 
     async def _help(self, request: Stalled, reader: LogReader) -> None:
         missing = set(request.missing)

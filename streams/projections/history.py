@@ -99,6 +99,11 @@ _SELECT_IMAGES = """
 
 _SELECT_DAYS = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day <= ?"
 
+_SELECT_DAY = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day = ?"
+
+_SELECT_LISTED = """
+    SELECT request_id FROM requests_by_owner WHERE owner = ? AND day = ? AND created_at = ? AND request_id = ?"""
+
 _SELECT_OWNED = """
     SELECT created_at, request_id FROM requests_by_owner
     WHERE owner = ? AND day = ? AND (created_at, request_id) < (?, ?)"""
@@ -111,6 +116,26 @@ _SELECT_PRODUCT_IMAGES = """
 # After every time and every id that there may be.
 END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 NEWEST_REQUEST = (END_OF_TIME, "")
+
+
+class Runs(NamedTuple):
+    """The latest run of a request that is completed, that was cancelled, that a retry began; None: there is none."""
+
+    completed: int | None = None
+    cancelled: int | None = None
+    retried: int | None = None
+
+    def after(self, event: Event) -> "Runs":
+        """With what an event says, in whatever order they come."""
+        match event:
+            case RequestCompleted():
+                return self._replace(completed=max(event.run, self.completed or 0))
+            case RequestCancelled():
+                return self._replace(cancelled=max(event.run, self.cancelled or 0))
+            case RequestRetried():
+                return self._replace(retried=max(event.run, self.retried or 0))
+            case _:
+                return self
 
 
 class ProductPlace(NamedTuple):
@@ -298,10 +323,23 @@ class History:
             run=run,
         )
 
-    async def is_completed(self, request_id: str, run: int) -> bool:
-        """Whether the completion of this run of a request, or of a later one, is in the history."""
+    async def is_past(self, request_id: str, run: int) -> bool:
+        """Whether this run of a request is completed, or a later one has begun: its output is not waited for."""
+        runs = await self.runs(request_id)
+        return (runs.completed is not None and runs.completed >= run) or (
+            runs.retried is not None and runs.retried > run
+        )
+
+    async def runs(self, request_id: str) -> Runs:
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return bool(rows) and rows[0].run is not None and rows[0].run >= run
+        return Runs(rows[0].run, rows[0].cancelled_run, rows[0].retried_run) if rows else Runs()
+
+    async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
+        """Whether a request is among those of its owner."""
+        place = (owner, created_at.date(), created_at, request_id)
+        return bool(await self._session.execute(_SELECT_LISTED, place)) and bool(
+            await self._session.execute(_SELECT_DAY, place[:2])
+        )
 
     async def completed_run(self, request_id: str) -> int | None:
         """The last run of a request that was completed; None before the first is."""

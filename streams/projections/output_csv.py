@@ -63,8 +63,8 @@ class OutputCsv:
         try:
             await self._write(event, path)
         except HistoryLagsError as lag:
-            if await self._history.is_completed(event.request_id, event.run):
-                return  # what it counts is out of date: a late success was counted and told since
+            if await self._history.is_past(event.request_id, event.run):
+                return  # what it counts is out of date: a late success was told since, or a retry has begun
             await asyncio.sleep(GAP_POLL)
             # To the end of the queue: others must not wait behind it, and it must not be lost.
             log.warning("output CSV put off", request_id=event.request_id, reason=str(lag))

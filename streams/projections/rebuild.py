@@ -18,13 +18,14 @@ from streams.events import (
     ImageFailed,
     ImageProcessed,
     OutputCsvRequested,
+    RequestCreated,
     RequestRetried,
     UnreadableEvent,
     decode,
     utc_now,
 )
 from streams.log_reader import LogReader, partition_of
-from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, milliseconds_of
+from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, Runs, milliseconds_of
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
 from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
@@ -138,16 +139,28 @@ def _decode(value: bytes | None) -> Event | None:
 
 
 async def verify_history(settings: Settings, history: History, request_id: str | None, on_events: OnEvents) -> Report:
-    """Compare every image's row with what the log says."""
+    """Compare every image's row, and what was done with each request, with what the log says."""
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     latest: dict[str, dict[int, ImageProcessed | ImageFailed]] = {}
-    async for events in log.events(topics.image_results):
+    created: dict[str, RequestCreated] = {}
+    runs: dict[str, Runs] = {}
+    async for events in log.events(topics.image_results, topics.requests):
         for event in events:
             if isinstance(event, ImageProcessed | ImageFailed):
                 images = latest.setdefault(event.request_id, {})
                 images[event.index] = _later(images.get(event.index), event)
+            elif isinstance(event, RequestCreated):
+                created[event.request_id] = event
+            else:
+                runs[event.request_id] = runs.get(event.request_id, Runs()).after(event)
     report = Report(events=log.read)
+    for of_request, creation in created.items():
+        said, known = runs.get(of_request, Runs()), await history.runs(of_request)
+        if known != said:
+            report.differs(f"{of_request}: {known}, the log says {said}")
+        if not await history.is_listed(creation.owner, creation.time, of_request):
+            report.differs(f"{of_request}: it is not in the list of its owner")
     for of_request, images in latest.items():
         rows: dict[int, tuple[Any, ...]] = {}
         for bucket in range(max(images) // IMAGES_PER_BUCKET + 2):

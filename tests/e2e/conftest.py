@@ -83,6 +83,14 @@ def shop() -> Iterator[Shop]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def _slow_as_ever(shop: Shop) -> Iterator[None]:
+    """A test may make `/slow` quicker for itself."""
+    seconds = shop.slow_seconds
+    yield
+    shop.slow_seconds = seconds
+
+
 @pytest.fixture(scope="session")
 def system(
     kafka_address: str, cassandra_address: str, shop: Shop, tmp_path_factory: pytest.TempPathFactory

@@ -3,10 +3,9 @@
 import csv
 import io
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import pytest
+import psutil
 
 from streams.events import RequestCancelled
 from tests.e2e.conftest import System
@@ -38,13 +37,6 @@ def settled(system: System, request_id: str) -> dict[str, Any]:
         if (now := status_of(system, request_id)) != status:
             status, since = now, time.monotonic()
     return status
-
-
-@pytest.fixture(autouse=True)
-def _slow_as_before(shop: Shop) -> Iterator[None]:
-    before = shop.slow_seconds
-    yield
-    shop.slow_seconds = before
 
 
 def verified(system: System, request_id: str) -> None:
@@ -141,6 +133,36 @@ def test_a_cancelled_request_stays_cancelled_is_not_fetched_any_more_and_may_be_
     status = completed(system.url, request_id)
     assert (status["total"], status["succeeded"], status["failed"]) == (450, 300, 150)
     shop.wait_for_deliveries(request_id, 1)
+
+
+def kill_progress(system: System) -> None:
+    for child in psutil.Process(system.process.pid).children(recursive=True):
+        if child.is_running() and "infra.cli worker progress" in " ".join(child.cmdline()):
+            child.kill()
+
+
+def test_a_retry_is_whole_although_the_progress_worker_is_killed_while_it_asks_for_the_images(
+    system: System, shop: Shop
+) -> None:
+    # Addresses that are refused without asking anybody.
+    rows = "".join(f"{number},Shoe,http://10.0.0.1/{number}.jpg\n" for number in range(1500))
+    request_id = upload(system.url, HEADER + rows, webhookUrl=f"{shop.url}/webhook/killed")
+    assert completed(system.url, request_id)["failed"] == 1500
+    delivered(system.url, request_id)
+    first = call(system.url, "GET", f"/api/download/{request_id}").body
+    assert command(system, request_id, "retry").status == 202
+    kill_progress(system)
+    deadline = time.monotonic() + 60
+    while status_of(system, request_id)["failed"] == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kill_progress(system)
+    status = completed(system.url, request_id)
+    assert (status["total"], status["failed"]) == (1500, 1500)
+    assert call(system.url, "GET", f"/api/download/{request_id}").body == first
+    assert len({one.headers["webhook-id"] for one in shop.wait_for_deliveries(request_id, 2)}) == 2
+    images = call(system.url, "GET", f"/api/requests/{request_id}/images?limit=1000").json["items"]
+    assert {image["attempt"] for image in images} == {1}
 
 
 def test_the_command_line_lists_cancels_and_retries(system: System, shop: Shop) -> None:

@@ -179,7 +179,10 @@ def test_events_that_every_app_missed_are_made_up_for_and_what_is_on_the_log_is_
         assert fetched == [f"missed-{index}.jpg" for index in range(2, 6)]
         images_that_nothing_is_known_of_are_given_up(kafka_address, url, shop)
         a_finished_request_leaves_the_table_and_is_still_answered_for(kafka_address, url, shop)
-        a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(kafka_address, url, shop)
+        retried = a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(kafka_address, url, shop)
+        for request_id in retried:
+            for what in ("progress", "history", "output"):
+                run(hasty_environment, "replay", what, "--verify", "--request", request_id)
     finally:
         assert stop_system(process) == 0
 
@@ -217,7 +220,9 @@ def a_finished_request_leaves_the_table_and_is_still_answered_for(address: str, 
     assert call(url, "GET", f"/api/status/{request_id}").json == before
 
 
-def a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(address: str, url: str, shop: Shop) -> None:
+def a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(
+    address: str, url: str, shop: Shop
+) -> tuple[str, str]:
     """The retry brings them back; what had succeeded is not done again."""
     shop.slow_seconds = 1.0
     slow = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(60))
@@ -245,3 +250,4 @@ def a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(addr
     assert shop.fetched.count("was-good.jpg") == 1
     wait_until_it_left(address, failed_id, times=2)
     assert call(url, "GET", f"/api/status/{failed_id}").json["succeeded"] == 2
+    return stopped_id, failed_id

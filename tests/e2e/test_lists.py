@@ -116,6 +116,9 @@ def test_a_product_shows_each_time_it_was_processed_newest_first(system: System,
         "/api/requests?cursor=" + "A" * 3000,
         "/api/products/Boot/history?cursor=WzEsMiwzXQ",
         "/api/products/Boot/history?limit=-1",
+        # The year 1, half a day before it begins in UTC
+        "/api/requests?cursor=WyIwMDAxLTAxLTAxVDAwOjAwOjAwKzE0OjAwIiwgImEiXQ",
+        f"/api/requests/{'x' * 64}/images?cursor=LTE",
     ],
 )
 def test_a_query_that_cannot_be_used_is_a_problem(system: System, path: str) -> None:

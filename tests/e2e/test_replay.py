@@ -25,7 +25,10 @@ def finished_request(system: System, shop: Shop, name: str) -> str:
 
 
 def forge_history(address: str, request_id: str) -> None:
-    """Take away the second bucket, 150 images, change a row of the first and add one that nobody asked for."""
+    """Take away the second bucket, 150 images, change a row of the first and add one that nobody asked for.
+
+    Take the request out of its owner's list, and say that another run of it is completed.
+    """
     host, port = address.split(":")
     with Cluster([host], port=int(port), protocol_version=5) as cluster, cluster.connect("shrinkstream") as session:
         session.execute("DELETE FROM images_by_request WHERE request_id = %s AND bucket = 1", (request_id,))
@@ -37,6 +40,12 @@ def forge_history(address: str, request_id: str) -> None:
         session.execute(
             "INSERT INTO images_by_request (request_id, bucket, image_index) VALUES (%s, 1, 1999)", (request_id,)
         )
+        (row,) = session.execute("SELECT owner, created_at FROM requests WHERE request_id = %s", (request_id,))
+        session.execute(
+            "DELETE FROM requests_by_owner WHERE owner = %s AND day = %s AND created_at = %s AND request_id = %s",
+            (row.owner, row.created_at.date(), row.created_at, request_id),
+        )
+        session.execute("UPDATE requests SET run = 7 WHERE request_id = %s", (request_id,))
 
 
 def test_every_read_model_is_rebuilt_equal_and_nothing_is_done_twice(
@@ -55,7 +64,7 @@ def test_every_read_model_is_rebuilt_equal_and_nothing_is_done_twice(
     forge_history(cassandra_address, request_id)
     found = system.run("replay", "history", "--verify", "--request", request_id)
     assert found.returncode == 1
-    assert "152 differences" in found.stderr, found.stdout + found.stderr
+    assert "154 differences" in found.stderr, found.stdout + found.stderr
 
     for what in ("progress", "history", "output"):
         replayed = system.run("replay", what, "--request", request_id)

@@ -14,7 +14,7 @@ from infra.cassandra.session import Session
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.event_log import EventLog
-from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted
+from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted, RequestRetried
 from streams.projections import output_csv
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
@@ -247,6 +247,29 @@ def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, r
             await at.output.publish(due)
             assert b"image 2: fetch_http_410" in (await at.stored(run=1) or b"")
             assert await at.stored(run=0) is None
+
+    run(test())
+
+
+def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_for(
+    settings: Settings, request_id: str
+) -> None:
+    """Its images are being replaced, so that its sums may never be right again."""
+
+    async def test() -> None:
+        async with room(settings, request_id) as at:
+            (image,) = images_of(request_id, [1])
+            again = requested(**{**image.model_dump(), "attempt": 1})
+            await at.record([failed(image), processed(again)])
+            due = output_requested([failed(image)])
+            await at.output.publish(due)
+            assert await at.put_off() == [due]
+            await at.record([RequestRetried(request_id=request_id, run=1, created_at=image.time)])
+            await at.output.publish(due)
+            assert await at.put_off() == [due]
+            assert await at.completions() == []
+            await at.output.publish(output_requested([processed(again)], run=1))
+            assert len(await at.completions()) == 1
 
     run(test())
 
