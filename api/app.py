@@ -25,6 +25,7 @@ from api.broken_http import ProblemRunner
 from api.context import CONTEXT, Context, open_context
 from api.cors import cors_middleware, readable_for
 from api.event_stream import STREAMS, EventStreams, end_streams
+from api.headers import complete
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
 from api.rate_limit import RateLimit
@@ -39,14 +40,6 @@ KEEPALIVE_TIMEOUT = 75.0
 SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread that reads a CSV must let the event loop have its turn; Python's own 0.005 add up to
 a tenth of a second over the turns that one answer takes."""
-
-# On every answer that has none of its own: nothing that the API answers is a document to be run or framed.
-SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 def route_table() -> list[Route]:
@@ -97,9 +90,7 @@ def create_app(context: Context) -> web.Application:
     docs.describe(app, table, settings)
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-        for name, value in {**SECURITY_HEADERS, **readable_for(origins, request)}.items():
-            response.headers.setdefault(name, value)
-        response.headers["Server"] = "shrinkstream"  # aiohttp would tell its version and Python's
+        complete(response, readable_for(origins, request))
 
     app.on_response_prepare.append(add_headers)
     return app

@@ -5,6 +5,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
+from api.headers import complete
 from api.problems import Problem, internal_error
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class _Protocol(web.RequestHandler):
             log.error("request failed", exc_info=exc)
             problem = internal_error()
         answer = problem.response()
+        complete(answer)
         answer.force_close()
         return answer
 

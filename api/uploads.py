@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ RECEIVE_TIMEOUT = 900.0  # seconds for one upload in all
 PIECE_TIMEOUT = 30.0  # seconds between two pieces of an upload
 WRITE_BUFFER = 256 * 1024
 MAX_FIELD_BYTES = 8 * 1024
-MAX_UNKNOWN_FIELDS = 100
+MAX_FIELDS = 100
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 EVENTS_AT_ONCE = 1000
 CSV_THREADS = 2
@@ -231,8 +231,10 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             try:
                 async with asyncio.timeout(RECEIVE_TIMEOUT):
                     await _receive_into(request, received, file, settings.max_upload_bytes)
-            except (ClientPayloadError, ConnectionError):
-                raise Problem(HTTPStatus.BAD_REQUEST, "upload-broken-off", "the upload broke off") from None
+            except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
+                raise Problem(
+                    HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload broke off, or can't be unpacked"
+                ) from None
             except TimeoutError:
                 raise Problem(
                     HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time"
@@ -282,9 +284,9 @@ async def _multipart(request: web.Request) -> MultipartReader:
 
 async def _receive_form(form: MultipartReader, received: Received, file: BinaryIO, limit: int) -> None:
     found = False
-    passed_over = 0
+    fields = 0
     try:
-        async for part in form:
+        while (part := await _in_time(form.next())) is not None:
             if not isinstance(part, BodyPartReader):
                 raise _bad_form("it has a form inside a form")
             # The published clients call the part `file`, `csv` or `csvFile`: what counts is that it is a file.
@@ -294,10 +296,12 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
                 found = True
                 received.content_type = part.headers.get("Content-Type")
                 await _spool(_chunks(part), received, file, limit)
-            elif part.name in FIELDS and part.name not in received.fields:
-                received.add_field(part.name, await _field(part))
-            elif (passed_over := passed_over + 1) > MAX_UNKNOWN_FIELDS:
-                raise _bad_form(f"it has more than {MAX_UNKNOWN_FIELDS} fields that mean nothing here")
+                continue
+            value = await _field(part)
+            if (fields := fields + 1) > MAX_FIELDS:
+                raise _bad_form(f"it has more than {MAX_FIELDS} fields")
+            if part.name in FIELDS:
+                received.add_field(part.name, value)
     except _BROKEN_FORM:
         raise _bad_form("it is broken, or breaks off") from None
     if not found:
@@ -317,9 +321,15 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def _in_time(piece: Awaitable[T]) -> T:
+    """Wait for the next piece of an upload. Raises TimeoutError where it doesn't come."""
+    async with asyncio.timeout(PIECE_TIMEOUT):
+        return await piece
+
+
 async def _field(part: BodyPartReader) -> str:
     value = bytearray()
-    async for chunk in _chunks(part):
+    while chunk := await _in_time(part.read_chunk(MAX_FIELD_BYTES)):
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
@@ -336,7 +346,7 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
     iterator = aiter(chunks)
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(iterator), PIECE_TIMEOUT)
+            chunk = await _in_time(anext(iterator))
         except StopAsyncIteration:
             break
         received.size += len(chunk)

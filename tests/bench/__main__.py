@@ -1,7 +1,8 @@
 """``python -m tests.bench``: every benchmark, bounded in time, on loopback only."""
 
-from tests.bench import images, replay, webhooks
+from tests.bench import images, replay, uploads, webhooks
 
 images.main()
 replay.main()
+uploads.main()
 webhooks.main()
