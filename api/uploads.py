@@ -17,7 +17,7 @@ from datetime import datetime
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, get_args
 from uuid import uuid4
 
 import structlog
@@ -33,7 +33,7 @@ from api.keys import OWNER
 from api.problems import Problem, unavailable
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
-from streams.events import ImageRequested, RequestCreated, utc_now
+from streams.events import ImageRequested, RequestCreated, WebhookKind, utc_now
 
 log = structlog.get_logger(__name__)
 
@@ -79,10 +79,11 @@ async def upload(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with _receive(request, context.settings) as received:
         webhook_url = _checked_webhook_url(received.webhook_url, context)
+        webhook_events = _checked_webhook_events(received.fields.get("webhookEvents", ""))
         checked = await _check(received, context.settings)
         claim = await _claim(request, context, received.sha256)
         if claim.is_new or await context.status(claim.request_id) is None:
-            await _write_events(context, claim, received, checked, request[OWNER], webhook_url)
+            await _write_events(context, claim, received, checked, request[OWNER], webhook_url, webhook_events)
     return _accepted(claim.request_id)
 
 
@@ -240,6 +241,18 @@ def _checked_webhook_url(given: str | None, context: Context) -> str | None:
     return given
 
 
+def _checked_webhook_events(given: str) -> tuple[WebhookKind, ...]:
+    """What the receiver is to be told beside the completion, of which it is told in any case."""
+    names = {name.strip() for name in given.split(",")} - {""}
+    if unknown := sorted(names - set(get_args(WebhookKind))):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "bad-webhook-events",
+            f"webhookEvents has {unknown[0][:100]!r}; there are {', '.join(get_args(WebhookKind))}",
+        )
+    return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
+
+
 async def _check(received: Received, settings: Settings) -> CheckedCsv:
     try:
         return await asyncio.to_thread(
@@ -289,6 +302,7 @@ async def _write_events(
     checked: CheckedCsv,
     owner: str,
     webhook_url: str | None,
+    webhook_events: tuple[WebhookKind, ...],
 ) -> None:
     writer = _Writer(context, claim.request_id, claim.created_at, context.settings.quality)
     try:
@@ -306,6 +320,7 @@ async def _write_events(
                 body_sha256=received.sha256,
                 owner=owner,
                 webhook_url=webhook_url,
+                webhook_events=webhook_events,
                 image_offsets=writer.offsets,
             )
         )

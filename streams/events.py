@@ -135,6 +135,7 @@ class RequestCreated(Event):
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
     owner: str = Field("", description="name of the API key that made it; empty without keys")
     webhook_url: str | None = None
+    webhook_events: tuple[WebhookKind, ...] = Field((), description="what the receiver is told beside the completion")
     image_offsets: dict[int, tuple[int, int]] = Field(
         default_factory=dict,
         description="partition of the image-requests topic → first and last offset that hold this request's images",
@@ -322,6 +323,23 @@ class ImagesRequestedAgain(Event):
         return str(self.heal)
 
 
+class ImagesSettled(Event):
+    """Some consecutive images of a request all have their result, and its receiver wants to hear of them."""
+
+    topic = "progress_tasks"
+
+    run: Run
+    first: Annotated[int, Field(ge=0, lt=2**24, description="index of the first image")]
+    count: Annotated[int, Field(ge=1, le=1000)]
+    created_at: Time = Field(description="when the request was made")
+    webhook_url: str
+    webhook_events: tuple[WebhookKind, ...]
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.run}/{self.first}"
+
+
 class RequestRecorded(Event):
     """The history has the completed request: its status can be answered from there."""
 
@@ -388,6 +406,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     WebhookFailed,
     WebhookRedeliveryRequested,
     ImagesRequestedAgain,
+    ImagesSettled,
     RequestRecorded,
     RequestExpired,
     ProgressRebuildRequested,

@@ -15,7 +15,7 @@ from streams.consume import read
 from streams.event_log import EventLog
 from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt
 from streams.log_reader import partition_of
-from streams.progress.fold import Changes, fold, output_due, split_key
+from streams.progress.fold import Changes, fold, images_due, output_due, split_key
 from streams.progress.healer import Healer
 from streams.progress.rebuild import about, corrections, fold_partition
 from streams.resources import Resources
@@ -63,6 +63,8 @@ async def _take(event: Event, event_log: EventLog) -> None:
         await _rebuild(event, event_log)
         return
     _write(fold(event, table.get))
+    for settled in images_due(event, table.get):
+        await event_log.append(settled)
     due = output_due(event, table.get)
     if due is not None:
         await event_log.append(due)

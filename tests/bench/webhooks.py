@@ -255,9 +255,7 @@ async def run() -> None:
                 print(f"{WAITING} webhooks that wait")
                 for line in lines:
                     print(f"  {line}")
-                print(
-                    f"{COMPLETIONS} completions in {COMPLETION_SECONDS:.0f} s, {2 * HOSTS} receivers, seconds until a good one is told"
-                )
+                print(f"{COMPLETIONS} completions in {COMPLETION_SECONDS:.0f} s, {2 * HOSTS} receivers")
                 for bad in (False, True):
                     values = sorted(await delays(settings, bad=bad))
                     median, p95 = statistics.median(values), values[int(len(values) * 0.95)]

@@ -19,6 +19,7 @@ from streams.events import (
     Event,
     ImageRequested,
     ImagesRequestedAgain,
+    ImagesSettled,
     ProgressRebuildRequested,
     ProgressRebuilt,
     RequestExpired,
@@ -68,6 +69,16 @@ STORED: dict[str, Event] = {
     ),
     "ImagesRequestedAgain.v1": ImagesRequestedAgain(
         request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
+    ),
+    "ImagesSettled.v1": ImagesSettled(
+        request_id=REQUEST_ID,
+        time=NOON,
+        run=1,
+        first=300,
+        count=100,
+        created_at=NOON,
+        webhook_url=RECEIVER,
+        webhook_events=("image.processed", "image.failed"),
     ),
     "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
@@ -227,6 +238,11 @@ def test_different_facts_have_different_ids() -> None:
                 facts += [WebhookRedeliveryRequested(**told, after_attempt=after)]
         facts += [ImagesRequestedAgain(request_id=request_id, heal=n, missing=1, image_offsets={}) for n in (1, 2)]
         facts += [RequestRecorded(request_id=request_id, run=run) for run in (0, 1)]
+        settled = STORED["ImagesSettled.v1"]
+        facts += [
+            settled.model_copy(update={"request_id": request_id, "run": run, "first": first})
+            for run, first in product((0, 1), (0, 100))
+        ]
         facts += [
             RequestExpired(request_id=request_id, stage="done"),
             RequestExpired(request_id=request_id, stage="forgotten"),
