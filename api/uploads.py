@@ -8,6 +8,7 @@ crash after it leaves a request that completes.
 import asyncio
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, BinaryIO, TypeVar, get_args
 from uuid import uuid4
 
 import structlog
@@ -39,7 +40,7 @@ from api.routes import Answer, Parameter, Route
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from streams.event_log import EventBatches
-from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, utc_now
+from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
 
 log = structlog.get_logger(__name__)
 
@@ -65,13 +66,18 @@ RAW_TYPES = frozenset(
 # An empty one is that of a web form that was not filled in, and names no receiver.
 WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
 
+WebhookEvents = Annotated[
+    str, StringConstraints(pattern=r"^(({0})(,({0}))*)?$".format("|".join(map(re.escape, get_args(WebhookKind)))))
+]
+
 # What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
 _BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
 T = TypeVar("T")
 
 CONTENT_ENCODINGS = ("gzip", "deflate", "identity")
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
-FIELDS = (*WEBHOOK_FIELDS, "format", "quality")
+WEBHOOK_EVENTS = "webhookEvents"
+FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality")
 
 
 @dataclass
@@ -108,6 +114,9 @@ class UploadForm(BaseModel):
 
     file: bytes = Field(description="the CSV")
     webhookUrl: WebhookUrl = Field("", description="told when the request is completed; also `webhook_url`")
+    webhookEvents: WebhookEvents = Field(
+        "", description="told of these as well: image.processed, image.failed, comma-separated"
+    )
     format: ImageFormat | None = Field(None, description="format to make; without: that of each image")
     quality: Quality | None = Field(None, description="without: that of the settings")
 
@@ -167,6 +176,7 @@ async def _validate(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with _receive(request, context.settings) as received:
         _checked_webhook_url(received, context)
+        _checked_webhook_events(received)
         ImageOptions.of(received.fields, context.settings.quality)
         try:
             checked = await _check(received, context.settings, request.app[UPLOADS])
@@ -195,6 +205,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
     context = request.app[CONTEXT]
     async with _receive(request, context.settings) as received:
         webhook_url = _checked_webhook_url(received, context)
+        webhook_events = _checked_webhook_events(received)
         options = ImageOptions.of(received.fields, context.settings.quality)
         try:
             checked = await _check(received, context.settings, request.app[UPLOADS])
@@ -209,7 +220,15 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
         claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
         if claim.is_new or await context.status(claim.request_id) is None:
             await _write_events(
-                context, request.app[UPLOADS], claim, received, checked, request[OWNER], webhook_url, options
+                context,
+                request.app[UPLOADS],
+                claim,
+                received,
+                checked,
+                request[OWNER],
+                webhook_url,
+                webhook_events,
+                options,
             )
     return _accepted(claim.request_id)
 
@@ -383,6 +402,19 @@ def _checked_webhook_url(received: Received, context: Context) -> str | None:
     return urls[0] if urls else context.settings.webhook_url
 
 
+def _checked_webhook_events(received: Received) -> tuple[WebhookKind, ...]:
+    """What the receiver is to be told beside the completion, of which it is told in any case."""
+    given = ",".join(received.fields.get(WEBHOOK_EVENTS, ()))
+    names = {name.strip() for name in given.split(",")} - {""}
+    if unknown := sorted(names - set(get_args(WebhookKind))):
+        raise Problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            "bad-webhook-events",
+            f"webhookEvents has {unknown[0][:100]!r}; there are {', '.join(get_args(WebhookKind))}",
+        )
+    return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
+
+
 async def _check(received: Received, settings: Settings, uploads: UploadsUnderWay) -> CheckedCsv:
     """Raises CsvRejected."""
     steps = check_in_steps(
@@ -434,6 +466,7 @@ async def _write_events(
     checked: CheckedCsv,
     owner: str,
     webhook_url: str | None,
+    webhook_events: tuple[WebhookKind, ...],
     options: ImageOptions,
 ) -> None:
     batches = await context.event_log.start_batches()
@@ -452,6 +485,7 @@ async def _write_events(
                 body_sha256=received.sha256,
                 owner=owner,
                 webhook_url=webhook_url,
+                webhook_events=webhook_events,
                 quality=options.quality,
                 format=options.format,
                 image_offsets=await batches.finish(),
@@ -519,6 +553,13 @@ def routes() -> list[Route]:
                     WebhookUrl,
                     "told when the request is completed; also `webhook_url`, and also as a field of the form",
                     "https://shop.example/hook",
+                ),
+                Parameter(
+                    WEBHOOK_EVENTS,
+                    "query",
+                    WebhookEvents,
+                    "what the receiver is told beside the completion, comma-separated; or a form field",
+                    "image.processed,image.failed",
                 ),
                 Parameter(
                     "format", "query", ImageFormat, "format to make; without: that of each image; or a form field"

@@ -184,6 +184,7 @@ class RequestCreated(Event):
     webhook_url: str | None = None
     quality: Quality = Field(50, description="quality of its images")
     format: ImageFormat | None = Field(None, description="format of its images; absent: that of each input")
+    webhook_events: tuple[WebhookKind, ...] = Field((), description="what the receiver is told beside the completion")
     image_offsets: dict[int, tuple[int, int]] = Field(
         default_factory=dict,
         description="partition of the image-requests topic → first and last offset that hold this request's images",
@@ -413,6 +414,23 @@ class ImagesRequestedAgain(Event):
         return _of_run(self.run, str(self.heal))
 
 
+class ImagesSettled(Event):
+    """Some consecutive images of a request all have their result, and its receiver wants to hear of them."""
+
+    topic = "progress_tasks"
+
+    run: Run
+    first: Annotated[int, Field(ge=0, lt=2**24, description="index of the first image")]
+    count: Annotated[int, Field(ge=1, le=1000)]
+    created_at: Time = Field(description="when the request was made")
+    webhook_url: str
+    webhook_events: tuple[WebhookKind, ...]
+
+    @property
+    def occurrence(self) -> str:
+        return f"{self.run}/{self.first}"
+
+
 class RequestRecorded(Event):
     """The history has the completed request: its status can be answered from there."""
 
@@ -488,6 +506,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     WebhookFailed,
     WebhookRedeliveryRequested,
     ImagesRequestedAgain,
+    ImagesSettled,
     RequestRecorded,
     RequestExpired,
     ProgressRebuildRequested,

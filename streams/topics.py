@@ -8,7 +8,7 @@ image-requests              image id       api, progress               compress
 image-results               request id     compress                    progress, projections
 output-requests             request id     progress                    projections
 webhooks                    request id     projections, api            progress, projections
-progress-tasks              request id     progress, projections       progress
+progress-tasks              request id     progress, projections       progress, projections
 dead-letters                none           every reader                people
 progress-…-changelog        request id     progress                    progress, api (status view)
 ==========================  =============  ==========================  ====================================

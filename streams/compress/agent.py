@@ -18,6 +18,7 @@ from streams.compress.decoders import DecoderPool
 from streams.compress.fetch import FetchFailed, HostTurns, fetch
 from streams.compress.once import Once
 from streams.compress.outcome import ImageRejected
+from streams.compress.recent_results import RecentResults
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested
@@ -71,10 +72,12 @@ class Compressor:
         decoders: DecoderPool,
         storage: Storage,
         cancelled: CancelledRequests,
+        recent: RecentResults,
     ) -> None:
         self.event_log = event_log
         self._settings = settings
         self._cancelled = cancelled
+        self._recent = recent
         self._client = client
         self._decoders = decoders
         self._storage = storage
@@ -83,7 +86,9 @@ class Compressor:
         self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
 
     async def on_event(self, event: Event) -> None:
-        if isinstance(event, ImageRequested) and not self._cancelled.cover(event):
+        if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
+            return
+        if not await self._recent.have(event):
             await self.event_log.append(await self.result_of(event))
 
     async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
@@ -179,10 +184,16 @@ async def _open(stack: AsyncExitStack) -> Compressor:
         DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)
     )
     cancelled = await stack.enter_async_context(following_cancellations(settings()))
-    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()), cancelled)
+    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()), cancelled, _recent)
 
 
 resources = Resources(_open)
+_recent = RecentResults(settings())
+
+
+@app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]
+async def begin_with_partitions(*_: object, **__: object) -> None:
+    _recent.expire()
 
 
 @app.agent(app.topic(topics.image_requests, key_type=bytes, value_type=bytes), name="compress")

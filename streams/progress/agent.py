@@ -16,7 +16,7 @@ from streams.consume import read
 from streams.event_log import EventLog
 from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried
 from streams.log_reader import partition_of
-from streams.progress.fold import Changes, fold, must_return, output_due, row_key, split_key
+from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
 from streams.progress.healer import Healer
 from streams.progress.rebuild import about, corrections, fold_partition
 from streams.resources import Resources
@@ -70,6 +70,8 @@ async def _take(event: Event, event_log: EventLog) -> None:
     _write(fold(event, table.get))
     if isinstance(event, RequestRetried):
         _retried.add(event.request_id)
+    for settled in images_due(event, table.get):
+        await event_log.append(settled)
     due = output_due(event, table.get)
     if due is not None:
         await event_log.append(due)

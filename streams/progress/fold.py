@@ -13,7 +13,7 @@ may have been told so.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeGuard
@@ -25,6 +25,7 @@ from streams.events import (
     ImageFailed,
     ImageProcessed,
     ImagesRequestedAgain,
+    ImagesSettled,
     OutputCsvRequested,
     RequestCancelled,
     RequestCompleted,
@@ -35,11 +36,14 @@ from streams.events import (
     RequestStopped,
     WebhookDelivered,
     WebhookFailed,
+    WebhookKind,
     WebhookRedeliveryRequested,
 )
 from streams.webhook_standing import Standing, WebhookState, standing
 
 IMAGES_PER_CHUNK = 1000
+IMAGES_PER_MESSAGE = 100
+"""How many consecutive images a receiver is told of together."""
 WAITING, FAILED, SUCCEEDED = 0, 1, 2
 
 Read = Callable[[bytes], bytes | None]
@@ -67,6 +71,7 @@ class RequestRow(BaseModel):
     output_csv_url: str | None = None
     output_csv_path: str | None = None
     webhook_standing: Standing | None = None
+    webhook_events: tuple[WebhookKind, ...] | None = None
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
     asked_run: int = 0  # the latest run whose images have been asked for
@@ -250,6 +255,7 @@ def _fold_created(event: RequestCreated, read: Read) -> Changes:
         created_at=event.time,
         updated_at=event.time,
         webhook_url=event.webhook_url,
+        webhook_events=event.webhook_events or None,
         image_offsets=event.image_offsets,
     )
     return {key: encode_row(row)}
@@ -418,6 +424,41 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
             return None
         chunks.append(chunk)
     return output_request(event.request_id, row, add_up(iter(chunks), row.run))
+
+
+def images_due(event: Event, read: Read) -> Iterator[ImagesSettled]:
+    """The images that a receiver is to be told of now that ``event`` is folded in.
+
+    As with `output_due`: asked after each event, and the answer to a repeat is the same.
+    """
+    if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated):
+        return
+    value = read(row_key(event.request_id))
+    if value is None or b'"webhook_events"' not in value or is_done(value):
+        return  # as nearly always: without reading the row
+    row = decode_row(value)
+    if row.webhook_url is None or row.webhook_events is None:
+        return
+    if isinstance(event, RequestCreated):  # which may come after its results
+        firsts: Iterable[int] = range(0, row.total, IMAGES_PER_MESSAGE)
+    else:
+        firsts = (event.index // IMAGES_PER_MESSAGE * IMAGES_PER_MESSAGE,)
+    for first in firsts:
+        number, position = divmod(first, IMAGES_PER_CHUNK)
+        count = min(IMAGES_PER_MESSAGE, row.total - first)
+        chunk = decode_chunk(read(chunk_key(event.request_id, number)))
+        states = {chunk.state(position + place) for place in range(count)}
+        if WAITING not in states and (FAILED not in states or chunk.run >= row.run):
+            yield ImagesSettled(
+                request_id=event.request_id,
+                run=row.run,
+                first=first,
+                count=count,
+                created_at=row.created_at,
+                webhook_url=row.webhook_url,
+                webhook_events=row.webhook_events,
+                time=from_milliseconds(chunk.updated_ms),
+            )
 
 
 def output_request(request_id: str, row: RequestRow, sums: Sums) -> OutputCsvRequested:

@@ -15,6 +15,7 @@ from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import (
     Event,
+    ImagesSettled,
     OutputCsvRequested,
     RequestCompleted,
     RequestRecorded,
@@ -26,6 +27,7 @@ from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
 from streams.projections.webhooks.dispatcher import Dispatcher
 from streams.projections.webhooks.hosts import CONNECTIONS, PLACES_PER_HOST
+from streams.projections.webhooks.images import ImageMessages
 from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Schedule
 from streams.projections.webhooks.sender import Sender
@@ -50,6 +52,7 @@ class Projections:
     history: History
     output_csv: OutputCsv
     deliveries: Deliveries
+    image_messages: ImageMessages
     dispatcher: Dispatcher
 
 
@@ -81,6 +84,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
             recall=partial(recall, settings(), history),
         ),
         deliveries,
+        ImageMessages(history, deliveries, event_log, recall=partial(recall, settings(), history)),
         Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
     )
 
@@ -114,11 +118,18 @@ async def write_output_csvs(stream: StreamT[bytes]) -> None:
         await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT)
 
 
-@app.agent(app.topic(topics.requests, topics.webhooks, key_type=bytes, value_type=bytes), name="webhooks")
+@app.agent(
+    app.topic(topics.requests, topics.webhooks, topics.progress_tasks, key_type=bytes, value_type=bytes),
+    name="webhooks",
+)
 async def keep_deliveries(stream: StreamT[bytes]) -> None:
     async with resources as shared:
 
         async def on_event(event: Event) -> None:
+            if isinstance(event, ImagesSettled):
+                for due in await shared.image_messages.take(event):
+                    shared.dispatcher.expect(due)
+                return
             hint = await shared.deliveries.record(event)
             if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
                 await shared.event_log.append(outcome)

@@ -17,6 +17,7 @@ from streams.events import (
     Event,
     ImageFailed,
     ImageProcessed,
+    ImagesSettled,
     OutputCsvRequested,
     RequestCreated,
     RequestRetried,
@@ -27,6 +28,7 @@ from streams.events import (
 from streams.log_reader import LogReader, partition_of
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, Runs, milliseconds_of
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
+from streams.projections.webhooks.images import ImageMessages
 from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
 
@@ -90,20 +92,24 @@ async def rebuild_history(
     """Write every row of the history again; rows of ``request_id`` that no event speaks of go.
 
     Of webhooks first what came of them, and only then what is to be told: a worker that meets a message here must not
-    take it for one that was never sent.
+    take it for one that was never sent. What is told of images is made from their rows, and so comes last.
     """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     began = utc_now()
     slots = asyncio.Semaphore(WRITES_IN_FLIGHT)
     indexes: set[int] = set()
+    image_messages = ImageMessages(history, deliveries)
 
     async def write(event: Event) -> None:
         async with slots:
             await history.record(event, anew=began)
-            await deliveries.record(event)
+            if isinstance(event, ImagesSettled):
+                await image_messages.record(event)
+            else:
+                await deliveries.record(event)
 
-    for names in ((topics.webhooks,), (topics.requests, topics.image_results)):
+    for names in ((topics.webhooks,), (topics.requests, topics.image_results), (topics.progress_tasks,)):
         async for events in log.events(*names):
             async with asyncio.TaskGroup() as writes:
                 for event in events:

@@ -23,7 +23,9 @@ from infra.outbound import AllowList, OutboundClient
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.compress.agent import Compressor
+from streams.compress.cancelled import CancelledRequests
 from streams.compress.decoders import DecoderPool
+from streams.compress.recent_results import RecentResults
 from streams.event_log import EventLog
 from streams.events import ImageFailed, ImageRequested
 from tests.integration.test_outbound import Answer, Names, Site, drips, says, serving
@@ -85,7 +87,18 @@ async def worker(attack: Attack, site: Site, folder: Path) -> AsyncIterator[tupl
         OutboundClient(allow, resolver=names, dns_cache_seconds=0) as client,
         DecoderPool(settings.codec_processes, settings.codec_timeout, settings.codec_memory) as pool,
     ):
-        yield Compressor(settings, EventLog(settings), client, pool, Storage.of(settings)), pool
+        yield (
+            Compressor(
+                settings,
+                EventLog(settings),
+                client,
+                pool,
+                Storage.of(settings),
+                CancelledRequests(),
+                RecentResults(settings),
+            ),
+            pool,
+        )
 
 
 def resident(pool: DecoderPool) -> tuple[int, int]:

@@ -26,11 +26,14 @@ from infra.embedded.kafka import EmbeddedKafka
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import RequestCompleted, utc_now
+from streams.log_reader import LogReader
+from streams.projections.webhooks.message import completion_id
 from streams.topics import Topics
 from tests.integration.projections_worker import ProjectionsWorker
 from tests.integration.topic_reader import events_in
 
 COMPLETIONS = 1000
+COMPLETION_SECONDS = 20.0
 HOSTS = 100  # of either kind
 KILLED = 200
 KILLS = 4
@@ -106,12 +109,21 @@ def completions(urls: Iterable[str]) -> list[RequestCompleted]:
     ]
 
 
-async def write(settings: Settings, events: Sequence[RequestCompleted]) -> None:
+async def write(settings: Settings, events: Sequence[RequestCompleted], *, seconds: float = 0) -> dict[str, datetime]:
+    """Write completions, at once or evenly over some seconds; returns when each one happened, by its message's id."""
     log = EventLog(settings)
     await log.start()
     try:
-        written = [await log.enqueue(event.model_copy(update={"time": utc_now()})) for event in events]
+        happened: dict[str, datetime] = {}
+        began = time.monotonic()
+        written = []
+        for number, event in enumerate(events):
+            if (early := began + seconds * number / len(events) - time.monotonic()) > 0:
+                await asyncio.sleep(early)
+            happened[completion_id(event.request_id, 0)] = now = utc_now()
+            written.append(await log.enqueue(event.model_copy(update={"time": now})))
         await asyncio.gather(*written)
+        return happened
     finally:
         await log.stop()
 
@@ -141,12 +153,11 @@ async def delays(settings: Settings, *, bad: bool) -> list[float]:
                 urls.append(f"http://{silent[half // 2 % len(silent)]}:{receivers.port}/silent")
             else:
                 urls.append(f"http://{dead[half // 2 % len(dead)]}:{receivers.port}/dead")
-        began = datetime.now(UTC)
-        await write(settings, completions(urls))
+        happened = await write(settings, completions(urls), seconds=COMPLETION_SECONDS)
         wanted = COMPLETIONS // 2 if bad else COMPLETIONS
         await until(lambda: len(receivers.confirmed) >= wanted)
         assert len(receivers.confirmed) >= wanted, f"{len(receivers.confirmed)} of {wanted} arrived"
-        return [(receivers.arrived[one][0] - began).total_seconds() for one in receivers.confirmed]
+        return [(receivers.arrived[one][0] - happened[one]).total_seconds() for one in receivers.confirmed]
 
 
 async def over_kills(settings: Settings, worker: ProjectionsWorker) -> str:
@@ -178,6 +189,20 @@ async def cost(worker: ProjectionsWorker) -> tuple[float, float]:
     return process.memory_info().rss / 2**20, 100 * busy / LOOK_SECONDS
 
 
+async def recorded(settings: Settings) -> None:
+    """Return when the worker has recorded what it wrote."""
+    topics = Topics(settings.topic_prefix)
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        async with LogReader.open(settings) as reader:
+            committed = await reader.committed(topics.group("projections"), topics.webhooks)
+            ends = await reader.ends(await reader.partitions(topics.webhooks))
+        if all(committed.get(partition, 0) >= end for partition, end in ends.items()):
+            return
+        await asyncio.sleep(1)
+    raise TimeoutError("the worker lags behind")
+
+
 async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[str]:
     """What ten thousand messages cost that wait for an hour."""
     receivers = Receivers()
@@ -188,7 +213,7 @@ async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[str]:
         await write(settings, completions(f"http://{hosts[n % 50]}:{receivers.port}/later" for n in range(WAITING)))
         assert await until(lambda: len(receivers.arrived) >= WAITING), f"{len(receivers.arrived)} were tried"
         rate = WAITING / (time.monotonic() - started)
-        await asyncio.sleep(10)  # what was answered is being recorded
+        await recorded(settings)
         lines.append("all tried once and waiting      {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
         lines[-1] += f" ({rate:.0f} first attempts/s)"
         worker.stop()
@@ -196,8 +221,8 @@ async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[str]:
         await asyncio.sleep(15)
         lines.append("waiting, after a restart        {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
         assert receivers.posts == WAITING, f"{receivers.posts} POSTs"
-    recorded = await events_in(settings, Topics(settings.topic_prefix).webhooks)
-    lines.append(f"{len(recorded)} events written in all")
+    events = await events_in(settings, Topics(settings.topic_prefix).webhooks)
+    lines.append(f"{len(events)} events written in all")
     return lines
 
 
@@ -229,12 +254,15 @@ async def run() -> None:
                 print(f"{WAITING} webhooks that wait")
                 for line in lines:
                     print(f"  {line}")
-                print(f"{COMPLETIONS} completions at once, {2 * HOSTS} receivers, seconds until a good one is told")
+                print(f"{COMPLETIONS} completions in {COMPLETION_SECONDS:.0f} s, {2 * HOSTS} receivers")
                 for bad in (False, True):
                     values = sorted(await delays(settings, bad=bad))
                     median, p95 = statistics.median(values), values[int(len(values) * 0.95)]
                     what = "half of them dead or silent" if bad else "all good"
-                    print(f"  {what:28} median {median:5.2f}  p95 {p95:5.2f}  longest {values[-1]:5.2f}")
+                    print(
+                        f"  {what:28} seconds until a good one is told: median {median:.2f}  p95 {p95:.2f}"
+                        f"  longest {values[-1]:.2f}"
+                    )
                 print(f"{KILLED} completions, refused once each, {KILLS} kill -9 in between")
                 print(f"  {await over_kills(settings, worker)}")
             finally:

@@ -87,6 +87,35 @@ def test_there_is_nothing_to_send_again_without_a_receiver_or_a_request(system: 
         assert (unknown.status, unknown.json["type"]) == (404, "urn:shrinkstream:problem:unknown-request")
 
 
+def test_a_receiver_that_wants_to_hears_of_the_images_a_hundred_at_a_time(system: System, shop: Shop) -> None:
+    url = shop.add("told.jpg")
+    rows = "".join(f"{number},Shoe {number},{url}\n" for number in range(230))
+    rows += f"x,Hat,{shop.url}/files/no-such.jpg\n"
+    hook = f"{shop.url}/webhook/images"
+    request_id = upload(
+        system.url, HEADER + rows, webhookUrl=hook, webhookEvents="image.processed, image.failed,request.completed"
+    )
+    delivered(system.url, request_id)
+    messages = shop.wait_for_deliveries(request_id, 5)
+    verified = [Webhook(shop.secret).verify(one.body, one.headers) for one in messages]
+    images = {
+        kind: [[image["index"] for image in one["data"]["images"]] for one in verified if one["type"] == kind]
+        for kind in ("image.processed", "image.failed")
+    }
+    assert sorted(images["image.processed"]) == [[*range(100)], [*range(100, 200)], [*range(200, 230)]]
+    assert images["image.failed"] == [[230]]
+    (failure,) = next(one["data"]["images"] for one in verified if one["type"] == "image.failed")
+    assert (failure["productName"], failure["reason"]) == ("Hat", "fetch_http_404")
+    assert len({one.headers["webhook-id"] for one in messages}) == 5
+    assert webhook(system, request_id)["messages"][0]["type"] == "request.completed"
+
+
+def test_unknown_webhook_events_are_refused(system: System, shop: Shop) -> None:
+    csv = f"{HEADER}1,Shoe,{shop.add('x.jpg')}\n".encode()
+    answer = call(system.url, "POST", "/api/upload?webhookEvents=image.eaten", csv, {"Content-Type": "text/csv"})
+    assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-webhook-events")
+
+
 def test_listen_confirms_and_prints_what_is_genuine_and_refuses_the_rest(system: System, shop: Shop) -> None:
     shop_port = shop.address.rpartition(":")[2]
     listening = subprocess.Popen(

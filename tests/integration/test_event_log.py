@@ -202,7 +202,7 @@ def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_
         log = EventLog(kafka_settings)
         await log.start()
         try:
-            batches = await log.start_batches("image_requests")
+            batches = await log.start_batches()
             for start in range(0, len(images), 500):
                 for image in images[start : start + 500]:
                     await asyncio.to_thread(batches.add, image)
@@ -226,7 +226,7 @@ def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_
 
 def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settings) -> None:
     async def write(log: EventLog, number: int) -> int:
-        batches = await log.start_batches("image_requests")
+        batches = await log.start_batches()
         for index in range(40):
             batches.add(requested(f"request-{number}", index))
         return sum(last - first + 1 for first, last in (await batches.finish()).values())

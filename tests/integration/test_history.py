@@ -279,6 +279,27 @@ def test_a_webhook_that_was_given_up_is_failed(cassandra_settings: Settings, req
     run(test())
 
 
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it(
+    cassandra_settings: Settings, request_id: str, order: Sequence[int]
+) -> None:
+    told: dict[str, Any] = {"request_id": request_id, "webhook_id": "msg_1", "attempts": 1}
+    events = [
+        completed(request_id, webhook_url=RECEIVER),
+        WebhookDelivered(**told, time=NOON + timedelta(minutes=2)),
+        WebhookFailed(**told, time=NOON + timedelta(days=2), after_attempt=1, reason="http_500"),
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            await record_all(session, [events[number] for number in order])
+            status = await History(session).status(request_id)
+            assert status is not None
+            assert status.webhook == "delivered"
+
+    run(test())
+
+
 def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
     async def test() -> None:
         async with connected(cassandra_settings) as session:

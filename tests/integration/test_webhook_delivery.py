@@ -310,22 +310,30 @@ def test_two_workers_that_come_and_go_send_each_message_once(
     system: Settings, kafka_address: str, tmp_path: Path
 ) -> None:
     own = own_system(system, kafka_address, tmp_path)
+    request_ids: list[str] = []
 
     async def test() -> None:
         workers = [ProjectionsWorker(own, "first")]
         try:
-            async with Receiver(seconds=0.2).listening() as receiver:
-                request_ids = [str(uuid4()) for _ in range(120)]
-                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids[:60]))
+            async with Receiver(seconds=0.2).listening() as receiver, appending(own) as log:
+
+                async def complete_some() -> None:
+                    for _ in range(10):
+                        request_ids.append(str(uuid4()))
+                        await log.append(completed(request_ids[-1], webhook_url=receiver.url))
+
+                await complete_some()
                 await receiver.wait_for(1)
                 workers.append(ProjectionsWorker(own, "second"))
-                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids[60:]))
-                await receiver.wait_for(60)
+                while "webhook attempted" not in workers[1].log:
+                    await complete_some()
+                    await asyncio.sleep(0.5)
                 assert await asyncio.to_thread(workers[0].stop) == 0, workers[0].log
-                for one in request_ids:
-                    await settled(own, one)
-                ids = [one.webhook_id for one in receiver.got]
-                assert sorted(ids) == sorted(completion_id(one, 0) for one in request_ids)
+                await complete_some()
+                wanted = sorted(completion_id(one, 0) for one in request_ids)
+                await receiver.wait_for(len(wanted))
+                await asyncio.sleep(1)
+                assert sorted(one.webhook_id for one in receiver.got) == wanted
         finally:
             for worker in workers:
                 worker.process.kill()

@@ -20,6 +20,7 @@ from streams.events import (
     Event,
     ImageRequested,
     ImagesRequestedAgain,
+    ImagesSettled,
     ProgressRebuildRequested,
     ProgressRebuilt,
     RequestCancelled,
@@ -72,6 +73,16 @@ STORED: dict[str, Event] = {
     ),
     "ImagesRequestedAgain.v1": ImagesRequestedAgain(
         request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
+    ),
+    "ImagesSettled.v1": ImagesSettled(
+        request_id=REQUEST_ID,
+        time=NOON,
+        run=1,
+        first=300,
+        count=100,
+        created_at=NOON,
+        webhook_url=RECEIVER,
+        webhook_events=("image.processed", "image.failed"),
     ),
     "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestCancelled.v1": RequestCancelled(request_id=REQUEST_ID, time=NOON, run=1),
@@ -253,6 +264,11 @@ def test_different_facts_have_different_ids() -> None:
                 facts += [WebhookDelivered(**told, attempts=1, after_attempt=after)]
                 facts += [WebhookFailed(**told, attempts=1, after_attempt=after, reason="http_500")]
                 facts += [WebhookRedeliveryRequested(**told, after_attempt=after)]
+        settled = STORED["ImagesSettled.v1"]
+        facts += [
+            settled.model_copy(update={"request_id": request_id, "run": run, "first": first})
+            for run, first in product((0, 1), (0, 100))
+        ]
         facts += [
             ImagesRequestedAgain(request_id=request_id, run=run, heal=n, missing=1, image_offsets={})
             for run, n in ((0, 1), (0, 2), (1, 0), (1, 1), (2, 1))

@@ -35,6 +35,7 @@ from streams.progress.fold import (
     decode_chunk,
     decode_row,
     fold,
+    images_due,
     is_done,
     must_return,
     output_due,
@@ -432,6 +433,47 @@ def test_a_retry_with_nothing_left_to_do_asks_for_its_output_at_once() -> None:
     apply([created(total=1), cancelled(), result(0, succeeds=True)], table)
     (due,) = apply([retried(1)], table)
     assert (due.run, due.succeeded, due.time) == (1, 1, retried(1).time)
+
+
+# --- messages about images
+
+
+def settled_blocks(events: Sequence[Event], total: int, before: int) -> list[tuple[int, int, int]]:
+    """Run, first image and number of images of each block that a receiver is told of, a repeat once.
+
+    ``before``: how many of the events come before their request.
+    """
+    table: Table = {}
+    told = {}
+    request = created(total=total, rows=total, webhook_url=RECEIVER, webhook_events=("image.failed",))
+    for event in [*events[:before], request, *events[before:], *events[-1:]]:
+        apply([event], table)
+        told.update({one.id: one for one in images_due(event, table.get)})
+    assert all(one.webhook_events == ("image.failed",) for one in told.values())
+    return sorted((one.run, one.first, one.count) for one in told.values())
+
+
+@given(
+    st.permutations([result(index, succeeds=index % 3 > 0) for index in range(230)]),
+    st.integers(0, 230),
+    st.integers(0, 230),
+)
+@settings(max_examples=20)
+def test_each_hundred_images_is_told_of_once_all_have_their_result(
+    order: Sequence[Event], known: int, before: int
+) -> None:
+    indexes = {event.index for event in order[:known] if isinstance(event, ImageProcessed | ImageFailed)}
+    blocks = [(0, first, count) for first, count in ((0, 100), (100, 100), (200, 30))]
+    assert settled_blocks(order[:known], 230, before) == [
+        (run, first, count) for run, first, count in blocks if indexes >= set(range(first, first + count))
+    ]
+
+
+def test_without_a_wish_nobody_is_told_of_images() -> None:
+    table: Table = {}
+    events = [created(webhook_url=RECEIVER), result(0, succeeds=True)]
+    apply(events, table)
+    assert [list(images_due(event, table.get)) for event in events] == [[], []]
 
 
 # --- completion and webhook

@@ -110,7 +110,7 @@ class Dispatcher:
             if shard is not None:
                 self._release(shard, event.webhook_id)
         if hint is not None:
-            self._expect(hint)
+            self.expect(hint)
 
     async def run(self, owned: Callable[[], set[int]]) -> None:
         """Send what is due in the shards that ``owned`` says are ours, until cancelled.
@@ -180,7 +180,8 @@ class Dispatcher:
 
     # What is due when
 
-    def _expect(self, hint: Hint) -> None:
+    def expect(self, hint: Hint) -> None:
+        """There is a hint; those of shards that are not ours are their owners' to find."""
         shard = self._shards.get(hint.shard)
         if shard is not None:
             lane = shard.lanes.setdefault(hint.host, _Lane())
@@ -282,7 +283,7 @@ class Dispatcher:
             claim = Claim(delivery.made + 1, until, self._worker)
             if await self._deliveries.claim(delivery, str(claim)):
                 return True
-        self._expect(await self._deliveries.put_off(delivery, blocked or until))
+        self.expect(await self._deliveries.put_off(delivery, blocked or until))
         return False
 
     async def _sent(self, delivery: Delivery, place: Place) -> tuple[WebhookAttempted, Outcome]:
@@ -298,7 +299,7 @@ class Dispatcher:
     def _release(self, shard: _Shard, webhook_id: str) -> None:
         hint = shard.under_way.pop(webhook_id, None)
         if hint is not None:
-            self._expect(hint)
+            self.expect(hint)
 
     # Tasks
 

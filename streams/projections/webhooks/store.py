@@ -98,8 +98,14 @@ class Deliveries:
         Returns the hint if the message is to be tried, now or later. It is written down by then.
         """
         webhook_id = await self._write(event)
-        if webhook_id is None:
-            return None
+        return None if webhook_id is None else await self._hint(webhook_id)
+
+    async def record_origin(self, webhook_id: str, origin: Origin) -> Hint | None:
+        """Write what a message says, and to whom; returns what `record` does."""
+        await self._write_origin(webhook_id, origin)
+        return await self._hint(webhook_id)
+
+    async def _hint(self, webhook_id: str) -> Hint | None:
         delivery = await self.load(webhook_id)
         if delivery.due is None or delivery.origin is None:
             return None
@@ -118,7 +124,7 @@ class Deliveries:
                     message(event).decode(),
                     event.time,
                 )
-                await self._record_origin(webhook_id, origin)
+                await self._write_origin(webhook_id, origin)
                 return webhook_id
             case WebhookAttempted():
                 await self._execute(
@@ -142,7 +148,7 @@ class Deliveries:
                 return None
         return event.webhook_id
 
-    async def _record_origin(self, webhook_id: str, origin: Origin) -> None:
+    async def _write_origin(self, webhook_id: str, origin: Origin) -> None:
         await self._execute(
             _INSERT_ORIGIN,
             webhook_id,
