@@ -33,7 +33,7 @@ from tests.integration.projections_worker import ProjectionsWorker
 from tests.integration.topic_reader import events_in
 
 COMPLETIONS = 1000
-COMPLETION_SECONDS = 20.0
+COMPLETION_SECONDS = 50.0
 HOSTS = 100  # of either kind
 KILLED = 200
 KILLS = 4
@@ -60,6 +60,7 @@ class Receivers:
         match request.path:
             case "/silent":
                 await asyncio.sleep(30)
+                return web.Response(status=500)
             case "/later":
                 return web.Response(status=503, headers={"Retry-After": "3600"})
             case "/second":
