@@ -5,10 +5,12 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from api.context import CONTEXT
+from api.context import CONTEXT, Context
 from api.problems import Problem, unavailable
 from api.status import status_of
+from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
+from streams.progress.view import StaleViewError
 
 IMAGE_TYPES = {
     "jpg": "image/jpeg",
@@ -18,12 +20,15 @@ IMAGE_TYPES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
+LINK_KEPT_SECONDS = 1800  # well within the time that a signed link is good for
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
 
 async def download(request: web.Request) -> web.StreamResponse:
     """``GET /api/download/{id}``: the output CSV, once the request is completed."""
     status = await status_of(request)
+    if status.status == "expired":
+        raise _expired()
     if status.output_csv_path is None:
         raise Problem(
             HTTPStatus.CONFLICT,
@@ -49,9 +54,15 @@ async def image(request: web.Request) -> web.StreamResponse:
     """``GET /images/…``: a stored image. Its bytes never change under one address."""
     path = request.match_info["path"]
     match = _IMAGE_PATH.fullmatch(path)
-    stored = await _open(request, f"images/{path}") if match else None
-    if match is None or stored is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+    if match is None:
+        raise _unknown_image()
+    context = request.app[CONTEXT]
+    key = f"images/{path}"
+    if context.settings.storage_redirect and (link := await _signed_link(request, key)):
+        raise web.HTTPFound(link, headers={"Cache-Control": f"private, max-age={LINK_KEPT_SECONDS}"})
+    stored = await _open(request, key)
+    if stored is None:
+        raise await _why_no_image(context, request_id=path.partition("/")[0])
     headers = {
         "Content-Type": IMAGE_TYPES[match[1]],
         "Cache-Control": "public, max-age=86400",
@@ -63,6 +74,29 @@ async def image(request: web.Request) -> web.StreamResponse:
     if stored.etag:
         headers["ETag"] = f'"{stored.etag.strip(chr(34))}"'
     return await _send(request, stored, headers)
+
+
+async def _why_no_image(context: Context, request_id: str) -> Problem:
+    try:
+        status = await context.status(request_id)
+    except (StaleViewError, CassandraUnavailableError):
+        return unavailable("whether there is such an image is not known just now")
+    return _expired() if status is not None and status.status == "expired" else _unknown_image()
+
+
+def _expired() -> Problem:
+    return Problem(HTTPStatus.GONE, "expired", "the files of this request had their time and were removed")
+
+
+def _unknown_image() -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+
+
+async def _signed_link(request: web.Request, key: str) -> str | None:
+    try:
+        return await request.app[CONTEXT].storage.signed_link(key)
+    except StorageError:
+        raise unavailable("the storage doesn't answer") from None
 
 
 async def _open(request: web.Request, key: str) -> StoredObject | None:

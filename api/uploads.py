@@ -7,11 +7,9 @@ crash after it leaves a request that completes.
 
 import asyncio
 import hashlib
-import os
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -33,6 +31,7 @@ from api.keys import OWNER
 from api.problems import Problem, unavailable
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
+from infra.spool import spool_file
 from streams.events import ImageRequested, RequestCreated, utc_now
 
 log = structlog.get_logger(__name__)
@@ -101,26 +100,23 @@ def _accepted(request_id: str) -> web.Response:
 @asynccontextmanager
 async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Received]:
     """Stream the upload into a spool file, which is gone afterwards whatever happens."""
-    spool = settings.data_dir / "spool"
-    await asyncio.to_thread(spool.mkdir, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=spool, prefix="upload-", suffix=".csv")
-    received = Received(Path(name))
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            try:
-                async with asyncio.timeout(RECEIVE_TIMEOUT):
-                    await _receive_into(request, received, file, settings.max_upload_bytes)
-            except (ClientPayloadError, ConnectionError):
-                raise Problem(HTTPStatus.BAD_REQUEST, "upload-broken-off", "the upload broke off") from None
-            except TimeoutError:
-                raise Problem(
-                    HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time"
-                ) from None
+    with spool_file(settings.data_dir / "spool", "upload-") as file:
+        received = Received(Path(file.name))
+        try:
+            async with asyncio.timeout(RECEIVE_TIMEOUT):
+                await _receive_into(request, received, file, settings.max_upload_bytes)
+            await asyncio.to_thread(file.flush)
+        except (ClientPayloadError, ConnectionError):
+            raise Problem(HTTPStatus.BAD_REQUEST, "upload-broken-off", "the upload broke off") from None
+        except TimeoutError:
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time") from None
+        except OSError as error:
+            log.error("upload can't be kept", path=file.name, error=str(error))
+            raise Problem(
+                HTTPStatus.INSUFFICIENT_STORAGE, "no-room", "there is no room for the upload just now"
+            ) from None
         received.fields = {**request.query, **received.fields}
         yield received
-    finally:
-        with suppress(FileNotFoundError):
-            received.path.unlink()
 
 
 async def _receive_into(request: web.Request, received: Received, file: BinaryIO, limit: int) -> None:

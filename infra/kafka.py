@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
@@ -42,9 +42,12 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context for the brokers, or None where the security protocol has no TLS."""
     if settings.kafka_security_protocol not in ("SSL", "SASL_SSL"):
         return None
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
-    if settings.kafka_ssl_certfile:
-        context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        if settings.kafka_ssl_certfile:
+            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise KafkaUnavailableError(f"the certificates for Kafka can't be used: {error}") from None
     return context
 
 
@@ -195,3 +198,17 @@ async def committed_offsets(
             if committed.keys() >= set(wanted):
                 return {partition: committed[partition].offset for partition in wanted}
         await asyncio.sleep(SETTLE_SECONDS)
+
+
+async def commit_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Remember how far a group without members has got. Raises KafkaUnavailableError."""
+    consumer = AIOKafkaConsumer(**connection_options(settings), group_id=group, enable_auto_commit=False)
+    consumer.assign(list(offsets))
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+            await consumer.start()
+            await consumer.commit(dict(offsets))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise unreachable(settings, error) from None
+    finally:
+        await consumer.stop()

@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
     cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
+    cassandra_tls: bool = Field(False, description="talk TLS to Cassandra")
+    cassandra_cafile: Path | None = Field(
+        None, description="PEM file of the authority that signed Cassandra's certificates; unset: the system's own"
+    )
+    cassandra_certfile: Path | None = Field(None, description="PEM file of this client's certificate for Cassandra")
+    cassandra_keyfile: Path | None = Field(None, description="PEM file of this client's key for Cassandra")
     cassandra_datacenter: str | None = Field(None, description="local datacenter; unset: that of the first host")
     cassandra_keyspace: str = Field(
         "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
@@ -88,6 +94,18 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(
         None,
         description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir",
+    )
+    storage_public_url: str | None = Field(
+        None,
+        description="prefix under which everybody can fetch the stored images, as of a bucket or a CDN before it;"
+        " unset: the API serves them",
+    )
+    storage_redirect: bool = Field(
+        False,
+        description="answer GET /images/… with a signed link to the s3:// bucket instead of the image itself",
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="days after which a finished request's images and CSVs are removed; unset: never"
     )
     public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
@@ -138,7 +156,7 @@ class Settings(BaseSettings):
             parse_addresses(value, default_port=1)
         return value
 
-    @field_validator("public_url", "url", "webhook_url")
+    @field_validator("public_url", "storage_public_url", "url", "webhook_url")
     @classmethod
     def _links_are_http(cls, value: str | None) -> str | None:
         if value is not None:

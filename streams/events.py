@@ -242,6 +242,12 @@ class RequestCompleted(_RequestSummary):
     output_csv_path: str = Field(description="key in the storage")
 
 
+class RequestFilesRemoved(Event):
+    """A finished request is older than ``RETENTION_DAYS``: its images and output CSVs are removed when this is read."""
+
+    topic = "requests"
+
+
 class _WebhookEvent(Event):
     """An event about telling one receiver about one completion; ``webhook_id`` is stable over all attempts."""
 
@@ -355,6 +361,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     ImageFailed,
     OutputCsvRequested,
     RequestCompleted,
+    RequestFilesRemoved,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,

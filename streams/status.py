@@ -9,12 +9,12 @@ from streams.events import RequestCompleted
 
 
 class Status(BaseModel):
-    """How far a request is. ``progress`` is 100 exactly when ``status`` is ``completed``."""
+    """How far a request is. ``progress`` is 100 exactly when it is completed; expired is what comes after that."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     request_id: str
-    status: Literal["processing", "completed", "cancelled"]
+    status: Literal["processing", "completed", "cancelled", "expired"]
     total: int
     succeeded: int
     failed: int
@@ -31,7 +31,7 @@ class Status(BaseModel):
     @computed_field
     def progress(self) -> int:
         """Percent of the images that have their result; the last percent is the output CSV."""
-        if self.status == "completed":
+        if self.status in ("completed", "expired"):
             return 100
         return min(99, (self.succeeded + self.failed) * 100 // self.total)
 

@@ -65,7 +65,7 @@ class Compressor:
         await self._storage.put(path, shrunk.data, f"image/{shrunk.format}")
         return ImageProcessed.of(
             request,
-            output_url=self._storage.link(path),
+            output_url=self._storage.object_link(path),
             output_path=path,
             input_bytes=len(fetched.body),
             output_bytes=len(shrunk.data),

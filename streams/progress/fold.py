@@ -25,6 +25,7 @@ from streams.events import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     WebhookDelivered,
     WebhookFailed,
@@ -59,6 +60,7 @@ class RequestRow(BaseModel):
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
     heals: int = 0
+    files_removed: bool = False
 
     @property
     def is_completed(self) -> bool:
@@ -148,6 +150,8 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_created(event, read)
         case RequestCompleted():
             return _fold_completed(event, read)
+        case RequestFilesRemoved():
+            return _fold_files_removed(event, read)
         case WebhookDelivered() | WebhookFailed():
             return _fold_webhook(event, read)
         case ImagesRequestedAgain():
@@ -239,6 +243,13 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
         }
     )
     return {row_key(event.request_id): encode_row(completed)}
+
+
+def _fold_files_removed(event: RequestFilesRemoved, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None or row.files_removed:
+        return {}
+    return {row_key(event.request_id): encode_row(row.model_copy(update={"files_removed": True}))}
 
 
 def _fold_webhook(event: WebhookDelivered | WebhookFailed, read: Read) -> Changes:

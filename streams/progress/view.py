@@ -54,9 +54,10 @@ class _Request:
         if row is None:
             return None
         sums = add_up(iter(self.chunks.values()), row.run)
+        readable = row.is_completed and not row.files_removed
         return Status(
             request_id=request_id,
-            status="completed" if row.is_completed else "processing",
+            status="completed" if readable else "expired" if row.files_removed else "processing",
             total=row.total,
             succeeded=sums.succeeded,
             failed=sums.failed,
@@ -65,8 +66,8 @@ class _Request:
             created_at=row.created_at,
             updated_at=max(row.updated_at, from_milliseconds(sums.updated_ms)),
             completed_at=row.completed_at if row.is_completed else None,
-            output_csv_url=row.output_csv_url if row.is_completed else None,
-            output_csv_path=row.output_csv_path if row.is_completed else None,
+            output_csv_url=row.output_csv_url if readable else None,
+            output_csv_path=row.output_csv_path if readable else None,
             owner=row.owner,
             webhook=row.webhook,
         )

@@ -1,22 +1,27 @@
 """The projections app: keeps the history, writes output CSVs, calls webhooks."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
+import structlog
 from faust.types import StreamT
 
 from infra.cassandra.session import Session
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import settings
+from infra.spool import sweep
 from infra.storage import Storage
 from streams.consume import consume
 from streams.event_log import EventLog
-from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestRecorded
+from streams.events import Event, OutputCsvRequested, RequestCompleted, RequestFilesRemoved, RequestRecorded
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
+from streams.projections.retention import Retention
 from streams.projections.webhooks import Webhooks
 from streams.resources import Resources
 from streams.topics import Topics
@@ -24,7 +29,11 @@ from streams.topics import Topics
 HISTORY_WRITES_IN_FLIGHT = 128
 OUTPUTS_IN_FLIGHT = 4
 WEBHOOKS_IN_FLIGHT = 64
+REMOVALS_IN_FLIGHT = 2
+LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
+PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
+log = structlog.get_logger(__name__)
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("projections"), settings=settings(), partitions=settings().partitions)
 
@@ -36,6 +45,8 @@ class Projections:
     event_log: EventLog
     history: History
     output_csv: OutputCsv
+    retention: Retention
+    storage: Storage
     webhooks: Webhooks
 
 
@@ -47,17 +58,22 @@ async def _open(stack: AsyncExitStack) -> Projections:
     stack.push_async_callback(session.close)
     client = await stack.enter_async_context(OutboundClient(AllowList.parse(settings().fetch_allow)))
     history = History(session)
+    storage = Storage.of(settings())
+    spool = settings().data_dir / "spool"
+    await asyncio.to_thread(sweep, spool)
     secret = settings().webhook_secret
     return Projections(
         event_log,
         history,
         OutputCsv(
             history,
-            Storage.of(settings()),
+            storage,
             event_log,
-            settings().data_dir / "spool",
+            spool,
             recall=partial(recall, settings(), history),
         ),
+        Retention(settings(), event_log, storage),
+        storage,
         Webhooks(client, event_log, history, secret.get_secret_value() if secret else None),
     )
 
@@ -100,3 +116,28 @@ async def call_webhooks(stream: StreamT[bytes]) -> None:
                 await shared.webhooks.deliver(event)
 
         await consume(stream, shared.event_log, on_event, in_flight=WEBHOOKS_IN_FLIGHT)
+
+
+@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="retention")
+async def remove_files(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, RequestFilesRemoved):
+                await shared.retention.remove(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT)
+
+
+@app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
+async def look_for_old_files() -> None:
+    own = sorted(partition for partition in app.consumer.assignment() if partition.topic == topics.requests)
+    if app.rebalancing or not own:
+        return
+    async with resources as shared:
+        try:
+            await shared.retention.look(own)
+            if own[0].partition == 0:  # one worker is enough for that
+                await shared.storage.sweep(PARTIAL_KEPT)
+        except Exception:
+            log.exception("looking for old files failed; the next look tries again")

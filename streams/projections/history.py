@@ -16,6 +16,7 @@ from streams.events import (
     ImageProcessed,
     RequestCompleted,
     RequestCreated,
+    RequestFilesRemoved,
     WebhookDelivered,
     WebhookFailed,
 )
@@ -45,6 +46,8 @@ _INSERT_COMPLETED = """
     INSERT INTO requests (request_id, owner, created_at, updated_at, completed_at, total, succeeded, failed,
         input_bytes, output_bytes, run, webhook_url, output_csv_url, output_csv_path)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+
+_INSERT_EXPIRED = "INSERT INTO requests (request_id, expired_at) VALUES (?, ?) USING TIMESTAMP ?"
 
 _INSERT_WEBHOOK = "INSERT INTO requests (request_id, webhook) VALUES (?, ?) USING TIMESTAMP ?"
 
@@ -112,6 +115,8 @@ class History:
                     event.output_csv_path,
                     write_time(anew) + 1 + event.run if anew else write_time(event.time),
                 )
+            case RequestFilesRemoved():
+                await self._write(_INSERT_EXPIRED, event.request_id, event.time, write_time(anew or event.time))
             case WebhookDelivered() | WebhookFailed():
                 outcome = "delivered" if isinstance(event, WebhookDelivered) else "failed"
                 await self._write(_INSERT_WEBHOOK, event.request_id, outcome, write_time(anew or event.time))
@@ -172,7 +177,7 @@ class History:
         row = rows[0]
         return Status(
             request_id=request_id,
-            status="completed" if row.completed_at else "processing",
+            status="expired" if row.expired_at else "completed" if row.completed_at else "processing",
             total=row.total,
             succeeded=row.succeeded or 0,
             failed=row.failed or 0,
@@ -181,8 +186,8 @@ class History:
             created_at=utc(row.created_at),
             updated_at=utc(row.updated_at),
             completed_at=utc(row.completed_at) if row.completed_at else None,
-            output_csv_url=row.output_csv_url,
-            output_csv_path=row.output_csv_path,
+            output_csv_url=None if row.expired_at else row.output_csv_url,
+            output_csv_path=None if row.expired_at else row.output_csv_path,
             owner=row.owner or "",
             webhook=webhook_state(row),
         )
@@ -191,6 +196,11 @@ class History:
         """Whether the completion of this run of a request, or of a later one, is in the history."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
         return bool(rows) and rows[0].run is not None and rows[0].run >= run
+
+    async def is_expired(self, request_id: str) -> bool:
+        """Whether the request's files have been removed because their time was over."""
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
+        return bool(rows) and rows[0].expired_at is not None
 
     async def webhook_is_settled(self, request_id: str) -> bool:
         """Whether the receiver confirmed, or will not be asked again."""

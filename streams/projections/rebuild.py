@@ -13,7 +13,16 @@ from typing import Any
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import Event, ImageFailed, ImageProcessed, OutputCsvRequested, UnreadableEvent, decode, utc_now
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    OutputCsvRequested,
+    RequestFilesRemoved,
+    UnreadableEvent,
+    decode,
+    utc_now,
+)
 from streams.log_reader import LogReader, partition_of
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
@@ -179,17 +188,25 @@ def _wrong_columns(row: tuple[Any, ...], event: ImageProcessed | ImageFailed) ->
 async def rebuild_outputs(
     settings: Settings, output: OutputCsv, request_id: str | None, on_events: OnEvents, *, verify: bool
 ) -> Report:
-    """Write the output CSV of every completed request again, or compare it; nobody is told."""
+    """Write the output CSV of every completed request again, or compare it; nobody is told.
+
+    Those of requests whose files were removed stay away.
+    """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     latest: dict[str, OutputCsvRequested] = {}
-    async for events in log.events(topics.output_requests):
+    removed: set[str] = set()
+    async for events in log.events(topics.output_requests, topics.requests):
         for event in events:
-            if isinstance(event, OutputCsvRequested):
+            if isinstance(event, RequestFilesRemoved):
+                removed.add(event.request_id)
+            elif isinstance(event, OutputCsvRequested):
                 known = latest.get(event.request_id)
                 latest[event.request_id] = event if known is None or event.run >= known.run else known
     report = Report(events=log.read)
     for event in latest.values():
+        if event.request_id in removed:
+            continue
         try:
             if not await output.differs(event):
                 continue

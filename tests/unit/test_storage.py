@@ -85,7 +85,7 @@ def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(tmp_path: Path
         assert set(seen) <= set(versions)
 
     run(test())
-    assert [path.name for path in tmp_path.iterdir()] == ["object"], "nothing is left behind"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"], "nothing is left behind"
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
