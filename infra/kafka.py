@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -69,8 +69,10 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def unreachable(settings: Settings, error: Exception) -> KafkaUnavailableError:
-    return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {error or 'no answer'}")
+def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) -> KafkaUnavailableError:
+    """``said``: what aiokafka logged, which has the cause where its error only says that no broker answered."""
+    cause = (said[-1] if said else str(error) or "no answer").splitlines()[0]
+    return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {cause}")
 
 
 class Producer:
@@ -90,11 +92,11 @@ class Producer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
-            with silenced("aiokafka"):
+            with silenced("aiokafka") as said:
                 await asyncio.wait_for(client.start(), REQUEST_TIMEOUT_MS / 1000)
         except (KafkaError, OSError, TimeoutError) as error:
             await client.stop()
-            raise unreachable(self._settings, error) from None
+            raise unreachable(self._settings, error, said) from None
         self._client = client
 
     async def stop(self) -> None:
@@ -118,10 +120,10 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
     admin = AIOKafkaAdminClient(**connection_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
-            with silenced("aiokafka"):
+            with silenced("aiokafka") as said:
                 await asyncio.wait_for(admin.start(), timeout)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error) from None
+            raise unreachable(settings, error, said) from None
         yield admin
     finally:
         await admin.close()

@@ -131,13 +131,13 @@ async def remove_files(stream: StreamT[bytes]) -> None:
 
 @app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
 async def look_for_old_files() -> None:
-    own = sorted(partition for partition in app.consumer.assignment() if partition.topic == topics.requests)
+    own = sorted(place.partition for place in app.consumer.assignment() if place.topic == topics.requests)
     if app.rebalancing or not own:
         return
     async with resources as shared:
         try:
             await shared.retention.look(own)
-            if own[0].partition == 0:  # one worker is enough for that
+            if own[0] == 0:  # one worker is enough for that
                 await shared.storage.sweep(PARTIAL_KEPT)
         except Exception:
             log.exception("looking for old files failed; the next look tries again")

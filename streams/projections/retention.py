@@ -62,15 +62,15 @@ class Retention:
         self._storage = storage
         self._group = event_log.topics.group(GROUP)
 
-    async def look(self, partitions: Iterable[TopicPartition]) -> int:
-        """Write the events about requests whose time is over; returns how many."""
+    async def look(self, partitions: Iterable[int]) -> int:
+        """Write the events about requests whose time is over, in these partitions; returns how many."""
         if self._settings.retention_days is None:
             return 0
         border = utc_now() - timedelta(days=self._settings.retention_days)
         found = 0
         async with LogReader.open(self._settings) as reader:
             begun = await reader.committed(self._group, self._log.topics.requests)
-            for partition in partitions:
+            for partition in (TopicPartition(self._log.topics.requests, number) for number in partitions):
                 position, end = max(0, begun[partition]), await reader.offset_at(partition, border)
                 while position < end:
                     requests, position = await self._finished(reader, partition, position, end)

@@ -22,6 +22,7 @@ from streams.events import (
     ProgressRebuildRequested,
     ProgressRebuilt,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     UnreadableEvent,
     WebhookAttempted,
@@ -67,6 +68,7 @@ STORED: dict[str, Event] = {
     ),
     "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
+    "RequestFilesRemoved.v1": RequestFilesRemoved(request_id=REQUEST_ID, time=NOON),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
     ),
