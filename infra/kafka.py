@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
 
@@ -27,6 +27,10 @@ class KafkaUnavailableError(ExplainedError):
 
 class MissingTopicsError(ExplainedError):
     """Topics that `shrinkstream init` creates are not there; the message names them."""
+
+
+class PartitionsError(ExplainedError):
+    """A topic can't have the partitions that are asked for; the message says why."""
 
 
 def require_brokers(settings: Settings) -> str:
@@ -151,6 +155,24 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
             if error not in (TopicAlreadyExistsError, for_code(0)):
                 raise KafkaUnavailableError(f"topic {name} can't be created: {error.__name__} {message}")
         return [topic.name for topic in wanted]
+
+
+async def grow_topic(settings: Settings, topic: str, partitions: int) -> bool:
+    """Give a topic more partitions; False where it has as many. The keys that it holds must not matter to anyone.
+
+    Raises PartitionsError where it has more already, KafkaUnavailableError where the brokers refuse.
+    """
+    async with admin_client(settings) as admin, asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+        present = len(await partitions_of(admin, topic))
+        if partitions < present:
+            raise PartitionsError(f"{topic} has {present} partitions, and Kafka takes none away")
+        if partitions == present:
+            return False
+        try:
+            await admin.create_partitions({topic: NewPartitions(total_count=partitions)})
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"{topic} can't be given {partitions} partitions: {error}") from None
+        return True
 
 
 async def require_topics(settings: Settings, names: Iterable[str]) -> None:

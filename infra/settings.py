@@ -61,7 +61,11 @@ class Settings(BaseSettings):
         description="prefix of topics and consumer groups, to run two systems on one cluster",
     )
     partitions: int = Field(
-        8, ge=1, le=1024, description="partitions of each topic that `init` creates: the limit of scaling out"
+        8,
+        ge=1,
+        le=1024,
+        description="partitions of each topic that `init` creates: the limit of scaling out, for ever"
+        " (that of compress can grow: `init --partitions`)",
     )
 
     cassandra_hosts: str | None = Field(
@@ -147,6 +151,9 @@ class Settings(BaseSettings):
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
+    alive_file: Path | None = Field(
+        None, description="file that a worker touches every few seconds while its event loop runs, for a liveness probe"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
     @field_validator("kafka_brokers", "cassandra_hosts")

@@ -142,11 +142,17 @@ def worker(app: str) -> None:
 
 
 @main.command()
-def init() -> None:
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Grow the topic of waiting images, the limit of how many compress workers share the work; at any time.",
+)
+def init(partitions: int | None) -> None:
     """Create topics, keyspace and tables; what exists is left as it is."""
     from infra.cli.init import initialise
 
-    for name in _run(initialise(_settings())):
+    for name in _run(initialise(_settings(), partitions)):
         click.echo(f"created {name}")
 
 

@@ -204,7 +204,7 @@ def test_objects_have_a_public_address_of_their_own_where_there_is_one() -> None
 
 
 FULL_DISK = """
-import asyncio, resource, signal, sys
+import asyncio, os, resource, signal, sys
 from pathlib import Path
 from infra.storage import Storage, StorageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write is to fail as it does on a full disk
@@ -216,9 +216,10 @@ async def test():
     try:
         await storage.put("images/a/0.jpg", b"y" * 110_000, "image/jpeg")
     except StorageError as error:
-        print(error)
+        print(error, flush=True)
 
 asyncio.run(test())
+os._exit(0)  # without the interpreter's farewell, during which obstore's threads may still let go of objects
 """
 
 
