@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -82,7 +83,6 @@ def test_every_image_is_pinned() -> None:
     images = {service["image"] for service in compose()["services"].values()}
     images |= {rest for stage in dockerfile() for instruction, rest in stage if instruction == "FROM"}
     assert {image for image in images if not is_pinned(image)} == set()
-    assert len({image for image in images if image.startswith("python:")} - {None}) <= 2
 
 
 def test_every_role_can_be_scaled_and_waits_for_init() -> None:
@@ -147,9 +147,12 @@ def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None
         if instruction == "COPY":
             *sources, target = rest.split()
             for source in sources:
-                into = app / target
-                (into if target.endswith("/") else into.parent).mkdir(parents=True, exist_ok=True)
-                subprocess.run(["cp", "-r", ROOT / source, into], check=True)
+                if (ROOT / source).is_dir():  # of a folder, its content is copied
+                    ignored = shutil.ignore_patterns("__pycache__")
+                    shutil.copytree(ROOT / source, app / target, dirs_exist_ok=True, ignore=ignored)
+                else:
+                    (app / target).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / source, app / target)
         elif instruction == "RUN":
             command = rest.replace("/venv", str(venv)).replace("python -m", f"{sys.executable} -m", 1)
             command = command.replace("--no-cache-dir", "--disable-pip-version-check --quiet")
