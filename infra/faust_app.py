@@ -631,6 +631,7 @@ def create_app(name: str, *, settings: Settings, partitions: int, **overrides: A
         # After so long without a fetch aiokafka leaves the group and never comes back. Buffers that stay full
         # while Cassandra is down must not be taken for that.
         "broker_max_poll_interval": 7 * 86_400.0,
+        "consumer_metadata_max_age_ms": 10_000,  # until partitions that `init --partitions` adds are read
         "broker_commit_interval": 1.0,  # what a kill -9 repeats
         "stream_buffer_maxsize": 1024,  # events waiting for an agent
         "producer_linger": 0.02,  # seconds in which changelog writes gather to one request
