@@ -15,7 +15,15 @@ import pytest
 from infra.cassandra import session as session_module
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
-from streams.events import Event, ImageFailed, ImageProcessed, WebhookAttempted, WebhookDelivered, WebhookFailed
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    RequestFilesRemoved,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+)
 from streams.projections.history import History, utc
 from streams.status import completed_status
 from tests.event_loop import run
@@ -421,5 +429,31 @@ def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> N
             with pytest.raises(Exception, match="nothing_here") as error:
                 await session.execute("SELECT * FROM nothing_here", patience=60)
             assert not isinstance(error.value, CassandraUnavailableError)
+
+    run(test())
+
+
+# --- retention
+
+
+def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_order(
+    cassandra_settings: Settings,
+) -> None:
+    events: list[Event] = [
+        created(),
+        completed(),
+        RequestFilesRemoved(request_id="any", time=NOON + timedelta(days=30)),
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            for order in permutations(events):
+                own = str(uuid4())
+                await record_all(session, [of_request(event, own) for event in order])
+                status = await History(session).status(own)
+                assert status is not None
+                assert (status.status, status.succeeded) == ("expired", 2)
+                assert (status.output_csv_url, status.output_csv_path) == (None, None)
+                assert await History(session).is_expired(own)
 
     run(test())

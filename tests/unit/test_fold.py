@@ -18,6 +18,7 @@ from streams.events import (
     OutputCsvRequested,
     RequestCreated,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     WebhookAttempted,
     WebhookDelivered,
@@ -477,3 +478,16 @@ def test_what_does_not_concern_progress_writes_nothing() -> None:
     for event in (requested(), attempted, OutputCsvRequested(**{**COMPLETED.model_dump(), "header": HEADER})):
         assert fold(event, Table().get) == {}
         assert output_due(event, Table().get) is None
+
+
+def test_removed_files_are_noted_once_and_bring_nobody_back() -> None:
+    table: Table = {}
+    gone = RequestFilesRemoved(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
+    assert fold(gone, table.get) == {}, "there is no such request"
+    for event in (created(), processed(requested()), completed(), gone):
+        write(fold(event, table.get), table)
+    assert decode_row(table[row_key(REQUEST_ID)]).files_removed
+    assert decode_row(table[row_key(REQUEST_ID)]).is_completed
+    assert fold(gone, table.get) == {}, "a repeat"
+    write(fold(RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"), table.get), table)
+    assert fold(gone, table.get) == {}, "it has left the table"
