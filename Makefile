@@ -60,9 +60,10 @@ check: $(DEV)
 
 lock: $(DEV)
 	$(PIP) install uv
-	$(COMPILE) --group install --output-file infra/locks/container.txt
-	$(COMPILE) --group install --extra embedded --output-file infra/locks/runtime.txt
 	$(COMPILE) --group dev --extra embedded --output-file infra/locks/dev.txt
+	# What is run is what was tested: no package has another version than in the tests.
+	$(COMPILE) --constraint infra/locks/dev.txt --group install --output-file infra/locks/container.txt
+	$(COMPILE) --constraint infra/locks/dev.txt --group install --extra embedded --output-file infra/locks/runtime.txt
 	$(VENV)/bin/python -m infra.embedded.jars --lock
 
 clean:

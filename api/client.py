@@ -71,7 +71,7 @@ class Client:
             return status
 
     async def follow(self, request_id: str, *, poll_seconds: float = 0.5) -> AsyncIterator[dict[str, Any]]:
-        """The status again and again, until it is completed or cancelled."""
+        """The status again and again, until it is something else than processing."""
         loop = asyncio.get_running_loop()
         reached = loop.time()
         while True:

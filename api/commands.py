@@ -10,9 +10,10 @@ from aiokafka.errors import KafkaError
 from api.context import CONTEXT, Context
 from api.models import Accepted
 from api.paging import json_answer
-from api.problems import Problem, unavailable
+from api.problems import Problem, expired, unavailable
 from api.routes import Answer, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from infra.settings import Settings
 from streams.events import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
 from streams.status import Status
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 FRESH_SECONDS = 5.0
 MOST_RUNS = 1000
 A_MOMENT = timedelta(milliseconds=1)
+WRITTEN_WITHIN = timedelta(seconds=60)  # an event is on the log, or refused; and clocks may differ a little
 
 
 async def cancel(request: web.Request) -> web.Response:
@@ -36,6 +38,8 @@ async def cancel(request: web.Request) -> web.Response:
         status = await status_of(request)
     if status.status == "completed":
         raise Problem(HTTPStatus.CONFLICT, "already-completed", "the request is completed")
+    if status.status == "expired":
+        raise expired()
     return json_answer(status, headers={"Cache-Control": "no-store"})
 
 
@@ -45,6 +49,8 @@ async def retry(request: web.Request) -> web.Response:
     status = await _fresh_status(request)
     if status.status == "processing":
         raise Problem(HTTPStatus.CONFLICT, "still-processing", "the request is being processed")
+    if status.status == "expired" or _is_about_to_expire(status, context.settings):
+        raise expired()
     if status.status == "completed" and status.failed == 0:
         raise Problem(HTTPStatus.CONFLICT, "nothing-failed", "no image of the request has failed")
     if status.run >= MOST_RUNS:
@@ -66,6 +72,15 @@ async def retry(request: web.Request) -> web.Response:
         status=HTTPStatus.ACCEPTED,
         headers={"Location": f"/api/status/{status.request_id}"},
     )
+
+
+def _is_about_to_expire(status: Status, settings: Settings) -> bool:
+    """Whether the files may be removed while a retry is being written, which would have nothing to add to then."""
+    if settings.retention_days is None:
+        return False
+    kept = timedelta(days=settings.retention_days)
+    ended_at = status.completed_at or status.updated_at
+    return utc_now() > ended_at + kept - min(WRITTEN_WITHIN, kept / 4)
 
 
 async def _fresh_status(request: web.Request) -> Status:
@@ -101,7 +116,11 @@ def routes() -> list[Route]:
             description="No more of its images are fetched, and its status is `cancelled`. Again, it changes nothing.",
             parameters=(REQUEST_ID,),
             answers={HTTPStatus.OK: Answer("It is cancelled", {"application/json": Status})},
-            problems={**REQUEST_PROBLEMS, HTTPStatus.CONFLICT: "Every image has its result already."},
+            problems={
+                **REQUEST_PROBLEMS,
+                HTTPStatus.CONFLICT: "Every image has its result already.",
+                HTTPStatus.GONE: "The request's files had their time and were removed.",
+            },
         ),
         Route(
             "POST",
@@ -120,6 +139,7 @@ def routes() -> list[Route]:
             problems={
                 **REQUEST_PROBLEMS,
                 HTTPStatus.CONFLICT: "It is being processed, or no image of it has failed.",
+                HTTPStatus.GONE: "The request's files had their time and were removed: upload its CSV again.",
             },
         ),
     ]

@@ -1,5 +1,6 @@
 """What the handlers share: opened when the API starts, closed when it stops."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from infra.cassandra.session import Session
 from infra.kafka import require_topics
 from infra.outbound import AllowList
 from infra.settings import Settings
+from infra.spool import sweep
 from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.progress.view import ProgressView
@@ -42,7 +44,9 @@ class Context:
             self.view.get(request_id) or await self.history.status(request_id) or await self.view.get_fresh(request_id)
         )
         retried = self.view.retry_of(request_id)
-        if status is not None and retried is not None and retried.run > status.run:
+        if status is None or retried is None or status.status == "expired":
+            return status  # a retry that came after the files went doesn't count
+        if retried.run > status.run:
             return status.in_run(retried.run, retried.time)
         return status
 
@@ -56,6 +60,9 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
     topics = Topics(settings.topic_prefix)
     async with AsyncExitStack() as stack:
         await require_topics(settings, topics.configs())
+        storage = Storage.of(settings)
+        await storage.check()
+        await asyncio.to_thread(sweep, settings.data_dir / "spool")
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
         event_log = EventLog(settings)
@@ -71,6 +78,6 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             session,
             History(session),
             Deliveries(session, settings.partitions),
-            Storage.of(settings),
+            storage,
             AllowList.parse(settings.fetch_allow),
         )

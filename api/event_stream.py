@@ -63,7 +63,7 @@ STREAMS = web.AppKey("streams", EventStreams)
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """``GET /api/requests/{id}/events``: ends after the event that says completed or cancelled."""
+    """``GET /api/requests/{id}/events``: ends after the event that says anything else than processing."""
     status = await status_of(request)
     seen = request.headers.get("Last-Event-ID", "")
     if status.status != "processing" and fingerprint(_data(status)) == seen:
@@ -144,7 +144,7 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Follow a request",
             description="Server-Sent Events: `data` is the status object, at each change; the stream ends when the"
-            " request is completed or cancelled.",
+            " request is not `processing` any more.",
             parameters=(
                 REQUEST_ID,
                 Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client has seen"),

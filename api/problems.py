@@ -80,6 +80,10 @@ def not_found(request_id: str) -> Problem:
     return Problem(HTTPStatus.NOT_FOUND, "unknown-request", f"there is no request {request_id[:64]}")
 
 
+def expired() -> Problem:
+    return Problem(HTTPStatus.GONE, "expired", "the files of this request had their time and were removed")
+
+
 def unavailable(what: str) -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,

@@ -17,6 +17,7 @@ from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET
 from streams.status import Status
 
+STOPPED = ("cancelled", "expired")  # what has no result by now gets none
 DEFAULT_LIMIT = 100
 MOST = 1000
 
@@ -67,14 +68,14 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
 def _buckets_that_may_have(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
     """Spares reading a million images for the few that failed, while the progress table knows where they are."""
     # In a retry that was cancelled, what failed before it is shown as failed, which the table doesn't count.
-    if wanted != "failed" or status.status == "cancelled":
+    if wanted != "failed" or status.status in STOPPED:
         return lambda _: True
     return lambda bucket: context.view.chunk_failed(status.request_id, bucket) != 0
 
 
 def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
     """An image as the history has it, or as one that waits for its result."""
-    waiting = Image(index=index, status="cancelled" if status.status == "cancelled" else "pending")
+    waiting = Image(index=index, status="cancelled" if status.status in STOPPED else "pending")
     if row is None:
         return waiting
     known = dict(zip(IMAGE_COLUMNS, row, strict=True))

@@ -5,11 +5,13 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from api.context import CONTEXT
-from api.problems import Problem, unavailable
+from api.context import CONTEXT, Context
+from api.problems import Problem, expired, unavailable
 from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
+from streams.progress.view import StaleViewError
 
 IMAGE_TYPES = {
     "jpg": "image/jpeg",
@@ -19,12 +21,15 @@ IMAGE_TYPES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
+LINK_KEPT_SECONDS = 1800  # well within the time that a signed link is good for
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
 
 async def download(request: web.Request) -> web.StreamResponse:
     """``GET /api/download/{id}``: the output CSV, once the request is completed."""
     status = await status_of(request)
+    if status.status == "expired":
+        raise expired()
     if status.output_csv_path is None:
         raise Problem(
             HTTPStatus.CONFLICT,
@@ -50,9 +55,15 @@ async def image(request: web.Request) -> web.StreamResponse:
     """``GET /images/…``: a stored image. Its bytes never change under one address."""
     path = request.match_info["path"]
     match = _IMAGE_PATH.fullmatch(path)
-    stored = await _open(request, f"images/{path}") if match else None
-    if match is None or stored is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+    if match is None:
+        raise _unknown_image()
+    context = request.app[CONTEXT]
+    key = f"images/{path}"
+    if context.settings.storage_redirect and (link := await _signed_link(request, key)):
+        raise web.HTTPFound(link, headers={"Cache-Control": f"private, max-age={LINK_KEPT_SECONDS}"})
+    stored = await _open(request, key)
+    if stored is None:
+        raise await _why_no_image(context, request_id=path.partition("/")[0])
     headers = {
         "Content-Type": IMAGE_TYPES[match[1]],
         "Cache-Control": "public, max-age=86400",
@@ -64,6 +75,25 @@ async def image(request: web.Request) -> web.StreamResponse:
     if stored.etag:
         headers["ETag"] = f'"{stored.etag.strip(chr(34))}"'
     return await _send(request, stored, headers)
+
+
+async def _why_no_image(context: Context, request_id: str) -> Problem:
+    try:
+        status = await context.status(request_id)
+    except (StaleViewError, CassandraUnavailableError):
+        return unavailable("whether there is such an image is not known just now")
+    return expired() if status is not None and status.status == "expired" else _unknown_image()
+
+
+def _unknown_image() -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+
+
+async def _signed_link(request: web.Request, key: str) -> str | None:
+    try:
+        return await request.app[CONTEXT].storage.signed_link(key)
+    except StorageError:
+        raise unavailable("the storage doesn't answer") from None
 
 
 async def _open(request: web.Request, key: str) -> StoredObject | None:
@@ -105,7 +135,7 @@ def routes() -> list[Route]:
             problems={
                 **REQUEST_PROBLEMS,
                 HTTPStatus.CONFLICT: "The request is not completed; `Retry-After` says when to ask again.",
-                HTTPStatus.GONE: "The output CSV was taken out of the storage.",
+                HTTPStatus.GONE: "The request's files had their time and were removed.",
             },
             aliases=("/download/{request_id}",),
         ),
@@ -120,10 +150,17 @@ def routes() -> list[Route]:
                 Parameter("path", "path", str, "request id, image index and format", f"{REQUEST_ID.example}/0.jpg"),
             ),
             answers={
-                HTTPStatus.OK: Answer("The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "of the bytes"})
+                HTTPStatus.OK: Answer(
+                    "The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "of the bytes"}
+                ),
+                HTTPStatus.FOUND: Answer(
+                    "Where the API is set to send its clients to the bucket",
+                    headers={"Location": "the image, for an hour"},
+                ),
             },
             problems={
                 HTTPStatus.NOT_FOUND: "There is no such image.",
+                HTTPStatus.GONE: "The request's files had their time and were removed.",
                 HTTPStatus.SERVICE_UNAVAILABLE: "The storage doesn't answer; try again after `Retry-After` seconds.",
             },
             needs_key=False,

@@ -7,12 +7,10 @@ crash after it leaves a request that completes.
 
 import asyncio
 import hashlib
-import os
 import re
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -39,6 +37,7 @@ from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
+from infra.spool import spool_file
 from streams.event_log import EventBatches
 from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
 
@@ -241,30 +240,27 @@ def _accepted(request_id: str) -> web.Response:
 @asynccontextmanager
 async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Received]:
     """Stream the upload into a spool file, which is gone afterwards whatever happens."""
-    spool = settings.data_dir / "spool"
-    await asyncio.to_thread(spool.mkdir, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=spool, prefix="upload-", suffix=".csv")
-    received = Received(Path(name))
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            try:
-                async with asyncio.timeout(RECEIVE_TIMEOUT):
-                    await _receive_into(request, received, file, settings.max_upload_bytes)
-            except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
-                raise Problem(
-                    HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload broke off, or can't be unpacked"
-                ) from None
-            except TimeoutError:
-                raise Problem(
-                    HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time"
-                ) from None
+    with spool_file(settings.data_dir / "spool", "upload-") as file:
+        received = Received(Path(file.name))
+        try:
+            async with asyncio.timeout(RECEIVE_TIMEOUT):
+                await _receive_into(request, received, file, settings.max_upload_bytes)
+            await asyncio.to_thread(file.flush)
+        except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
+            raise Problem(
+                HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload broke off, or can't be unpacked"
+            ) from None
+        except TimeoutError:
+            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time") from None
+        except OSError as error:
+            log.error("upload can't be kept", path=file.name, error=str(error))
+            raise Problem(
+                HTTPStatus.INSUFFICIENT_STORAGE, "no-room", "there is no room for the upload just now"
+            ) from None
         for name in FIELDS:  # the form's come before the query's
             for value in request.query.getall(name, ()):
                 received.add_field(name, value)
         yield received
-    finally:
-        with suppress(FileNotFoundError):
-            received.path.unlink()
 
 
 async def _receive_into(request: web.Request, received: Received, file: BinaryIO, limit: int) -> None:
@@ -588,6 +584,7 @@ def routes() -> list[Route]:
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is neither a form nor a CSV.",
                 HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV can't be used, each bad row named in `errors`; or the webhook"
                 " URL or the Idempotency-Key can't.",
+                HTTPStatus.INSUFFICIENT_STORAGE: "The API's disk has no room for the upload just now.",
                 HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra doesn't answer, or too many uploads are under way;"
                 " try again after `Retry-After` seconds.",
             },

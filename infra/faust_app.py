@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -60,6 +61,7 @@ REBALANCE_TIMEOUT = 60.0
 """Seconds a member may take to let go of its partitions: several times ``REVOKE_DRAIN``."""
 STOP_DRAIN = 6.0
 """Seconds a clean stop waits for events under way; leaving the group and Faust's own end follow."""
+SHOW_LIFE_EVERY = 5.0  # seconds
 STOP_LIMIT = 10.0
 """Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
 PUBLISH_TIMEOUT = 30.0
@@ -578,11 +580,18 @@ class GuardedApp(faust.App):
         super()._create_directories()
 
     async def on_first_start(self) -> None:
+        if self._system_settings.alive_file is not None:
+            self.add_future(self._show_life(self._system_settings.alive_file))
         await super().on_first_start()
         try:
             await require_topics_of(self, self._system_settings)
         except (kafka.KafkaUnavailableError, kafka.MissingTopicsError) as error:
             end_process(str(error), EXIT_UNAVAILABLE)
+
+    async def _show_life(self, file: Path) -> None:
+        while not self.should_stop:
+            await asyncio.to_thread(file.touch)
+            await self.sleep(SHOW_LIFE_EVERY)
 
     def _crash(self, reason: BaseException) -> None:
         """Whatever crashes inside Faust ends the process; Faust would live on with the other half."""
@@ -611,7 +620,7 @@ class GuardedApp(faust.App):
 
 
 async def require_topics_of(app: faust.App, settings: Settings) -> None:
-    """F9: MissingTopicsError unless all that ``app`` reads is there, in as many partitions as its tables.
+    """F9: MissingTopicsError unless all that ``app`` reads is there, with a table in as many partitions as it has.
 
     Trap: Faust waits for missing topics, or makes them with other partitions than the inputs of its tables, and
     then loses events. KafkaUnavailableError: no broker can be reached.
@@ -622,8 +631,13 @@ async def require_topics_of(app: faust.App, settings: Settings) -> None:
     if tables:
         async with kafka.admin_client(settings) as admin:
             partitions = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics(sorted(topics))}
-        if len(set(partitions.values())) != 1:
-            raise kafka.MissingTopicsError(f"topics must have the same number of partitions: {partitions}")
+        # Keys would be looked for in another partition than they are in.
+        wrong = {name: count for name, count in partitions.items() if count != app.conf.topic_partitions}
+        if wrong:
+            raise kafka.MissingTopicsError(
+                f"SHRINKSTREAM_PARTITIONS is {app.conf.topic_partitions}, but there are others of {wrong}: it must be"
+                " what these topics were made with, which is for ever (image-requests alone can grow)"
+            )
 
 
 def credentials_of(settings: Settings) -> CredentialsT | None:
@@ -666,6 +680,7 @@ def create_app(
         # After so long without a fetch aiokafka leaves the group and never comes back. Buffers that stay full
         # while Cassandra is down must not be taken for that.
         "broker_max_poll_interval": 7 * 86_400.0,
+        "consumer_metadata_max_age_ms": 10_000,  # until partitions that `init --partitions` adds are read
         "broker_commit_interval": 1.0,  # what a kill -9 repeats
         "stream_buffer_maxsize": 1024,  # events waiting for an agent
         "producer_linger": 0.02,  # seconds in which changelog writes gather to one request

@@ -3,12 +3,12 @@
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
 
@@ -30,6 +30,10 @@ class MissingTopicsError(ExplainedError):
     """Topics that `shrinkstream init` creates are not there; the message names them."""
 
 
+class PartitionsError(ExplainedError):
+    """A topic can't have the partitions that are asked for; the message says why."""
+
+
 def require_brokers(settings: Settings) -> str:
     """The bootstrap servers, or a KafkaUnavailableError that says how to get some."""
     if not settings.kafka_brokers:
@@ -43,9 +47,12 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context for the brokers, or None where the security protocol has no TLS."""
     if settings.kafka_security_protocol not in ("SSL", "SASL_SSL"):
         return None
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
-    if settings.kafka_ssl_certfile:
-        context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    try:
+        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
+        if settings.kafka_ssl_certfile:
+            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise KafkaUnavailableError(f"the certificates for Kafka can't be used: {error}") from None
     return context
 
 
@@ -67,8 +74,10 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def unreachable(settings: Settings, error: Exception) -> KafkaUnavailableError:
-    return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {error or 'no answer'}")
+def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) -> KafkaUnavailableError:
+    """``said``: what aiokafka logged, which has the cause where its error only says that no broker answered."""
+    cause = (said[-1] if said else str(error) or "no answer").splitlines()[0]
+    return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {cause}")
 
 
 class Producer:
@@ -89,11 +98,11 @@ class Producer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
-            with silenced("aiokafka"):
+            with silenced("aiokafka") as said:
                 await asyncio.wait_for(client.start(), REQUEST_TIMEOUT_MS / 1000)
         except (KafkaError, OSError, TimeoutError) as error:
             await client.stop()
-            raise unreachable(self._settings, error) from None
+            raise unreachable(self._settings, error, said) from None
         self._client = client
 
     async def stop(self) -> None:
@@ -157,10 +166,10 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
     admin = AIOKafkaAdminClient(**connection_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
-            with silenced("aiokafka"):
+            with silenced("aiokafka") as said:
                 await asyncio.wait_for(admin.start(), timeout)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error) from None
+            raise unreachable(settings, error, said) from None
         yield admin
     finally:
         await admin.close()
@@ -188,6 +197,24 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
             if error not in (TopicAlreadyExistsError, for_code(0)):
                 raise KafkaUnavailableError(f"topic {name} can't be created: {error.__name__} {message}")
         return [topic.name for topic in wanted]
+
+
+async def grow_topic(settings: Settings, topic: str, partitions: int) -> bool:
+    """Give a topic more partitions; False where it has as many. The keys that it holds must not matter to anyone.
+
+    Raises PartitionsError where it has more already, KafkaUnavailableError where the brokers refuse.
+    """
+    async with admin_client(settings) as admin, asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+        present = len(await partitions_of(admin, topic))
+        if partitions < present:
+            raise PartitionsError(f"{topic} has {present} partitions, and Kafka takes none away")
+        if partitions == present:
+            return False
+        try:
+            await admin.create_partitions({topic: NewPartitions(total_count=partitions)})
+        except KafkaError as error:
+            raise KafkaUnavailableError(f"{topic} can't be given {partitions} partitions: {error}") from None
+        return True
 
 
 async def require_topics(settings: Settings, names: Iterable[str]) -> None:
@@ -237,3 +264,17 @@ async def committed_offsets(
             if committed.keys() >= set(wanted):
                 return {partition: committed[partition].offset for partition in wanted}
         await asyncio.sleep(SETTLE_SECONDS)
+
+
+async def commit_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+    """Remember how far a group without members has got. Raises KafkaUnavailableError."""
+    consumer = AIOKafkaConsumer(**connection_options(settings), group_id=group, enable_auto_commit=False)
+    consumer.assign(list(offsets))
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+            await consumer.start()
+            await consumer.commit(dict(offsets))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise unreachable(settings, error) from None
+    finally:
+        await consumer.stop()

@@ -69,13 +69,29 @@ def configure_logging(level: str) -> None:
     logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
 
 
+class _Collector(logging.Handler):
+    """Keeps what is said instead of telling it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
 @contextmanager
-def silenced(library: str) -> Iterator[None]:
-    """Keep a library quiet about a failure that is raised as well, and told once, by whoever catches it."""
+def silenced(library: str) -> Iterator[list[str]]:
+    """Keep a library quiet about a failure that is raised as well, and told once, by whoever catches it.
+
+    Yields what it would have said, as some name the cause only there. May be used by several tasks at once.
+    """
     logger = logging.getLogger(library)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    collector = _Collector()
+    logger.addHandler(collector)
+    logger.propagate = False
     try:
-        yield
+        yield collector.said
     finally:
-        logger.setLevel(level)
+        logger.removeHandler(collector)
+        logger.propagate = not any(isinstance(handler, _Collector) for handler in logger.handlers)

@@ -23,6 +23,7 @@ PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
+MOST_PARTITIONS = 1024
 MAX_WEBHOOK_REPEATS = 50
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
 
@@ -63,7 +64,11 @@ class Settings(BaseSettings):
         description="prefix of topics and consumer groups, to run two systems on one cluster",
     )
     partitions: int = Field(
-        8, ge=1, le=1024, description="partitions of each topic that `init` creates: the limit of scaling out"
+        8,
+        ge=1,
+        le=MOST_PARTITIONS,
+        description="partitions of each topic that `init` creates: the limit of scaling out, for ever"
+        " (that of compress can grow: `init --partitions`)",
     )
 
     cassandra_hosts: str | None = Field(
@@ -71,6 +76,12 @@ class Settings(BaseSettings):
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
     cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
+    cassandra_tls: bool = Field(False, description="talk TLS to Cassandra")
+    cassandra_cafile: Path | None = Field(
+        None, description="PEM file of the authority that signed Cassandra's certificates; unset: the system's own"
+    )
+    cassandra_certfile: Path | None = Field(None, description="PEM file of this client's certificate for Cassandra")
+    cassandra_keyfile: Path | None = Field(None, description="PEM file of this client's key for Cassandra")
     cassandra_datacenter: str | None = Field(None, description="local datacenter; unset: that of the first host")
     cassandra_keyspace: str = Field(
         "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
@@ -90,6 +101,18 @@ class Settings(BaseSettings):
     storage_url: str | None = Field(
         None,
         description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir",
+    )
+    storage_public_url: str | None = Field(
+        None,
+        description="prefix under which everybody can fetch the stored images, as of a bucket or a CDN before it;"
+        " unset: the API serves them",
+    )
+    storage_redirect: bool = Field(
+        False,
+        description="answer GET /images/… with a signed link to the s3:// bucket instead of the image itself",
+    )
+    retention_days: float | None = Field(
+        None, gt=0, description="days after which a finished request's images and CSVs are removed; unset: never"
     )
     public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
@@ -174,6 +197,9 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
+    alive_file: Path | None = Field(
+        None, description="file that a worker touches every few seconds while its event loop runs, for a liveness probe"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
     @field_validator("kafka_brokers", "cassandra_hosts")
@@ -183,7 +209,7 @@ class Settings(BaseSettings):
             parse_addresses(value, default_port=1)
         return value
 
-    @field_validator("public_url", "url", "webhook_url")
+    @field_validator("public_url", "storage_public_url", "url", "webhook_url")
     @classmethod
     def _links_are_http(cls, value: str | None) -> str | None:
         if value is not None:

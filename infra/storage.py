@@ -1,20 +1,43 @@
 """Where images and output CSVs are kept: a folder (``file://``) or a bucket (``s3://``) behind one interface."""
 
+import asyncio
+import os
+import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, ObjectStore, from_url
+from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from infra.errors import ExplainedError
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from obstore import GetResult  # exists for type checkers only
+    # These exist for type checkers only.
+    from obstore import GetResult
+    from obstore.store import ClientConfig, RetryConfig
+
+PARTIAL = ".partial"  # where a folder's objects are written before they get their name
+REMOVED_AT_ONCE = 1000  # the most that S3 deletes in one request
+SIGNED_FOR = timedelta(hours=1)
+CHECK_KEY = ".shrinkstream-check"
+
+_RETRIES: "RetryConfig" = {
+    "max_retries": 6,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
+}
+# What S3 says of a request that it refuses, and what is left of obstore's own words without timings and details.
+_REFUSAL = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
+_TRANSPORT = re.compile(r"Error performing (\w+ \S+) in .*? - (.*)")
+_NO_BUCKET = "NoSuchBucket"
 
 
 class StorageError(ExplainedError):
@@ -33,27 +56,69 @@ class StoredObject:
 class Storage:
     """Objects by key. A put is atomic: a reader sees the old object, the new one or none, never a part."""
 
-    def __init__(self, url: str, public_url: str) -> None:
+    def __init__(self, url: str, public_url: str, objects_url: str | None = None) -> None:
         self.url = url
         self._public_url = public_url
+        self._objects_url = objects_url or public_url
         self._store = _open(url)
 
     @classmethod
     def of(cls, settings: Settings) -> "Storage":
-        return cls(settings.effective_storage_url, settings.effective_public_url)
+        return cls(
+            settings.effective_storage_url,
+            settings.effective_public_url,
+            settings.storage_public_url.rstrip("/") if settings.storage_public_url else None,
+        )
 
-    def link(self, key: str) -> str:
-        """The address under which people fetch an object: the API serves it."""
-        return f"{self._public_url}/{quote(key)}"
+    def link(self, path: str) -> str:
+        """The address of something that the API serves."""
+        return f"{self._public_url}/{quote(path)}"
+
+    def object_link(self, key: str) -> str:
+        """The address under which people fetch an object for as long as it exists: the API's or the bucket's own."""
+        return f"{self._objects_url}/{quote(key)}"
+
+    async def signed_link(self, key: str) -> str | None:
+        """An address of the object at the bucket itself, good for an hour; None where there is no object or bucket."""
+        if not isinstance(self._store, S3Store):
+            return None
+        try:
+            await obstore.head_async(self._store, key)
+            return await obstore.sign_async(self._store, "GET", key, SIGNED_FOR)
+        except (NotFoundError, FileNotFoundError):
+            return None
+        except (BaseError, OSError, ValueError) as error:
+            raise StorageError(f"a link to {key} in {self.url} can't be signed: {_brief(error)}") from error
 
     async def put(self, key: str, content: bytes | Path, content_type: str) -> None:
         """Store an object, replacing one of the same key."""
-        # A folder has no place for a content type: there the API derives it from the key's ending.
-        attributes = {} if isinstance(self._store, LocalStore) else {"Content-Type": content_type}
         try:
-            await obstore.put_async(self._store, key, content, attributes=attributes)
+            if isinstance(self._store, LocalStore):
+                await self._put_in_folder(self._store, key, content)
+            else:
+                await obstore.put_async(
+                    self._store,
+                    key,
+                    content,
+                    attributes={"Content-Type": content_type},
+                    # In one request where it fits: parts of an upload that broke off would stay and be paid for.
+                    use_multipart=isinstance(content, Path),
+                )
         except (BaseError, OSError, ValueError) as error:  # ValueError: no object can have this key
-            raise StorageError(f"{key} can't be written to {self.url}: {_first_line(error)}") from error
+            raise StorageError(f"{key} can't be written to {self.url}: {_brief(error)}") from error
+
+    async def _put_in_folder(self, store: LocalStore, key: str, content: bytes | Path) -> None:
+        """Write beside the objects, then rename: what a crash leaves is in one place (see ``sweep``).
+
+        A folder has no place for a content type: the API derives it from the key's ending.
+        """
+        partial = f"{PARTIAL}/{uuid4()}"
+        try:
+            await obstore.put_async(store, partial, content, use_multipart=False)
+            await obstore.rename_async(store, partial, key)
+        except BaseException:
+            _folder_of(self.url).joinpath(partial).unlink(missing_ok=True)
+            raise
 
     async def copy(self, source: str, target: str) -> bool:
         """Store under ``target`` what ``source`` has; False where there is no ``source``."""
@@ -62,22 +127,49 @@ class Storage:
         except (NotFoundError, FileNotFoundError):
             return False
         except (BaseError, OSError, ValueError) as error:
-            raise StorageError(f"{target} can't be written to {self.url}: {_first_line(error)}") from error
+            raise StorageError(f"{target} can't be written to {self.url}: {_brief(error)}") from error
         return True
 
     async def get(self, key: str) -> StoredObject | None:
         """Open an object, or None where there is none."""
         try:
             result = await obstore.get_async(self._store, key)
-        except (NotFoundError, FileNotFoundError, IsADirectoryError, ValueError):  # ValueError: as in put
-            return None
-        except (BaseError, OSError) as error:
-            raise StorageError(f"{key} can't be read from {self.url}: {_first_line(error)}") from error
+        except (BaseError, OSError, ValueError) as error:
+            absent = isinstance(error, NotFoundError | FileNotFoundError | IsADirectoryError | ValueError)
+            if absent and _NO_BUCKET not in str(error):
+                return None
+            raise StorageError(f"{key} can't be read from {self.url}: {_brief(error)}") from error
         return StoredObject(result.meta["size"], result.meta["e_tag"], _chunks(result))
 
+    async def remove(self, prefix: str) -> int:
+        """Remove every object under ``prefix/``, some at a time; returns how many there were. Safe to repeat."""
+        removed = 0
+        try:
+            async for found in obstore.list(self._store, prefix, chunk_size=REMOVED_AT_ONCE):
+                keys = [entry["path"] for entry in found]
+                if isinstance(self._store, LocalStore):
+                    await asyncio.to_thread(_unlink_all, _folder_of(self.url), keys)
+                else:
+                    await obstore.delete_async(self._store, keys)
+                removed += len(keys)
+        except (BaseError, OSError, ValueError) as error:
+            raise StorageError(f"{prefix} can't be removed from {self.url}: {_brief(error)}") from error
+        return removed
+
+    async def sweep(self, older_than: timedelta) -> int:
+        """Remove what writers that were killed left half-written; returns how many files.
+
+        A bucket's half-written objects are not seen by anyone; its own lifecycle rule for incomplete multipart
+        uploads removes them.
+        """
+        if not isinstance(self._store, LocalStore):
+            return 0
+        return await asyncio.to_thread(_unlink_old, _folder_of(self.url) / PARTIAL, older_than)
+
     async def check(self) -> None:
-        """Raise StorageError unless an object can be written."""
-        await self.put(".shrinkstream-check", b"ok", "text/plain")
+        """Raise StorageError unless an object can be written and read."""
+        await self.put(CHECK_KEY, b"ok", "text/plain")
+        await self.get(CHECK_KEY)
 
 
 async def _chunks(result: "GetResult") -> AsyncIterator[bytes]:
@@ -89,15 +181,58 @@ def _open(url: str) -> ObjectStore:
     parts = urlsplit(url)
     try:
         if parts.scheme == "file":
-            folder = Path(unquote(parts.path))
+            folder = _folder_of(url)
             folder.mkdir(parents=True, exist_ok=True)
             return LocalStore(folder)
         if parts.scheme == "s3":
-            return from_url(url)
-    except (BaseError, OSError) as error:
-        raise StorageError(f"storage {url} can't be opened: {_first_line(error)}") from error
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+            client: ClientConfig = {
+                "connect_timeout": "5s",
+                "timeout": "120s",
+                "allow_http": endpoint.startswith("http:"),  # who writes that means it
+            }
+            return from_url(url, client_options=client, retry_config=_RETRIES)
+    except (BaseError, OSError, ValueError) as error:
+        raise StorageError(f"storage {url} can't be opened: {_brief(error)}") from error
     raise StorageError(f"storage {url}: the scheme must be file or s3")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _folder_of(url: str) -> Path:
+    return Path(unquote(urlsplit(url).path))
+
+
+def _unlink_all(folder: Path, keys: list[str]) -> None:
+    """Remove the objects, and the folders that are empty then."""
+    parents = set()
+    for key in keys:
+        (folder / key).unlink(missing_ok=True)
+        parents.add((folder / key).parent)
+    for parent in parents:
+        try:
+            parent.rmdir()
+        except OSError:
+            continue  # not empty, or gone
+
+
+def _unlink_old(folder: Path, older_than: timedelta) -> int:
+    oldest = time.time() - older_than.total_seconds()
+    removed = 0
+    for path in folder.glob("*"):
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue  # it got its name just now
+    return removed
+
+
+def _brief(error: Exception) -> str:
+    """What obstore says in many lines, in one."""
+    text = str(error)
+    if refusal := _REFUSAL.search(text):
+        return ": ".join(filter(None, refusal.groups()))
+    first = text.splitlines()[0].strip() if text else type(error).__name__
+    if transport := _TRANSPORT.search(first):
+        return ": ".join(transport.groups())
+    return first

@@ -338,6 +338,15 @@ class RequestStopped(_RequestSummary):
     topic = "requests"
 
 
+class RequestFilesRemoved(Event):
+    """A finished request is older than ``RETENTION_DAYS``: its images and output CSVs are removed when this is read.
+
+    That is final: no retry is accepted from some time before it, and none that comes after it counts.
+    """
+
+    topic = "requests"
+
+
 class _WebhookEvent(Event):
     """An event about telling a receiver something; ``webhook_id`` is the message's, stable over all attempts."""
 
@@ -501,6 +510,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     RequestCancelled,
     RequestRetried,
     RequestStopped,
+    RequestFilesRemoved,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,

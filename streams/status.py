@@ -9,14 +9,25 @@ from pydantic.alias_generators import to_camel
 from streams.events import RequestCompleted
 from streams.webhook_standing import WebhookState
 
+StatusWord = Literal["processing", "completed", "cancelled", "expired"]
+
+
+def status_word(*, expired: bool, completed: bool, cancelled: bool) -> StatusWord:
+    """What a request is called: completion wins over a cancellation, and is over when its files are removed."""
+    if expired:
+        return "expired"
+    if completed:
+        return "completed"
+    return "cancelled" if cancelled else "processing"
+
 
 class Status(BaseModel):
-    """How far a request is. ``progress`` is 100 exactly when ``status`` is ``completed``."""
+    """How far a request is. ``progress`` is 100 exactly when it is completed, or was until its files were removed."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     request_id: str
-    status: Literal["processing", "completed", "cancelled"]
+    status: StatusWord
     total: int
     succeeded: int
     failed: int
@@ -39,7 +50,7 @@ class Status(BaseModel):
     @computed_field
     def progress(self) -> Annotated[int, Field(ge=0, le=100)]:
         """Percent of the images that have their result; the last percent is the output CSV."""
-        if self.status == "completed":
+        if self.completed_at is not None:
             return 100
         return min(99, (self.succeeded + self.failed) * 100 // self.total)
 

@@ -14,7 +14,8 @@ progress-…-changelog        request id     progress                    progres
 ==========================  =============  ==========================  ====================================
 
 Every topic keyed by request id has the same number of partitions, so that one progress worker sees all
-that happens to a request.
+that happens to a request; and keeps it, as a key's partition depends on it. The topic of image requests may have more:
+`init --partitions` grows it.
 """
 
 from collections.abc import Mapping

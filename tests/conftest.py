@@ -13,6 +13,7 @@ import pytest
 from infra.embedded import EmbeddedServer, EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
+from tests.s3 import S3Server
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -54,6 +55,13 @@ def kafka_address(server_addresses: dict[str, str]) -> str:
 def cassandra_address(server_addresses: dict[str, str]) -> str:
     """``host:port`` of a Cassandra whose keyspaces are shared by all tests: use names of your own."""
     return server_addresses["cassandra_address"]
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server whose buckets are shared by all tests: use names of your own."""
+    with S3Server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

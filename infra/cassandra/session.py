@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
@@ -194,7 +195,20 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
         control_connection_timeout=CONNECT_TIMEOUT,
         protocol_version=5,
         compression=False,
+        ssl_context=_tls_context(settings),
     )
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
+    if not settings.cassandra_tls:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.cassandra_cafile)
+        if settings.cassandra_certfile:
+            context.load_cert_chain(settings.cassandra_certfile, settings.cassandra_keyfile)
+    except (OSError, ssl.SSLError) as error:
+        raise CassandraUnavailableError(f"the certificates for Cassandra can't be used: {error}") from None
+    return context
 
 
 def _brief(error: Exception) -> str:

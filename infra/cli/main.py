@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from infra.errors import ExplainedError
 from infra.logs import configure_logging
-from infra.settings import Settings, SettingsError, load_settings, parse_webhook_secrets
+from infra.settings import MOST_PARTITIONS, Settings, SettingsError, load_settings, parse_webhook_secrets
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -215,11 +215,17 @@ def listen(port: int, secret: str | None) -> None:
 
 
 @main.command()
-def init() -> None:
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, MOST_PARTITIONS),
+    metavar="N",
+    help="Grow the topic of waiting images, the limit of how many compress workers share the work; at any time.",
+)
+def init(partitions: int | None) -> None:
     """Create topics, keyspace and tables; what exists is left as it is."""
     from infra.cli.init import initialise
 
-    for name in _run(initialise(_settings())):
+    for name in _run(initialise(_settings(), partitions)):
         click.echo(f"created {name}")
 
 

@@ -68,7 +68,7 @@ async def upload(
 
 
 async def follow(client: Client, request_id: str, console: Console) -> dict[str, Any]:
-    """Show a progress bar until the request is completed or cancelled; returns its last status."""
+    """Show a progress bar until the request is not processed any more; returns its last status."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[saved]}"), console=console) as progress:
         bar = progress.add_task("images", total=None, saved="")

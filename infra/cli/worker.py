@@ -7,6 +7,7 @@ from infra.cassandra.session import Session
 from infra.faust_app import run_worker
 from infra.kafka import require_topics
 from infra.settings import Settings
+from infra.storage import Storage
 from streams.topics import Topics
 
 
@@ -21,6 +22,8 @@ def run_app(name: str, settings: Settings) -> int:
 
 async def _require(name: str, settings: Settings) -> None:
     await require_topics(settings, Topics(settings.topic_prefix).configs())
+    if name in ("compress", "projections"):
+        await Storage.of(settings).check()
     if name == "projections":
         session = await Session.connect(settings)
         await session.close()

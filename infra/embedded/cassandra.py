@@ -1,25 +1,53 @@
 """Cassandra as a child process: one node on loopback."""
 
 import asyncio
+import ssl
+from pathlib import Path
+from string import Template
 
 from cassandra import DriverException
+from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 from infra.embedded.ports import LOOPBACK
+from infra.embedded.security import Security
 from infra.embedded.server import HERE, EmbeddedServer
 
 ASK_SECONDS = 5.0
 PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks
 
 
+SECURITY = Template("""\
+authenticator: {class_name: PasswordAuthenticator}
+role_manager: {class_name: CassandraRoleManager}
+client_encryption_options:
+  enabled: true
+  optional: false
+  require_client_auth: false
+  ssl_context_factory: {class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}
+  keystore: "$keystore"
+""")
+FIRST_USER = "cassandra"  # the name and password of the superuser that a new node makes
+
+
 class EmbeddedCassandra(EmbeddedServer):
-    """One Cassandra node without authentication, JMX or other remote access than CQL on loopback."""
+    """One Cassandra node without JMX or other remote access than CQL on loopback.
+
+    With ``security`` its clients speak TLS and say who they are. Its user must be the one that a new node makes,
+    ``cassandra`` with that password: others are for its clients to create.
+    """
 
     name = "Cassandra"
     server = "cassandra"
     port_names = ("client", "storage")
     stop_seconds = 30.0
+
+    def __init__(self, data_dir: Path, security: Security | None = None) -> None:
+        super().__init__(data_dir)
+        if security is not None and (security.username, security.password) != (FIRST_USER, FIRST_USER):
+            raise ValueError(f"a new Cassandra has only the user {FIRST_USER}")
+        self._security = security
 
     async def prepare(self) -> list[str]:
         config = self.write_config(
@@ -27,6 +55,7 @@ class EmbeddedCassandra(EmbeddedServer):
             host=LOOPBACK,
             client_port=self._ports["client"],
             storage_port=self._ports["storage"],
+            security=SECURITY.substitute(keystore=self._security.keystore) if self._security else "",
         )
         jamm = next(jar for jar in self._class_path if jar.name.startswith("jamm-"))
         return [
@@ -50,6 +79,8 @@ class EmbeddedCassandra(EmbeddedServer):
             connect_timeout=ASK_SECONDS,
             control_connection_timeout=ASK_SECONDS,
             execution_profiles={EXEC_PROFILE_DEFAULT: only_this},
+            auth_provider=PlainTextAuthProvider(FIRST_USER, FIRST_USER) if self._security else None,
+            ssl_context=ssl.create_default_context(cafile=self._security.cafile) if self._security else None,
         ) as cluster:
             try:
                 return cluster.connect().execute("SELECT release_version FROM system.local").one() is not None

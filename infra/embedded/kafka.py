@@ -2,12 +2,18 @@
 
 import asyncio
 import base64
+import ssl
 import uuid
+from dataclasses import asdict
+from pathlib import Path
+from string import Template
+from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from infra.embedded.ports import LOOPBACK
+from infra.embedded.security import Security
 from infra.embedded.server import EmbeddedServer, EmbeddedServerError
 
 ASK_SECONDS = 5.0
@@ -15,13 +21,32 @@ FORMAT_SECONDS = 60.0
 JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 
 
+SECURITY = Template("""\
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="$username" password="$password" user_$username="$password";
+ssl.keystore.type=PEM
+ssl.keystore.location=$keystore
+ssl.truststore.type=PEM
+ssl.truststore.location=$cafile
+""")
+
+
 class EmbeddedKafka(EmbeddedServer):
-    """One Kafka broker and controller with unlimited retention; topics are not created by themselves."""
+    """One Kafka broker and controller with unlimited retention; topics are not created by themselves.
+
+    With ``security`` its clients speak SASL_SSL, mechanism PLAIN.
+    """
 
     name = "Kafka"
     server = "kafka"
     port_names = ("client", "controller")
     stop_seconds = 15.0
+
+    def __init__(self, data_dir: Path, security: Security | None = None) -> None:
+        super().__init__(data_dir)
+        self._security = security
 
     async def prepare(self) -> list[str]:
         properties = self.write_config(
@@ -29,6 +54,8 @@ class EmbeddedKafka(EmbeddedServer):
             host=LOOPBACK,
             client_port=self._ports["client"],
             controller_port=self._ports["controller"],
+            client_protocol="SASL_SSL" if self._security else "PLAINTEXT",
+            security=SECURITY.substitute(asdict(self._security)) if self._security else "",
         )
         if not (self.directory / "data" / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
@@ -46,7 +73,9 @@ class EmbeddedKafka(EmbeddedServer):
             await tool.stop(0)
 
     async def answers(self) -> bool:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self.address, request_timeout_ms=int(ASK_SECONDS * 1000))
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=self.address, request_timeout_ms=int(ASK_SECONDS * 1000), **self._credentials()
+        )
         try:
             await admin.start()
             return bool((await admin.describe_cluster())["brokers"])
@@ -54,3 +83,14 @@ class EmbeddedKafka(EmbeddedServer):
             return False
         finally:
             await admin.close()
+
+    def _credentials(self) -> dict[str, Any]:
+        if self._security is None:
+            return {}
+        return {
+            "security_protocol": "SASL_SSL",
+            "ssl_context": ssl.create_default_context(cafile=self._security.cafile),
+            "sasl_mechanism": "PLAIN",
+            "sasl_plain_username": self._security.username,
+            "sasl_plain_password": self._security.password,
+        }

@@ -10,7 +10,7 @@ from faust.types import StreamT
 
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
-from infra.settings import Settings, settings
+from infra.settings import MOST_PARTITIONS, Settings, settings
 from infra.storage import Storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancelled import CancelledRequests, following_cancellations
@@ -100,7 +100,7 @@ class Compressor:
             return ImageFailed.of(request, reason=str(failure.reason), detail=failure.detail)
         return ImageProcessed.of(
             request,
-            output_url=self._storage.link(made.path),
+            output_url=self._storage.object_link(made.path),
             output_path=made.path,
             input_bytes=made.input_bytes,
             output_bytes=made.output_bytes,
@@ -199,7 +199,7 @@ async def begin_with_partitions(*_: object, **__: object) -> None:
 @app.agent(app.topic(topics.image_requests, key_type=bytes, value_type=bytes), name="compress")
 async def compress(stream: StreamT[bytes]) -> None:
     # Downloads overlap the codec: enough images are in flight to keep every decoder busy. The delivery window bounds
-    # them; each partition gets at least one, so with many partitions there may be more.
+    # them; each partition gets at least one, so with many partitions there may be more. The topic may grow meanwhile.
     async with resources as compressor:
-        most = settings().fetch_concurrency + settings().partitions
+        most = settings().fetch_concurrency + MOST_PARTITIONS
         await consume(stream, compressor.event_log, compressor.on_event, in_flight=most)

@@ -31,6 +31,7 @@ from streams.events import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     RequestRetried,
     RequestStopped,
@@ -76,6 +77,7 @@ class RequestRow(BaseModel):
     image_offsets: dict[int, tuple[int, int]] = {}
     asked_run: int = 0  # the latest run whose images have been asked for
     heals: int = 0  # how often that run has been helped
+    files_removed: bool = False
 
     @property
     def webhook(self) -> WebhookState | None:
@@ -184,6 +186,8 @@ def fold(event: Event, read: Read) -> Changes:
             return _fold_cancelled(event, read)
         case RequestRetried():
             return _fold_retried(event, read)
+        case RequestFilesRemoved():
+            return _fold_files_removed(event, read)
         case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
             return _fold_webhook(event, read)
         case ImagesRequestedAgain():
@@ -288,9 +292,21 @@ def _fold_retried(event: RequestRetried, read: Read) -> Changes:
     row = _read_row(event, read)
     if row is None:
         return {}
+    if row.files_removed:
+        return {}  # it was accepted in the moment before that was known
     news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
     if event.run > row.run:
         news |= {"run": event.run, "run_began_at": event.time}
+    return _changed(event, row, news)
+
+
+def _fold_files_removed(event: RequestFilesRemoved, read: Read) -> Changes:
+    row = _read_row(event, read)
+    if row is None:
+        return {}
+    # A retry that was accepted while this was being decided doesn't count.
+    ended = [run for run in (row.completed_run, row.cancelled_run) if run is not None]
+    news = {"files_removed": True, "run": max(ended, default=row.run), "updated_at": max(row.updated_at, event.time)}
     return _changed(event, row, news)
 
 

@@ -38,7 +38,7 @@ from streams.progress.fold import (
     row_key,
     split_key,
 )
-from streams.status import Status
+from streams.status import Status, status_word
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
@@ -83,9 +83,10 @@ class _Request:
         if row is None:
             return None
         sums = add_up(iter(self.chunks.values()), row.run)
+        readable = row.is_completed and not row.files_removed
         return Status(
             request_id=request_id,
-            status="completed" if row.is_completed else "cancelled" if row.is_cancelled else "processing",
+            status=status_word(expired=row.files_removed, completed=row.is_completed, cancelled=row.is_cancelled),
             total=row.total,
             succeeded=sums.succeeded,
             failed=sums.failed,
@@ -94,8 +95,8 @@ class _Request:
             created_at=row.created_at,
             updated_at=max(row.updated_at, from_milliseconds(sums.updated_ms)),
             completed_at=row.completed_at if row.is_completed else None,
-            output_csv_url=row.output_csv_url if row.is_completed else None,
-            output_csv_path=row.output_csv_path if row.is_completed else None,
+            output_csv_url=row.output_csv_url if readable else None,
+            output_csv_path=row.output_csv_path if readable else None,
             owner=row.owner,
             webhook=row.webhook,
             run=row.run,

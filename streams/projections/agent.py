@@ -1,15 +1,19 @@
 """The projections app: keeps the history, writes output CSVs, sends webhooks."""
 
+import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
+import structlog
 from faust.types import StreamT
 
 from infra.cassandra.session import Session
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
+from infra.spool import sweep
 from infra.storage import Storage
 from streams.consume import consume
 from streams.event_log import EventLog
@@ -18,6 +22,7 @@ from streams.events import (
     ImagesSettled,
     OutputCsvRequested,
     RequestCompleted,
+    RequestFilesRemoved,
     RequestRecorded,
     RequestStopped,
     WebhookAttempted,
@@ -25,6 +30,7 @@ from streams.events import (
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
+from streams.projections.retention import Retention
 from streams.projections.webhooks.dispatcher import Dispatcher
 from streams.projections.webhooks.hosts import CONNECTIONS, PLACES_PER_HOST
 from streams.projections.webhooks.images import ImageMessages
@@ -39,7 +45,11 @@ from streams.topics import Topics
 HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 DELIVERY_WRITES_IN_FLIGHT = 64
+REMOVALS_IN_FLIGHT = 2
+LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
+PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
+log = structlog.get_logger(__name__)
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("projections"), settings=settings(), partitions=settings().partitions)
 
@@ -51,6 +61,8 @@ class Projections:
     event_log: EventLog
     history: History
     output_csv: OutputCsv
+    storage: Storage
+    retention: Retention
     deliveries: Deliveries
     image_messages: ImageMessages
     dispatcher: Dispatcher
@@ -67,6 +79,9 @@ async def _open(stack: AsyncExitStack) -> Projections:
     )
     history = History(session)
     deliveries = Deliveries(session, settings().partitions)
+    storage = Storage.of(settings())
+    spool = settings().data_dir / "spool"
+    await asyncio.to_thread(sweep, spool)
     secret = settings().webhook_secret
     sender = Sender(
         client,
@@ -78,11 +93,13 @@ async def _open(stack: AsyncExitStack) -> Projections:
         history,
         OutputCsv(
             history,
-            Storage.of(settings()),
+            storage,
             event_log,
-            settings().data_dir / "spool",
+            spool,
             recall=partial(recall, settings(), history),
         ),
+        storage,
+        Retention(settings(), event_log, storage),
         deliveries,
         ImageMessages(history, deliveries, event_log, recall=partial(recall, settings(), history)),
         Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
@@ -141,8 +158,33 @@ async def keep_deliveries(stream: StreamT[bytes]) -> None:
 @app.task  # type: ignore[untyped-decorator]
 async def send_webhooks() -> None:
     async with resources as shared:
-        await shared.dispatcher.run(_own_shards)
+        await shared.dispatcher.run(partial(_own_partitions, topics.webhooks))
 
 
-def _own_shards() -> set[int]:
-    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.webhooks}
+@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="retention")
+async def remove_files(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, RequestFilesRemoved):
+                await shared.retention.remove(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT)
+
+
+@app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
+async def look_for_old_files() -> None:
+    own = _own_partitions(topics.requests)
+    if app.rebalancing or not own:
+        return
+    async with resources as shared:
+        try:
+            await shared.retention.look(sorted(own))
+            if 0 in own:  # one worker is enough for that
+                await shared.storage.sweep(PARTIAL_KEPT)
+        except Exception:
+            log.exception("looking for old files failed; the next look tries again")
+
+
+def _own_partitions(topic: str) -> set[int]:
+    return {place.partition for place in app.consumer.assignment() if place.topic == topic}

@@ -20,13 +20,14 @@ from streams.events import (
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
+    RequestFilesRemoved,
     RequestRetried,
     RequestStopped,
     WebhookDelivered,
     WebhookFailed,
     WebhookRedeliveryRequested,
 )
-from streams.status import Status
+from streams.status import Status, status_word
 from streams.webhook_standing import WebhookState, standing
 
 IMAGES_PER_BUCKET = 1000
@@ -74,6 +75,7 @@ _INSERT_CANCELLED = """
 
 _INSERT_RETRIED = """
     INSERT INTO requests (request_id, retried_run, retried_at) VALUES (?, ?, ?) USING TIMESTAMP ?"""
+_INSERT_EXPIRED = "INSERT INTO requests (request_id, expired_at) VALUES (?, ?) USING TIMESTAMP ?"
 
 _INSERT_WEBHOOK = "INSERT INTO requests (request_id, webhook) VALUES (?, ?) USING TIMESTAMP ?"
 
@@ -119,11 +121,15 @@ NEWEST_REQUEST = (END_OF_TIME, "")
 
 
 class Runs(NamedTuple):
-    """The latest run of a request that is completed, that was cancelled, that a retry began; None: there is none."""
+    """The latest run of a request that is completed, that was cancelled, that a retry began; None: there is none.
+
+    ``removed``: its files are, because their time was over.
+    """
 
     completed: int | None = None
     cancelled: int | None = None
     retried: int | None = None
+    removed: bool = False
 
     def after(self, event: Event) -> "Runs":
         """With what an event says, in whatever order they come."""
@@ -134,6 +140,8 @@ class Runs(NamedTuple):
                 return self._replace(cancelled=max(event.run, self.cancelled or 0))
             case RequestRetried():
                 return self._replace(retried=max(event.run, self.retried or 0))
+            case RequestFilesRemoved():
+                return self._replace(removed=True)
             case _:
                 return self
 
@@ -177,6 +185,8 @@ class History:
                 await self._write(_INSERT_RETRIED, event.request_id, event.run, event.time, written)
             case RequestStopped():
                 await self._record_stopped(event, anew)
+            case RequestFilesRemoved():
+                await self._write(_INSERT_EXPIRED, event.request_id, event.time, write_time(anew or event.time))
             case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
                 await self._record_webhook(event, anew)
             case _:
@@ -300,13 +310,16 @@ class History:
         if not rows or rows[0].total is None:
             return None
         row = rows[0]
-        run = max(row.run or 0, row.retried_run or 0)
+        is_expired = row.expired_at is not None
+        # A retry that was accepted while its files were being removed doesn't count.
+        run = max(row.run or 0, (row.cancelled_run if is_expired else row.retried_run) or 0)
         is_completed = row.completed_at is not None and (row.run or 0) >= run
         is_cancelled = row.cancelled_run is not None and row.cancelled_run >= run
-        changes = (row.updated_at, row.cancelled_at, row.retried_at)
+        changes = (row.updated_at, row.cancelled_at, row.retried_at, row.expired_at)
+        is_readable = is_completed and not is_expired
         return Status(
             request_id=request_id,
-            status="completed" if is_completed else "cancelled" if is_cancelled else "processing",
+            status=status_word(expired=is_expired, completed=is_completed, cancelled=is_cancelled),
             total=row.total,
             succeeded=row.succeeded or 0,
             # In a retry that is under way, what had failed waits again.
@@ -316,8 +329,8 @@ class History:
             created_at=utc(row.created_at),
             updated_at=max(utc(change) for change in changes if change),
             completed_at=utc(row.completed_at) if is_completed else None,
-            output_csv_url=row.output_csv_url if is_completed else None,
-            output_csv_path=row.output_csv_path if is_completed else None,
+            output_csv_url=row.output_csv_url if is_readable else None,
+            output_csv_path=row.output_csv_path if is_readable else None,
             owner=row.owner or "",
             webhook=webhook_state(row) if is_completed else None,
             run=run,
@@ -332,7 +345,10 @@ class History:
 
     async def runs(self, request_id: str) -> Runs:
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        return Runs(rows[0].run, rows[0].cancelled_run, rows[0].retried_run) if rows else Runs()
+        if not rows:
+            return Runs()
+        row = rows[0]
+        return Runs(row.run, row.cancelled_run, row.retried_run, removed=row.expired_at is not None)
 
     async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
         """Whether a request is among those of its owner."""

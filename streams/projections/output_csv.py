@@ -5,16 +5,16 @@ waits; where that takes too long, it is put off.
 """
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import structlog
 
+from infra.spool import spool_file
 from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.events import OutputCsvRequested, RequestCompleted
@@ -59,6 +59,8 @@ class OutputCsv:
 
         Done again, it writes the same bytes to the same place and an event of the same id.
         """
+        if (await self._history.runs(event.request_id)).removed:
+            return  # an old event read again must not bring back what was removed
         path = output_path(event)
         try:
             await self._write(event, path)
@@ -101,10 +103,9 @@ class OutputCsv:
             await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
 
     @asynccontextmanager
-    async def _written(self, event: OutputCsvRequested) -> AsyncIterator[IO[bytes]]:
+    async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:
         """The output CSV in a file of its own, from its beginning, for as long as it is needed."""
-        self._spool.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._spool, prefix="output-", suffix=".csv") as file:
+        with spool_file(self._spool, "output-") as file:
             file.write(csv_format.header(event.header, with_errors=event.failed > 0))
             failed = 0
             pending: list[Any] = []

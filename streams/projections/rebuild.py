@@ -20,6 +20,7 @@ from streams.events import (
     ImagesSettled,
     OutputCsvRequested,
     RequestCreated,
+    RequestFilesRemoved,
     RequestRetried,
     UnreadableEvent,
     decode,
@@ -219,22 +220,26 @@ async def rebuild_outputs(
 ) -> Report:
     """Write the output CSV of every completed request again, or compare it; nobody is told.
 
-    While a retry is under way there is none: the images of the earlier one are being replaced.
+    While a retry is under way there is none: the images of the earlier one are being replaced. Those of requests
+    whose files were removed stay away.
     """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     latest: dict[str, OutputCsvRequested] = {}
     runs: dict[str, int] = {}
+    removed: set[str] = set()
     async for events in log.events(topics.output_requests, topics.requests):
         for event in events:
-            if isinstance(event, OutputCsvRequested):
+            if isinstance(event, RequestFilesRemoved):
+                removed.add(event.request_id)
+            elif isinstance(event, OutputCsvRequested):
                 known = latest.get(event.request_id)
                 latest[event.request_id] = event if known is None or event.run >= known.run else known
             elif isinstance(event, RequestRetried):
                 runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
     report = Report(events=log.read)
     for event in latest.values():
-        if event.run < runs.get(event.request_id, 0):
+        if event.request_id in removed or event.run < runs.get(event.request_id, 0):
             continue
         try:
             if not await output.differs(event):

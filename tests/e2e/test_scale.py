@@ -69,6 +69,26 @@ def test_a_status_asked_at_another_api_right_after_the_202_is_never_a_404(
         assert completed(url, request_id)["succeeded"] == 1
 
 
+def test_the_topic_of_waiting_images_grows_under_way_and_all_its_partitions_are_worked_on(
+    system: System, shop: Shop, tmp_path: Path
+) -> None:
+    image = shop.add("grown.jpg")
+    rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(200))
+    under_way = upload(system.url, HEADER + rows)
+    grown = system.run("init", "--partitions", "12")
+    assert (grown.returncode, grown.stdout) == (0, "created 12 partitions of shrinkstream.image-requests\n")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    # An API that starts now spreads images over all twelve; workers that were there before have to notice.
+    with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
+        wait_until_ready(url)
+        spread = upload(url, HEADER + rows)
+        for request_id in (under_way, spread):
+            status = completed(system.url, request_id, timeout=90)
+            assert (status["succeeded"], status["failed"]) == (200, 0)
+            assert completed(url, request_id) == status
+
+
 def test_workers_that_join_and_leave_lose_nothing(system: System, shop: Shop) -> None:
     images = [shop.add(f"join-{number}.jpg") for number in range(5)]
     rows = "".join(f"{number},Shoe {number},{images[number % 5]}\n" for number in range(600))
@@ -82,6 +102,41 @@ def test_workers_that_join_and_leave_lose_nothing(system: System, shop: Shop) ->
         assert (status["succeeded"], status["failed"]) == (600, 0)
     status = completed(system.url, other, timeout=90)
     assert (status["succeeded"], status["failed"]) == (600, 0)
+
+
+def test_two_apis_tell_the_same_story_while_a_progress_worker_comes_and_goes(
+    system: System, shop: Shop, tmp_path: Path
+) -> None:
+    image = shop.add("two-stories.jpg")
+    rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(800))
+    port = free_port()
+    urls = (system.url, f"http://127.0.0.1:{port}")
+    told: dict[str, list[int]] = {url: [] for url in urls}
+    with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
+        wait_until_ready(urls[1])
+        request_id = upload(system.url, HEADER + rows)
+
+        def ask_both() -> list[str]:
+            answers = [call(url, "GET", f"/api/status/{request_id}") for url in urls]
+            assert [answer.status for answer in answers] == [200, 200]
+            for url, answer in zip(urls, answers, strict=True):
+                told[url].append(answer.json["succeeded"])
+            return [answer.json["status"] for answer in answers]
+
+        with another(system, "worker", "progress") as joined:
+            deadline = time.monotonic() + 8  # it joins, its share of the partitions moves to it
+            while ask_both() != ["completed", "completed"] and time.monotonic() < deadline:
+                time.sleep(0.05)
+            joined.send_signal(signal.SIGTERM)  # and back
+            deadline = time.monotonic() + 90
+            while ask_both() != ["completed", "completed"]:
+                assert time.monotonic() < deadline, told
+                time.sleep(0.05)
+        statuses = [call(url, "GET", f"/api/status/{request_id}").json for url in urls]
+    assert statuses[0] == statuses[1]
+    for counts in told.values():
+        assert counts == sorted(counts), "a status went back"
+        assert counts[-1] == 800
 
 
 def test_the_command_line_submits_waits_and_saves_the_output(system: System, shop: Shop, tmp_path: Path) -> None:

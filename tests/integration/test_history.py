@@ -20,13 +20,14 @@ from streams.events import (
     ImageFailed,
     ImageProcessed,
     RequestCancelled,
+    RequestFilesRemoved,
     RequestRetried,
     RequestStopped,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
 )
-from streams.projections.history import NEWEST_REQUEST, History, utc
+from streams.projections.history import NEWEST_REQUEST, History, Runs, utc
 from streams.status import completed_status
 from tests.event_loop import run
 from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
@@ -541,5 +542,33 @@ def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_setting
             assert places == [(event.time, event.request_id) for event in reversed(events)]
             for number, place in enumerate(places):
                 assert [after async for after in history.requests_of(owner, place)] == places[number + 1 :]
+
+    run(test())
+
+
+# --- retention
+
+
+def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_order(
+    cassandra_settings: Settings,
+) -> None:
+    events: list[Event] = [
+        created(),
+        completed(),
+        RequestFilesRemoved(request_id="any", time=NOON + timedelta(days=30)),
+    ]
+
+    async def test() -> None:
+        async with connected(cassandra_settings) as session:
+            for order in permutations(events):
+                own = str(uuid4())
+                await record_all(session, [of_request(event, own) for event in order])
+                status = await History(session).status(own)
+                assert status is not None
+                assert (status.status, status.succeeded) == ("expired", 2)
+                assert (status.output_csv_url, status.output_csv_path) == (None, None)
+                assert await History(session).runs(own) == Runs(completed=0, removed=True)
+            await record_all(session, [RequestRetried(request_id=own, run=1, created_at=NOON, time=NOON)])
+            assert await History(session).status(own) == status, "a retry that came too late doesn't count"
 
     run(test())

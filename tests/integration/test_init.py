@@ -17,7 +17,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from infra.cassandra.schema import migrate, migrations, statements
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.cli.init import initialise
-from infra.kafka import KafkaUnavailableError, MissingTopicsError, create_topics, require_topics
+from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
 from tests.event_loop import eventually, run
@@ -195,3 +195,36 @@ def test_the_command_without_servers_ends_with_one_clear_line(fresh: Settings) -
     assert failed.returncode == 1
     (line,) = failed.stderr.splitlines()
     assert "127.0.0.1:1" in line
+
+
+async def partitions(settings: Settings) -> dict[str, int]:
+    async with admin(settings) as client:
+        found = await client.describe_topics(list(Topics(settings.topic_prefix).configs()))
+    return {each["topic"]: len(each["partitions"]) for each in found}
+
+
+def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Settings) -> None:
+    topics = Topics(fresh.topic_prefix)
+
+    async def grown() -> bool:
+        return (await partitions(fresh))[topics.image_requests] == 5
+
+    async def test() -> None:
+        await initialise(fresh)
+        await eventually(partial(are_there, fresh, topics.configs()))
+        assert await initialise(fresh, 5) == [f"5 partitions of {topics.image_requests}"]
+        await eventually(grown)
+        assert set((await partitions(fresh)).values()) == {3, 5}
+        assert await initialise(fresh, 5) == []
+        with pytest.raises(PartitionsError, match=r"image-requests has 5 partitions, and Kafka takes none away$"):
+            await initialise(fresh, 4)
+
+    run(test())
+
+
+def test_a_worker_with_a_table_ends_when_its_partitions_are_not_those_of_its_topics(fresh: Settings) -> None:
+    asyncio.run(initialise(fresh))
+    ended = shrinkstream("worker", "progress", settings=fresh.model_copy(update={"partitions": 6}))
+    assert ended.returncode == 69
+    assert "SHRINKSTREAM_PARTITIONS is 6, but there are others" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -25,6 +25,7 @@ from streams.events import (
     ProgressRebuilt,
     RequestCancelled,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     RequestRetried,
     RequestStopped,
@@ -101,6 +102,7 @@ STORED: dict[str, Event] = {
         owner="shop",
     ),
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
+    "RequestFilesRemoved.v1": RequestFilesRemoved(request_id=REQUEST_ID, time=NOON),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
     ),

@@ -19,6 +19,7 @@ from streams.events import (
     RequestCancelled,
     RequestCreated,
     RequestExpired,
+    RequestFilesRemoved,
     RequestRecorded,
     RequestRetried,
     WebhookAttempted,
@@ -644,3 +645,28 @@ def test_what_does_not_concern_progress_writes_nothing() -> None:
     for event in (requested(), attempted, OutputCsvRequested(**{**COMPLETED.model_dump(), "header": HEADER})):
         assert fold(event, Table().get) == {}
         assert output_due(event, Table().get) is None
+
+
+def test_removed_files_are_noted_once_and_bring_nobody_back() -> None:
+    table: Table = {}
+    gone = RequestFilesRemoved(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
+    assert fold(gone, table.get) == {}, "there is no such request"
+    for event in (created(), processed(requested()), completed(), gone):
+        write(fold(event, table.get), table)
+    assert decode_row(table[row_key(REQUEST_ID)]).files_removed
+    assert decode_row(table[row_key(REQUEST_ID)]).is_completed
+    assert fold(gone, table.get) == {}, "a repeat"
+    write(fold(RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"), table.get), table)
+    assert fold(gone, table.get) == {}, "it has left the table"
+
+
+@pytest.mark.parametrize("retry_first", [False, True])
+def test_a_retry_accepted_while_the_files_are_being_removed_does_not_count(retry_first: bool) -> None:
+    table: Table = {}
+    gone = RequestFilesRemoved(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
+    retry = RequestRetried(request_id=REQUEST_ID, run=1, created_at=NOON, time=NOON + timedelta(days=30))
+    for event in (created(), processed(requested()), completed(), *((retry, gone) if retry_first else (gone, retry))):
+        write(fold(event, table.get), table)
+    row = decode_row(table[row_key(REQUEST_ID)])
+    assert (row.files_removed, row.run, row.is_completed) == (True, 0, True)
+    assert output_due(retry, table.get) is None

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -51,15 +51,19 @@ def test_progress_counts_images_and_leaves_the_last_percent_to_the_output_csv(
     st.integers(1, 10**6),
     st.integers(0, 10**6),
     st.integers(0, 10**6),
-    st.sampled_from(["processing", "completed", "cancelled"]),
+    st.sampled_from(
+        [("processing", None), ("completed", NOON), ("cancelled", None), ("expired", NOON), ("expired", None)]
+    ),
 )
-def test_progress_is_100_exactly_when_the_request_is_completed(
-    total: int, succeeded: int, failed: int, word: str
+def test_progress_is_100_exactly_when_the_request_is_completed_or_was(
+    total: int, succeeded: int, failed: int, end: tuple[str, datetime | None]
 ) -> None:
-    progress = status(total=total, succeeded=succeeded, failed=failed, status=word).as_dict()["progress"]
+    word, completed_at = end
+    now = status(total=total, succeeded=succeeded, failed=failed, status=word, completed_at=completed_at)
+    progress = now.as_dict()["progress"]
     assert isinstance(progress, int)
     assert 0 <= progress <= 100
-    assert (progress == 100) == (word == "completed")
+    assert (progress == 100) == (completed_at is not None)
 
 
 def test_the_object_has_the_promised_members_and_no_internal_ones() -> None:

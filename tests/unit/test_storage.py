@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -105,7 +108,7 @@ def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(tmp_path: Path
         assert set(seen) <= set(versions)
 
     run(test())
-    assert [path.name for path in tmp_path.iterdir()] == ["object"], "nothing is left behind"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"], "nothing is left behind"
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -190,3 +193,104 @@ def test_the_storage_of_the_settings_is_in_the_data_dir_unless_they_say_otherwis
     assert Storage.of(Settings(data_dir=tmp_path, storage_url=None)).url == (tmp_path / "storage").as_uri()
     elsewhere = (tmp_path / "elsewhere").as_uri()
     assert Storage.of(Settings(data_dir=tmp_path, storage_url=elsewhere)).url == elsewhere
+
+
+def test_what_is_removed_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        storage = folder(tmp_path)
+        for name in ("a/0.jpg", "a/1.jpg", "ab/0.jpg"):
+            await storage.put(f"images/{name}", b"x", "image/jpeg")
+        assert await storage.remove("images/a") == 2
+        assert await storage.remove("images/a") == 0, "safe to repeat"
+        assert await content(storage, "images/ab/0.jpg") == b"x"
+        assert not (tmp_path / "images" / "a").exists(), "no empty folder stays"
+
+    run(test())
+
+
+def test_a_folder_has_no_signed_links(tmp_path: Path) -> None:
+    async def test() -> None:
+        storage = folder(tmp_path)
+        await storage.put("images/a/0.jpg", b"x", "image/jpeg")
+        assert await storage.signed_link("images/a/0.jpg") is None
+
+    run(test())
+
+
+def test_objects_have_a_public_address_of_their_own_where_there_is_one() -> None:
+    storage = Storage(Path("/tmp").as_uri(), "https://shrink.example", "https://cdn.example/x")
+    assert storage.object_link("images/a/ü.jpg") == "https://cdn.example/x/images/a/%C3%BC.jpg"
+    assert storage.link("api/download/a") == "https://shrink.example/api/download/a"
+
+
+FULL_DISK = """
+import asyncio, os, resource, signal, sys
+from pathlib import Path
+from infra.storage import Storage, StorageError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write is to fail as it does on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+async def test():
+    storage = Storage(Path(sys.argv[1]).as_uri(), "https://shrink.example")
+    await storage.put("images/a/0.jpg", b"x" * 90_000, "image/jpeg")
+    try:
+        await storage.put("images/a/0.jpg", b"y" * 110_000, "image/jpeg")
+    except StorageError as error:
+        print(error, flush=True)
+
+asyncio.run(test())
+os._exit(0)  # without the interpreter's farewell, during which obstore's threads may still let go of objects
+"""
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_object_and_no_part(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    (line,) = ended.stdout.splitlines()
+    assert line.startswith(f"images/a/0.jpg can't be written to {tmp_path.as_uri()}: ")
+    assert "File too large" in line
+    assert {path: path.read_bytes()[:1] for path in tmp_path.rglob("*") if path.is_file()} == {
+        tmp_path / "images" / "a" / "0.jpg": b"x"
+    }
+
+
+WRITER = """
+import asyncio, os, sys, threading
+from pathlib import Path
+from infra.storage import Storage
+
+async def test():
+    storage = Storage(Path(sys.argv[1]).as_uri(), "https://shrink.example")
+    content = b"x" * 50_000_000
+    writing = asyncio.create_task(storage.put("object", content, "image/jpeg"))
+    partial = Path(sys.argv[1]) / ".partial"
+    while not any(path.stat().st_size for path in partial.glob("*")):
+        await asyncio.sleep(0)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(test())
+"""
+
+
+def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-c", WRITER, str(tmp_path)], timeout=30, check=False, cwd=Path(__file__).parents[2]
+    )
+    assert not (tmp_path / "object").exists()
+    assert any(path.is_file() for path in tmp_path.rglob("*"))
+
+    async def test() -> None:
+        storage = folder(tmp_path)
+        assert await storage.sweep(timedelta(hours=1)) == 0, "it could still be written at"
+        assert await storage.sweep(timedelta(0)) == 1
+        await storage.put("object", b"whole", "image/jpeg")
+        assert await storage.sweep(timedelta(0)) == 0
+        assert await content(storage, "object") == b"whole"
+
+    run(test())

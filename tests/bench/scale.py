@@ -1,0 +1,88 @@
+"""More compress workers, where waiting and not the processor is the limit: a slow image host, few downloads at once."""
+
+import asyncio
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+from infra.embedded import EmbeddedServers
+from infra.embedded.cassandra import EmbeddedCassandra
+from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.ports import LOOPBACK
+from tests.bench.images import through_the_system
+from tests.e2e.conftest import start_system, stop_system
+from tests.e2e.shop import photo
+
+IMAGES = 320
+WORKERS = (1, 2, 4)
+LATENCY = 0.4  # seconds until the host answers
+DOWNLOADS = 4  # at once in one worker
+LIMIT = DOWNLOADS / LATENCY  # images per second of one worker: it can't be faster than that
+
+
+async def slow_host() -> tuple[web.AppRunner, str]:
+    """A web server with one small image, which takes its time."""
+    content = photo(160, 120)
+
+    async def answer(_: web.Request) -> web.Response:
+        await asyncio.sleep(LATENCY)
+        return web.Response(body=content)
+
+    app = web.Application()
+    app.router.add_get("/{name}", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, LOOPBACK, 0).start()
+    host, port = runner.addresses[0][:2]
+    return runner, f"{host}:{port}"
+
+
+def measure(environment: dict[str, str], address: str, workers: int) -> float:
+    """Images per second from the first byte of the upload to `completed`."""
+    process, url = start_system(environment, "--port", "0", "--workers", str(workers))
+    try:
+        through_the_system(url, process.pid, [f"http://{address}/warm-up.jpg"] * 4 * workers)
+        run = through_the_system(url, process.pid, [f"http://{address}/photo.jpg"] * IMAGES)
+        return IMAGES / run.measured.seconds
+    finally:
+        stop_system(process)
+
+
+async def run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
+        runner, address = await slow_host()
+        rates: dict[int, float] = {}
+        try:
+            async with EmbeddedServers(kafka, cassandra):
+                environment = {
+                    **os.environ,
+                    "SHRINKSTREAM_KAFKA_BROKERS": kafka.address,
+                    "SHRINKSTREAM_CASSANDRA_HOSTS": cassandra.address,
+                    "SHRINKSTREAM_DATA_DIR": f"{folder}/system",
+                    "SHRINKSTREAM_FETCH_ALLOW": address,
+                    "SHRINKSTREAM_FETCH_CONCURRENCY": str(DOWNLOADS),
+                    "SHRINKSTREAM_CODEC_PROCESSES": "1",
+                }
+                started = time.perf_counter()
+                for workers in WORKERS:
+                    rates[workers] = await asyncio.to_thread(measure, environment, address, workers)
+        finally:
+            await runner.cleanup()
+    print(
+        f"{IMAGES} images of a host that answers after {LATENCY:g} s, {DOWNLOADS} downloads at once in a worker,"
+        f" 8 partitions, {time.perf_counter() - started:.0f} s"
+    )
+    for workers, rate in rates.items():
+        print(
+            f"  {workers} compress workers {rate:8.1f} images/s, {rate / rates[WORKERS[0]]:.2f} times one worker,"
+            f" {rate / (workers * LIMIT):.2f} of what the host lets them"
+        )
+
+
+def main() -> None:
+    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
+    asyncio.run(run())

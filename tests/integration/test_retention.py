@@ -1,0 +1,100 @@
+"""Files of old requests go, those in use stay, and nothing is done twice."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from infra.settings import Settings
+from infra.storage import Storage
+from streams.event_log import EventLog
+from streams.events import Event, RequestFilesRemoved, RequestRetried, decode
+from streams.log_reader import LogReader
+from streams.projections.retention import Retention
+from tests.event_loop import run
+from tests.examples import NOON, completed, created
+
+PARTITIONS = (0, 1)
+
+
+@asynccontextmanager
+async def retention(settings: Settings, days: float | None) -> AsyncIterator[tuple[Retention, EventLog, Storage]]:
+    settings = settings.model_copy(update={"retention_days": days})
+    event_log, storage = EventLog(settings), Storage.of(settings)
+    await event_log.start()
+    try:
+        yield Retention(settings, event_log, storage), event_log, storage
+    finally:
+        await event_log.stop()
+
+
+async def removed(settings: Settings) -> list[Event]:
+    """Every RequestFilesRemoved on the log, in order."""
+    events: list[Event] = []
+    async with LogReader.open(settings) as reader:
+        partitions = await reader.partitions(f"{settings.topic_prefix}.requests")
+        async for records in reader.read(dict.fromkeys(partitions)):
+            events += [decode(record.value) for record in records]
+    return [event for event in events if isinstance(event, RequestFilesRemoved)]
+
+
+def files(settings: Settings, request_id: str) -> list[Path]:
+    return [path for path in (settings.data_dir / "storage").rglob("*") if path.is_file() and request_id in str(path)]
+
+
+def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(kafka_settings: Settings) -> None:
+    over, still_running, run_again = str(uuid4()), str(uuid4()), str(uuid4())
+
+    async def test() -> None:
+        async with retention(kafka_settings, days=1e-9) as (keeper, event_log, storage):
+            for request_id in (over, still_running, run_again):
+                await event_log.append(created(request_id))
+                await storage.put(f"images/{request_id}/0.jpg", b"x", "image/jpeg")
+                await storage.put(f"csv/{request_id}/0.csv", b"x", "text/csv")
+            for request_id in (over, run_again):
+                await event_log.append(completed(request_id))
+            await event_log.append(RequestRetried(request_id=run_again, run=1, created_at=NOON))
+            await asyncio.sleep(0.01)
+            assert await keeper.look(PARTITIONS) == 1
+            (event,) = await removed(kafka_settings)
+            assert event.request_id == over
+            await keeper.remove(RequestFilesRemoved(request_id=over))
+            await keeper.remove(RequestFilesRemoved(request_id=over))
+            assert await keeper.look(PARTITIONS) == 0, "how far the log was read is remembered"
+            await event_log.append(completed(run_again, run=1))
+            await asyncio.sleep(0.01)
+            assert await keeper.look(PARTITIONS) == 1
+            assert [event.request_id for event in await removed(kafka_settings)] == [over, run_again]
+
+    run(test())
+    assert files(kafka_settings, over) == []
+    assert len(files(kafka_settings, still_running)) == len(files(kafka_settings, run_again)) == 2
+    assert not (kafka_settings.data_dir / "storage" / "images" / over).exists(), "no empty folder stays"
+
+
+def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> None:
+    async def test() -> None:
+        async with retention(kafka_settings, days=1) as (keeper, event_log, _):
+            await event_log.append(completed(str(uuid4())))
+            assert await keeper.look(PARTITIONS) == 0
+        async with retention(kafka_settings, days=None) as (keeper, event_log, _):
+            assert await keeper.look(PARTITIONS) == 0
+        assert await removed(kafka_settings) == []
+
+    run(test())
+
+
+def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka_settings: Settings) -> None:
+    request_id = str(uuid4())
+
+    async def test() -> None:
+        async with retention(kafka_settings, days=1e-9) as (keeper, event_log, _):
+            await event_log.append(completed(request_id))
+            first = RequestFilesRemoved(request_id=request_id)
+            await event_log.append(first)  # as far as the one that died had got
+            await asyncio.sleep(0.01)
+            assert await keeper.look(PARTITIONS) == 0, "it is said already"
+            assert [event.id for event in await removed(kafka_settings)] == [first.id]
+
+    run(test())

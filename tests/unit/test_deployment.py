@@ -1,0 +1,255 @@
+"""The files that others run us with: valid by the published schemas, and saying only what is so."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from infra.settings import PREFIX, Settings
+from streams.topics import Topics
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS = ROOT / "tests" / "schemas"
+K8S = ROOT / "infra" / "k8s"
+KUBERNETES = "1.35.0"
+ROLES = {"api": ["api"], **{name: ["worker", name] for name in ("compress", "progress", "projections")}}
+KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
+
+
+@cache
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return found
+
+
+@cache
+def manifests() -> list[dict[str, Any]]:
+    """Every object that the kustomization names."""
+    files = kustomization()["resources"]
+    return [entry for name in files for entry in yaml.safe_load_all((K8S / name).read_text())]
+
+
+@cache
+def kustomization() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((K8S / "kustomization.yaml").read_text())
+    return found
+
+
+def dockerfile() -> list[list[tuple[str, str]]]:
+    """The stages of the Dockerfile, each a list of instructions."""
+    text = (ROOT / "infra" / "docker" / "Dockerfile").read_text().replace("\\\n", " ")
+    stages: list[list[tuple[str, str]]] = []
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            instruction, _, rest = line.partition(" ")
+            if instruction == "FROM":
+                stages.append([])
+            stages[-1].append((instruction, rest))
+    return stages
+
+
+def named(kind: str) -> dict[str, Any]:
+    return {entry["metadata"]["name"]: entry for entry in manifests() if entry["kind"] == kind}
+
+
+def is_pinned(image: str) -> bool:
+    """Whether an image is named by a whole version, not by one that moves."""
+    return re.search(r":v?\d+\.\d+\.\d+[\w.-]*(?: |$)", image) is not None
+
+
+# --- compose
+
+
+def test_the_compose_file_is_valid() -> None:
+    jsonschema.validate(compose(), json.loads((SCHEMAS / "compose-spec.json").read_text()))
+
+
+def test_the_schema_of_compose_finds_a_mistake() -> None:
+    wrong = {**compose(), "services": {**compose()["services"], "api": {"imag": "x"}}}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, json.loads((SCHEMAS / "compose-spec.json").read_text()))
+
+
+def test_every_image_is_pinned() -> None:
+    images = {service["image"] for service in compose()["services"].values()}
+    images |= {rest for stage in dockerfile() for instruction, rest in stage if instruction == "FROM"}
+    assert {image for image in images if not is_pinned(image)} == set()
+
+
+def test_every_role_can_be_scaled_and_waits_for_init() -> None:
+    services = compose()["services"]
+    for name, command in ROLES.items():
+        service = services[name]
+        assert service["command"] == command
+        assert "container_name" not in service
+        assert "ports" not in service, "two of them can't have the same port of the host"
+        assert service["depends_on"]["init"]["condition"] == "service_completed_successfully"
+    assert services["gateway"]["ports"], "somebody must be reachable"
+
+
+def test_every_service_that_stays_has_a_healthcheck_and_is_bounded() -> None:
+    for name, service in compose()["services"].items():
+        if name not in ("init", "gateway"):
+            assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+        if service["image"].startswith("shrinkstream"):
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["read_only"] is True, name
+
+
+def test_what_is_written_is_kept_in_volumes() -> None:
+    for name, path in (("kafka", "/var/lib/kafka/data"), ("cassandra", "/var/lib/cassandra"), ("api", "/data")):
+        volumes = dict(volume.split(":") for volume in compose()["services"][name]["volumes"])
+        assert path in volumes.values()
+        assert set(volumes) <= set(compose()["volumes"])
+    assert compose()["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"] == "/var/lib/kafka/data"
+
+
+def test_every_setting_that_is_given_exists() -> None:
+    text = "".join(
+        path.read_text() for path in (ROOT / "docker-compose.yml", *K8S.iterdir(), *(ROOT / "infra/docker").iterdir())
+    )
+    given = set(re.findall(rf"{PREFIX}[A-Z_]+", text))
+    assert given
+    assert given <= KNOWN
+
+
+# --- the image
+
+
+def test_the_image_runs_as_nobody_special() -> None:
+    last = dict(dockerfile()[-1])
+    assert last["USER"] not in ("root", "0")
+    assert last["ENTRYPOINT"] == '["shrinkstream"]'
+
+
+def test_the_image_is_built_from_hashes_and_leaves_no_cache() -> None:
+    installs = [rest for stage in dockerfile() for instruction, rest in stage if "pip install" in rest]
+    assert installs
+    for command in installs:
+        assert "--no-cache-dir" in command
+        assert "--require-hashes" in command or command.endswith("--no-deps .")
+
+
+def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None:
+    """The build stage's own commands in an empty folder, with only the files that it copies."""
+    app, venv = tmp_path / "app", tmp_path / "venv"
+    app.mkdir()
+    for instruction, rest in dockerfile()[0]:
+        if instruction == "COPY":
+            *sources, target = rest.split()
+            for source in sources:
+                if (ROOT / source).is_dir():  # of a folder, its content is copied
+                    ignored = shutil.ignore_patterns("__pycache__")
+                    shutil.copytree(ROOT / source, app / target, dirs_exist_ok=True, ignore=ignored)
+                else:
+                    (app / target).mkdir(parents=True, exist_ok=True)
+                    shutil.copy(ROOT / source, app / target)
+        elif instruction == "RUN":
+            command = rest.replace("/venv", str(venv)).replace("python -m", f"{sys.executable} -m", 1)
+            command = command.replace("--no-cache-dir", "--disable-pip-version-check --quiet")
+            subprocess.run(["/bin/sh", "-ec", command], cwd=app, check=True, timeout=300)
+    for arguments in (["--help"], ["worker", "--help"], ["settings"]):
+        ran = subprocess.run(
+            [venv / "bin" / "shrinkstream", *arguments],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+    for app_name in ("compress", "progress", "projections"):
+        imported = subprocess.run(
+            [venv / "bin" / "python", "-c", f"import streams.{app_name}; streams.{app_name}.app; import api.app"],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert imported.returncode == 0, imported.stderr
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source.split("/")[0]
+        for instruction, rest in dockerfile()[0]
+        if instruction == "COPY"
+        for source in rest.split()[:-1]
+    }
+    assert copied == kept
+
+
+# --- Kubernetes
+
+
+@pytest.mark.parametrize("entry", manifests(), ids=lambda entry: f"{entry['kind']}-{entry['metadata']['name']}")
+def test_every_manifest_is_valid(entry: dict[str, Any]) -> None:
+    if entry["kind"] == "ScaledObject":
+        definition = yaml.safe_load((SCHEMAS / "keda-scaledobjects.yaml").read_text())
+        (version,) = definition["spec"]["versions"]
+        assert entry["apiVersion"] == f"{definition['spec']['group']}/{version['name']}"
+        jsonschema.validate(entry, strict(version["schema"]["openAPIV3Schema"]))
+    else:
+        kubernetes_validate.validate(entry, KUBERNETES, strict=True)
+
+
+def strict(schema: Any) -> Any:
+    """The schema, refusing members that it doesn't know: the API server would drop them in silence."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {key: strict(part) for key, part in schema.items()}
+    known = isinstance(schema.get("properties"), dict) and schema.get("type") == "object"
+    # An object's metadata is described elsewhere.
+    return {"additionalProperties": False, **closed} if known else closed
+
+
+def test_every_file_of_the_kustomization_is_there_and_every_file_is_in_it() -> None:
+    assert {*kustomization()["resources"], "kustomization.yaml"} == {path.name for path in K8S.iterdir()}
+
+
+def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
+    deployments = named("Deployment")
+    assert {
+        name: entry["spec"]["template"]["spec"]["containers"][0]["args"] for name, entry in deployments.items()
+    } == (ROLES)
+    for name, entry in (deployments | named("Job")).items():
+        pod = entry["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert container["resources"]["limits"]["memory"]
+        if name in ROLES:
+            assert {"startupProbe", "livenessProbe"} <= container.keys(), name
+            assert pod["terminationGracePeriodSeconds"] > 15, "SIGTERM drains and commits within 10 s"
+            assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
+            budget = named("PodDisruptionBudget")[name]["spec"]
+            assert budget["selector"]["matchLabels"] == entry["spec"]["selector"]["matchLabels"]
+
+
+def test_compress_is_scaled_by_the_lag_of_the_group_that_it_is_and_not_beyond_the_partitions() -> None:
+    settings = dict(line.split("=", 1) for line in kustomization()["configMapGenerator"][0]["literals"])
+    topics = Topics(settings.get("SHRINKSTREAM_TOPIC_PREFIX", "shrinkstream"))
+    scaled = named("ScaledObject")["compress"]["spec"]
+    (trigger,) = scaled["triggers"]
+    assert trigger["metadata"]["consumerGroup"] == topics.group("compress")
+    assert trigger["metadata"]["topic"] == topics.image_requests
+    assert trigger["metadata"]["bootstrapServersFromEnv"] in settings
+    assert scaled["maxReplicaCount"] <= int(settings["SHRINKSTREAM_PARTITIONS"])
+    assert "replicas" not in named("Deployment")[scaled["scaleTargetRef"]["name"]]["spec"]
