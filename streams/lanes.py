@@ -8,13 +8,12 @@ know nothing of it, a replay reads one topic as ever, and a worker that dies lea
 The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust_app`): what
 is under way from one of them never keeps the next record of another from being begun.
 
-A worker that has partitions of the small lane only stands idle while there are no small requests. One partition of
-eight is reserved, so that costs at most an eighth, and only with as many workers as partitions.
+Half of the partitions for each, in two blocks: Faust deals partitions out in turn, so that every worker gets of both
+while there are no more workers than half the partitions. With more, those that only have partitions of a lane in which
+nothing waits stand idle.
 """
 
 from zlib import crc32
-
-RESERVED_SHARE = 8
 
 
 def partition_of_image(key: bytes, *, bulk: bool, partitions: int) -> int:
@@ -27,4 +26,4 @@ def partition_of_image(key: bytes, *, bulk: bool, partitions: int) -> int:
 
 def reserved_partitions(partitions: int) -> int:
     """How many partitions, the first ones, are for small requests: none where there is but one."""
-    return max(1, partitions // RESERVED_SHARE) if partitions > 1 else 0
+    return partitions // 2
