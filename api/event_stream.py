@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from api.context import CONTEXT, Context
+from api.models import StatusEvent
 from api.problems import Problem
 from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
@@ -150,7 +151,7 @@ def routes() -> list[Route]:
                 Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client has seen"),
             ),
             answers={
-                HTTPStatus.OK: Answer("The events", {"text/event-stream": str}),
+                HTTPStatus.OK: Answer("The events", {"text/event-stream": StatusEvent}),
                 HTTPStatus.NO_CONTENT: Answer("Nothing more will be told than the client has seen"),
             },
             problems=REQUEST_PROBLEMS,

@@ -75,6 +75,19 @@ class Accepted(Answer):
         return self.request_id
 
 
+class StatusEvent(Answer):
+    """One event of a stream, of type ``message``."""
+
+    id: str = Field(description="sent back as `Last-Event-ID`")
+    data: str = Field(
+        description="the status object, as JSON",
+        json_schema_extra={
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/Status"},
+        },
+    )
+
+
 class RequestPage(Page[Status]):
     """Requests, newest first."""
 

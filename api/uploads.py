@@ -16,7 +16,7 @@ from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, BinaryIO, TypeVar, get_args
+from typing import Annotated, BinaryIO, Literal, TypeVar, get_args
 from uuid import uuid4
 
 import structlog
@@ -116,8 +116,8 @@ class UploadForm(BaseModel):
     webhookEvents: WebhookEvents = Field(
         "", description="told of these as well: image.processed, image.failed, comma-separated"
     )
-    format: ImageFormat | None = Field(None, description="format to make; without: that of each image")
-    quality: Quality | None = Field(None, description="without: that of the settings")
+    format: ImageFormat | Literal[""] = Field("", description="format to make; empty: that of each image")
+    quality: Quality | Literal[""] = Field("", description="empty: that of the settings")
 
 
 async def upload(request: web.Request) -> web.Response:

@@ -8,23 +8,23 @@ know nothing of it, a replay reads one topic as ever, and a worker that dies lea
 The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust_app`): what
 is under way from one of them never keeps the next record of another from being begun.
 
-A worker that has partitions of the small lane only stands idle while there are no small requests. One partition of
-eight is reserved, so that costs at most an eighth, and only with as many workers as partitions.
+Half of the partitions are for each, those for large requests being the ones whose number has an odd count of binary
+ones (the Thue-Morse sequence): dealt out in turn, or in blocks, to 2, 4, 8 … workers, each gets of both lanes. With
+other numbers of workers, or as many as partitions, one may have partitions of a single lane, and stand idle while
+nothing waits in that.
 """
 
+from functools import lru_cache
 from zlib import crc32
-
-RESERVED_SHARE = 8
 
 
 def partition_of_image(key: bytes, *, bulk: bool, partitions: int) -> int:
     """The partition, of so many, for an image of a large (``bulk``) or a small request."""
-    reserved = reserved_partitions(partitions)
-    if bulk:
-        return reserved + crc32(key) % (partitions - reserved)
-    return crc32(key) % (reserved or partitions)
+    lane = partitions_of_lane(partitions, bulk=bulk)
+    return lane[crc32(key) % len(lane)]
 
 
-def reserved_partitions(partitions: int) -> int:
-    """How many partitions, the first ones, are for small requests: none where there is but one."""
-    return max(1, partitions // RESERVED_SHARE) if partitions > 1 else 0
+@lru_cache(maxsize=64)
+def partitions_of_lane(partitions: int, *, bulk: bool) -> tuple[int, ...]:
+    """Those for large (``bulk``) or for small requests; where there is but one partition, that is for both."""
+    return tuple(number for number in range(partitions) if number.bit_count() % 2 == bulk) or (0,)

@@ -1,10 +1,13 @@
 """Small requests have partitions that large ones leave free."""
 
+import pytest
+from faust.assignor.client_assignment import CopartitionedAssignment
+from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events import ImageRequested
-from streams.lanes import partition_of_image, reserved_partitions
+from streams.lanes import partition_of_image, partitions_of_lane
 
 PARTITIONS = st.integers(1, 1024)
 KEYS = st.binary(min_size=1, max_size=80)
@@ -15,16 +18,28 @@ def test_an_image_goes_to_a_partition_that_exists(partitions: int, key: bytes, b
     assert 0 <= partition_of_image(key, bulk=bulk, partitions=partitions) < partitions
 
 
-@given(st.integers(2, 1024), KEYS, KEYS)
-def test_small_and_large_requests_share_no_partition(partitions: int, small: bytes, large: bytes) -> None:
-    reserved = reserved_partitions(partitions)
-    assert partition_of_image(small, bulk=False, partitions=partitions) < reserved
-    assert partition_of_image(large, bulk=True, partitions=partitions) >= reserved
+@given(st.integers(2, 1024))
+def test_small_and_large_requests_share_no_partition_and_leave_none_unused(partitions: int) -> None:
+    small, large = (partitions_of_lane(partitions, bulk=bulk) for bulk in (False, True))
+    assert sorted(small + large) == list(range(partitions))
+    assert abs(len(small) - len(large)) <= 2
 
 
-def test_a_large_request_is_spread_over_all_partitions_of_its_lane() -> None:
-    used = {partition_of_image(b"request/%d" % index, bulk=True, partitions=8) for index in range(1000)}
-    assert used == set(range(1, 8))
+def test_images_are_spread_over_all_partitions_of_their_lane() -> None:
+    for bulk in (False, True):
+        keys = [b"request/%d" % index for index in range(1000)]
+        used = {partition_of_image(key, bulk=bulk, partitions=8) for key in keys}
+        assert used == set(partitions_of_lane(8, bulk=bulk))
+
+
+@pytest.mark.parametrize(("partitions", "workers"), [(8, 2), (8, 4), (16, 2), (16, 4), (16, 8)])
+def test_each_of_two_four_or_eight_workers_has_partitions_of_both_lanes(partitions: int, workers: int) -> None:
+    newcomers = {str(number): CopartitionedAssignment(topics={"images"}) for number in range(workers)}
+    assignments = CopartitionedAssignor({"images"}, newcomers, partitions, replicas=0).get_assignment()
+    large = set(partitions_of_lane(partitions, bulk=True))
+    for assignment in assignments.values():
+        assert assignment.actives & large
+        assert assignment.actives - large
 
 
 def test_an_image_asked_for_again_stays_in_its_lane() -> None:
