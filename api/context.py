@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from infra.cassandra.session import Session
-from infra.kafka import require_topics
+from infra.kafka import require_partitions, require_topics
 from infra.outbound import AllowList
 from infra.settings import Settings
 from infra.spool import sweep
@@ -60,6 +60,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
     topics = Topics(settings.topic_prefix)
     async with AsyncExitStack() as stack:
         await require_topics(settings, topics.configs())
+        await require_partitions(settings, topics.keyed_by_request, settings.partitions)
         storage = Storage.of(settings)
         await storage.check()
         await asyncio.to_thread(sweep, settings.data_dir / "spool")

@@ -629,15 +629,7 @@ async def require_topics_of(app: faust.App, settings: Settings) -> None:
     topics = tables | {name for agent in app.agents.values() for name in agent.get_topic_names()}
     await kafka.require_topics(settings, topics)
     if tables:
-        async with kafka.admin_client(settings) as admin:
-            partitions = {t["topic"]: len(t["partitions"]) for t in await admin.describe_topics(sorted(topics))}
-        # Keys would be looked for in another partition than they are in.
-        wrong = {name: count for name, count in partitions.items() if count != app.conf.topic_partitions}
-        if wrong:
-            raise kafka.MissingTopicsError(
-                f"SHRINKSTREAM_PARTITIONS is {app.conf.topic_partitions}, but there are others of {wrong}: it must be"
-                " what these topics were made with, which is for ever (image-requests alone can grow)"
-            )
+        await kafka.require_partitions(settings, topics, app.conf.topic_partitions)
 
 
 def credentials_of(settings: Settings) -> CredentialsT | None:

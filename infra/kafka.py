@@ -227,6 +227,21 @@ async def require_topics(settings: Settings, names: Iterable[str]) -> None:
         )
 
 
+async def require_partitions(settings: Settings, names: Iterable[str], count: int) -> None:
+    """Raise MissingTopicsError unless each topic has so many partitions: by their number a key's place is known."""
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000), admin_client(settings) as admin:
+            found = {name: len(await partitions_of(admin, name)) for name in sorted(names)}
+    except TimeoutError as error:
+        raise unreachable(settings, error) from None
+    wrong = {name: partitions for name, partitions in found.items() if partitions != count}
+    if wrong:
+        raise MissingTopicsError(
+            f"SHRINKSTREAM_PARTITIONS is {count}, but there are others of {wrong}: it must be what these topics were"
+            " made with, which is for ever (image-requests alone can grow)"
+        )
+
+
 async def group_is_working(settings: Settings, group: str) -> bool:
     """Whether the members of a consumer group have agreed on who reads which partition."""
     async with admin_client(settings) as admin:

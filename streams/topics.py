@@ -53,6 +53,11 @@ class Topics:
         """What the progress table is folded from."""
         return (self.requests, self.image_results, self.webhooks, self.progress_tasks)
 
+    @property
+    def keyed_by_request(self) -> tuple[str, ...]:
+        """Those that have as many partitions as each other, for ever."""
+        return (*self.of_progress, self.output_requests, self.progress_changelog)
+
     def group(self, app: str) -> str:
         """The consumer group, which is also the Faust app id, of ``compress``, ``progress`` or ``projections``."""
         return f"{self.prefix}-{app}"

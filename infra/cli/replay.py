@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from infra.cassandra.session import Session
 from infra.errors import ExplainedError
-from infra.kafka import require_topics
+from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.event_log import EventLog
@@ -36,7 +36,9 @@ class DifferencesFoundError(ExplainedError):
 
 async def replay(settings: Settings, what: str, request_id: str | None, *, verify: bool) -> None:
     """Rebuild ``progress``, ``history`` or ``output``; raises DifferencesFoundError when ``verify`` finds some."""
-    await require_topics(settings, Topics(settings.topic_prefix).configs())
+    topics = Topics(settings.topic_prefix)
+    await require_topics(settings, topics.configs())
+    await require_partitions(settings, topics.keyed_by_request, settings.partitions)
     started = time.monotonic()
     with _bar(what) as on_events:
         if what == "progress":

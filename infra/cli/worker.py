@@ -5,7 +5,7 @@ from importlib import import_module
 
 from infra.cassandra.session import Session
 from infra.faust_app import run_worker
-from infra.kafka import require_topics
+from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.topics import Topics
@@ -21,7 +21,9 @@ def run_app(name: str, settings: Settings) -> int:
 
 
 async def _require(name: str, settings: Settings) -> None:
-    await require_topics(settings, Topics(settings.topic_prefix).configs())
+    topics = Topics(settings.topic_prefix)
+    await require_topics(settings, topics.configs())
+    await require_partitions(settings, topics.keyed_by_request, settings.partitions)
     if name in ("compress", "projections"):
         await Storage.of(settings).check()
     if name == "projections":

@@ -222,9 +222,11 @@ def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Settings
     run(test())
 
 
-def test_a_worker_with_a_table_ends_when_its_partitions_are_not_those_of_its_topics(fresh: Settings) -> None:
+def test_whoever_is_told_another_number_of_partitions_than_the_topics_have_says_so_and_ends(fresh: Settings) -> None:
     asyncio.run(initialise(fresh))
-    ended = shrinkstream("worker", "progress", settings=fresh.model_copy(update={"partitions": 6}))
-    assert ended.returncode == 69
-    assert "SHRINKSTREAM_PARTITIONS is 6, but there are others" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    other = fresh.model_copy(update={"partitions": 6})
+    for role in (("worker", "progress"), ("worker", "projections"), ("worker", "compress"), ("api",)):
+        ended = shrinkstream(*role, settings=other)
+        assert ended.returncode == 1, role
+        assert "SHRINKSTREAM_PARTITIONS is 6, but there are others" in ended.stderr
+        assert "Traceback" not in ended.stderr

@@ -42,6 +42,13 @@ def test_each_of_two_four_or_eight_workers_has_partitions_of_both_lanes(partitio
         assert assignment.actives - large
 
 
+@given(st.integers(2, 1024), st.integers(2, 1024), st.booleans())
+def test_each_partition_keeps_its_lane_when_the_topic_grows(before: int, after: int, bulk: bool) -> None:
+    smaller, larger = sorted((before, after))
+    lane = partitions_of_lane(larger, bulk=bulk)
+    assert tuple(number for number in lane if number < smaller) == partitions_of_lane(smaller, bulk=bulk)
+
+
 def test_an_image_asked_for_again_stays_in_its_lane() -> None:
     image = ImageRequested(
         request_id="r", index=7, row=0, position=0, serial="1", product_name="Shoe", input_url="http://x/", bulk=True
