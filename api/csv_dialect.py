@@ -91,11 +91,16 @@ class CsvRejected(Exception):
     """The file is refused as a whole.
 
     ``errors`` has what is wrong with the first 100 bad rows, in the order of the file; ``error_count`` counts
-    all bad rows (a fault of the whole file counts as one); ``detail`` is one sentence for people.
+    all bad rows (a fault of the whole file counts as one); ``detail`` is one sentence for people. ``rows`` and
+    ``images`` count what was read, bad or not, as far as it was.
     """
 
-    def __init__(self, errors: list[RowError], error_count: int, detail: str) -> None:
+    def __init__(
+        self, errors: list[RowError], error_count: int, detail: str, *, rows: int = 0, images: int = 0
+    ) -> None:
         super().__init__(detail)
+        self.rows = rows
+        self.images = images
         self.errors = errors
         self.error_count = error_count
         self.detail = detail

@@ -5,7 +5,7 @@ part: one bad row refuses the file, and every bad row is counted so that the use
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +24,12 @@ from api.csv_header import Columns, HeaderMismatch, match_header
 from api.csv_urls import shorten, split_urls, starts_with_url, url_problem
 from streams.projections.csv_format import unprotect
 
-__all__ = ["CheckedCsv", "CsvRejected", "Row", "RowError", "check", "read_rows"]
+__all__ = ["CheckedCsv", "CsvRejected", "Row", "RowError", "check", "check_in_steps", "next_step", "read_rows"]
 
 MAX_SERIAL_CHARS = 100
 MAX_NAME_CHARS = 500
 MAX_BAD_ROWS_NAMED = 100
+ROWS_OF_A_STEP = 2_000
 
 MAX_ROW_BYTES = 900_000
 """Most bytes of a row's cells as JSON: they travel in one Kafka record, by default at most 1 MiB
@@ -76,7 +77,29 @@ class Row:
 
 
 def check(path: Path, *, max_images: int, content_type: str | None = None) -> CheckedCsv:
+    """All of ``check_in_steps`` at once."""
+    steps = check_in_steps(path, max_images=max_images, content_type=content_type)
+    while (checked := next_step(steps)) is None:
+        pass
+    return checked
+
+
+def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
+    """Go on with a check; returns its outcome once there are no more steps. Raises CsvRejected."""
+    try:
+        next(steps)
+    except StopIteration as end:
+        checked: CheckedCsv = end.value
+        return checked
+    return None
+
+
+def check_in_steps(
+    path: Path, *, max_images: int, content_type: str | None = None
+) -> Generator[None, None, CheckedCsv]:
     """Read the whole file once and make sure that ``read_rows`` can read it again without a surprise.
+
+    The steps are short, so that a small file need not wait until a large one is done.
 
     Reading ends where ``max_images`` is passed: that bounds the time a file can take.
     ``content_type`` is the one the upload came with; only its charset counts, and only if the bytes leave
@@ -90,6 +113,8 @@ def check(path: Path, *, max_images: int, content_type: str | None = None) -> Ch
     try:
         for line, record in data:
             rows += 1
+            if rows % ROWS_OF_A_STEP == 0:
+                yield
             problems, row_images = _examine(record, columns)
             if problems:
                 found.bad_row(line, problems)
@@ -103,7 +128,7 @@ def check(path: Path, *, max_images: int, content_type: str | None = None) -> Ch
     if not rows and not found.errors:
         found.whole_file("no_rows", "the file has a header but no rows", 1)
     if found.errors:
-        raise found.rejection(rows)
+        raise found.rejection(rows, images)
     return CheckedCsv(dialect, columns, tuple(header[column] for column in columns.kept), rows, images)
 
 
@@ -190,10 +215,10 @@ class _Findings:
         self._of_the_file.append(message)
         self.errors.append(RowError(line, None, code, message))
 
-    def rejection(self, rows: int) -> CsvRejected:
+    def rejection(self, rows: int, images: int) -> CsvRejected:
         bad_rows = [f"{self._bad_rows:,} of {rows:,} rows can't be used"] if self._bad_rows else []
         detail = "; ".join(bad_rows + self._of_the_file)
-        return CsvRejected(self.errors, self._bad_rows + len(self._of_the_file), detail)
+        return CsvRejected(self.errors, self._bad_rows + len(self._of_the_file), detail, rows=rows, images=images)
 
 
 class _TooManyCells(Exception):

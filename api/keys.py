@@ -1,6 +1,7 @@
 """API keys: who may use the API, and whose request is whose."""
 
 import hmac
+from collections.abc import Collection
 from http import HTTPStatus
 from ipaddress import ip_address
 
@@ -8,23 +9,31 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from api.problems import Problem
+from api.rate_limit import RateLimit, address_of
 from infra.settings import Settings, SettingsError, parse_api_keys
 
 OWNER = web.RequestKey("owner", str)
 
-# Probes for machines, and the images, whose addresses stand in the output CSVs for everybody.
-OPEN_PREFIXES = ("/healthz", "/readyz", "/metrics", "/images/", "/docs", "/openapi.json", "/asyncapi.json")
 
+def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collection[Handler]) -> Middleware:
+    """Ask for a key where keys are set, and put its name into the request; count the requests of each client.
 
-def keys_middleware(settings: Settings) -> Middleware:
-    """Ask for a key where keys are set, and put its name into the request."""
+    ``open_handlers`` answer to anybody: probes, documents, and the images, whose addresses stand in output CSVs.
+    """
     keys = parse_api_keys(settings.api_keys.get_secret_value()) if settings.api_keys else {}
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         request[OWNER] = ""
-        if keys and request.path != "/" and not request.path.startswith(OPEN_PREFIXES):
-            request[OWNER] = _owner_of(_sent_key(request), keys)
+        if request.match_info.handler in open_handlers:
+            return await handler(request)
+        if keys:
+            owner = _owner_of(_sent_key(request), keys)
+            if owner is None:
+                limit.require(f"address {address_of(request)}")  # guessing keys has its price
+                raise _unauthorized()
+            request[OWNER] = owner
+        limit.require(f"key {request[OWNER]}" if keys else f"address {address_of(request)}")
         return await handler(request)
 
     return check
@@ -35,17 +44,20 @@ def _sent_key(request: web.Request) -> str:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("X-API-Key", "")
 
 
-def _owner_of(sent: str, keys: dict[str, str]) -> str:
+def _owner_of(sent: str, keys: dict[str, str]) -> str | None:
     # Every key is compared, in constant time, so that the time taken tells nothing.
-    matches = [name for name, key in keys.items() if hmac.compare_digest(sent.encode(), key.encode())]
-    if not matches:
-        raise Problem(
-            HTTPStatus.UNAUTHORIZED,
-            "unauthorized",
-            "send a valid key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-    return matches[0]
+    encoded = sent.encode(errors="surrogateescape")
+    matches = [name for name, key in keys.items() if hmac.compare_digest(encoded, key.encode())]
+    return matches[0] if matches else None
+
+
+def _unauthorized() -> Problem:
+    return Problem(
+        HTTPStatus.UNAUTHORIZED,
+        "unauthorized",
+        "send a valid key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
 
 
 def require_safe_address(settings: Settings) -> None:

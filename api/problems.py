@@ -4,15 +4,38 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
-import orjson
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 log = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:shrinkstream:problem:"
+
+
+class RowProblem(BaseModel):
+    """One thing that is wrong with an uploaded CSV."""
+
+    row: int = Field(description="line of the file, from 1, on which the row begins, as a text editor counts")
+    column: str | None = Field(description="header cell of the column, if it is about one")
+    code: str = Field(description="stable")
+    message: str = Field(description="the same for people")
+
+
+class ProblemDetails(BaseModel):
+    """What every error is answered with (RFC 9457)."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+
+    type: str = Field(pattern=f"^{TYPE_PREFIX}[a-z0-9-]+$", description="stable, for programs")
+    title: str = Field(description="the HTTP status in words")
+    status: int
+    detail: str = Field(description="what is wrong here, for people")
+    errors: list[RowProblem] | None = Field(None, description="of a CSV: what is wrong with its first 100 bad rows")
+    error_count: int | None = Field(None, description="of a CSV: how many rows are bad in all")
 
 
 class Problem(Exception):
@@ -24,7 +47,7 @@ class Problem(Exception):
         code: str,
         detail: str,
         *,
-        errors: Sequence[Mapping[str, Any]] | None = None,
+        errors: Sequence[RowProblem] | None = None,
         headers: Mapping[str, str] | None = None,
         **members: Any,
     ) -> None:
@@ -37,17 +60,19 @@ class Problem(Exception):
         self.members = members
 
     def response(self) -> web.Response:
-        body: dict[str, Any] = {
-            "type": TYPE_PREFIX + self.code,
-            "title": self.status.phrase,
-            "status": self.status.value,
-            "detail": self.detail,
-            **self.members,
-        }
-        if self.errors is not None:
-            body["errors"] = list(self.errors)
+        members = self.members if self.errors is None else {**self.members, "errors": list(self.errors)}
+        details = ProblemDetails(
+            type=TYPE_PREFIX + self.code,
+            title=self.status.phrase,
+            status=self.status.value,
+            detail=self.detail,
+            **members,
+        )
         return web.Response(
-            status=self.status.value, body=orjson.dumps(body), content_type=CONTENT_TYPE, headers=self.headers
+            status=self.status.value,
+            body=details.model_dump_json(by_alias=True, exclude_unset=True).encode(),
+            content_type=CONTENT_TYPE,
+            headers=self.headers,
         )
 
 
@@ -62,6 +87,10 @@ def unavailable(what: str) -> Problem:
         f"{what}; try again in a moment",
         headers={"Retry-After": "2"},
     )
+
+
+def internal_error() -> Problem:
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong here, and it has been logged")
 
 
 @web.middleware
@@ -79,9 +108,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return Problem(status, _code(status), _detail(error), headers=allowed).response()
     except Exception:
         log.exception("request failed", method=request.method, path=request.path)
-        return Problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong here, and it has been logged"
-        ).response()
+        return internal_error().response()
 
 
 def _code(status: HTTPStatus) -> str:

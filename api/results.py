@@ -7,7 +7,8 @@ from aiohttp import web
 
 from api.context import CONTEXT
 from api.problems import Problem, unavailable
-from api.status import status_of
+from api.routes import Answer, Parameter, Route
+from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.storage import StorageError, StoredObject
 
 IMAGE_TYPES = {
@@ -83,9 +84,48 @@ async def _send(request: web.Request, stored: StoredObject, headers: dict[str, s
     return response
 
 
-def routes() -> list[web.RouteDef]:
+def routes() -> list[Route]:
     return [
-        web.get("/api/download/{request_id}", download),
-        web.get("/download/{request_id}", download),
-        web.get("/images/{path:.+}", image),
+        Route(
+            "GET",
+            "/api/download/{request_id}",
+            download,
+            tag="Requests",
+            summary="Download the output CSV",
+            description="The rows of the upload in their order, with `Output Image URLs` added: the n-th output URL"
+            " belongs to the n-th input URL. A failed image leaves its place empty, and a column `Errors` says why.",
+            parameters=(REQUEST_ID,),
+            answers={
+                HTTPStatus.OK: Answer(
+                    "The output CSV, in UTF-8 with a byte order mark",
+                    {"text/csv": str},
+                    {"Content-Disposition": "attachment, with a file name"},
+                )
+            },
+            problems={
+                **REQUEST_PROBLEMS,
+                HTTPStatus.CONFLICT: "The request is not completed; `Retry-After` says when to ask again.",
+                HTTPStatus.GONE: "The output CSV was taken out of the storage.",
+            },
+            aliases=("/download/{request_id}",),
+        ),
+        Route(
+            "GET",
+            "/images/{path:.+}",
+            image,
+            tag="Images",
+            summary="Get a stored image",
+            description="Its address stands in the output CSV. Its bytes never change.",
+            parameters=(
+                Parameter("path", "path", str, "request id, image index and format", f"{REQUEST_ID.example}/0.jpg"),
+            ),
+            answers={
+                HTTPStatus.OK: Answer("The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "of the bytes"})
+            },
+            problems={
+                HTTPStatus.NOT_FOUND: "There is no such image.",
+                HTTPStatus.SERVICE_UNAVAILABLE: "The storage doesn't answer; try again after `Retry-After` seconds.",
+            },
+            needs_key=False,
+        ),
     ]

@@ -9,11 +9,20 @@ from aiohttp import web
 from api.context import CONTEXT
 from api.keys import OWNER
 from api.problems import not_found, unavailable
+from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.status import Status
 
 RETRY_AFTER_SECONDS = "1"
+
+REQUEST_ID = Parameter(
+    "request_id", "path", str, "`requestId` of the upload's answer", "b2da3e5f-e062-435c-aaa5-a9d67346ed1d"
+)
+REQUEST_PROBLEMS = {
+    HTTPStatus.NOT_FOUND: "There is no such request, or another key made it.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "It is not known just now; try again after `Retry-After` seconds.",
+}
 
 
 async def status_of(request: web.Request) -> Status:
@@ -51,5 +60,32 @@ def _matches(request: web.Request, etag: str) -> bool:
     return any(tag.value in ("*", etag.strip('"')) for tag in known)
 
 
-def routes() -> list[web.RouteDef]:
-    return [web.get(path, get_status) for path in ("/api/status/{request_id}", "/status/{request_id}")]
+def routes() -> list[Route]:
+    return [
+        Route(
+            "GET",
+            "/api/status/{request_id}",
+            get_status,
+            tag="Requests",
+            summary="Tell how far a request is",
+            description="Ask until `status` is `completed`; send the `ETag` back as `If-None-Match`, and the answer is"
+            " 304 without a body until something changed.",
+            parameters=(
+                REQUEST_ID,
+                Parameter("If-None-Match", "header", str, "`ETag` of the status that the client has"),
+            ),
+            answers={
+                HTTPStatus.OK: Answer(
+                    "How far it is",
+                    {"application/json": Status},
+                    {
+                        "ETag": "of this status",
+                        "Retry-After": "seconds until asking again, while processing",
+                    },
+                ),
+                HTTPStatus.NOT_MODIFIED: Answer("Nothing changed since the status that has this `ETag`"),
+            },
+            problems=REQUEST_PROBLEMS,
+            aliases=("/status/{request_id}",),
+        )
+    ]

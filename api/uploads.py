@@ -9,40 +9,45 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 from uuid import uuid4
 
 import structlog
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiokafka.errors import KafkaError
-from aiokafka.structs import RecordMetadata
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema, computed_field
+from pydantic.alias_generators import to_camel
 
 from api.context import CONTEXT, Context
-from api.csv_reader import CheckedCsv, CsvRejected, Row, check, read_rows
+from api.csv_reader import CheckedCsv, CsvRejected, Row, check_in_steps, next_step, read_rows
 from api.idempotency import Claim, IdempotencyKeys
 from api.keys import OWNER
-from api.problems import Problem, unavailable
+from api.problems import Problem, RowProblem, unavailable
+from api.routes import Answer, Parameter, Route
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
+from streams.event_log import EventBatches
 from streams.events import ImageRequested, RequestCreated, utc_now
 
 log = structlog.get_logger(__name__)
 
 RECEIVE_TIMEOUT = 900.0  # seconds for one upload in all
 PIECE_TIMEOUT = 30.0  # seconds between two pieces of an upload
-WRITE_BUFFER = 1024 * 1024
+WRITE_BUFFER = 256 * 1024
 MAX_FIELD_BYTES = 8 * 1024
-ROWS_AT_ONCE = 500
-EVENTS_IN_FLIGHT = 4000
+MAX_FIELDS = 100
+MAX_IDEMPOTENCY_KEY_CHARS = 255
+EVENTS_AT_ONCE = 1000
+CSV_THREADS = 2
 
 RAW_TYPES = frozenset(
     {
@@ -54,8 +59,14 @@ RAW_TYPES = frozenset(
         "application/octet-stream",
     }
 )
+# An empty one is that of a web form that was not filled in, and names no receiver.
+WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
+
 # What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
 _BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
+T = TypeVar("T")
+
+CONTENT_ENCODINGS = ("gzip", "deflate", "identity")
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
 
 
@@ -67,32 +78,145 @@ class Received:
     sha256: str = ""
     size: int = 0
     content_type: str | None = None
-    fields: dict[str, str] = field(default_factory=dict)
+    webhook_urls: list[str] = field(default_factory=list)
 
-    @property
-    def webhook_url(self) -> str | None:
-        return next((self.fields[name] for name in WEBHOOK_FIELDS if self.fields.get(name)), None)
+
+class Accepted(BaseModel):
+    """An upload became a request."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    message: str
+    request_id: str
+
+    @computed_field(alias="request_id")
+    def request_id_in_snake_case(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
+
+
+class Report(BaseModel):
+    """What an upload would come to; ``rows`` and ``images`` count what was read, bad or not."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    valid: bool = Field(description="whether the same upload without `validate_only` would be accepted")
+    rows: int
+    images: int
+    detail: str = Field(description="the outcome in one sentence, for people")
+    errors: list[RowProblem] = Field(description="what is wrong with the first 100 bad rows")
+    error_count: int = Field(description="how many rows are bad in all")
+
+
+class UploadForm(BaseModel):
+    """The form of an upload. Whatever its name is, the one part with a file name is the CSV."""
+
+    file: bytes = Field(description="the CSV")
+    webhookUrl: WebhookUrl = Field("", description="told when the request is completed; also `webhook_url`")
 
 
 async def upload(request: web.Request) -> web.Response:
     """``POST /api/upload`` and its aliases."""
+    validate_only = _flag(request, "validate_only")
+    idempotency_key = _idempotency_key(request)
+    with request.app[UPLOADS].one_more():
+        return await (_validate(request) if validate_only else _accept(request, idempotency_key))
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    match request.query.get(name, "false").lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter", f"{name} is either true or false")
+
+
+class UploadsUnderWay:
+    """Bounds how many uploads are received, checked and written at once, and so the memory that they take.
+
+    Their work is Python code, of which one thread at a time gets on: more threads would only keep the event loop
+    waiting for its turn.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._count = 0
+        self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
+
+    async def in_turn(self, step: Callable[[], T]) -> T:
+        """Run a short step of one upload's work on its file, in turn with those of the others."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """Take a place while the upload lasts, or raise a 503 that says when to come back."""
+        if self._count >= self._limit:
+            raise unavailable(f"{self._limit} uploads are under way already")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+
+UPLOADS = web.AppKey("uploads", UploadsUnderWay)
+
+
+async def _validate(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with _receive(request, context.settings) as received:
-        webhook_url = _checked_webhook_url(received.webhook_url, context)
-        checked = await _check(received, context.settings)
-        claim = await _claim(request, context, received.sha256)
+        _checked_webhook_url(received.webhook_urls, context)
+        try:
+            checked = await _check(received, context.settings, request.app[UPLOADS])
+        except CsvRejected as rejected:
+            report = Report(
+                valid=False,
+                rows=rejected.rows,
+                images=rejected.images,
+                detail=rejected.detail,
+                errors=_row_problems(rejected),
+                error_count=rejected.error_count,
+            )
+        else:
+            report = Report(
+                valid=True,
+                rows=checked.rows,
+                images=checked.images,
+                detail="the file can be used as it is",
+                errors=[],
+                error_count=0,
+            )
+    return web.json_response(text=report.model_dump_json(by_alias=True))
+
+
+async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
+    context = request.app[CONTEXT]
+    async with _receive(request, context.settings) as received:
+        webhook_url = _checked_webhook_url(received.webhook_urls, context)
+        try:
+            checked = await _check(received, context.settings, request.app[UPLOADS])
+        except CsvRejected as rejected:
+            raise Problem(
+                HTTPStatus.UNPROCESSABLE_ENTITY,
+                "csv-rejected",
+                rejected.detail,
+                errors=_row_problems(rejected),
+                errorCount=rejected.error_count,
+            ) from None
+        claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
         if claim.is_new or await context.status(claim.request_id) is None:
-            await _write_events(context, claim, received, checked, request[OWNER], webhook_url)
+            await _write_events(context, request.app[UPLOADS], claim, received, checked, request[OWNER], webhook_url)
     return _accepted(claim.request_id)
 
 
 def _accepted(request_id: str) -> web.Response:
+    answer = Accepted(message="The file was accepted and its images are being processed.", request_id=request_id)
     return web.json_response(
-        {
-            "message": "The file was accepted and its images are being processed.",
-            "requestId": request_id,
-            "request_id": request_id,
-        },
+        text=answer.model_dump_json(by_alias=True),
         status=HTTPStatus.ACCEPTED,
         headers={"Location": f"/api/status/{request_id}"},
     )
@@ -110,13 +234,15 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             try:
                 async with asyncio.timeout(RECEIVE_TIMEOUT):
                     await _receive_into(request, received, file, settings.max_upload_bytes)
-            except (ClientPayloadError, ConnectionError):
-                raise Problem(HTTPStatus.BAD_REQUEST, "upload-broken-off", "the upload broke off") from None
+            except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
+                raise Problem(
+                    HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload broke off, or can't be unpacked"
+                ) from None
             except TimeoutError:
                 raise Problem(
                     HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time"
                 ) from None
-        received.fields = {**request.query, **received.fields}
+        received.webhook_urls += [url for name in WEBHOOK_FIELDS for url in request.query.getall(name, ())]
         yield received
     finally:
         with suppress(FileNotFoundError):
@@ -124,9 +250,13 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
 
 
 async def _receive_into(request: web.Request, received: Received, file: BinaryIO, limit: int) -> None:
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    # aiohttp unpacks it, a bounded piece at a time; what is counted and written is the unpacked file.
+    if request.headers.get("Content-Encoding", "identity").lower() not in CONTENT_ENCODINGS:
         raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported-encoding", "send the CSV without Content-Encoding"
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-encoding",
+            f"Content-Encoding may be {', '.join(CONTENT_ENCODINGS)}",
+            headers={"Accept-Encoding": ", ".join(CONTENT_ENCODINGS)},
         )
     if request.content_length is not None and request.content_length > limit + WRITE_BUFFER:
         raise _too_large(limit)
@@ -135,6 +265,8 @@ async def _receive_into(request: web.Request, received: Received, file: BinaryIO
     elif request.content_type in RAW_TYPES:
         received.content_type = request.headers.get("Content-Type")
         await _spool(request.content.iter_chunked(WRITE_BUFFER), received, file, limit)
+        if not received.size:
+            raise Problem(HTTPStatus.BAD_REQUEST, "body-missing", "the request has no body: send the CSV in it")
     else:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -153,8 +285,9 @@ async def _multipart(request: web.Request) -> MultipartReader:
 
 async def _receive_form(form: MultipartReader, received: Received, file: BinaryIO, limit: int) -> None:
     found = False
+    fields = 0
     try:
-        async for part in form:
+        while (part := await _in_time(form.next())) is not None:
             if not isinstance(part, BodyPartReader):
                 raise _bad_form("it has a form inside a form")
             # The published clients call the part `file`, `csv` or `csvFile`: what counts is that it is a file.
@@ -164,10 +297,14 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
                 found = True
                 received.content_type = part.headers.get("Content-Type")
                 await _spool(_chunks(part), received, file, limit)
-            elif part.name:
-                received.fields[part.name] = await _field(part)
-    except _BROKEN_FORM as error:
-        raise _bad_form(str(error)[:200] or "it breaks off") from None
+                continue
+            value = await _field(part)
+            if (fields := fields + 1) > MAX_FIELDS:
+                raise _bad_form(f"it has more than {MAX_FIELDS} fields")
+            if part.name in WEBHOOK_FIELDS:
+                received.webhook_urls.append(value)
+    except _BROKEN_FORM:
+        raise _bad_form("it is broken, or breaks off") from None
     if not found:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -185,9 +322,15 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
         yield chunk
 
 
+async def _in_time(piece: Awaitable[T]) -> T:
+    """Wait for the next piece of an upload. Raises TimeoutError where it doesn't come."""
+    async with asyncio.timeout(PIECE_TIMEOUT):
+        return await piece
+
+
 async def _field(part: BodyPartReader) -> str:
     value = bytearray()
-    async for chunk in _chunks(part):
+    while chunk := await _in_time(part.read_chunk(MAX_FIELD_BYTES)):
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
@@ -204,7 +347,7 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
     iterator = aiter(chunks)
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(iterator), PIECE_TIMEOUT)
+            chunk = await _in_time(anext(iterator))
         except StopAsyncIteration:
             break
         received.size += len(chunk)
@@ -228,51 +371,53 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-def _checked_webhook_url(given: str | None, context: Context) -> str | None:
-    if given is None:
-        return context.settings.webhook_url
+def _checked_webhook_url(given: Sequence[str], context: Context) -> str | None:
+    """The first URL that is given, if all of them can be used; the form's come before the query's."""
+    urls = [url for url in given if url]
     try:
-        check_url(given, context.fetch_allow)
+        for url in urls:
+            check_url(url, context.fetch_allow)
     except ForbiddenUrl as error:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY, "bad-webhook-url", f"webhookUrl can't be used: {error.detail}"
         ) from None
-    return given
+    return urls[0] if urls else context.settings.webhook_url
 
 
-async def _check(received: Received, settings: Settings) -> CheckedCsv:
-    try:
-        return await asyncio.to_thread(
-            check,
-            received.path,
-            max_images=settings.max_images_per_request,
-            content_type=received.content_type,
-        )
-    except CsvRejected as rejected:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "csv-rejected",
-            rejected.detail,
-            errors=[
-                {"row": error.row, "column": error.column, "code": error.code, "message": error.message}
-                for error in rejected.errors
-            ],
-            errorCount=rejected.error_count,
-        ) from None
+async def _check(received: Received, settings: Settings, uploads: UploadsUnderWay) -> CheckedCsv:
+    """Raises CsvRejected."""
+    steps = check_in_steps(
+        received.path, max_images=settings.max_images_per_request, content_type=received.content_type
+    )
+    while True:
+        checked = await uploads.in_turn(partial(next_step, steps))
+        if checked is not None:
+            return checked
 
 
-async def _claim(request: web.Request, context: Context, body_sha256: str) -> Claim:
+def _row_problems(rejected: CsvRejected) -> list[RowProblem]:
+    return [
+        RowProblem(row=error.row, column=error.column, code=error.code, message=error.message)
+        for error in rejected.errors
+    ]
+
+
+def _idempotency_key(request: web.Request) -> str:
     key = request.headers.get("Idempotency-Key", "").strip()
-    new = Claim(str(uuid4()), body_sha256, utc_now(), is_new=True)
-    if not key:
-        return new
-    if len(key) > 255:
+    if len(key) > MAX_IDEMPOTENCY_KEY_CHARS:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "bad-idempotency-key",
-            "Idempotency-Key may have at most 255 characters",
+            f"Idempotency-Key may have at most {MAX_IDEMPOTENCY_KEY_CHARS} characters",
         )
-    claim = await IdempotencyKeys(context.session).claim(request[OWNER], key, new)
+    return key
+
+
+async def _claim(context: Context, owner: str, key: str, body_sha256: str) -> Claim:
+    new = Claim(str(uuid4()), body_sha256, utc_now(), is_new=True)
+    if not key:
+        return new
+    claim = await IdempotencyKeys(context.session).claim(owner, key, new)
     if claim.body_sha256 != body_sha256:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -284,85 +429,116 @@ async def _claim(request: web.Request, context: Context, body_sha256: str) -> Cl
 
 async def _write_events(
     context: Context,
+    uploads: UploadsUnderWay,
     claim: Claim,
     received: Received,
     checked: CheckedCsv,
     owner: str,
     webhook_url: str | None,
 ) -> None:
-    writer = _Writer(context, claim.request_id, claim.created_at, owner)
+    batches = await context.event_log.start_batches("image_requests")
+    events = _image_requests(read_rows(received.path, checked), claim, context.settings.quality, owner)
     try:
-        async for rows in _batches(read_rows(received.path, checked)):
-            for row in rows:
-                await writer.write(row)
-        await writer.finish()
+        while await uploads.in_turn(partial(_add_some, batches, events)):
+            await batches.send()
         await context.event_log.append(
             RequestCreated(
                 request_id=claim.request_id,
                 time=claim.created_at,
-                total=writer.images,
+                total=checked.images,
                 rows=checked.rows,
                 header=checked.header,
                 body_sha256=received.sha256,
                 owner=owner,
                 webhook_url=webhook_url,
-                image_offsets=writer.offsets,
+                image_offsets=await batches.finish(),
             )
         )
     except KafkaError as error:
         log.warning("upload not written", request_id=claim.request_id, error=str(error))
         raise unavailable("Kafka doesn't take the upload's events") from None
-    log.info("request created", request_id=claim.request_id, rows=checked.rows, images=writer.images)
+    log.info("request created", request_id=claim.request_id, rows=checked.rows, images=checked.images)
 
 
-async def _batches(rows: Iterator[Row]) -> AsyncIterator[list[Row]]:
-    """Read the rows in a thread, some at a time."""
-    while batch := await asyncio.to_thread(lambda: list(islice(rows, ROWS_AT_ONCE))):
-        yield batch
-
-
-class _Writer:
-    """Writes the ImageRequested events of one request and remembers where on the topic they are."""
-
-    def __init__(self, context: Context, request_id: str, time: datetime, owner: str) -> None:
-        self._log = context.event_log
-        self._request_id = request_id
-        self._time = time
-        self._owner = owner
-        self._quality = context.settings.quality
-        self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
-        self.images = 0
-        self.offsets: dict[int, tuple[int, int]] = {}
-
-    async def write(self, row: Row) -> None:
+def _image_requests(rows: Iterator[Row], claim: Claim, quality: int, owner: str) -> Iterator[ImageRequested]:
+    index = 0
+    for row in rows:
         for position, url in enumerate(row.urls):
-            event = ImageRequested(
-                request_id=self._request_id,
-                time=self._time,
-                index=self.images,
+            yield ImageRequested(
+                request_id=claim.request_id,
+                time=claim.created_at,
+                index=index,
                 row=row.number,
                 position=position,
                 serial=row.serial,
                 product_name=row.product_name,
                 input_url=url,
                 cells=row.cells if position == 0 else None,
-                quality=self._quality,
-                owner=self._owner,
+                quality=quality,
+                owner=owner,
             )
-            self._pending.append(await self._log.enqueue(event))
-            self.images += 1
-        while len(self._pending) > EVENTS_IN_FLIGHT or (self._pending and self._pending[0].done()):
-            self._note(await self._pending.popleft())
-
-    async def finish(self) -> None:
-        while self._pending:
-            self._note(await self._pending.popleft())
-
-    def _note(self, written: RecordMetadata) -> None:
-        first, last = self.offsets.get(written.partition, (written.offset, written.offset))
-        self.offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+            index += 1
 
 
-def routes() -> list[web.RouteDef]:
+def _add_some(batches: EventBatches, events: Iterator[ImageRequested]) -> int:
+    """Add the next events, in a thread; returns how many there were."""
+    count = 0
+    for event in islice(events, EVENTS_AT_ONCE):
+        batches.add(event)
+        count += 1
+    return count
+
+
+def routes() -> list[Route]:
     """The upload under its own name and those of the systems whose clients work unchanged."""
-    return [web.post(path, upload) for path in ("/api/upload", "/api/images/upload", "/upload")]
+    return [
+        Route(
+            "POST",
+            "/api/upload",
+            upload,
+            tag="Requests",
+            summary="Upload a CSV of image URLs",
+            description="The CSV has the columns `S. No.`, `Product Name` and `Input Image URLs`, in any order and with"
+            " others beside them; a cell holds one or more URLs, separated by commas. It comes as the file of a form,"
+            f" or as the body itself ({', '.join(f'`{name}`' for name in sorted(RAW_TYPES))}), packed with gzip or not."
+            " One bad row refuses all of it, and nothing of it is processed then.",
+            parameters=(
+                Parameter(
+                    "validate_only", "query", bool, "only tell what would come of it (200); nothing is written or done"
+                ),
+                Parameter(
+                    "webhookUrl",
+                    "query",
+                    WebhookUrl,
+                    "told when the request is completed; also `webhook_url`, and also as a field of the form",
+                    "https://shop.example/hook",
+                ),
+                Parameter(
+                    "Idempotency-Key",
+                    "header",
+                    Annotated[str, StringConstraints(max_length=MAX_IDEMPOTENCY_KEY_CHARS)],
+                    "makes an upload safe to repeat: the same key and file within 24 hours are answered with the first"
+                    " request's id",
+                    "order-4711",
+                ),
+            ),
+            body={"multipart/form-data": UploadForm, "text/csv": str},
+            answers={
+                HTTPStatus.ACCEPTED: Answer(
+                    "The upload is a request now", {"application/json": Accepted}, {"Location": "its status"}
+                ),
+                HTTPStatus.OK: Answer("With `validate_only`: what would come of it", {"application/json": Report}),
+            },
+            problems={
+                HTTPStatus.BAD_REQUEST: "The form or the packed body can't be read, or broke off.",
+                HTTPStatus.REQUEST_TIMEOUT: "The upload did not arrive in time.",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The CSV is too large, packed or unpacked.",
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is neither a form nor a CSV.",
+                HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV can't be used, each bad row named in `errors`; or the webhook"
+                " URL or the Idempotency-Key can't.",
+                HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra doesn't answer, or too many uploads are under way;"
+                " try again after `Retry-After` seconds.",
+            },
+            aliases=("/api/images/upload", "/upload"),
+        )
+    ]

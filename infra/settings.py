@@ -26,6 +26,7 @@ MIB = 1024 * 1024
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
+_ORIGIN = re.compile(r"https?://[^\s/?#@,A-Z]+")
 
 
 class SettingsError(ExplainedError):
@@ -105,6 +106,18 @@ class Settings(BaseSettings):
         description="serve without API keys on other addresses than loopback, as behind a proxy with its own",
     )
 
+    cors_origins: str = Field(
+        "",
+        description="origins of web pages that may use the API from a browser (https://shop.example), comma-separated,"
+        " or *; unset: none",
+    )
+    rate_limit: float = Field(
+        200.0,
+        ge=0,
+        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any",
+    )
+    rate_limit_burst: int = Field(2000, ge=1, description="requests that may come at once on top of that")
+
     quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
     fetch_allow: str = Field(
         "",
@@ -129,6 +142,9 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(
         1000, ge=0, description="clients that may follow requests by Server-Sent Events, in one API process"
     )
+    max_uploads: int = Field(
+        256, ge=1, description="uploads under way at once in one API process; more are told to come back"
+    )
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
@@ -148,6 +164,12 @@ class Settings(BaseSettings):
             parts = urlsplit(value)
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("write it as http://host/… or https://host/…")
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_origins(cls, value: str) -> str:
+        parse_origins(value)
         return value
 
     @field_validator("fetch_allow")
@@ -202,6 +224,15 @@ def parse_api_keys(text: str) -> dict[str, str]:
             raise ValueError(f"the name {name!r} stands twice")
         keys[name] = key
     return keys
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """``scheme://host[:port]``, comma-separated, or ``*`` → the origins as browsers send them."""
+    origins = frozenset(entry for entry in (part.strip() for part in text.split(",")) if entry)
+    for origin in origins - {"*"}:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin: write https://host without a path, in lower case")
+    return origins
 
 
 def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:

@@ -1,13 +1,71 @@
 """Writing events: the one way in which every part of the system does it."""
 
 import asyncio
+from collections import deque
 
 from aiokafka.structs import RecordMetadata
 
-from infra.kafka import Producer
+from infra.kafka import Batch, Producer, partition_of
 from infra.settings import Settings
-from streams.events import HEADERS, Event
+from streams.events import HEADERS, Event, TopicName
 from streams.topics import Topics
+
+MAX_BATCHES_BYTES = 1024 * 1024
+MIN_BATCH_BYTES = 16 * 1024
+
+
+class EventBatches:
+    """Writes many events of one topic, those of one partition together, at a fraction of the cost of each by itself.
+
+    ``add`` runs in any one thread at a time, ``send`` in the event loop's, also while ``add`` runs. At most one
+    MiB of events is kept back (more only where there are more than 64 partitions), and as much again is on its way.
+    """
+
+    def __init__(self, producer: Producer, topic: str, partitions: int) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partitions = partitions
+        self._batch_bytes = max(MIN_BATCH_BYTES, MAX_BATCHES_BYTES // partitions)
+        self._open: dict[int, Batch] = {}
+        self._full: deque[tuple[int, Batch]] = deque()
+        self._sent: deque[tuple[int, asyncio.Future[RecordMetadata]]] = deque()
+        self.offsets: dict[int, tuple[int, int]] = {}
+
+    def add(self, event: Event) -> None:
+        """Put an event into the batch of its partition."""
+        key, value = event.key, event.encode()
+        partition = partition_of(key, self._partitions)
+        batch = self._open.get(partition)
+        if batch is not None and (batch.size > self._batch_bytes or not batch.append(key, value, HEADERS)):
+            self._full.append((partition, self._open.pop(partition)))
+            batch = None
+        if batch is None:
+            batch = self._open[partition] = self._producer.new_batch()
+            batch.append(key, value, HEADERS)
+
+    async def send(self) -> None:
+        """Hand over the batches that are full, waiting for room. Raises KafkaError for any that was not taken."""
+        while self._full:
+            partition, batch = self._full.popleft()
+            sent = await self._producer.send_batch(batch, self._topic, partition)
+            self._sent.append((batch.count, sent))
+            while self._sent and (self._sent[0][1].done() or len(self._sent) > self._partitions):
+                await self._note()
+
+    async def finish(self) -> dict[int, tuple[int, int]]:
+        """Write the rest and wait until the brokers have all: partition → first and last offset of these events."""
+        self._full.extend(self._open.items())
+        self._open.clear()
+        await self.send()
+        while self._sent:
+            await self._note()
+        return self.offsets
+
+    async def _note(self) -> None:
+        count, sent = self._sent.popleft()
+        written = await sent
+        first, last = self.offsets.get(written.partition, (written.offset, written.offset))
+        self.offsets[written.partition] = (min(first, written.offset), max(last, written.offset + count - 1))
 
 
 class EventLog:
@@ -31,6 +89,11 @@ class EventLog:
         """Write one event among many: the future is done when the brokers have it."""
         topic = getattr(self.topics, event.topic)
         return await self._producer.send(topic, event.key, event.encode(), HEADERS, partition=partition)
+
+    async def start_batches(self, topic: TopicName) -> "EventBatches":
+        """For many events of one topic; see EventBatches."""
+        name = getattr(self.topics, topic)
+        return EventBatches(self._producer, name, await self._producer.partitions_of(name))
 
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str

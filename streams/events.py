@@ -6,6 +6,7 @@ outside this module knows that. An id is derived from what happened and to what,
 fact written twice has the same id, and a reader drops the repeat by it.
 """
 
+import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,6 +28,15 @@ def utc_now() -> datetime:
     """The current time in UTC, in whole milliseconds, which is what every event carries."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def _uuid5(name: str) -> str:
+    """``str(uuid5(NAMESPACE, name))`` (RFC 9562, 5.5) in a third of the time: every event of an upload has one."""
+    digest = bytearray(hashlib.sha1(NAMESPACE.bytes + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50
+    digest[8] = digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class UnreadableEvent(Exception):
@@ -82,7 +92,7 @@ class Event(BaseModel):
 
     @property
     def id(self) -> str:
-        return str(uuid5(NAMESPACE, f"{type(self).__name__}/{self.subject}/{self.occurrence}"))
+        return _uuid5(f"{type(self).__name__}/{self.subject}/{self.occurrence}")
 
     @classmethod
     def event_type(cls) -> str:
@@ -102,6 +112,29 @@ class Event(BaseModel):
             },
             option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS,
         )
+
+    @classmethod
+    def envelope_schema(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """The JSON schema of what ``encode`` writes, around ``data``, the schema of the event's own fields."""
+        return {
+            "type": "object",
+            "description": cls.__doc__,
+            "required": ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "data"],
+            "properties": {
+                "specversion": {"const": "1.0"},
+                "id": {
+                    "type": "string",
+                    "format": "uuid",
+                    "description": "the same whenever the same fact is written again: drop repeats by it",
+                },
+                "source": {"const": SOURCE},
+                "type": {"const": cls.event_type()},
+                "subject": {"type": "string", "description": "the request id; for an image, request-id/image-index"},
+                "time": {"type": "string", "format": "date-time", "description": "when it happened, in UTC"},
+                "datacontenttype": {"const": "application/json"},
+                "data": data,
+            },
+        }
 
     @classmethod
     def from_data(cls, data: dict[str, Any], time: datetime) -> Self:

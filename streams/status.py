@@ -1,7 +1,7 @@
 """The status object: what people, programs and webhook receivers are told about a request."""
 
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
@@ -36,7 +36,7 @@ class Status(BaseModel):
         return self.request_id
 
     @computed_field
-    def progress(self) -> int:
+    def progress(self) -> Annotated[int, Field(ge=0, le=100)]:
         """Percent of the images that have their result; the last percent is the output CSV."""
         if self.status == "completed":
             return 100
@@ -60,6 +60,14 @@ class Status(BaseModel):
                 "run": run,
             }
         )
+
+
+class WebhookMessage(BaseModel):
+    """The body of a webhook, as Standard Webhooks has it."""
+
+    type: Literal["request.completed"]
+    timestamp: AwareDatetime
+    data: Status
 
 
 def completed_status(event: RequestCompleted, webhook: Literal["pending", "delivered", "failed"] | None) -> Status:

@@ -11,7 +11,6 @@ import time
 from datetime import UTC, datetime
 from uuid import uuid5
 
-import orjson
 import structlog
 
 from infra.outbound import OutboundClient, OutboundError
@@ -19,7 +18,7 @@ from infra.settings import parse_webhook_secret
 from streams.event_log import EventLog
 from streams.events import NAMESPACE, RequestCompleted, WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.projections.history import History
-from streams.status import completed_status
+from streams.status import WebhookMessage, completed_status
 
 log = structlog.get_logger(__name__)
 
@@ -41,14 +40,8 @@ def webhook_id(event: RequestCompleted) -> str:
 
 def message(event: RequestCompleted) -> bytes:
     """The body: what happened, when, and the status object."""
-    return orjson.dumps(
-        {
-            "type": "request.completed",
-            "timestamp": event.time,
-            "data": completed_status(event, "pending").as_dict(),
-        },
-        option=orjson.OPT_UTC_Z,
-    )
+    body = WebhookMessage(type="request.completed", timestamp=event.time, data=completed_status(event, "pending"))
+    return body.model_dump_json(by_alias=True).encode()
 
 
 class Webhooks:

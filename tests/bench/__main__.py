@@ -1,6 +1,7 @@
 """``python -m tests.bench``: every benchmark, bounded in time, on loopback only."""
 
-from tests.bench import images, replay
+from tests.bench import images, replay, uploads
 
 images.main()
 replay.main()
+uploads.main()

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
 from streams.event_log import EventLog
-from streams.events import Event, WebhookDelivered, decode
+from streams.events import HEADERS, Event, WebhookDelivered, decode
 from streams.topics import Topics
 from tests.event_loop import run
 from tests.examples import completed, created, failed, output_requested, processed, requested
@@ -188,5 +188,59 @@ def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Settings, r
         finally:
             await log.stop()
         assert abs(place.timestamp / 1000 - time.time()) < 60
+
+    run(test())
+
+
+def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_one(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    images = [requested(request_id, index) for index in range(3000)]
+    topic = Topics(kafka_settings.topic_prefix).image_requests
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            batches = await log.start_batches("image_requests")
+            for start in range(0, len(images), 500):
+                for image in images[start : start + 500]:
+                    await asyncio.to_thread(batches.add, image)
+                await batches.send()
+            offsets = await batches.finish()
+            records = await records_in(kafka_settings, topic)
+            assert sorted(record.value for record in records) == sorted(image.encode() for image in images)
+            assert all(dict(record.headers) == dict(HEADERS) for record in records)
+            for partition, (first, last) in offsets.items():
+                assert [record.offset for record in records if record.partition == partition] == [
+                    *range(first, last + 1)
+                ]
+            for image in images[:20]:
+                (batched,) = (record for record in records if record.key == image.key)
+                assert (await log.append(image)).partition == batched.partition
+        finally:
+            await log.stop()
+
+    run(test())
+
+
+def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settings) -> None:
+    async def write(log: EventLog, number: int) -> int:
+        batches = await log.start_batches("image_requests")
+        for index in range(40):
+            batches.add(requested(f"request-{number}", index))
+        return sum(last - first + 1 for first, last in (await batches.finish()).values())
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            written = await asyncio.gather(*(write(log, number) for number in range(200)))
+            # Others' records may stand between one's own, so a range may be longer than what one has written.
+            assert min(written) >= 40
+            topic = Topics(kafka_settings.topic_prefix).image_requests
+            assert len(await records_in(kafka_settings, topic)) == 200 * 40
+        finally:
+            await log.stop()
 
     run(test())

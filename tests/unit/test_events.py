@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid5
 
 import orjson
 import pytest
@@ -221,6 +222,11 @@ def test_the_key_of_an_event_is_its_request_but_for_images_to_do_which_are_sprea
 def test_the_same_fact_has_the_same_id_whenever_it_is_written() -> None:
     for event in EXAMPLES:
         assert event.model_copy(update={"time": event.time + timedelta(days=1)}).id == event.id
+
+
+@given(st.text(max_size=100))
+def test_ids_are_those_of_rfc_9562_made_in_a_faster_way(name: str) -> None:
+    assert events._uuid5(name) == str(uuid5(events.NAMESPACE, name))
 
 
 def test_different_facts_have_different_ids() -> None:

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from api.problems import Problem, not_found, problem_middleware, unavailable
+from api.problems import Problem, RowProblem, not_found, problem_middleware, unavailable
 from tests.event_loop import run
 
 MAX_BODY = 1000
@@ -28,7 +28,7 @@ async def _refuse(request: web.Request) -> web.Response:
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "bad-csv",
         "2 rows are wrong",
-        errors=[{"row": 2, "column": "S. No.", "message": "empty"}],
+        errors=[RowProblem(row=2, column="S. No.", code="serial_missing", message="empty")],
         headers={"X-Extra": "1"},
         limit=100,
     )
@@ -119,7 +119,7 @@ def test_a_wrong_method_is_told_the_right_ones() -> None:
 
 def test_a_problem_carries_its_errors_its_members_and_its_headers() -> None:
     answer, problem = ask("GET", "/refuse")
-    assert problem["errors"] == [{"row": 2, "column": "S. No.", "message": "empty"}]
+    assert problem["errors"] == [{"row": 2, "column": "S. No.", "code": "serial_missing", "message": "empty"}]
     assert problem["limit"] == 100
     assert answer.headers["X-Extra"] == "1"
 

@@ -3,7 +3,11 @@
 from typing import get_args
 
 import pytest
+from aiokafka.partitioner import DefaultPartitioner
+from hypothesis import given
+from hypothesis import strategies as st
 
+from infra.kafka import partition_of
 from streams.events import EVENT_CLASSES, TopicName
 from streams.topics import KEEP_FOREVER, LATEST_BY_KEY, PROGRESS_TABLE, Topics
 
@@ -43,3 +47,8 @@ def test_two_systems_on_one_cluster_share_nothing() -> None:
     one, two = Topics("one"), Topics("two")
     assert not set(one.configs()) & set(two.configs())
     assert one.group("progress") != two.group("progress")
+
+
+@given(st.binary(max_size=80), st.integers(1, 1024))
+def test_a_key_belongs_into_the_partition_that_every_kafka_client_puts_it_into(key: bytes, partitions: int) -> None:
+    assert partition_of(key, partitions) == DefaultPartitioner()(key, list(range(partitions)), [])

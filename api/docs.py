@@ -1,0 +1,143 @@
+"""The contracts, and the page that draws them: ``/openapi.json``, ``/asyncapi.json``, ``/docs``."""
+
+import secrets
+from http import HTTPStatus
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from api import asyncapi, openapi
+from api.routes import Answer, Parameter, Route
+from infra.settings import Settings
+from streams.status import WebhookMessage
+from streams.topics import Topics
+
+WEB = Path(__file__).parent / "web"
+
+OPENAPI = web.AppKey("openapi", bytes)
+ASYNCAPI = web.AppKey("asyncapi", bytes)
+
+_FILES = {
+    "redoc.js": ("redoc/redoc.standalone.js", "text/javascript"),
+    "docs.js": ("docs.js", "text/javascript"),
+    "docs.css": ("docs.css", "text/css"),
+}
+_PAGE = (WEB / "docs.html").read_text(encoding="utf-8")
+
+
+def describe(app: web.Application, routes: list[Route], settings: Settings) -> None:
+    """Put both documents together, once for all."""
+    release = version("shrinkstream")
+    app[OPENAPI] = orjson.dumps(
+        openapi.document(
+            routes,
+            {"request.completed": _WEBHOOK},
+            [WebhookMessage],
+            version=release,
+            server=settings.effective_public_url,
+            with_keys=settings.api_keys is not None,
+        )
+    )
+    app[ASYNCAPI] = orjson.dumps(asyncapi.document(Topics(settings.topic_prefix), version=release))
+
+
+async def openapi_json(request: web.Request) -> web.Response:
+    return web.Response(body=request.app[OPENAPI], content_type="application/json")
+
+
+async def asyncapi_json(request: web.Request) -> web.Response:
+    return web.Response(body=request.app[ASYNCAPI], content_type="application/json")
+
+
+async def docs_page(request: web.Request) -> web.Response:
+    return _page("/openapi.json")
+
+
+async def events_page(request: web.Request) -> web.Response:
+    return _page("/asyncapi.json")
+
+
+def _page(document: str) -> web.Response:
+    nonce = secrets.token_urlsafe(16)
+    # Redoc makes style elements while it draws: only those with this answer's nonce are allowed.
+    policy = (
+        f"default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data:;"
+        " font-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return web.Response(
+        text=_PAGE.replace("{nonce}", nonce).replace("{document}", document),
+        content_type="text/html",
+        headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
+    )
+
+
+async def docs_file(request: web.Request) -> web.FileResponse:
+    found = _FILES.get(request.match_info["file"])
+    if found is None:
+        raise web.HTTPNotFound
+    name, media_type = found
+    return web.FileResponse(WEB / name, headers={"Content-Type": media_type, "Cache-Control": "public, max-age=3600"})
+
+
+_WEBHOOK: dict[str, Any] = {
+    "post": {
+        "operationId": "request_completed",
+        "tags": ["Requests"],
+        "summary": "A request is completed",
+        "description": "Sent to the `webhookUrl` of the upload, by the rules of"
+        " [Standard Webhooks](https://www.standardwebhooks.com).",
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": required, "description": text, "schema": {"type": "string"}}
+            for name, required, text in (
+                ("webhook-id", True, "the same at each attempt: drop repeats by it"),
+                ("webhook-timestamp", True, "seconds since 1970 of this attempt"),
+                ("webhook-signature", False, "`v1,` and HMAC-SHA256 in base64, where a secret is set"),
+            )
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},
+        },
+        "responses": {
+            "2XX": {"description": "Received. Anything else is no success, and the delivery is tried again."},
+            "410": {"description": "Don't send this any more."},
+        },
+    }
+}
+
+
+def routes() -> list[Route]:
+    page = {HTTPStatus.OK: Answer("A page for people", {"text/html": str})}
+    document = {HTTPStatus.OK: Answer("The document", {"application/json": dict[str, Any]})}
+    return [
+        Route("GET", "/openapi.json", openapi_json, "Documents", "The API as OpenAPI", document, needs_key=False),
+        Route(
+            "GET",
+            "/asyncapi.json",
+            asyncapi_json,
+            "Documents",
+            "The events as AsyncAPI",
+            document,
+            needs_key=False,
+        ),
+        Route("GET", "/docs", docs_page, "Documents", "Read about the API", page, needs_key=False),
+        Route("GET", "/docs/events", events_page, "Documents", "Read about the events", page, needs_key=False),
+        Route(
+            "GET",
+            "/docs/{file}",
+            docs_file,
+            "Documents",
+            "Get a file of those pages",
+            {
+                HTTPStatus.OK: Answer("The file", {kind: str for _, kind in _FILES.values()}),
+                HTTPStatus.NOT_MODIFIED: Answer("It is the one that the client has"),
+            },
+            {HTTPStatus.NOT_FOUND: "There is no such file."},
+            parameters=(Parameter("file", "path", str, "its name", "docs.css"),),
+            needs_key=False,
+        ),
+    ]

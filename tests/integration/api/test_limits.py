@@ -1,0 +1,199 @@
+"""Limits that hold: on what is streamed, packed, slow, broken off or too much at once; nothing is left behind."""
+
+import gzip
+import http.client
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.integration.api.conftest import KEY, Api
+
+HEADER = b"S. No.,Product Name,Input Image URLs\n"
+CSV = HEADER + b"1,Shoe,https://shop.example/shoe.jpg\n"
+LIMIT = 1024 * 1024  # as in the fixture
+
+
+def connect(api: Api, headers: str, *, path: str = "/api/upload") -> socket.socket:
+    """An upload that has begun: its headers are sent, its body is not."""
+    parts = urlsplit(api.url)
+    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nX-API-Key: {KEY}\r\n{headers}\r\n".encode())
+    return connection
+
+
+def answer_of(connection: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+CHUNKED = "Content-Type: text/csv\r\nTransfer-Encoding: chunked\r\n"
+
+
+def test_a_streamed_body_is_refused_once_it_passes_the_limit_though_it_never_ends(api: Api) -> None:
+    with connect(api, CHUNKED) as connection:
+        for _ in range(LIMIT // 65536 + 8):
+            connection.sendall(b"%x\r\n%s\r\n" % (65536, b"x" * 65536))
+        response = answer_of(connection)
+        assert (response.status, response.headers["Content-Type"]) == (413, "application/problem+json")
+        assert api.spooled() == []
+
+
+def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(api: Api) -> None:
+    connection = connect(api, f"Content-Type: text/csv\r\nContent-Length: {10 * LIMIT}\r\n")
+    response = answer_of(connection)
+    assert response.status == 413
+    assert response.headers["Content-Type"] == "application/problem+json"
+    connection.close()
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
+def test_a_packed_csv_is_unpacked_and_checked(api: Api, pack: Callable[[bytes], bytes]) -> None:
+    encoding = "gzip" if pack is gzip.compress else "deflate"
+    answer = api.call(
+        "POST", "/api/upload?validate_only=true", pack(CSV), Content_Type="text/csv", Content_Encoding=encoding
+    )
+    assert (answer.status, answer.json["images"]) == (200, 1)
+
+
+def test_a_bomb_of_packed_bytes_is_counted_unpacked_and_fills_no_memory(api: Api) -> None:
+    bomb = gzip.compress(HEADER + b" " * 300 * LIMIT)
+    assert len(bomb) < LIMIT
+    before = psutil.Process(api.process.pid).memory_info().rss
+    answer = api.call("POST", "/api/upload", bomb, Content_Type="text/csv", Content_Encoding="gzip")
+    assert (answer.status, answer.json["type"]) == (413, "urn:shrinkstream:problem:too-large")
+    assert psutil.Process(api.process.pid).memory_info().rss - before < 50 * LIMIT
+
+
+def test_bytes_that_are_not_packed_as_they_say_are_refused(api: Api) -> None:
+    answer = api.call("POST", "/api/upload", CSV, Content_Type="text/csv", Content_Encoding="gzip")
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip"])
+def test_another_packing_is_refused_and_the_known_ones_are_named(api: Api, encoding: str) -> None:
+    answer = api.call("POST", "/api/upload", CSV, Content_Type="text/csv", Content_Encoding=encoding)
+    assert answer.status in (400, 415), answer.body
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("begun", [CHUNKED, "Content-Type: text/csv\r\nContent-Length: 5000\r\n"])
+def test_a_client_that_hangs_up_leaves_no_file_behind(api: Api, begun: str) -> None:
+    connection = connect(api, begun)
+    connection.sendall(b"100\r\n" + b"x" * 0x100 + b"\r\n")
+    assert eventually(lambda: len(api.spooled()) == 1)
+    connection.close()
+    assert eventually(lambda: not api.spooled())
+
+
+def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api) -> None:
+    first, second = connect(strict_api, CHUNKED), connect(strict_api, CHUNKED)
+    try:
+        assert eventually(lambda: len(strict_api.spooled()) == 2)
+        refused = strict_api.call("POST", "/api/upload", CSV, Content_Type="text/csv")
+        assert (refused.status, refused.json["type"]) == (503, "urn:shrinkstream:problem:unavailable")
+        assert int(refused.headers["retry-after"]) > 0
+    finally:
+        first.close()
+        second.close()
+    assert eventually(lambda: not strict_api.spooled())
+    assert strict_api.call("POST", "/api/upload?validate_only=1", CSV, Content_Type="text/csv").status == 200
+
+
+def test_a_form_with_fields_without_end_is_refused(api: Api) -> None:
+    fields = b"".join(b'--b\r\nContent-Disposition: form-data; name="n%d"\r\n\r\nx\r\n' % n for n in range(1000))
+    answer = api.call("POST", "/api/upload", fields + b"--b--\r\n", Content_Type="multipart/form-data; boundary=b")
+    assert (answer.status, answer.json["type"]) == (400, "urn:shrinkstream:problem:bad-form")
+
+
+def test_uploads_side_by_side_keep_the_memory_flat(api: Api) -> None:
+    rows = b"".join(b"%d,Shoe,https://shop.example/%d.jpg\n" % (number, number) for number in range(20_000))
+    statuses: list[int] = []
+
+    def upload() -> None:
+        statuses.append(api.call("POST", "/api/upload", HEADER + rows, Content_Type="text/csv").status)
+
+    before = psutil.Process(api.process.pid).memory_info().rss
+    threads = [threading.Thread(target=upload) for _ in range(15)]
+    for thread in threads:
+        thread.start()
+    peak = 0
+    while any(thread.is_alive() for thread in threads):
+        peak = max(peak, psutil.Process(api.process.pid).memory_info().rss)
+        time.sleep(0.02)
+    assert statuses == [202] * 15
+    # 15 x 20,000 events are 165 MB on the wire; each upload may keep some 2 MiB of its own.
+    assert peak - before < 80 * LIMIT
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GARBAGE\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nBad Header: secret\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: %s\r\n\r\n" % (b"a" * 20_000), 400),
+        (b"POST /api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nExpect: magic\r\n\r\n", 417),
+    ],
+    ids=["no HTTP", "broken header", "long header", "broken length", "unknown expectation"],
+)
+def test_broken_http_is_answered_with_a_problem_that_repeats_nothing_of_it(api: Api, sent: bytes, status: int) -> None:
+    parts = urlsplit(api.url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as connection:
+        connection.sendall(sent)
+        response = answer_of(connection)
+        body = response.read().decode()
+    assert (response.status, response.headers["Content-Type"]) == (status, "application/problem+json")
+    for inside in ("secret", "aaaa", "GARBAGE", "magic", "aiohttp", "Traceback", "Python"):
+        assert inside not in body + str(response.headers)
+
+
+def test_a_client_that_asks_whether_to_go_on_is_told_to(api: Api) -> None:
+    connection = connect(
+        api,
+        f"Content-Type: text/csv\r\nContent-Length: {len(CSV)}\r\nExpect: 100-continue\r\n",
+        path="/api/upload?validate_only=true",
+    )
+    with connection:
+        assert connection.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(CSV)
+        assert answer_of(connection).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/api/upload", 405),
+        ("PATCH", "/api/status/x", 405),
+        ("OPTIONS", "/api/upload", 405),
+        ("GET", "/images/../../etc/passwd", 404),
+        ("GET", "/docs/%2e%2e%2fapp.py", 404),
+    ],
+)
+def test_wrong_addresses_and_methods_are_problems(api: Api, method: str, path: str, status: int) -> None:
+    answer = api.call(method, path)
+    assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+def test_a_body_that_is_neither_form_nor_csv_is_refused(api: Api) -> None:
+    answer = api.call("POST", "/api/upload", b"{}", Content_Type="application/json")
+    assert (answer.status, answer.json["type"]) == (415, "urn:shrinkstream:problem:unsupported-media-type")

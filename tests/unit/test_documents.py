@@ -1,0 +1,65 @@
+"""The documents say what the code does: they are made from it, and these tests find what could be left out."""
+
+import re
+from typing import Any, cast
+
+import orjson
+import pytest
+from jsonschema import Draft202012Validator
+
+from api import asyncapi, docs
+from api.app import create_app
+from api.context import Context
+from infra.settings import Settings
+from streams.events import Event
+from streams.status import Status
+from streams.topics import Topics
+from tests.examples import NOON
+from tests.unit.test_events import EXAMPLES, name_of
+
+ASYNCAPI = asyncapi.document(Topics(), version="1")
+
+
+def test_every_registered_route_is_documented_and_every_documented_one_is_registered() -> None:
+    nothing = cast("Any", None)  # the routes are only looked at, and use no connection
+    app = create_app(Context(Settings(), *[nothing] * 6))
+    registered = {
+        (re.sub(r"\{(\w+)(:[^}]*)?\}", r"{\1}", route.resource.canonical), route.method)
+        for route in app.router.routes()
+        if route.resource is not None and route.method != "HEAD"  # answered wherever GET is
+    }
+    documented = {
+        (path, method.upper())
+        for path, operations in orjson.loads(app[docs.OPENAPI])["paths"].items()
+        for method in operations
+    }
+    assert documented == registered
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
+def test_an_event_on_the_wire_is_what_the_document_says(event: Event) -> None:
+    name = type(event).__name__
+    schema = {**ASYNCAPI["components"]["messages"][name]["payload"], "components": ASYNCAPI["components"]}
+    Draft202012Validator.check_schema(schema)
+    wire = orjson.loads(event.encode())
+    Draft202012Validator(schema).validate(wire)
+    assert set(wire) == set(schema["properties"])
+    assert set(wire["data"]) <= set(ASYNCAPI["components"]["schemas"][name]["properties"])
+
+
+def test_the_status_object_has_both_spellings_of_the_id_and_nothing_of_the_inside() -> None:
+    status = Status(
+        request_id="r",
+        status="processing",
+        total=3,
+        succeeded=1,
+        failed=0,
+        input_bytes=10,
+        output_bytes=5,
+        created_at=NOON,
+        updated_at=NOON,
+        owner="shop",
+        output_csv_path="csv/r/0.csv",
+    ).as_dict()
+    assert (status["requestId"], status["request_id"], status["progress"]) == ("r", "r", 33)
+    assert not {"owner", "outputCsvPath"} & set(status)
