@@ -16,6 +16,7 @@ from api import (
     product_history,
     request_images,
     request_list,
+    request_log,
     results,
     status,
     uploads,
@@ -43,7 +44,7 @@ a tenth of a second over the turns that one answer takes."""
 
 def route_table() -> list[Route]:
     """Everything that the API does."""
-    return [route for room in (uploads, status, results, docs, health) for route in room.routes()]
+    return [route for room in (uploads, status, results, request_log, docs, health) for route in room.routes()]
 
 
 def create_app(context: Context) -> web.Application:
@@ -64,6 +65,7 @@ def create_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     app[STREAMS] = EventStreams(context.settings.max_event_streams)
     app.on_shutdown.append(end_streams)
+    app[request_log.READINGS] = asyncio.Semaphore(request_log.READINGS_AT_ONCE)
     under_way = uploads.UploadsUnderWay(settings.max_uploads)
     app[uploads.UPLOADS] = under_way
 
