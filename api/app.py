@@ -13,6 +13,7 @@ from api import (
     docs,
     event_stream,
     health,
+    page,
     product_history,
     request_images,
     request_list,
@@ -44,7 +45,7 @@ a tenth of a second over the turns that one answer takes."""
 
 def route_table() -> list[Route]:
     """Everything that the API does."""
-    return [route for room in (uploads, status, results, request_log, docs, health) for route in room.routes()]
+    return [route for room in (uploads, status, results, request_log, page, docs, health) for route in room.routes()]
 
 
 def create_app(context: Context) -> web.Application:
