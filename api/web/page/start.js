@@ -9,7 +9,12 @@ import { rememberUpload } from "./uploads.js";
 
 export function startView(signal) {
   const outcome = el("div", { class: "outcome", "aria-live": "polite" });
-  const check = (file, origin) => checked(file, origin, outcome, signal);
+  let earlier = new AbortController();
+  const check = (file, origin) => {
+    earlier.abort(); // its answer may be the later one
+    earlier = new AbortController();
+    checked(file, origin, outcome, AbortSignal.any([signal, earlier.signal]));
+  };
 
   const input = el("input", { id: "file", type: "file", accept: ".csv,.tsv,.txt,text/csv", class: "unseen" });
   input.addEventListener("change", () => {

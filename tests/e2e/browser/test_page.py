@@ -109,6 +109,14 @@ def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     expect(page.get_by_role("heading", name="dropped.csv is fine")).to_be_focused()
 
 
+def test_of_two_files_the_later_counts_however_long_checking_the_earlier_takes(page: Page, system: System) -> None:
+    page.goto(system.url)
+    choose(page, HEADER + "1,Hat,https://shop.example/a.jpg\n" * 200_000, "long.csv")
+    with page.expect_event("requestfailed", lambda request: "validate_only" in request.url):  # it is given up
+        choose(page, f"{HEADER}1,Hat,https://shop.example/a.jpg\n", "short.csv")
+    expect(page.get_by_role("heading", name="short.csv is fine")).to_be_visible()
+
+
 def test_pasted_urls_become_a_request_and_a_wrong_one_is_named(page: Page, system: System, shop: Shop) -> None:
     page.goto(system.url)
     field = page.get_by_label("Or paste image URLs, one a line")
