@@ -13,9 +13,11 @@ from api import (
     docs,
     event_stream,
     health,
+    page,
     product_history,
     request_images,
     request_list,
+    request_log,
     results,
     status,
     uploads,
@@ -50,10 +52,12 @@ def route_table() -> list[Route]:
         results,
         request_list,
         request_images,
+        request_log,
         product_history,
         commands,
         event_stream,
         webhooks,
+        page,
         docs,
         health,
     )
@@ -78,6 +82,7 @@ def create_app(context: Context) -> web.Application:
     app[CONTEXT] = context
     app[STREAMS] = EventStreams(settings.max_event_streams)
     app.on_shutdown.append(end_streams)
+    app[request_log.READINGS] = asyncio.Semaphore(request_log.READINGS_AT_ONCE)
     under_way = uploads.UploadsUnderWay(settings.max_uploads)
     app[uploads.UPLOADS] = under_way
 

@@ -34,7 +34,7 @@ class Image(Answer):
     serial: str | None = None
     product_name: str | None = None
     input_url: str | None = None
-    output_url: str | None = None
+    output_url: str | None = Field(None, description="null of one that failed, or whose request has expired")
     reason: str | None = Field(None, description="why it failed: a stable code")
     detail: str | None = Field(None, description="the same for people")
     input_bytes: int | None = None

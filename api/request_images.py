@@ -89,7 +89,7 @@ def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
         serial=known["serial"],
         product_name=known["product_name"],
         input_url=known["input_url"],
-        output_url=known["output_url"],
+        output_url=None if status.status == "expired" else known["output_url"],
         # That of an earlier attempt may still stand beside a success.
         reason=None if succeeded else known["reason"],
         detail=None if succeeded else known["detail"],

@@ -147,6 +147,8 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     for command in ("cancel", "retry"):
         refused = call(cluster.url, "POST", f"/api/requests/{request_id}/{command}")
         assert (refused.status, refused.json["type"]) == (410, "urn:shrinkstream:problem:expired")
+    images_then = call(cluster.url, "GET", f"/api/requests/{request_id}/images").json["items"]
+    assert [(image["status"], image["outputUrl"]) for image in images_then] == [("succeeded", None)] * 3
     listed = call(cluster.url, "GET", "/api/requests?status=expired").json["items"]
     assert request_id in [status["requestId"] for status in listed]
     for arguments in ((), ("--verify",)):

@@ -1,0 +1,228 @@
+// One request: how far it is, what it saved, its images, its log.
+
+import { call, follow, json, Problem, save, sleep } from "./api.js";
+import { savingsChart } from "./chart.js";
+import { commandsFor } from "./curl.js";
+import { announce, el } from "./dom.js";
+import { at, bytes, duration, images, number, savedPercent, shortId } from "./format.js";
+import { imageList } from "./images.js";
+import { eventLog } from "./log.js";
+import { pill } from "./recent.js";
+import { uploadOf } from "./uploads.js";
+
+const LOOK_MS = 4000;
+
+export function requestView(id, signal) {
+  const path = `/api/requests/${encodeURIComponent(id)}`;
+  const state = el("span");
+  const heading = el("h1", { tabindex: "-1" }, "Request ", el("code", { title: id }, shortId(id)), " ", state);
+  const when = el("p", { class: "soft" });
+  const notice = el("p", { class: "notice", role: "alert", hidden: true });
+  const actions = el("div", { class: "row actions" });
+  const progress = progressCard();
+  const chart = savingsChart();
+  const gallery = imageList(path, signal);
+  const log = eventLog(path, signal);
+  const commands = commandList(uploadOf(id) === null ? null : "Upload");
+  const body = el("div", { class: "stack", hidden: true }, progress.element, chart.element, gallery.element, log.element, commands.element);
+  let shown = null;
+  let lost = false;
+  let watches = 0;
+
+  const cancel = action("Cancel", "", async () => show(await json(`${path}/cancel`, { method: "POST" })), "Cancel");
+  const retry = action("Retry failed", "primary", async () => {
+    await call(`${path}/retry`, { method: "POST" });
+    watch();
+  }, "Retry");
+  const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
+  actions.append(cancel, retry, download);
+
+  function action(label, kind, run, name) {
+    const button = el("button", { type: "button", class: kind, hidden: true }, label);
+    button.addEventListener("click", async () => {
+      if (button.ariaBusy === "true") return; // not disabled, which would take the focus away
+      button.ariaBusy = "true";
+      complain(null);
+      try {
+        await run();
+        commands.done(name);
+      } catch (problem) {
+        complain(`${label}: ${problem.message}`);
+      }
+      button.ariaBusy = "false";
+    });
+    return button;
+  }
+
+  function complain(text) {
+    notice.hidden = text === null;
+    notice.textContent = text ?? "";
+  }
+
+  function show(status) {
+    if (signal.aborted) return;
+    const before = shown;
+    const focused = document.activeElement;
+    shown = status;
+    body.hidden = false;
+    const ended = status.status !== "processing";
+    state.replaceChildren(pill(status));
+    when.textContent = `${images(status.total)} · started ${at(status.createdAt)}`
+      + (status.webhook ? ` · webhook ${status.webhook}` : "");
+    cancel.hidden = ended;
+    retry.hidden = !ended || status.status === "expired" || (status.failed === 0 && status.status === "completed");
+    retry.textContent = status.status === "cancelled" ? "Resume" : `Retry ${number(status.failed)} failed`;
+    download.hidden = !status.outputCsvUrl;
+    download.classList.toggle("primary", retry.hidden);
+    if (focused?.hidden && actions.contains(focused)) heading.focus();
+    document.title = `${ended ? "" : `${status.progress} % · `}Request ${shortId(id)} · shrinkstream`;
+    progress.show(status);
+    chart.add(status);
+    gallery.show(status);
+    commands.show(commandsFor(status, uploadOf(id)));
+    if (before === null || before.status !== status.status) {
+      log.refresh(chart);
+      if (ended) announce(status.status === "completed"
+        ? `Completed: ${number(status.succeeded)} of ${images(status.total)} compressed, ${number(status.failed)} failed`
+        : status.status === "expired" ? "Expired: its files were removed" : "Cancelled");
+    }
+  }
+
+  function connected(there) {
+    if (there !== lost) return;
+    lost = !there;
+    complain(there ? null : "The connection is lost; trying again …");
+  }
+
+  // The stream of events ends with the request; its webhook may take longer, and is looked for while somebody looks.
+  async function watch() {
+    const mine = ++watches;
+    const over = () => signal.aborted || mine !== watches;
+    while (!over()) {
+      try {
+        show(await json(`/api/status/${encodeURIComponent(id)}`, { signal }));
+        connected(true);
+        if (shown.status === "processing") await follow(id, { signal, onStatus: show, onConnection: connected });
+        else if (shown.webhook === "pending") await lookAgain(over);
+        else return;
+      } catch (problem) {
+        if (over()) return;
+        if (!(problem instanceof Problem && problem.mayPass)) {
+          complain(problem.message);
+          return;
+        }
+        connected(false);
+        await lookAgain(over);
+      }
+    }
+  }
+
+  async function lookAgain(over) {
+    do await sleep(LOOK_MS, signal); while (document.hidden && !over());
+  }
+
+  watch();
+  return el("div", { class: "stack" },
+    el("section", { class: "request-head" },
+      el("div", {}, el("p", { class: "crumb" }, el("a", { href: "#/" }, "All requests")), heading, when), actions),
+    notice, body);
+}
+
+function progressCard() {
+  const bar = el("progress", { max: "100", value: "0", "aria-label": "Progress" });
+  const done = el("b");
+  const pace = el("span", { class: "soft" });
+  const big = el("strong", { class: "big" });
+  const percent = el("span", { class: "soft" });
+  const before = meter("Before");
+  const after = meter("After");
+  const succeeded = el("dd");
+  const failed = el("dd");
+  let first = null;
+  let announced = 0;
+
+  function show(status) {
+    const ready = status.succeeded + status.failed;
+    bar.value = status.progress;
+    done.textContent = `${status.progress} % · ${number(ready)} of ${images(status.total)}`;
+    bar.classList.toggle("stopped", status.status === "cancelled");
+    pace.textContent = status.status === "processing" ? paceOf(status, ready) : "";
+    big.textContent = bytes(Math.max(0, status.inputBytes - status.outputBytes));
+    percent.textContent = status.inputBytes ? `saved, ${savedPercent(status.inputBytes, status.outputBytes)} % of all bytes` : "saved so far";
+    before.show(status.inputBytes, status.inputBytes);
+    after.show(status.outputBytes, status.inputBytes);
+    succeeded.textContent = number(status.succeeded);
+    failed.textContent = number(status.failed);
+    failed.classList.toggle("bad", status.failed > 0);
+    const quarter = Math.floor(status.progress / 25) * 25;
+    if (status.status === "processing" && quarter > announced) announce(`${quarter} percent`);
+    announced = quarter;
+  }
+
+  /** Since this view was opened: an hour's pause before it must not slow the estimate. */
+  function paceOf(status, ready) {
+    const now = performance.now();
+    if (first === null || ready < first.ready) first = { now, ready };
+    const perSecond = (ready - first.ready) / ((now - first.now) / 1000);
+    if (!(perSecond > 0) || now - first.now < 1500) return "";
+    if (ready === status.total) return "writing the CSV";
+    return `${perSecond.toFixed(perSecond < 10 ? 1 : 0)} images/s · ${duration((status.total - ready) / perSecond)} left`;
+  }
+
+  const element = el("section", { class: "card progress", "aria-label": "Progress and savings" },
+    el("div", { class: "progress-line" }, done, pace), bar,
+    el("div", { class: "sums" },
+      el("p", { class: "saved" }, big, percent),
+      el("div", { class: "meters" }, before.element, after.element),
+      el("dl", { class: "counts" },
+        el("div", {}, el("dt", {}, "Compressed"), succeeded),
+        el("div", {}, el("dt", {}, "Failed"), failed))));
+  return { element, show };
+}
+
+function meter(name) {
+  const bar = el("span", { class: `meter-bar ${name.toLowerCase()}` });
+  const value = el("span", { class: "figure" });
+  return {
+    element: el("p", { class: "meter" }, el("span", { class: "soft" }, name), el("span", { class: "meter-track" }, bar), value),
+    show(amount, of) {
+      bar.style.width = of ? `${(amount / of) * 100}%` : "0";
+      value.textContent = of ? bytes(amount) : "–";
+    },
+  };
+}
+
+function commandList(justDone) {
+  const list = el("ul", { class: "commands" });
+  let commands = [];
+  let drawn = "";
+
+  function draw() {
+    const text = JSON.stringify([commands, justDone]);
+    if (text === drawn) return; // a selection in it stays
+    drawn = text;
+    list.replaceChildren(...commands.toSorted((a, b) => (b.name === justDone) - (a.name === justDone)).map(({ name, command }) => {
+      const code = el("code", {}, command);
+      const copy = el("button", { type: "button", class: "small", "aria-label": `Copy the command: ${name}` }, "Copy");
+      copy.addEventListener("click", async () => {
+        try {
+          await navigator.clipboard.writeText(command);
+          copy.textContent = "Copied";
+          announce("Copied");
+          setTimeout(() => { copy.textContent = "Copy"; }, 2000);
+        } catch {
+          getSelection().selectAllChildren(code); // no clipboard without https: one key is left to press
+          copy.textContent = "Press Ctrl+C";
+        }
+      });
+      return el("li", {}, el("span", { class: "command-name" }, name, name === justDone && el("small", {}, "just done")),
+        el("div", { class: "command", role: "region", tabindex: "0", "aria-label": `${name} with curl` }, code), copy);
+    }));
+  }
+
+  return {
+    element: el("details", { class: "card" }, el("summary", {}, el("h2", {}, "The same with curl")), list),
+    show(given) { commands = given; draw(); },
+    done(name) { justDone = name; draw(); },
+  };
+}

@@ -1,0 +1,286 @@
+"""The page against the whole running system, as people use it."""
+
+import csv
+import io
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.browser.visitor import HEADER, choose, expect_end, progress, start
+from tests.e2e.browser.wire import Wire
+from tests.e2e.conftest import System
+from tests.e2e.published_clients import call, completed, upload
+from tests.e2e.shop import Shop, photo
+
+HOSTILE = '<img src=x onerror="document.title=1">&amp;'
+
+
+@pytest.fixture(autouse=True)
+def _slow_as_before(shop: Shop) -> Iterator[None]:
+    before = shop.slow_seconds
+    yield
+    shop.slow_seconds = before
+
+
+def test_a_csv_is_uploaded_followed_to_100_percent_and_its_result_downloaded(
+    page: Page, system: System, shop: Shop
+) -> None:
+    urls = [shop.add(f"page-{number}.jpg") for number in range(3)]
+    quoted = HOSTILE.replace('"', '""')
+    page.goto(system.url)
+    choose(page, f'{HEADER}1,"{quoted}","{urls[0]},{urls[1]}"\n2,Hat,{urls[2]}\n')
+    expect(page.get_by_role("heading", name="products.csv is fine")).to_be_focused()
+    expect(page.get_by_text("3 images in 2 rows. Nothing has started yet.")).to_be_visible()
+    request_id = start(page)
+    expect_end(page, "Completed")
+    assert progress(page) == "100"
+    expect(page.get_by_text("saved, 6", exact=False)).to_be_visible()  # the photos shrink by some 65 %
+    expect(page.get_by_role("img", name=re.compile("were downloaded and .* stored"))).to_be_visible()
+    # What a CSV says is text, whatever it looks like.
+    expect(page.get_by_text(HOSTILE, exact=True)).to_have_count(2)
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == f"{request_id}.csv"
+    header, *rows = csv.reader(io.StringIO(download.value.path().read_text(encoding="utf-8-sig")))
+    assert header[-1] == "Output Image URLs"
+    assert len(rows) == 2
+
+    page.get_by_role("link", name="All requests").click()
+    entry = page.get_by_role("link", name=re.compile(request_id[:8]))
+    expect(entry).to_contain_text("3 images")
+    expect(entry).to_contain_text("Completed")
+
+
+def test_the_slider_shows_the_original_beside_the_compressed_image_by_keyboard(
+    page: Page, system: System, shop: Shop
+) -> None:
+    request_id = upload(system.url, f"{HEADER}1,Lamp,{shop.add('slider.jpg')}\n2,Vase,{shop.add('slider-2.jpg')}\n")
+    completed(system.url, request_id)
+    page.goto(f"{system.url}/#/requests/{request_id}")
+    page.get_by_role("button", name="Compare Lamp before and after").press("Enter")
+    dialog = page.get_by_role("dialog", name="Lamp")
+    slider = dialog.get_by_role("slider")
+    expect(slider).to_be_focused()
+    before = dialog.get_by_alt_text("Original")
+    expect(before).to_have_css("clip-path", "inset(0px 50% 0px 0px)")
+    page.keyboard.press("End")
+    expect(before).to_have_css("clip-path", "inset(0px 0% 0px 0px)")
+    page.keyboard.press("ArrowLeft")
+    expect(slider).to_have_attribute("aria-valuetext", "99 % original")
+    for picture in (before, dialog.get_by_alt_text("Compressed")):
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+    dialog.get_by_role("button", name="Next image").click()
+    expect(page.get_by_role("dialog", name="Vase")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_bad_csv_is_refused_row_by_row_before_anything_starts(page: Page, system: System) -> None:
+    page.goto(system.url)
+    choose(page, f"{HEADER}1,,https://shop.example/a.jpg\n2,Hat,javascript:alert(1)\n", "bad.csv")
+    expect(page.get_by_role("heading", name="bad.csv can't be used")).to_be_focused()
+    expect(page.get_by_text("2 rows have to be corrected. Nothing was started.")).to_be_visible()
+    rows = page.get_by_role("region", name="Errors").get_by_role("row")
+    expect(rows.nth(1)).to_contain_text(re.compile("2.*Product Name.*empty"))
+    expect(rows.nth(2)).to_contain_text(re.compile("3.*Input Image URLs.*javascript:alert"))
+    expect(page.get_by_role("button", name=re.compile("^Compress"))).to_have_count(0)
+    choose(page, "rubbish")
+    expect(page.get_by_role("heading", name="products.csv can't be used")).to_be_focused()
+
+
+def test_a_file_can_be_dropped(page: Page, system: System) -> None:
+    page.goto(system.url)
+    dropped = page.evaluate_handle(
+        """text => {
+            const data = new DataTransfer();
+            data.items.add(new File([text], "dropped.csv"));
+            return data;
+        }""",
+        f"{HEADER}1,Hat,https://shop.example/a.jpg\n",
+    )
+    page.get_by_text("Drop a CSV here").dispatch_event("drop", {"dataTransfer": dropped})
+    expect(page.get_by_role("heading", name="dropped.csv is fine")).to_be_focused()
+
+
+def test_of_two_files_the_later_counts_however_long_checking_the_earlier_takes(page: Page, system: System) -> None:
+    page.goto(system.url)
+    choose(page, HEADER + "1,Hat,https://shop.example/a.jpg\n" * 200_000, "long.csv")
+    with page.expect_event("requestfailed", lambda request: "validate_only" in request.url):  # it is given up
+        choose(page, f"{HEADER}1,Hat,https://shop.example/a.jpg\n", "short.csv")
+    expect(page.get_by_role("heading", name="short.csv is fine")).to_be_visible()
+
+
+def test_pasted_urls_become_a_request_and_a_wrong_one_is_named(page: Page, system: System, shop: Shop) -> None:
+    page.goto(system.url)
+    field = page.get_by_label("Or paste image URLs, one a line")
+    check = page.get_by_role("button", name="Check these URLs")
+    check.click()
+    expect(page.get_by_text("Paste at least one URL first.")).to_be_visible()
+    url = shop.add("red%20shoe,1.jpg")
+    shop.files["red shoe,1.jpg"] = photo()
+    field.fill(f"{url}\nnonsense")
+    check.click()
+    expect(page.get_by_role("region", name="Errors").get_by_role("row").nth(1)).to_contain_text(
+        re.compile("^2.*nonsense")
+    )
+    field.fill(f"{url}\n\n")
+    check.click()
+    start(page)
+    expect_end(page, "Completed")
+    expect(page.get_by_text("red shoe,1", exact=True)).to_be_visible()
+
+
+def test_what_failed_says_why_and_is_retried(page: Page, system: System, shop: Shop) -> None:
+    shop.add("page-good.jpg")
+    page.goto(system.url)
+    choose(page, f'{HEADER}1,Cup,"{shop.url}/files/page-good.jpg,{shop.url}/files/page-late.jpg"\n')
+    start(page)
+    expect_end(page, "1 failed")
+    page.get_by_role("button", name="Failed 1").click()
+    images = page.get_by_role("region", name="Images").get_by_role("listitem")
+    expect(images).to_have_count(1)
+    expect(images).to_contain_text("fetch_http_404")
+    shop.files["page-late.jpg"] = photo(seed=9)
+    page.get_by_role("button", name="Retry 1 failed").click()
+    expect_end(page, "Completed")
+    expect(page.get_by_text("No image has failed.")).to_be_visible()
+
+    page.get_by_text("What happened when").click()
+    log = page.get_by_role("listitem").filter(has=page.locator("time"))
+    expect(log.filter(has_text="RequestCreated")).to_contain_text("A CSV of 1 row with 2 images was accepted")
+    expect(log.filter(has_text="RequestRetried")).to_contain_text("Retry 1")
+    expect(log.filter(has_text="RequestCompleted")).to_have_count(2)
+
+
+def test_a_reload_in_the_middle_goes_on_where_it_was(page: Page, system: System, shop: Shop) -> None:
+    shop.slow_seconds = 4
+    page.goto(system.url)
+    choose(page, f'{HEADER}1,Cup,"{shop.add("quick.jpg")},{shop.url}/slow"\n')
+    start(page)
+    expect(page.get_by_text("50 % · 1 of 2 images")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("50 % · 1 of 2 images")).to_be_visible()
+    expect_end(page, "1 failed")
+    assert progress(page) == "100"
+
+
+def test_a_page_whose_connection_breaks_comes_back_and_goes_on(
+    page: Page, complaints: list[str], system: System, shop: Shop
+) -> None:
+    shop.slow_seconds = 4
+    lost = page.get_by_text("The connection is lost; trying again")
+    address = urlsplit(system.url)
+    assert address.hostname
+    assert address.port
+    with Wire((address.hostname, address.port)) as wire:
+        page.goto(wire.url)
+        choose(page, f'{HEADER}1,Cup,"{shop.add("wired.jpg")},{shop.url}/slow"\n')
+        start(page)
+        expect(page.get_by_text("50 % · 1 of 2 images")).to_be_visible()
+        wire.cut()
+        expect(lost).to_be_visible()
+        with page.expect_request(lambda request: request.url.endswith("/events")) as coming_back:
+            wire.mend()
+        assert coming_back.value.headers["last-event-id"]
+        expect_end(page, "1 failed")
+        expect(lost).to_be_hidden()
+        page.goto("about:blank")
+    assert complaints
+    assert all("net::ERR_" in each for each in complaints)
+    complaints.clear()
+
+
+def test_ten_thousand_images_are_shown_a_page_at_a_time_and_can_be_cancelled(
+    page: Page, system: System, shop: Shop
+) -> None:
+    shop.slow_seconds = 0.5  # what is under way when it is cancelled keeps its turns at the host until then
+    rows = "".join(f"{number},Cup {number},{shop.url}/slow?{number}\n" for number in range(1, 10_001))
+    request_id = upload(system.url, HEADER + rows)
+    page.goto(f"{system.url}/#/requests/{request_id}")
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect_end(page, "Cancelled")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()  # the button that had the focus is gone
+    expect(page.get_by_text("Page 1 of 417")).to_be_visible()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("Page 2 of 417")).to_be_visible()
+    images = page.get_by_role("region", name="Images").get_by_role("listitem")
+    expect(images).to_have_count(24)
+    expect(images.first).to_contain_text("Image 25")
+    page.get_by_role("button", name="Previous").click()
+    expect(images.first).to_contain_text(re.compile("Image 1$|Cup 1|Image 1Not"))
+
+
+def test_the_commands_do_in_a_terminal_what_the_page_did(
+    page: Page, system: System, shop: Shop, tmp_path: Path
+) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl on the PATH")
+    name = 'it\'s; $(touch hacked), "ok".csv'
+    content = f"{HEADER}1,Cup,{shop.add('curl.jpg')}\n"
+    (tmp_path / name).write_text(content)
+    page.goto(system.url)
+    choose(page, content, name)
+    request_id = start(page)
+    expect_end(page, "Completed")
+    page.get_by_text("The same with curl").click()
+
+    def run(title: str) -> str:
+        command = page.get_by_role("region", name=f"{title} with curl").inner_text()
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True
+        )
+        return done.stdout
+
+    assert "was accepted" in run("Upload")
+    assert f'"requestId":"{request_id}"' in run("Status")
+    assert "event-stream" not in run("Download")
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{request_id}.csv"}
+
+
+def test_an_unknown_request_is_said_to_be_unknown(page: Page, complaints: list[str], system: System) -> None:
+    page.goto(f"{system.url}/#/requests/nobody-knows-it")
+    expect(page.get_by_text("there is no request nobody-knows-it")).to_be_visible()
+    assert all("404" in each for each in complaints)
+    complaints.clear()
+
+
+def test_links_that_could_run_something_are_text(page: Page, system: System) -> None:
+    page.goto(system.url)
+    for url in ("javascript:alert(1)", " javascript:alert(1)", "data:text/html,x", "//shop.example/", "nonsense"):
+        assert page.evaluate("url => import('/page/dom.js').then(dom => dom.linkTo(url).tagName)", url) == "SPAN"
+    assert page.evaluate("import('/page/dom.js').then(dom => dom.linkTo('https://shop.example/').tagName)") == "A"
+
+
+def test_the_template_is_a_csv_that_is_accepted(page: Page, system: System) -> None:
+    page.goto(system.url)
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download a template").click()
+    choose(page, download.value.path().read_text())
+    expect(page.get_by_text("3 images in 2 rows.")).to_be_visible()
+
+
+def test_the_page_has_a_policy_and_its_files_are_sent_only_when_they_changed(system: System) -> None:
+    answer = call(system.url, "GET", "/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    for path, kind in (("/page/app.js", "text/javascript"), ("/page/style.css", "text/css")):
+        first = call(system.url, "GET", path)
+        assert first.headers["content-type"] == f"{kind}; charset=utf-8"
+        assert call(system.url, "GET", path, headers={"If-None-Match": first.headers["etag"]}).status == 304
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page/index.html", "/page/", "/page/..%2f..%2fapp.py", "/page/../../app.py", "/page/%2e%2e/docs.html", "/page/x"],
+)
+def test_nothing_but_the_files_of_the_page_is_sent(path: str, system: System) -> None:
+    assert call(system.url, "GET", path).status == 404
