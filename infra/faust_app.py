@@ -66,7 +66,7 @@ STOP_LIMIT = 10.0
 """Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
 PUBLISH_TIMEOUT = 30.0
 """Seconds within which the brokers must acknowledge a changelog write."""
-ROOM_CHECK = 0.05
+ROOM_CHECK = 0.02
 """Seconds between two looks whether a partition's share of the delivery window has room again."""
 UNACKNOWLEDGED_LIMIT = 1000
 """Changelog writes under way at which delivery waits for the brokers to catch up."""

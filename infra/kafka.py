@@ -83,8 +83,10 @@ def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) 
 class Producer:
     """Writes records that are either acknowledged by all in-sync replicas, once and in order, or an error."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, linger_ms: int = 2) -> None:
+        """``linger_ms``: how long a record waits for others to travel with it."""
         self._settings = settings
+        self._linger_ms = linger_ms
         self._client: AIOKafkaProducer | None = None
         self._turns: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -93,7 +95,7 @@ class Producer:
             **connection_options(self._settings),
             acks="all",
             enable_idempotence=True,
-            linger_ms=2,  # what is sent while a request is under way travels together anyway
+            linger_ms=self._linger_ms,
             max_batch_size=128 * 1024,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )

@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         " private or on another port than 80 and 443; comma-separated",
     )
     fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
-    fetch_concurrency: int = Field(32, ge=1, le=1000, description="downloads under way in one compress worker")
+    fetch_concurrency: int = Field(64, ge=1, le=1000, description="downloads under way in one compress worker")
     codec_processes: int = Field(
         max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
     )

@@ -71,9 +71,10 @@ class EventBatches:
 class EventLog:
     """Appends events to their topics."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, linger_ms: int = 2) -> None:
+        """``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway."""
         self.topics = Topics(settings.topic_prefix)
-        self._producer = Producer(settings)
+        self._producer = Producer(settings, linger_ms)
 
     async def start(self) -> None:
         await self._producer.start()

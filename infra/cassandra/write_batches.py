@@ -1,7 +1,7 @@
 """Writes that are under way at the same time travel together.
 
-A statement costs the driver about half a millisecond of CPU, most of it the same for a batch of them. Nothing
-waits for a batch to fill up: what is asked for while one is on its way makes up the next.
+A statement costs the driver about half a millisecond of CPU, and Cassandra as much, most of it the same for a batch of
+them. A write waits for a moment for others to go with it, or until there are enough for a batch.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from infra.cassandra.session import Session
 # Where Cassandra warns by default: batch_size_warn_threshold, and unlogged_batch_across_partitions_warn_threshold.
 MAX_BYTES = 5 * 1024
 MAX_WRITES = 10
+LINGER = 0.05  # seconds that a write waits for others: what reads the history is not in such a hurry
 
 
 class _Write(NamedTuple):
@@ -33,20 +34,31 @@ class WriteBatches:
         self._free = in_flight
         self._waiting: deque[_Write] = deque()
         self._senders: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def write(self, cql: str, parameters: Sequence[Any]) -> None:
         """Return when the write is made, or raise what `Session.execute` would.
 
         The caller bounds how many of these it has waiting.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Write(cql, parameters, _size(parameters), done))
-        if self._free:
+        if len(self._waiting) >= MAX_WRITES:
+            self._start_sending()
+        elif self._timer is None:
+            self._timer = loop.call_later(LINGER, self._start_sending)
+        await done
+
+    def _start_sending(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._free:  # else those under way go on with what waits
             self._free -= 1
             sender = asyncio.create_task(self._send_all(), name="cassandra write batches")
             self._senders.add(sender)
             sender.add_done_callback(self._senders.discard)
-        await done
 
     async def _send_all(self) -> None:
         try:

@@ -27,6 +27,8 @@ from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
+LINGER_MS = 20  # results that go together cost every reader less, and each is one of many under way
+
 topics = Topics(settings().topic_prefix)
 app = create_app(
     topics.group("compress"),
@@ -174,7 +176,7 @@ def _elapsed_ms(started: float) -> int:
 
 
 async def _open(stack: AsyncExitStack) -> Compressor:
-    event_log = EventLog(settings())
+    event_log = EventLog(settings(), linger_ms=LINGER_MS)
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     client = await stack.enter_async_context(

@@ -32,7 +32,7 @@ ROLES = {
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 SECONDS_BETWEEN_KILLS = (2.0, 6.0)
 FINISH_SECONDS = 300.0
-UNDER_WAY = 40  # images that a compress worker has in hand: SHRINKSTREAM_FETCH_CONCURRENCY, and one for each partition
+UNDER_WAY = 72  # images that a compress worker has in hand: SHRINKSTREAM_FETCH_CONCURRENCY, and one for each partition
 
 
 @dataclass
