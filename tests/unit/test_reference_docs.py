@@ -1,6 +1,7 @@
 """What the reference pages list is what there is: routes, errors, settings, files."""
 
 import ast
+import json
 import os
 import re
 from http import HTTPStatus
@@ -72,6 +73,13 @@ def test_every_file_that_a_document_names_exists() -> None:
     for path in markdown.documents():
         for name in named.findall(path.read_text()):
             assert (ROOT / name).exists() or Path(name).parts[:2] in made, f"{path} names {name}"
+
+
+def test_every_example_in_json_is_json() -> None:
+    for path in markdown.documents():
+        for block in markdown.read(path).of_language("json"):
+            if "…" not in block.text:
+                json.loads(block.text)
 
 
 def test_the_commands_that_print_the_table_anew_leave_it_as_it_is(tmp_path: Path) -> None:
