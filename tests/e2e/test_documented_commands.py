@@ -144,6 +144,7 @@ def test_the_commands_of_the_documents_do_what_they_say(
         # Beside other systems on the same servers and ports, and with what `make up` is given in the README.
         "SHRINKSTREAM_TOPIC_PREFIX": "documents",
         "SHRINKSTREAM_CASSANDRA_KEYSPACE": "documents",
+        "SHRINKSTREAM_PARTITIONS": "2",  # there is little to share
         "SHRINKSTREAM_DATA_DIR": str(data),
         "SHRINKSTREAM_PORT": str(api),
         "SHRINKSTREAM_URL": f"http://127.0.0.1:{api}",
