@@ -127,8 +127,11 @@ async def forget_all(settings: Settings) -> None:
         await session.close()
 
 
-def wait_for(newcomer: Newcomer, count: Callable[[], Coroutine[Any, Any, int]], least: int) -> None:
+def wait_for(
+    newcomer: Newcomer, worker: "subprocess.Popen[bytes]", count: Callable[[], Coroutine[Any, Any, int]], least: int
+) -> None:
     async def is_reached() -> bool:
+        assert worker.poll() is None, newcomer.log
         return await count() >= least
 
     try:
@@ -148,7 +151,7 @@ def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
 
     run(append(settings, events))
     with newcomer.worker() as killed:
-        wait_for(newcomer, lambda: rows(settings), 1)
+        wait_for(newcomer, killed, lambda: rows(settings), 1)
         killed.send_signal(signal.SIGKILL)
     assert run(committed(settings)) < FAILURES, "some of what it had done comes again"
 
@@ -158,7 +161,7 @@ def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
         # Meanwhile Kafka notices that the one before is dead.
         servers = {"TEST_KAFKA": str(settings.kafka_brokers), "TEST_CASSANDRA": str(settings.cassandra_hosts)}
         assert " passed" in newcomer.run("pytest", **servers)
-        wait_for(newcomer, lambda: committed(settings), FAILURES + len(again))
+        wait_for(newcomer, worker, lambda: committed(settings), FAILURES + len(again))
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0, newcomer.log
     assert newcomer.shown() == wanted
