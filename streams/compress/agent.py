@@ -27,7 +27,7 @@ from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-LINGER_MS = 20  # results that go together cost every reader less, and each is one of many under way
+LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
 
 topics = Topics(settings().topic_prefix)
 app = create_app(
