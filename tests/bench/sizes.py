@@ -172,14 +172,20 @@ def rows_of(size: int, cost: Cost, compared: Cost) -> Iterator[Row]:
             f"image in a request of {size:,}: {what}", unit, [figure(cost)], limits, against, aim, more_is_better=False
         )
 
+    def spent_by(role: str) -> Callable[[Cost], float]:
+        return lambda of: of.cpu_by_role[role] / of.images * 1e3
+
+    def written_to(topic: str) -> Callable[[Cost], float]:
+        return lambda of: of.kafka_bytes[topic] / of.stored
+
     yield Row(f"image in a request of {size:,}: rate", "images/s", [cost.images / cost.seconds])
     yield row("processor time around the codec", "ms", lambda of: of.cpu_by_role.total() / of.images * 1e3, aim=1.1)
     for role in [role for role, seconds in cost.cpu_by_role.most_common() if seconds > 0]:
-        yield row(f"  of it {role}", "ms", lambda of, role=role: of.cpu_by_role[role] / of.images * 1e3)
-    yield row("changelog", "bytes", lambda of: of.kafka_bytes[CHANGELOG] / of.stored, aim=1.1)
+        yield row(f"  of it {role}", "ms", spent_by(role))
+    yield row("changelog", "bytes", written_to(CHANGELOG), aim=1.1)
     yield row("all topics", "bytes", lambda of: of.kafka_bytes.total() / of.stored)
     for topic in ("image-requests", "image-results"):
-        yield row(f"  of it {topic}", "bytes", lambda of, topic=topic: of.kafka_bytes[topic] / of.stored)
+        yield row(f"  of it {topic}", "bytes", written_to(topic))
     yield row("Cassandra, compressed", "bytes", lambda of: of.cassandra_bytes / of.stored, aim=1.1)
 
 
