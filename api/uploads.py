@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, TypeVar, get_args
 from uuid import uuid4
 
+import orjson
 import structlog
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -93,6 +94,13 @@ class Received:
         """Keep a field of the form or the query; an empty one counts as absent."""
         if value:
             self.fields.setdefault(name, []).append(value)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same file with the same fields: what an Idempotency-Key stands for."""
+        if not self.fields:
+            return self.sha256
+        return hashlib.sha256(orjson.dumps([self.sha256, self.fields], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Report(BaseModel):
@@ -216,7 +224,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
                 errors=_row_problems(rejected),
                 errorCount=rejected.error_count,
             ) from None
-        claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
+        claim = await _claim(context, request[OWNER], idempotency_key, received.fingerprint)
         if claim.is_new or await context.status(claim.request_id) is None:
             await _write_events(
                 context,
@@ -440,16 +448,16 @@ def _idempotency_key(request: web.Request) -> str:
     return key
 
 
-async def _claim(context: Context, owner: str, key: str, body_sha256: str) -> Claim:
-    new = Claim(str(uuid4()), body_sha256, utc_now(), is_new=True)
+async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Claim:
+    new = Claim(str(uuid4()), fingerprint, utc_now(), is_new=True)
     if not key:
         return new
     claim = await IdempotencyKeys(context.session).claim(owner, key, new)
-    if claim.body_sha256 != body_sha256:
+    if claim.fingerprint != fingerprint:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
-            "this Idempotency-Key was used with another file in the last 24 hours",
+            "this Idempotency-Key was used with another file or other fields in the last 24 hours",
         )
     return claim
 
