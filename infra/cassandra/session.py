@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
@@ -19,8 +22,9 @@ from cassandra.cluster import (
 )
 from cassandra.cluster import Session as DriverSession
 from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, Statement
+from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, SimpleStatement, Statement
 
+from infra import metrics
 from infra.errors import ExplainedError
 from infra.logs import silenced
 from infra.settings import Settings, parse_addresses
@@ -30,6 +34,9 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 PAGE_SIZE = 5000
+
+BATCH = "batch"
+_VERB_AND_TABLE = re.compile(r"\s*(\w+)\b.*?(?:\bFROM|\bINTO|(?<=UPDATE))\s+(\w+)", re.DOTALL | re.IGNORECASE)
 
 # What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
 _MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
@@ -90,11 +97,12 @@ class Session:
         ``patience`` is that of each page, as in ``execute``.
         """
         state: bytes | None = None
+        name = name_of(cql)
 
         async def fetch() -> tuple[list[Any], bytes | None]:
             statement = (await self._prepare(cql)).bind(parameters)
             statement.fetch_size = page_size
-            return await self._run(statement, state)
+            return await self._run(statement, name, state)
 
         while True:
             rows, state = await self._until_it_heals(fetch, patience)
@@ -113,7 +121,7 @@ class Session:
             batch.is_idempotent = True
             for cql, parameters in writes:
                 batch.add(await self._prepare(cql), parameters)
-            await self._run(batch)
+            await self._run(batch, BATCH)
 
         await self._until_it_heals(write, patience)
 
@@ -147,8 +155,31 @@ class Session:
                 prepared = self._prepared[cql]
         return prepared
 
-    async def _run(self, statement: Statement, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
+    async def ping(self) -> None:
+        """Return when as many replicas have answered as a read takes. Raises CassandraUnavailableError.
+
+        The caller bounds the wait: nothing is prepared for it, which would keep a thread busy.
+        """
+        statement = SimpleStatement("SELECT number FROM schema_migrations LIMIT 1", is_idempotent=True)
+        try:
+            await self._run(statement, name_of(statement.query_string))
+        except _MAY_HEAL as error:
+            raise CassandraUnavailableError(f"Cassandra at {self._hosts} doesn't answer: {_brief(error)}") from None
+
+    async def _run(self, statement: Statement, name: str, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
         """One page, and where the next one begins (None: there is none)."""
+        started = time.perf_counter()
+        metrics.CASSANDRA_IN_FLIGHT.inc()
+        try:
+            return await self._answer(statement, state)
+        except BaseException as error:
+            metrics.CASSANDRA_ERRORS.labels(name, type(error).__name__).inc()
+            raise
+        finally:
+            metrics.CASSANDRA_IN_FLIGHT.dec()
+            _seconds_of(name).observe(time.perf_counter() - started)
+
+    async def _answer(self, statement: Statement, state: bytes | None) -> tuple[list[Any], bytes | None]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -197,6 +228,16 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
         compression=False,
         ssl_context=_tls_context(settings),
     )
+
+
+_seconds_of = cache(metrics.CASSANDRA_SECONDS.labels)
+
+
+@cache
+def name_of(cql: str) -> str:
+    """What a statement is called in the metrics: what it does, to which table."""
+    match = _VERB_AND_TABLE.match(cql)
+    return f"{match[1]} {match[2]}".lower() if match else "other"
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

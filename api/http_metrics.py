@@ -1,0 +1,51 @@
+"""Counts and times every answer, by the pattern of its route: a path is as long as somebody likes."""
+
+import time
+from functools import cache
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from infra import metrics
+
+UNMATCHED = "unmatched"
+GONE = 499
+"""What nginx calls a request whose client went away before it was answered."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_seconds_of = cache(metrics.HTTP_SECONDS.labels)
+_requests_of = cache(metrics.HTTP_REQUESTS.labels)
+
+
+@web.middleware
+async def http_metrics(request: web.Request, handler: Handler) -> web.StreamResponse:
+    started = time.perf_counter()
+    metrics.HTTP_IN_FLIGHT.inc()
+    status, timed = GONE, True
+    try:
+        response = await handler(request)
+        # How long a client follows a request says nothing about us.
+        status, timed = response.status, response.content_type != "text/event-stream"
+    except web.HTTPException as answer:
+        status = answer.status
+        raise
+    else:
+        return response
+    finally:
+        metrics.HTTP_IN_FLIGHT.dec()
+        count(request, status)
+        if timed:
+            _seconds_of(_route_of(request)).observe(time.perf_counter() - started)
+
+
+def count(request: web.BaseRequest, status: int) -> None:
+    """Count an answer; also of what was refused before any route was looked for."""
+    method = request.method if request.method in _METHODS else "other"
+    _requests_of(method, _route_of(request), str(status)).inc()
+
+
+def _route_of(request: web.BaseRequest) -> str:
+    if not isinstance(request, web.Request):
+        return UNMATCHED
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else UNMATCHED
