@@ -9,13 +9,13 @@ from functools import partial
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
-from infra.cassandra.session import Session
+from infra.cassandra.session import Session, ask_cassandra
 from infra.kafka import require_partitions, require_topics
 from infra.outbound import AllowList
-from infra.readiness import EVERY, STORAGE_EVERY, NotReady, Readiness, ask_cassandra, ask_storage
+from infra.readiness import EVERY, NotReady, Readiness
 from infra.settings import Settings
 from infra.spool import sweep
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.event_log import EventLog
 from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
@@ -108,5 +108,5 @@ def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readin
     readiness.add_question("kafka", ask_kafka)
     readiness.add_question("progress view", ask_view)
     readiness.add_question("cassandra", partial(ask_cassandra, session))
-    readiness.add_question("storage", partial(ask_storage, storage), every=STORAGE_EVERY)
+    readiness.add_question("storage", partial(ask_storage, storage), every=ASK_EVERY)
     return readiness

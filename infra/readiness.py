@@ -15,17 +15,13 @@ import structlog
 from pydantic import BaseModel, Field
 
 from infra import metrics
-from infra.cassandra.session import CassandraUnavailableError, Session
-from infra.storage import Storage, StorageError
 
 log = structlog.get_logger(__name__)
 
 OK = "ok"
-NOT_OPEN = "it is not opened yet"
+NOT_OPEN = "not connected yet"
 EVERY = 2.0
 """Seconds between two questions, and that the answer may take: a server that stops is noticed within both."""
-STORAGE_EVERY = 10.0
-"""Seconds between two questions to the storage, which are written objects: a bucket has its price for each."""
 AGAIN_AFTER = 0.5
 """Seconds after a question without a good answer: what is back is noticed sooner."""
 
@@ -58,7 +54,7 @@ class _Question:
     name: str
     ask: Callable[[], Awaitable[None]]
     every: float
-    outcome: str = "not known yet"
+    outcome: str = NOT_OPEN
 
 
 class Readiness:
@@ -120,23 +116,3 @@ class Readiness:
 
     def _by_check(self) -> dict[tuple[str, ...], float]:
         return {(name,): float(said == OK) for name, said in (self.health().checks or {}).items()}
-
-
-async def ask_cassandra(session: Session | None) -> None:
-    """The question whether as many replicas answer as it takes; None: there is no connection yet."""
-    if session is None:
-        raise NotReady(NOT_OPEN)
-    try:
-        await session.ping()
-    except CassandraUnavailableError as error:
-        raise NotReady("it doesn't answer", str(error)) from None
-
-
-async def ask_storage(storage: Storage | None) -> None:
-    """The question whether an object can be written and read; None: it is not open yet."""
-    if storage is None:
-        raise NotReady(NOT_OPEN)
-    try:
-        await storage.check()
-    except StorageError as error:
-        raise NotReady("objects can't be written to it, or not read", str(error)) from None

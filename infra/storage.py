@@ -19,6 +19,7 @@ from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
 from infra import metrics
 from infra.errors import ExplainedError
+from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ PARTIAL = ".partial"  # where a folder's objects are written before they get the
 REMOVED_AT_ONCE = 1000  # the most that S3 deletes in one request
 SIGNED_FOR = timedelta(hours=1)
 CHECK_KEY = ".shrinkstream-check"
+ASK_EVERY = 10.0
+"""Seconds between two questions to the storage, which are written objects: a bucket has its price for each."""
 
 _RETRIES: "RetryConfig" = {
     "max_retries": 6,
@@ -192,6 +195,16 @@ class Storage:
         """Raise StorageError unless an object can be written and read."""
         await self.put(CHECK_KEY, b"ok", "text/plain")
         await self.get(CHECK_KEY)
+
+
+async def ask_storage(storage: Storage | None) -> None:
+    """The question whether an object can be written and read; None: it is not open yet."""
+    if storage is None:
+        raise NotReady(NOT_OPEN)
+    try:
+        await storage.check()
+    except StorageError as error:
+        raise NotReady("objects can't be written to it, or not read", str(error)) from None
 
 
 _measured = partial(metrics.measured, metrics.STORAGE_SECONDS, metrics.STORAGE_ERRORS)

@@ -11,7 +11,7 @@ from infra import metrics
 from infra.disk import free_bytes
 from infra.metrics import Role
 from infra.probes import serving_probes
-from infra.readiness import NotReady, Readiness
+from infra.readiness import NOT_OPEN, NotReady, Readiness
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class WorkerMonitor:
         if app.should_stop:
             raise NotReady(STOPPING)
         if not app.is_connected:
-            raise NotReady("it is not connected yet")
+            raise NotReady(NOT_OPEN)
         inputs = self._inputs() or {TP(topic, 0) for topic in self._topics()}
         try:
             self._ends = await app.consumer.ends(inputs)

@@ -21,12 +21,18 @@ from cassandra.cluster import (
     ResultSet,
 )
 from cassandra.cluster import Session as DriverSession
-from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    RoundRobinPolicy,
+    TokenAwarePolicy,
+)
 from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, SimpleStatement, Statement
 
 from infra import metrics
 from infra.errors import ExplainedError
 from infra.logs import silenced
+from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings, parse_addresses
 
 T = TypeVar("T")
@@ -34,6 +40,8 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 PAGE_SIZE = 5000
+# For ever: the driver's own waits up to ten minutes between two attempts, and gives up after 64.
+RECONNECTION = ExponentialReconnectionPolicy(1.0, 10.0, max_attempts=None)
 
 BATCH = "batch"
 _VERB_AND_TABLE = re.compile(r"\s*(\w+)\b.*?(?:\bFROM|\bINTO|(?<=UPDATE))\s+(\w+)", re.DOTALL | re.IGNORECASE)
@@ -201,6 +209,16 @@ class Session:
         return rows, ResultSet(future, rows).paging_state
 
 
+async def ask_cassandra(session: Session | None) -> None:
+    """The question whether as many replicas answer as it takes; None: there is no connection yet."""
+    if session is None:
+        raise NotReady(NOT_OPEN)
+    try:
+        await session.ping()
+    except CassandraUnavailableError as error:
+        raise NotReady("it doesn't answer", str(error)) from None
+
+
 def _cluster(settings: Settings, hosts: str) -> Cluster:
     endpoints = parse_addresses(hosts, default_port=9042)
     balancing = (
@@ -222,6 +240,7 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
                 request_timeout=REQUEST_TIMEOUT,
             )
         },
+        reconnection_policy=RECONNECTION,
         connect_timeout=CONNECT_TIMEOUT,
         control_connection_timeout=CONNECT_TIMEOUT,
         protocol_version=5,

@@ -11,9 +11,8 @@ from faust.types import StreamT
 from infra import metrics
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
-from infra.readiness import STORAGE_EVERY, ask_storage
 from infra.settings import MOST_PARTITIONS, Settings, settings
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancelled import CancelledRequests, following_cancellations
 from streams.compress.decoders import DecoderPool
@@ -233,7 +232,7 @@ async def _ask_storage() -> None:
 
 
 app.worker_monitor.readiness.add_state("decoders", _decoders_problem)
-app.worker_monitor.readiness.add_question("storage", _ask_storage, every=STORAGE_EVERY)
+app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
 _recent = RecentResults(settings())
 
 

@@ -10,13 +10,12 @@ import structlog
 from faust.types import StreamT
 
 from infra import metrics
-from infra.cassandra.session import Session
+from infra.cassandra.session import Session, ask_cassandra
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
-from infra.readiness import STORAGE_EVERY, ask_cassandra, ask_storage
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.spool import sweep
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import (
@@ -124,7 +123,7 @@ async def _ask_storage() -> None:
 
 
 app.worker_monitor.readiness.add_question("cassandra", _ask_cassandra)
-app.worker_monitor.readiness.add_question("storage", _ask_storage, every=STORAGE_EVERY)
+app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
 
 
 @app.agent(

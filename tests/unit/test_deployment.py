@@ -22,6 +22,7 @@ SCHEMAS = ROOT / "tests" / "schemas"
 K8S = ROOT / "infra" / "k8s"
 KUBERNETES = "1.35.0"
 ROLES = {"api": ["api"], **{name: ["worker", name] for name in ("compress", "progress", "projections")}}
+PROBES = {"/healthz", "/readyz"}
 KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
@@ -59,6 +60,13 @@ def dockerfile() -> list[list[tuple[str, str]]]:
 
 def named(kind: str) -> dict[str, Any]:
     return {entry["metadata"]["name"]: entry for entry in manifests() if entry["kind"] == kind}
+
+
+def port_of(role: str) -> int:
+    """Where a role answers probes in Kubernetes."""
+    given = dict(line.split("=", 1) for line in kustomization()["configMapGenerator"][0]["literals"])
+    default: int = Settings.model_fields["port"].default
+    return default if role == "api" else int(given["SHRINKSTREAM_WORKER_PORT"])
 
 
 def is_pinned(image: str) -> bool:
@@ -100,6 +108,9 @@ def test_every_service_that_stays_has_a_healthcheck_and_is_bounded() -> None:
     for name, service in compose()["services"].items():
         if name not in ("init", "gateway"):
             assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+        if name in ROLES:
+            port = 8080 if name == "api" else service["environment"]["SHRINKSTREAM_WORKER_PORT"]
+            assert f"http://127.0.0.1:{port}/readyz" in service["healthcheck"]["test"][-1]
         if service["image"].startswith("shrinkstream"):
             assert service["cap_drop"] == ["ALL"], name
             assert service["read_only"] is True, name
@@ -236,7 +247,11 @@ def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}
         assert container["resources"]["limits"]["memory"]
         if name in ROLES:
-            assert {"startupProbe", "livenessProbe"} <= container.keys(), name
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+            (port,) = container["ports"]
+            said = entry["spec"]["template"]["metadata"]["annotations"]
+            assert said["prometheus.io/port"] == str(port["containerPort"]) == str(port_of(name))
+            assert {probe["httpGet"]["path"] for key, probe in container.items() if key.endswith("Probe")} <= PROBES
             assert pod["terminationGracePeriodSeconds"] > 15, "SIGTERM drains and commits within 10 s"
             assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
             budget = named("PodDisruptionBudget")[name]["spec"]
