@@ -47,7 +47,7 @@ class _Protocol(web.RequestHandler):
         else:
             log.error("request failed", exc_info=exc)
             problem = internal_error()
-        count(request, problem.status)
+        count(request.method, problem.status)
         answer = problem.response()
         complete(answer)
         answer.force_close()

@@ -33,19 +33,13 @@ async def http_metrics(request: web.Request, handler: Handler) -> web.StreamResp
         return response
     finally:
         metrics.HTTP_IN_FLIGHT.dec()
-        count(request, status)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else UNMATCHED
+        count(request.method, status, route)
         if timed:
-            _seconds_of(_route_of(request)).observe(time.perf_counter() - started)
+            _seconds_of(route).observe(time.perf_counter() - started)
 
 
-def count(request: web.BaseRequest, status: int) -> None:
-    """Count an answer; also of what was refused before any route was looked for."""
-    method = request.method if request.method in _METHODS else "other"
-    _requests_of(method, _route_of(request), str(status)).inc()
-
-
-def _route_of(request: web.BaseRequest) -> str:
-    if not isinstance(request, web.Request):
-        return UNMATCHED
-    resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else UNMATCHED
+def count(method: str, status: int, route: str = UNMATCHED) -> None:
+    """Count an answer; also to what was refused before any route was looked for."""
+    _requests_of(method if method in _METHODS else "other", route, str(status)).inc()
