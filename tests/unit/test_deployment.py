@@ -124,6 +124,30 @@ def test_what_is_written_is_kept_in_volumes() -> None:
     assert compose()["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"] == "/var/lib/kafka/data"
 
 
+def test_every_file_that_a_service_is_given_is_there() -> None:
+    volumes = [volume for service in compose()["services"].values() for volume in service.get("volumes", [])]
+    files = [volume.split(":")[0] for volume in volumes if volume.startswith(".")]
+    assert files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -> None:
+    asked = {
+        name: place["port"]
+        for job in yaml.safe_load((ROOT / "infra/monitoring/prometheus.yml").read_text())["scrape_configs"]
+        for place in job["dns_sd_configs"]
+        for name in place["names"]
+    }
+    services = compose()["services"]
+    workers = {name: int(services[name]["environment"]["SHRINKSTREAM_WORKER_PORT"]) for name in ROLES if name != "api"}
+    assert asked == {"api": Settings.model_fields["port"].default, **workers}
+    assert services["compress"]["environment"]["SHRINKSTREAM_WORKER_HOST"] == "0.0.0.0"
+    assert "deny deny_status 404 if { path /metrics }" in compose()["configs"]["gateway"]["content"]
+    assert {name for name, service in services.items() if service.get("profiles")} == {"prometheus", "grafana"}
+    for name in ("prometheus", "grafana", "gateway"):
+        assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
+
+
 def test_every_setting_that_is_given_exists() -> None:
     text = "".join(
         path.read_text() for path in (ROOT / "docker-compose.yml", *K8S.iterdir(), *(ROOT / "infra/docker").iterdir())
