@@ -17,7 +17,7 @@ REPEATS_EVERY = 10.0  # seconds
 
 # A URL's user and password, and what comes after its path: keys and signatures stand there.
 _URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*)([?#]\S*)?")
-_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=_-]*|(?i:\b(bearer|basic)\s+)[A-Za-z0-9._~+/=-]+")
+_SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
 
 
 class Subject(Protocol):
@@ -50,7 +50,7 @@ def _name_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 def redacted(text: str) -> str:
     """The text without what is nobody's business: passwords and queries of URLs, webhook secrets, credentials."""
-    return _SECRET.sub(lambda match: f"{match[1] or 'whsec_'}…", _URL.sub(_without_secrets, text))
+    return _SECRET.sub(r"\1…", _URL.sub(_without_secrets, text))
 
 
 def _without_secrets(url: re.Match[str]) -> str:

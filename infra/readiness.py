@@ -24,6 +24,8 @@ EVERY = 2.0
 """Seconds between two questions, and that the answer may take: a server that stops is noticed within both."""
 AGAIN_AFTER = 0.5
 """Seconds after a question without a good answer: what is back is noticed sooner."""
+LOOK_AGAIN = 0.1
+"""Seconds while there is nobody to be asked yet: a process is ready as soon as it can be."""
 
 
 class NotReady(Exception):
@@ -112,7 +114,7 @@ class Readiness:
                     log.info("check passes", check=question.name)
                 else:
                     log.warning("check fails", check=question.name, reason=outcome, detail=detail)
-            await asyncio.sleep(question.every if outcome == OK else AGAIN_AFTER)
+            await asyncio.sleep(question.every if outcome == OK else LOOK_AGAIN if outcome == NOT_OPEN else AGAIN_AFTER)
 
     def _by_check(self) -> dict[tuple[str, ...], float]:
         return {(name,): float(said == OK) for name, said in (self.health().checks or {}).items()}

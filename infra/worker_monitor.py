@@ -86,7 +86,7 @@ class WorkerMonitor:
         """Learn where the partitions end, which the brokers that lead them know."""
         app = self._app
         if app.should_stop:
-            raise NotReady(STOPPING)
+            return  # of which the assignment tells
         if not app.is_connected:
             raise NotReady(NOT_OPEN)
         inputs = self._inputs() or {TP(topic, 0) for topic in self._topics()}
