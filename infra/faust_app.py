@@ -580,7 +580,7 @@ class GuardedRecovery(Recovery):
 
     def _set_recovery_ended(self) -> None:
         if self.in_recovery:
-            metrics.RECOVERY_SECONDS.observe(monotonic() - self._began_at)
+            cast("GuardedApp", self.app).worker_monitor.note_recovery(monotonic() - self._began_at)
         super()._set_recovery_ended()
 
 
@@ -656,6 +656,7 @@ class GuardedApp(faust.App):
     async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         await super()._on_partitions_assigned(assigned, generation_id)
         self.has_assignment = True
+        self.worker_monitor.note_assignment()
 
     def _crash(self, reason: BaseException) -> None:
         """Whatever crashes inside Faust ends the process; Faust would live on with the other half."""

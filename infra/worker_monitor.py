@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
@@ -16,6 +17,8 @@ from infra.settings import Settings
 
 if TYPE_CHECKING:
     from infra.faust_app import GuardedApp  # which makes the monitor
+
+log = structlog.get_logger(__name__)
 
 STOPPING = "the worker is being stopped"
 
@@ -58,6 +61,15 @@ class WorkerMonitor:
                 )
             await stack.enter_async_context(self.readiness.asking())
             yield
+
+    def note_assignment(self) -> None:
+        """The group has agreed on who reads what."""
+        log.info("partitions assigned", role=self._role, partitions=len(self._inputs()))
+
+    def note_recovery(self, seconds: float) -> None:
+        """The table was read from its changelog."""
+        metrics.RECOVERY_SECONDS.observe(seconds)
+        log.info("table read", role=self._role, seconds=round(seconds, 3))
 
     def _topics(self) -> set[str]:
         return {name for agent in self._app.agents.values() for name in agent.get_topic_names()}

@@ -43,10 +43,10 @@ def addresses(data_dir: Path) -> dict[str, tuple[str, str]]:
 
 
 def scrape(data_dir: Path) -> Scrape:
-    return Scrape([sample for role, address in addresses(data_dir).values() for sample in _samples(role, address)])
+    return Scrape([sample for role, address in addresses(data_dir).values() for sample in samples_of(role, address)])
 
 
-def _samples(role: str, address: str) -> Iterator[Sample]:
+def samples_of(role: str, address: str) -> Iterator[Sample]:
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):

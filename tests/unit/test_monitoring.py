@@ -149,7 +149,13 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do_also_on_the_page() -> Non
         assert {"summary", "runbook"} <= rule["annotations"].keys()
         # What only ever grows by a fault needs no time to be sure of it.
         assert "for" in rule or "increase(" in rule["expr"], rule["alert"]
-        assert f"`{rule['alert']}`" in PAGE
+        row = (f"`{rule['alert']}`", rule["labels"]["severity"], rule.get("for", "at once"))
+        assert f"| {' | '.join(row)} | {rule['annotations']['runbook']} |\n" in PAGE
+
+
+def test_every_metric_that_the_texts_name_is_there() -> None:
+    texts = PAGE + json.dumps(ALERTS) + json.dumps(DASHBOARD)
+    assert {*re.findall(r"\bshrinkstream_[a-z_]+\b(?!-)", texts)} <= KNOWN.keys() | {one.name for one in DEFINITIONS}
 
 
 def test_every_metric_is_shown_or_watched() -> None:
