@@ -32,7 +32,7 @@ REMOVED_AT_ONCE = 1000  # the most that S3 deletes in one request
 SIGNED_FOR = timedelta(hours=1)
 CHECK_KEY = ".shrinkstream-check"
 ASK_EVERY = 10.0
-"""Seconds between two questions to the storage, which are written objects: a bucket has its price for each."""
+"""Seconds between two questions whether the storage answers: a bucket has its price for each."""
 
 _RETRIES: "RetryConfig" = {
     "max_retries": 6,
@@ -196,13 +196,21 @@ class Storage:
         await self.put(CHECK_KEY, b"ok", "text/plain")
         await self.get(CHECK_KEY)
 
+    async def ping(self) -> None:
+        """Raise StorageError unless it answers: a folder to a write, which finds a full disk, a bucket to a read.
+
+        What is written to a bucket is paid for, and kept for ever where the bucket keeps versions.
+        """
+        if isinstance(self._store, LocalStore) or await self.get(CHECK_KEY) is None:
+            await self.check()
+
 
 async def ask_storage(storage: Storage | None) -> None:
-    """The question whether an object can be written and read; None: it is not open yet."""
+    """The question whether the storage answers; None: it is not open yet."""
     if storage is None:
         raise NotReady(NOT_OPEN)
     try:
-        await storage.check()
+        await storage.ping()
     except StorageError as error:
         raise NotReady("objects can't be written to it, or not read", str(error)) from None
 
