@@ -68,6 +68,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         workers = _workers(compress_workers)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
         ports = remembered_ports(settings.data_dir / "worker-ports.json", list(workers))
         addresses = {"api": f"{settings.host}:{port}", **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
         _write_targets(settings.data_dir / TARGETS, addresses, {"api": "api", **workers})

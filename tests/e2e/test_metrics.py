@@ -33,9 +33,9 @@ def difference(before: Scrape, after: Scrape, name: str, **labels: str) -> float
 
 def test_an_upload_moves_each_counter_by_what_it_is(system: System, shop: Shop) -> None:
     before = scrape(system.data_dir)
-    urls = [shop.add(f"counted-{number}.jpg") for number in range(2)]
-    csv = f'{HEADER}1,Shoe,"{urls[0]},{urls[1]}"\n2,Hat,"{urls[0]},{shop.url}/files/uncounted.jpg"\n'
-    request_id = upload(system.url, csv, webhookUrl=f"{shop.url}/webhook/counted")
+    urls = [shop.add(f"metered-{number}.jpg") for number in range(2)]
+    csv = f'{HEADER}1,Shoe,"{urls[0]},{urls[1]}"\n2,Hat,"{urls[0]},{shop.url}/files/unmetered.jpg"\n'
+    request_id = upload(system.url, csv, webhookUrl=f"{shop.url}/webhook/metered")
     status = completed(system.url, request_id)
     delivered(system.url, request_id)
     after = wait_for_scrape(system, lambda found: difference(before, found, "webhooks_ended_total") > 0)
