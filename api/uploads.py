@@ -36,6 +36,7 @@ from api.models import Accepted
 from api.paging import json_answer
 from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
+from infra import metrics
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
@@ -154,7 +155,7 @@ class UploadsUnderWay:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._count = 0
+        self.count = 0
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
     async def in_turn(self, step: Callable[[], T]) -> T:
@@ -167,13 +168,13 @@ class UploadsUnderWay:
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """Take a place while the upload lasts, or raise a 503 that says when to come back."""
-        if self._count >= self._limit:
+        if self.count >= self._limit:
             raise unavailable(f"{self._limit} uploads are under way already")
-        self._count += 1
+        self.count += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self.count -= 1
 
 
 UPLOADS = web.AppKey("uploads", UploadsUnderWay)
@@ -265,6 +266,7 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             raise Problem(
                 HTTPStatus.INSUFFICIENT_STORAGE, "no-room", "there is no room for the upload just now"
             ) from None
+        metrics.UPLOAD_BYTES.inc(received.size)
         for name in FIELDS:  # the form's come before the query's
             for value in request.query.getall(name, ()):
                 received.add_field(name, value)
@@ -498,6 +500,8 @@ async def _write_events(
     except KafkaError as error:
         log.warning("upload not written", request_id=claim.request_id, error=str(error))
         raise unavailable("Kafka doesn't take the upload's events") from None
+    metrics.REQUESTS_CREATED.inc()
+    metrics.IMAGES_REQUESTED.inc(checked.images)
     log.info("request created", request_id=claim.request_id, rows=checked.rows, images=checked.images)
 
 

@@ -1,15 +1,84 @@
 """Logging: one line per thing that matters, JSON for machines, readable on a terminal."""
 
+import io
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 REPEATS_EVERY = 10.0  # seconds
+
+# A URL's user and password, and what comes after its path: keys and signatures stand there.
+_URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*)([?#]\S*)?")
+_SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
+
+
+class Subject(Protocol):
+    """What a log line may be about: an event."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+
+
+_subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+
+
+def speak_of(subject: Subject) -> None:
+    """From here on, what this task logs bears the subject's request id and event id.
+
+    structlog's own ``bind_contextvars`` would make the id of every event; this one only those of events that are
+    spoken of.
+    """
+    _subject.set(subject)
+
+
+def _name_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    subject = _subject.get()
+    if subject is not None and line.setdefault("request_id", subject.request_id) == subject.request_id:
+        line.setdefault("event_id", subject.id)
+    return line
+
+
+def redacted(text: str) -> str:
+    """The text without what is nobody's business: passwords and queries of URLs, webhook secrets, credentials."""
+    return _SECRET.sub(r"\1…", _URL.sub(_without_secrets, text))
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    return f"{url[1]}{url[2]}{url[3][0] + '…' if url[3] else ''}"
+
+
+def _redact(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    return {key: _redacted_value(value) for key, value in line.items()}
+
+
+def _redacted_value(value: Any) -> Any:
+    match value:
+        case str():
+            return redacted(value)
+        case dict():
+            return {key: _redacted_value(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_redacted_value(entry) for entry in value]
+        case BaseException():
+            return redacted(repr(value))
+        case _:
+            return value
+
+
+def _redacted_traceback(to: TextIO, error: ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    to.write(redacted(plain.getvalue()))
 
 
 class NoRepeats(logging.Filter):
@@ -38,6 +107,7 @@ def configure_logging(level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
+        _name_subject,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()
@@ -54,7 +124,10 @@ def configure_logging(level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([] if terminal else [structlog.processors.format_exc_info]),
-                structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+                _redact,
+                structlog.dev.ConsoleRenderer(exception_formatter=_redacted_traceback)
+                if terminal
+                else structlog.processors.JSONRenderer(),
             ],
         )
     )
