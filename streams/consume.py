@@ -6,6 +6,7 @@ import structlog
 from faust.types import EventT, StreamT
 
 from infra.faust_app import handle
+from infra.logs import log_about
 from streams.event_log import EventLog
 from streams.events import Event, UnreadableEvent, decode
 
@@ -24,6 +25,7 @@ async def consume(
     async def on_record(record: EventT[bytes]) -> None:
         event = await read(record, log_of)
         if event is not None:
+            log_about(event)  # each record has a task of its own
             await on_event(event)
 
     await handle(stream, on_record, in_flight=in_flight)
