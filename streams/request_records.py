@@ -51,7 +51,9 @@ class RequestRecords:
     async def read(self) -> AsyncIterator[list[Record]]:
         """The records that are about the request; those of a partition in order. Raises KafkaUnavailableError."""
         about_image = self._key + b"/"
-        async for records in self._reader.read(self._starts, self._ends):
+        present = await self._reader.ends(self._starts)  # what an event says of offsets may be of another cluster
+        ends = {partition: min(end, present[partition]) for partition, end in self._ends.items()}
+        async for records in self._reader.read(self._starts, ends):
             yield [
                 record
                 for record in records

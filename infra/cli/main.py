@@ -67,6 +67,13 @@ def _settings(**overrides: Any) -> "Settings":
         raise CommandFailed(error) from None
 
 
+def _settings_of_system() -> "Settings":
+    """As ``_settings``; where no servers are set, those of an `up` that runs on the same data dir."""
+    from infra.cli.running_up import of_running_up
+
+    return of_running_up(_settings())
+
+
 def _quiet_logs() -> None:
     from infra.logs import configure_logging
 
@@ -368,6 +375,23 @@ def print_settings() -> None:
 
 
 @main.section(UPKEEP)
+@REQUEST_ID
+@click.option("--all", "every_line", is_flag=True, help="A line for each event, however large the request.")
+@AS_JSON
+def trace(request_id: str, every_line: bool, as_json: bool) -> None:
+    """Tell a request's life from the topics: when, what, where, by whom.
+
+    Marks what was written twice (REPEAT) and what is missing (GAP): images without a result, times without an event,
+    steps that were not taken. Of large requests the events about images are counted over intervals.
+    """
+    from infra.cli.trace import print_trace
+
+    settings = _settings_of_system()
+    _quiet_logs()
+    _run(print_trace(settings, request_id, every_line=every_line, as_json=as_json))
+
+
+@main.section(UPKEEP)
 @click.argument("what", type=click.Choice(["progress", "history", "output"]))
 @click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only what is about one request.")
 @click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
@@ -379,7 +403,7 @@ def replay(what: str, request_id: str | None, verify: bool, as_json: bool) -> No
     """
     from infra.cli.replay import replay as run_replay
 
-    settings = _settings()
+    settings = _settings_of_system()
     _quiet_logs()
     _run(run_replay(settings, what, request_id, verify=verify, as_json=as_json))
 
@@ -398,7 +422,7 @@ def list_dead_letters(as_json: bool) -> None:
     """Print each with its place and what is wrong with it."""
     from infra.cli.dead_letters import list_dead_letters as run
 
-    _run(run(_settings(), as_json=as_json))
+    _run(run(_settings_of_system(), as_json=as_json))
 
 
 @dead_letters.command(name="retry")
@@ -407,7 +431,7 @@ def retry_dead_letters(topic: str | None) -> None:
     """Write them back to where they came from."""
     from infra.cli.dead_letters import retry_dead_letters as run
 
-    _run(run(_settings(), topic))
+    _run(run(_settings_of_system(), topic))
 
 
 @main.section(UPKEEP)
