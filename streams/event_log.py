@@ -39,7 +39,7 @@ class EventBatches:
 
     def add(self, event: ImageRequested) -> None:
         """Put an event into the batch of its partition."""
-        key, value, headers = event.key, event.encode(), headers_of(event, self._headers)
+        key, (value, headers) = event.key, record_of(event, self._headers)
         partition = event.partition_among(self._partitions)
         batch = self._open.get(partition)
         if batch is not None and (batch.size > self._batch_bytes or not batch.append(key, value, headers)):
@@ -101,8 +101,8 @@ class EventLog:
         topic = getattr(self.topics, event.topic)
         if partition is None:
             partition = event.partition_among(await self._producer.partition_count(topic))
-        headers = headers_of(event, self._headers)
-        return await self._producer.send(topic, event.key, event.encode(), headers, partition=partition)
+        value, headers = record_of(event, self._headers)
+        return await self._producer.send(topic, event.key, value, headers, partition=partition)
 
     async def start_batches(self) -> EventBatches:
         """For the many image requests of an upload; see EventBatches."""
@@ -122,6 +122,7 @@ class EventLog:
         await (await self._producer.send(self.topics.dead_letters, key, value or b"", headers))
 
 
-def headers_of(event: Event, same_for_all: Headers) -> list[tuple[str, bytes]]:
-    """The headers of an event's record. What it means to a reader is all in its value."""
-    return [*same_for_all, (TRACEPARENT, event.own_traceparent.encode())]
+def record_of(event: Event, same_for_all: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The value and the headers of an event's record. What it means is all in the value."""
+    value, context = event.encode_with_context()
+    return value, [*same_for_all, (TRACEPARENT, context)]
