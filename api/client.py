@@ -130,7 +130,7 @@ class Client:
         """
         loop = asyncio.get_running_loop()
         path = f"/api/status/{request_id}"
-        reached, troubles, pause = loop.time(), 0, FIRST_PAUSE
+        reached, troubles, pause = loop.time(), 0, FIRST_PAUSE / 2
         known = ""
         while True:
             try:

@@ -34,10 +34,9 @@ async def cancel(request: web.Request) -> web.Response:
     if status.status == "processing":
         if status.succeeded + status.failed >= status.total:
             raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "every image has its result already")
-        await _append(
-            context, RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
-        )
-        log.info("request cancelled", request_id=status.request_id, run=status.run)
+        cancelled = RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
+        await _append(context, cancelled)
+        log.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
         status = await status_of(request)
     if status.status == "completed":
         raise Problem(HTTPStatus.CONFLICT, "already-completed", "the request is completed")
@@ -67,7 +66,7 @@ async def retry(request: web.Request) -> web.Response:
         traceparent=context_of(request),
     )
     await _append(context, retried)
-    log.info("request retried", request_id=status.request_id, run=retried.run)
+    log.info("request retried", run=retried.run, **retried.log_fields())
     return json_answer(
         Accepted(
             message="The images that have not succeeded are being processed again.",

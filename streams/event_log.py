@@ -83,7 +83,7 @@ class EventLog:
         ``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway.
         """
         self.topics = Topics(settings.topic_prefix)
-        self._headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
+        self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
         self._producer = Producer(settings, linger_ms)
 
     async def start(self) -> None:
@@ -101,13 +101,13 @@ class EventLog:
         topic = getattr(self.topics, event.topic)
         if partition is None:
             partition = event.partition_among(await self._producer.partition_count(topic))
-        value, headers = record_of(event, self._headers)
+        value, headers = record_of(event, self.headers)
         return await self._producer.send(topic, event.key, value, headers, partition=partition)
 
     async def start_batches(self) -> EventBatches:
         """For the many image requests of an upload; see EventBatches."""
         topic = self.topics.image_requests
-        return EventBatches(self._producer, self._headers, topic, await self._producer.partition_count(topic))
+        return EventBatches(self._producer, self.headers, topic, await self._producer.partition_count(topic))
 
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str

@@ -54,6 +54,7 @@ async def submit_file(
     wait: bool,
     as_json: bool,
 ) -> None:
+    _require_directory(output)
     async with _client(settings) as client:
         request_id = await upload(client, file, webhook_url, image_format=image_format, quality=quality)
         click.echo(f"request {request_id}", err=True)
@@ -67,6 +68,7 @@ async def submit_file(
 
 async def watch_request(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
     """Wait for a request that somebody made."""
+    _require_directory(output)
     async with _client(settings) as client:
         await client.status(request_id)  # who was never there is not waited for
         await _wait(settings, client, request_id, output, as_json=as_json)
@@ -79,6 +81,8 @@ async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_j
             await _wait(settings, client, request_id, None, as_json=as_json, prints_csv=False)
         elif as_json:
             print_json({"requestId": request_id})
+        else:
+            click.echo("what failed is being processed again", err=True)
 
 
 async def upload(
@@ -252,6 +256,12 @@ def _require_regular(file: Path) -> None:
     # What is lost on the way is sent again, which a pipe can't be.
     if not file.is_file():
         raise FileError(f"{file} is not a regular file")
+
+
+def _require_directory(output: Path | None) -> None:
+    # Found out before the wait, not after it
+    if output is not None and not output.parent.is_dir():
+        raise FileError(f"{output} can't be written: {output.parent} is not a directory")
 
 
 def _bad_rows(problem: dict[str, Any]) -> Iterator[str]:

@@ -183,6 +183,7 @@ def test_what_can_not_go_on_is_an_error_of_one_line(environment: dict[str, str],
         (1, ["status", "r", "--server", "http://127.0.0.1:99999"], "not the address of a server"),
         (1, ["status", "r", "--server", "shop.example"], "http://host/"),
         (1, ["status", "r", "--server", "http://no-such-host.invalid"], "no answer from http://no-such-host.invalid"),
+        (1, ["submit", file, "--output", str(tmp_path / "none" / "a.csv")], "none is not a directory"),
         (2, ["submit", str(tmp_path / "none.csv")], "does not exist"),
         (2, ["status", "two words"], "a request's id"),
         (2, ["download", "r", "--json"], "--json needs --output"),
@@ -220,15 +221,15 @@ def test_another_server_is_recognised(
 
 
 @contextmanager
-def site(status: int, content_type: str, body: str) -> Iterator[str]:
-    """A web server that says the same to everybody; yields its address."""
+def site(status: int, content_type: str, body: str, *, missing: int = 0) -> Iterator[str]:
+    """A web server that says the same to everybody; yields its address. ``missing``: bytes that never come."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(status)
             self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) + missing))
             self.end_headers()
             self.wfile.write(body.encode())
 
@@ -241,6 +242,16 @@ def site(status: int, content_type: str, body: str) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_a_download_that_breaks_off_leaves_what_was_there(environment: dict[str, str], tmp_path: Path) -> None:
+    output = tmp_path / "output.csv"
+    output.write_text("before")
+    with site(200, "text/csv", "S. No.,", missing=1000) as url:
+        ended = shrinkstream("download", "r", "--output", str(output), "--server", url, environment=environment)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"shrinkstream: no answer from {url}: ")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("output.csv", "before")]
 
 
 def test_what_is_asked_for_as_json_is_json(api: Api, environment: dict[str, str], file: str) -> None:
