@@ -206,7 +206,7 @@ def _elapsed_ms(started: float) -> int:
 
 
 async def _open(stack: AsyncExitStack) -> Compressor:
-    event_log = EventLog(settings(), linger_ms=LINGER_MS)
+    event_log = EventLog(settings(), role="compress", linger_ms=LINGER_MS)
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     client = await stack.enter_async_context(

@@ -1,3 +1,4 @@
+import asyncio
 import contextvars
 import io
 import json
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra import logs
-from infra.logs import NoRepeats, configure_logging, redacted, silenced, speak_of
+from infra.logs import NoRepeats, configure_logging, log_about, redacted, silenced
 
 
 def record(message: str) -> logging.LogRecord:
@@ -80,6 +81,9 @@ class About(NamedTuple):
     request_id: str
     id: str
 
+    def log_fields(self) -> dict[str, str]:
+        return {"request_id": self.request_id, "event_id": self.id}
+
 
 def lines_of(code: Callable[[], None], *, terminal: bool = False) -> list[str]:
     """What ``code`` logs, as our processes write it."""
@@ -106,11 +110,11 @@ def test_a_line_bears_the_ids_of_the_event_that_is_being_handled_and_no_other() 
     def code() -> None:
         log = structlog.get_logger("test")
         log.info("before")
-        speak_of(About("request-1", "event-1"))
+        log_about(About("request-1", "event-1"))
         log.info("in it")
         logging.getLogger("some.library").warning("in it as well")
         log.info("of another", request_id="request-2")
-        speak_of(About("request-3", "event-3"))
+        log_about(About("request-3", "event-3"))
         log.info("later")
 
     lines = [json.loads(line) for line in lines_of(code)]
@@ -142,3 +146,41 @@ def test_no_secret_is_logged_wherever_it_stands(terminal: bool) -> None:
     if not terminal:
         said = "".join(str(json.loads(line)) for line in lines)
         assert said.count("https://shop.example/a?…") == 7
+
+
+class Order:
+    """Something that lines are about."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def log_fields(self) -> dict[str, str]:
+        self.asked += 1
+        return {"order": "4711", "trace_id": "abc"}
+
+
+def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pytest.CaptureFixture[str]) -> None:
+    order = Order()
+
+    async def work() -> None:
+        log_about(order)
+        assert order.asked == 0, "nothing is worked out before there is a line"
+        structlog.get_logger("ours").info("begun", trace_id="of the line")
+        logging.getLogger("theirs").warning("hear, hear")
+
+    async def both() -> None:
+        await asyncio.create_task(work())
+        structlog.get_logger("ours").info("done")
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure_logging("INFO")
+        asyncio.run(both())
+    finally:
+        root.handlers, root.level = before, level
+        structlog.reset_defaults()
+    begun, heard, done = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (begun["event"], begun["order"], begun["trace_id"]) == ("begun", "4711", "of the line")
+    assert (heard["event"], heard["order"], heard["trace_id"]) == ("hear, hear", "4711", "abc")
+    assert "order" not in done
