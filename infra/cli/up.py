@@ -1,22 +1,13 @@
 """``shrinkstream up``: the system, kept running."""
 
 import asyncio
-import shlex
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
+from infra.cli.running_up import told_to_others
 from infra.cli.system import running_system
-from infra.settings import PREFIX, Settings
-
-# What another command must know to work with the running system; no secrets.
-TOLD = {
-    *("kafka_brokers", "topic_prefix", "partitions", "cassandra_hosts", "cassandra_keyspace"),
-    *("data_dir", "storage_url", "public_url", "url"),
-}
+from infra.settings import Settings
 
 
 async def run_until_stopped(settings: Settings, compress_workers: int) -> None:
@@ -37,24 +28,9 @@ async def run_until_stopped(settings: Settings, compress_workers: int) -> None:
     try:
         async with running_system(settings, compress_workers=compress_workers) as ready:
             running = True
-            with _told_in(ready.data_dir / "env", ready):
+            with told_to_others(ready):
                 click.echo(f"ready http://{ready.host}:{ready.port}")
                 await stopped.wait()
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
-
-
-@contextmanager
-def _told_in(file: Path, ready: Settings) -> Iterator[None]:
-    """A file for the shell's ``.``, while the system runs: what further commands need to find it."""
-    found = ready.model_copy(
-        update={"data_dir": ready.data_dir.absolute(), "url": f"http://{ready.host}:{ready.port}"}
-    ).model_dump(include=TOLD, exclude_none=True)
-    file.write_text(
-        "".join(f"export {PREFIX}{name.upper()}={shlex.quote(str(found[name]))}\n" for name in sorted(found))
-    )
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)

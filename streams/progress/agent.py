@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from faust.types import StreamT
 
 from infra.faust_app import create_app
+from infra.logs import log_about
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS = 0.5  # how soon a retry begins
 
 topics = Topics(settings().topic_prefix)
-app = create_app(topics.group("progress"), settings=settings(), partitions=settings().partitions)
+app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
 _partitions = [TopicPartition(topics.requests, number) for number in range(settings().partitions)]
 table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
 
@@ -41,7 +42,7 @@ class Progress:
 
 
 async def _open(stack: AsyncExitStack) -> Progress:
-    event_log = EventLog(settings())
+    event_log = EventLog(settings(), role="progress")
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     return Progress(event_log, Healer(settings(), event_log))
@@ -56,8 +57,10 @@ resources = Resources(_open)
 async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
+            log_about(None)
             event = await read(record, shared.event_log)
             if event is not None:
+                log_about(event)
                 await _take(event, shared.event_log)
 
 
