@@ -37,6 +37,8 @@ SUBSTITUTIONS: dict[str, str] = {
     "127.0.0.1:8080": "127.0.0.1:{api}",
     "http.server 9010": "http.server {shop}",
     "127.0.0.1:9010": "127.0.0.1:{shop}",
+    # Who types is slower than the shop is in opening.
+    "--directory infra/demo &": "--directory infra/demo & until curl -sf 127.0.0.1:{shop} >/dev/null; do sleep 0.1; done",
     # Only `up` writes it; this system is started by hand, in the same shell.
     ". .shrinkstream/env": ":",
 }
@@ -48,7 +50,11 @@ MADE: dict[str, tuple[str, Callable[..., None] | None]] = {
     "test": ("python -m pytest", None),  # this run
 }
 MARKS = {"docker", "kubectl", "kafka"}
-ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/test_adding_a_projection.py
+ELSEWHERE = {
+    "docs/adding-a-projection.md",  # tests/integration/test_adding_a_projection.py
+    "docs/command-line.md",  # its one is in tests/e2e/test_command_line.py
+    "docs/monitoring.md",  # its one looks for a line in the logs of `up`
+}
 IN_A_CLONE = {"CONTRIBUTING.md"}
 
 
