@@ -38,7 +38,7 @@ SUBSTITUTIONS: dict[str, str] = {
     "http.server 9010": "http.server {shop}",
     "127.0.0.1:9010": "127.0.0.1:{shop}",
     # Who types is slower than the shop is in opening.
-    "--directory infra/demo &": "--directory infra/demo & until curl -sf 127.0.0.1:{shop} >/dev/null; do sleep 0.1; done",
+    "infra/demo &": "infra/demo & until curl -sf 127.0.0.1:{shop} >/dev/null; do sleep 0.1; done",
     # Only `up` writes it; this system is started by hand, in the same shell.
     ". .shrinkstream/env": ":",
 }
