@@ -21,6 +21,8 @@ from infra.settings import PREFIX, parse_webhook_secrets
 from tests import markdown
 from tests.e2e import test_lifecycle
 from tests.e2e.conftest import System
+from tests.e2e.published_clients import completed, upload
+from tests.e2e.shop import Shop
 from tests.e2e.test_webhook_docs import free_port
 from tests.markdown import ROOT, Block
 from tests.shell import reader_folder, run_blocks
@@ -50,11 +52,8 @@ MADE: dict[str, tuple[str, Callable[..., None] | None]] = {
     "test": ("python -m pytest", None),  # this run
 }
 MARKS = {"docker", "kubectl", "kafka"}
-ELSEWHERE = {
-    "docs/adding-a-projection.md",  # tests/integration/test_adding_a_projection.py
-    "docs/command-line.md",  # its one is in tests/e2e/test_command_line.py
-    "docs/monitoring.md",  # its one looks for a line in the logs of `up`
-}
+ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/test_adding_a_projection.py
+BESIDE_UP = {"docs/command-line.md", "docs/monitoring.md"}
 IN_A_CLONE = {"CONTRIBUTING.md"}
 
 
@@ -76,7 +75,7 @@ def test_every_document_with_commands_is_run_somewhere() -> None:
         for path in markdown.documents()
         if any(is_run(block) for block in markdown.read(path).of_language("sh"))
     }
-    assert with_commands == set(SESSION) | ELSEWHERE | IN_A_CLONE
+    assert with_commands == set(SESSION) | BESIDE_UP | ELSEWHERE | IN_A_CLONE
     marks = {block.needs for path in markdown.documents() for block in markdown.read(path).of_language("sh")}
     assert marks <= MARKS | {"", "keeps-running"}
 
@@ -213,11 +212,28 @@ def test_the_commands_of_the_documents_do_what_they_say(
     assert restored == "history is what the log says\n"
 
 
-def test_what_up_writes_leads_further_commands_to_the_running_system(system: System, tmp_path: Path) -> None:
+# --- somebody with a second terminal, beside `up`
+
+
+def test_what_up_writes_leads_further_commands_to_the_running_system(
+    system: System, shop: Shop, tmp_path: Path
+) -> None:
     folder = reader_folder(tmp_path / "checkout", system.data_dir)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     (enter,) = [block.text for block in shell_blocks("docs/operations.md") if "/env" in block.text]
-    said = run_blocks(
-        [enter, ".venv/bin/shrinkstream list --limit 1\n.venv/bin/shrinkstream init"], folder=folder, environment=plain
-    )
-    assert "created" not in said[1], "it is another system"
+    (look_at_logs,) = [block.text for block in shell_blocks("docs/monitoring.md")]
+    (complete,) = [block.text for block in shell_blocks("docs/command-line.md")]
+    request_id = upload(system.url, f"S. No.,Product Name,Input Image URLs\n1,Shoe,{shop.add('terminal.jpg')}\n")
+    completed(system.url, request_id)
+    blocks = [
+        enter,
+        f"id={request_id}\n.venv/bin/shrinkstream list --limit 1",
+        ".venv/bin/shrinkstream init",
+        look_at_logs,
+        f"PATH=$PWD/.venv/bin:$PATH\n{complete}complete -p shrinkstream",
+    ]
+    _, listed, made, logged, completion = run_blocks(blocks, folder=folder, environment=plain)
+    assert request_id in listed
+    assert "created" not in made, "it is another system"
+    assert json.loads(logged.splitlines()[0])["request_id"] == request_id
+    assert "shrinkstream" in completion
