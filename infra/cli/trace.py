@@ -106,14 +106,14 @@ def _text(line: Line, began: datetime, topics: Topics) -> str:
             name = type(logged.event).__name__
             return f"{_seconds(line.first - began)}  {name:<20}  {place:<24}  {logged.worker:<28}  {words}"
         case GroupLine():
-            until = f"to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
+            until = f" to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
             workers = ", ".join(f"{worker} {count:,}" for worker, count in line.workers.most_common(5))
             more = f", {len(line.workers) - 5} more" if len(line.workers) > 5 else ""
             size = f", {line.input_bytes / 1e6:.1f} MB became {line.output_bytes / 1e6:.1f}" if line.input_bytes else ""
             again = f", REPEATS: {line.repeats:,}" if line.repeats else ""
             return (
                 f"{_seconds(line.first - began)}  {line.name:<20}  {_short(line.topic, topics):<24}"
-                f"  {line.count:,} {until}{size}{again}; by {workers}{more}"
+                f"  {line.count:,}{until}{size}{again}; by {workers}{more}"
             )
         case Gap():
             at = _seconds(line.first - began) if line.first is not None else " " * 10
