@@ -5,21 +5,22 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from infra.cli.terminal import Pace, details, printable, settled
 
 
 class Bar:
-    """How far a request is: images, images per second, bytes saved, time taken and left."""
+    """How far a request is: images, images per second, bytes saved, time left."""
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("images"),
+            # In a narrow terminal it is the bar that becomes shorter.
+            TextColumn("images", table_column=Column(no_wrap=True)),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
         )
         self._task = self._progress.add_task("", total=None)

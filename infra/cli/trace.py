@@ -1,5 +1,6 @@
 """``shrinkstream trace``: a request's life, read from the topics themselves."""
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -17,6 +18,7 @@ from streams.topics import Topics
 
 MOST_SEARCHED = 5_000_000  # records in which the RequestCreated is looked for: a few seconds for each million
 MOST_RECORDS = 3_000_000  # read of each partition
+LINES_AT_ONCE = 1000
 SMALL = 20
 """A request of so many images has a line for each event, asked for or not."""
 
@@ -78,8 +80,9 @@ def _print_json(trace: RequestTrace, created: RequestCreated, topics: Topics) ->
         "repeats": trace.repeats,
         "leftOut": trace.left_out,
     }
-    for document in (head, *(line.as_dict() for line in trace.lines(datetime.now(UTC)))):
-        click.echo(orjson.dumps(document, option=orjson.OPT_UTC_Z))
+    click.echo(orjson.dumps(head, option=orjson.OPT_UTC_Z))
+    for lines in _batched(trace.lines(datetime.now(UTC)), LINES_AT_ONCE):
+        click.echo(b"\n".join(line.document for line in lines))
 
 
 def _print_text(trace: RequestTrace, created: RequestCreated, topics: Topics) -> None:
@@ -88,8 +91,8 @@ def _print_text(trace: RequestTrace, created: RequestCreated, topics: Topics) ->
     lines = trace.lines(datetime.now(UTC))
     began = next((line.first for line in lines if line.first is not None), created.time)
     click.echo(f"begins  {began:%Y-%m-%d %H:%M:%S} UTC; times are seconds since then")
-    for line in lines:
-        click.echo(printable(_text(line, began, topics), 500))
+    for some in _batched(lines, LINES_AT_ONCE):
+        click.echo("\n".join(printable(_text(line, began, topics), 500) for line in some))
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(trace.counts.items()))
     click.echo(f"{sum(trace.counts.values()):,} events, {trace.repeats:,} repeats: {counts}")
     for what in trace.left_out:
@@ -99,25 +102,28 @@ def _print_text(trace: RequestTrace, created: RequestCreated, topics: Topics) ->
 def _text(line: Line, began: datetime, topics: Topics) -> str:
     match line:
         case EventLine():
-            logged = line.logged
-            place = f"{_short(logged.topic, topics)}/{logged.partition}@{logged.offset}"
-            again = "REPEAT " if line.repeat else ""
-            words = f"{again}{line.as_dict()['text']}"
-            name = type(logged.event).__name__
-            return f"{_seconds(line.first - began)}  {name:<20}  {place:<24}  {logged.worker:<28}  {words}"
+            told = orjson.loads(line.document)
+            place = f"{_short(told['topic'], topics)}/{told['partition']}@{told['offset']}"
+            words = f"{'REPEAT ' if line.repeat else ''}{told['text']}"
+            return f"{_seconds(line.first - began)}  {line.name:<20}  {place:<24}  {told['worker']:<28}  {words}"
         case GroupLine():
-            until = f"to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
+            until = f" to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
             workers = ", ".join(f"{worker} {count:,}" for worker, count in line.workers.most_common(5))
             more = f", {len(line.workers) - 5} more" if len(line.workers) > 5 else ""
             size = f", {line.input_bytes / 1e6:.1f} MB became {line.output_bytes / 1e6:.1f}" if line.input_bytes else ""
             again = f", REPEATS: {line.repeats:,}" if line.repeats else ""
             return (
                 f"{_seconds(line.first - began)}  {line.name:<20}  {_short(line.topic, topics):<24}"
-                f"  {line.count:,} {until}{size}{again}; by {workers}{more}"
+                f"  {line.count:,}{until}{size}{again}; by {workers}{more}"
             )
         case Gap():
             at = _seconds(line.first - began) if line.first is not None else " " * 10
             return f"{at}  GAP: {line.text}"
+
+
+def _batched(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
+    """Some lines after the other: each write to standard output costs as much as many lines."""
+    return (lines[start : start + size] for start in range(0, len(lines), size))
 
 
 def _short(topic: str, topics: Topics) -> str:

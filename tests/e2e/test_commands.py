@@ -176,7 +176,7 @@ def test_the_command_line_lists_cancels_and_retries(system: System, shop: Shop) 
     assert " cancelled " in listed[0]
     shop.slow_seconds = 0
     retried = system.run("retry", request_id)
-    assert retried.returncode == 0, retried.stderr
+    assert retried.returncode == 4, retried.stderr
     assert "0 of 100 images compressed, 100 failed" in retried.stderr
     refused = system.run("replay", "progress", "--request", "../etc")
     assert refused.returncode != 0
