@@ -20,32 +20,33 @@ _URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*
 _SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
 
 
-class Subject(Protocol):
-    """What a log line may be about: an event."""
+class LogSubject(Protocol):
+    """What lines may be about."""
 
-    @property
-    def request_id(self) -> str: ...
-    @property
-    def id(self) -> str: ...
+    def log_fields(self) -> dict[str, str]:
+        """What each line says of it."""
 
 
-_subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+_subject: ContextVar[LogSubject | None] = ContextVar("log_subject", default=None)
 
 
-def speak_of(subject: Subject) -> None:
-    """From here on, what this task logs bears the subject's request id and event id.
+def log_about(subject: LogSubject | None) -> None:
+    """Say in each line of the current task, from here on, what it is about.
 
-    structlog's own ``bind_contextvars`` would make the id of every event; this one only those of events that are
-    spoken of.
+    For what is rarely logged about far cheaper than structlog's bind_contextvars: nothing is worked out before a line
+    is written.
     """
     _subject.set(subject)
 
 
-def _name_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     subject = _subject.get()
-    if subject is not None and line.setdefault("request_id", subject.request_id) == subject.request_id:
-        line.setdefault("event_id", subject.id)
-    return line
+    if subject is None:
+        return line
+    fields = subject.log_fields()
+    # A line that names another request itself is not about this one, such as that of a task begun on its account.
+    is_about_another = line.get("request_id", fields.get("request_id")) != fields.get("request_id")
+    return line if is_about_another else {**fields, **line}
 
 
 def redacted(text: str) -> str:
@@ -105,9 +106,9 @@ def configure_logging(level: str) -> None:
     """Send our own and the libraries' log records to standard error in one form."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_subject,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        _name_subject,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     terminal = sys.stderr.isatty()

@@ -7,8 +7,9 @@ import structlog
 from faust.types import EventT, StreamT
 from prometheus_client import Counter
 
-from infra import logs, metrics
+from infra import metrics
 from infra.faust_app import handle
+from infra.logs import log_about
 from streams.event_log import EventLog
 from streams.events import Event, UnreadableEvent, decode
 
@@ -27,6 +28,7 @@ async def consume(
     async def on_record(record: EventT[bytes]) -> None:
         event = await read(record, log_of)
         if event is not None:
+            log_about(event)  # each record has a task of its own
             await on_event(event)
 
     await handle(stream, on_record, in_flight=in_flight)
@@ -56,7 +58,6 @@ async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
         metrics.DEAD_LETTERS.labels(message.topic).inc()
         return None
     _consumed(type(event)).inc()
-    logs.speak_of(event)
     return event
 
 

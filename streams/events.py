@@ -105,6 +105,10 @@ class Event(BaseModel):
         """The id of the event of this type about ``subject`` that is told apart by ``occurrence``."""
         return _uuid5(f"{cls.__name__}/{subject}/{occurrence}")
 
+    def log_fields(self) -> dict[str, str]:
+        """What a log line says of the event that it is about."""
+        return {"request_id": self.request_id, "event_id": self.id}
+
     def partition_among(self, partitions: int) -> int | None:
         """The partition of the topic, of so many, that the event goes to; None: that of its key."""
         return None

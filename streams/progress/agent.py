@@ -11,6 +11,7 @@ from aiokafka import TopicPartition
 from faust.types import StreamT
 
 from infra.faust_app import create_app
+from infra.logs import log_about
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
@@ -56,8 +57,10 @@ resources = Resources(_open)
 async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
+            log_about(None)
             event = await read(record, shared.event_log)
             if event is not None:
+                log_about(event)
                 await _take(event, shared.event_log)
 
 

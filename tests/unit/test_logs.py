@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra import logs
-from infra.logs import NoRepeats, configure_logging, redacted, silenced, speak_of
+from infra.logs import NoRepeats, configure_logging, log_about, redacted, silenced
 
 
 def record(message: str) -> logging.LogRecord:
@@ -80,6 +80,9 @@ class About(NamedTuple):
     request_id: str
     id: str
 
+    def log_fields(self) -> dict[str, str]:
+        return {"request_id": self.request_id, "event_id": self.id}
+
 
 def lines_of(code: Callable[[], None], *, terminal: bool = False) -> list[str]:
     """What ``code`` logs, as our processes write it."""
@@ -106,11 +109,11 @@ def test_a_line_bears_the_ids_of_the_event_that_is_being_handled_and_no_other() 
     def code() -> None:
         log = structlog.get_logger("test")
         log.info("before")
-        speak_of(About("request-1", "event-1"))
+        log_about(About("request-1", "event-1"))
         log.info("in it")
         logging.getLogger("some.library").warning("in it as well")
         log.info("of another", request_id="request-2")
-        speak_of(About("request-3", "event-3"))
+        log_about(About("request-3", "event-3"))
         log.info("later")
 
     lines = [json.loads(line) for line in lines_of(code)]
