@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
-.PHONY: install demo up test check bench drill lock clean
+.PHONY: install demo up test check bench drill soak lock clean
 .DEFAULT_GOAL := install
 
 $(VENV)/bin/python:
@@ -47,11 +47,15 @@ up: install
 test: install check
 	$(VENV)/bin/python -m pytest
 
+# make bench BENCH="images replay --json after.json --against before.json"
 bench: install $(DEV)
-	$(VENV)/bin/python -m tests.bench
+	$(VENV)/bin/python -m tests.bench $(BENCH)
 
 drill: install $(DEV)
 	$(VENV)/bin/python -m tests.drill
+
+soak: install $(DEV)
+	$(VENV)/bin/python -m tests.soak
 
 check: $(DEV)
 	$(VENV)/bin/ruff check .

@@ -95,10 +95,14 @@ def create_app(context: Context) -> web.Application:
         under_way.close()
 
     app.on_cleanup.append(close_uploads)
-    metrics.EVENT_STREAMS.read_from(lambda: app[STREAMS].open)
-    metrics.UPLOADS.read_from(lambda: under_way.count)
-    metrics.VIEW_REQUESTS.read_from(lambda: len(context.view))
-    metrics.DATA_FREE.read_from(lambda: free_bytes(settings.data_dir))
+
+    async def be_measured(_: web.Application) -> None:
+        metrics.EVENT_STREAMS.read_from(lambda: app[STREAMS].open)
+        metrics.UPLOADS.read_from(lambda: under_way.count)
+        metrics.VIEW_REQUESTS.read_from(lambda: len(context.view))
+        metrics.DATA_FREE.read_from(lambda: free_bytes(settings.data_dir))
+
+    app.on_startup.append(be_measured)
     for route in table:
         app.add_routes(route.definitions())
     docs.describe(app, table, settings)

@@ -1,10 +1,13 @@
 """``/asyncapi.json``: the topics and their events as AsyncAPI 3.1 (https://www.asyncapi.com/docs/reference/specification/v3.1.0)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from api.openapi import schemas_of
+from streams.event_log import WORKER
 from streams.events import CONTENT_TYPE, EVENT_CLASSES, Event
 from streams.topics import Topics
+from streams.trace_context import HEADER as TRACEPARENT
 
 Json = dict[str, Any]
 
@@ -16,6 +19,12 @@ _CHANNELS = {
     "output_requests": "From progress to projections: output CSVs to write. By request id.",
     "webhooks": "What came of telling receivers. By request id.",
     "progress_tasks": "What progress is to do or has done. By request id.",
+}
+
+_HEADERS = {
+    "content-type": f"`{CONTENT_TYPE}`",
+    TRACEPARENT: "W3C Trace Context: the request's trace, and this event as the parent of whatever follows from it",
+    WORKER: "the process that wrote the record: `role@host-pid`",
 }
 
 
@@ -63,12 +72,18 @@ def _channel(address: str, description: str, events: list[type[Event]]) -> Json:
     }
 
 
+def _headers(descriptions: Mapping[str, str]) -> Json:
+    properties = {name: {"type": "string", "description": description} for name, description in descriptions.items()}
+    return {"type": "object", "properties": properties}
+
+
 def _message(event: type[Event]) -> Json:
     return {
         "name": event.event_type(),
         "title": event.__name__,
         "summary": (event.__doc__ or "").partition("\n")[0],
         "contentType": CONTENT_TYPE,
+        "headers": _headers(_HEADERS),
         "payload": event.envelope_schema({"$ref": f"#/components/schemas/{event.__name__}"}),
         "bindings": {"kafka": {"key": {"type": "string", "description": "the request id, or image id"}}},
     }
@@ -90,13 +105,7 @@ def _dead_letters(topics: Topics) -> Json:
                 "title": "DeadLetter",
                 "contentType": "application/octet-stream",
                 "payload": {},
-                "headers": {
-                    "type": "object",
-                    "required": [*headers],
-                    "properties": {
-                        name: {"type": "string", "description": description} for name, description in headers.items()
-                    },
-                },
+                "headers": {**_headers(headers), "required": [*headers]},
             }
         },
     }

@@ -13,6 +13,7 @@ from api.paging import json_answer
 from api.problems import Problem, expired, unavailable
 from api.routes import Answer, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.trace_header import TRACEPARENT, context_of
 from infra.settings import Settings
 from streams.events import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
@@ -33,8 +34,9 @@ async def cancel(request: web.Request) -> web.Response:
     if status.status == "processing":
         if status.succeeded + status.failed >= status.total:
             raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "every image has its result already")
-        await _append(context, RequestCancelled(request_id=status.request_id, run=status.run))
-        log.info("request cancelled", request_id=status.request_id, run=status.run)
+        cancelled = RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
+        await _append(context, cancelled)
+        log.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
         status = await status_of(request)
     if status.status == "completed":
         raise Problem(HTTPStatus.CONFLICT, "already-completed", "the request is completed")
@@ -61,9 +63,10 @@ async def retry(request: web.Request) -> web.Response:
         created_at=status.created_at,
         # Later than all that was told of it, whoever's clock is slow: the history goes by it.
         time=max(utc_now(), status.updated_at + A_MOMENT),
+        traceparent=context_of(request),
     )
     await _append(context, retried)
-    log.info("request retried", request_id=status.request_id, run=retried.run)
+    log.info("request retried", run=retried.run, **retried.log_fields())
     return json_answer(
         Accepted(
             message="The images that have not succeeded are being processed again.",
@@ -114,7 +117,7 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Stop the rest of a request",
             description="No more of its images are fetched, and its status is `cancelled`. Again, it changes nothing.",
-            parameters=(REQUEST_ID,),
+            parameters=(REQUEST_ID, TRACEPARENT),
             answers={HTTPStatus.OK: Answer("It is cancelled", {"application/json": Status})},
             problems={
                 **REQUEST_PROBLEMS,
@@ -130,7 +133,7 @@ def routes() -> list[Route]:
             summary="Process the failed images again",
             description="Also those that a cancelled request never came to. The request completes again, with a new"
             " output CSV and a new webhook.",
-            parameters=(REQUEST_ID,),
+            parameters=(REQUEST_ID, TRACEPARENT),
             answers={
                 HTTPStatus.ACCEPTED: Answer(
                     "The images are being processed", {"application/json": Accepted}, {"Location": "its status"}

@@ -70,7 +70,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         await asyncio.to_thread(sweep, settings.data_dir / "spool")
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
-        event_log = EventLog(settings)
+        event_log = EventLog(settings, role="api")
         await event_log.start()
         stack.push_async_callback(event_log.stop)
         view = ProgressView(settings)

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from pydantic import AwareDatetime, Field
 
+from api.intervals import Intervals
 from api.models import Answer
 from streams.events import (
     Event,
     ImageFailed,
     ImageProcessed,
+    ImageRequested,
     ImagesRequestedAgain,
     ImagesSettled,
     OutputCsvRequested,
@@ -60,8 +63,8 @@ class RequestLog(Answer):
 
 
 @dataclass
-class _Interval:
-    """The results between two times, both included."""
+class _Results:
+    """What came of the images that had their result between two times, both included."""
 
     first: datetime
     last: datetime
@@ -70,7 +73,7 @@ class _Interval:
     input_bytes: int
     output_bytes: int
 
-    def add(self, other: "_Interval") -> None:
+    def add(self, other: Self) -> None:
         self.first = min(self.first, other.first)
         self.last = max(self.last, other.last)
         self.succeeded += other.succeeded
@@ -99,22 +102,21 @@ class _Interval:
 class LogSummary:
     """Folds a request's events, in any order and with repeats, into a list whose length doesn't grow with its images.
 
-    Results are summed over intervals of a second, of two, of four …: the shortest that are at most ``MOST_INTERVALS``.
+    Results are summed over at most ``MOST_INTERVALS`` intervals.
     """
 
     def __init__(self) -> None:
         self._entries: dict[str, LogEntry] = {}
         self._seen: set[tuple[int, int]] = set()
-        self._intervals: dict[int, _Interval] = {}
-        self._seconds = 1
+        self._intervals: Intervals[_Results] = Intervals(MOST_INTERVALS)
         self._whole = True
 
     def add(self, event: Event) -> None:
         match event:
             case ImageProcessed():
-                self._add_result(event, _Interval(event.time, event.time, 1, 0, event.input_bytes, event.output_bytes))
+                self._add_result(event, _Results(event.time, event.time, 1, 0, event.input_bytes, event.output_bytes))
             case ImageFailed():
-                self._add_result(event, _Interval(event.time, event.time, 0, 1, 0, 0))
+                self._add_result(event, _Results(event.time, event.time, 0, 1, 0, 0))
             case ImagesSettled():
                 pass  # says no more than the results do, a hundred images at a time
             case _ if event.id in self._entries:
@@ -129,27 +131,15 @@ class LogSummary:
         self._whole = False
 
     def log(self) -> RequestLog:
-        entries = [*self._entries.values(), *(each.entry() for each in self._intervals.values())]
+        entries = [*self._entries.values(), *(each.entry() for each in self._intervals)]
         entries.sort(key=lambda entry: (entry.until or entry.time, _ORDER.get(entry.event, len(_ORDER))))
         return RequestLog(entries=entries, whole=self._whole)
 
-    def _add_result(self, event: ImageProcessed | ImageFailed, result: _Interval) -> None:
+    def _add_result(self, event: ImageProcessed | ImageFailed, result: _Results) -> None:
         if (event.index, event.attempt) in self._seen:
             return
         self._seen.add((event.index, event.attempt))
-        self._put(result)
-        while len(self._intervals) > MOST_INTERVALS:
-            finer, self._intervals = self._intervals, {}
-            self._seconds *= 2
-            for interval in finer.values():
-                self._put(interval)
-
-    def _put(self, interval: _Interval) -> None:
-        number = int(interval.first.timestamp()) // self._seconds
-        if number in self._intervals:
-            self._intervals[number].add(interval)
-        else:
-            self._intervals[number] = interval
+        self._intervals.add(result)
 
 
 def sentence(event: Event) -> str:
@@ -157,6 +147,13 @@ def sentence(event: Event) -> str:
     match event:
         case RequestCreated():
             return f"A CSV of {_count(event.rows, 'row')} with {_count(event.total, 'image')} was accepted"
+        case ImageRequested():
+            return f"Image {event.index} is asked for: {event.input_url}"
+        case ImageProcessed():
+            times = f"fetched in {event.fetch_ms}, shrunk in {event.shrink_ms}, stored in {event.store_ms} ms"
+            return f"Image {event.index}: {event.input_bytes:,} bytes became {event.output_bytes:,}, {times}"
+        case ImageFailed():
+            return f"Image {event.index} failed: {event.reason}" + (f", {event.detail}" if event.detail else "")
         case RequestCancelled():
             return "The request was cancelled"
         case RequestRetried():

@@ -1,7 +1,6 @@
 """What happened to a request and when, read from the topics themselves."""
 
 import asyncio
-from datetime import timedelta
 from http import HTTPStatus
 
 from aiohttp import web
@@ -17,13 +16,13 @@ from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events import UnreadableEvent, decode
 from streams.log_reader import LogReader, Record
+from streams.request_records import RequestRecords
 from streams.status import Status
 from streams.topics import Topics
 
 READINGS_AT_ONCE = 2  # in one API process: each holds some megabytes of records, and the broker busy
 MOST_RECORDS = 200_000  # looked at in one topic for one answer; other requests' records are among them
 SECONDS = 20.0
-CLOCK_SKEW = timedelta(minutes=1)  # between the machines whose clocks date the records
 
 READINGS = web.AppKey("log_readings", asyncio.Semaphore)
 
@@ -45,29 +44,21 @@ async def read_log(settings: Settings, status: Status, *, most_records: int = MO
     """What the topics say of a request; at most ``most_records`` of each are looked at."""
     summary = LogSummary()
     topics = Topics(settings.topic_prefix)
-    key = status.request_id.encode()
+    # The log goes on for ever; no result that came later than the last change concerns this request.
+    settled = None if status.status == "processing" else status.updated_at
     async with LogReader.open(settings) as reader:
-        starts, ends = {}, {}
+        records_of = RequestRecords(reader, status.request_id, most_records)
         for topic in (*topics.of_progress, topics.output_requests):
-            partition = await reader.partition_of(topic, key)
-            start = await reader.offset_at(partition, status.created_at - CLOCK_SKEW)
-            end = (await reader.ends([partition]))[partition]
-            if topic == topics.image_results and status.status != "processing":
-                # The log goes on for ever; no result that came later than the last change concerns this request.
-                end = min(end, await reader.offset_at(partition, status.updated_at + CLOCK_SKEW))
-            if end - start > most_records:
-                end = start + most_records
-                summary.leave_out()
-            starts[partition], ends[partition] = start, end
-        async for records in reader.read(starts, ends):
-            await asyncio.to_thread(_add, summary, records, key)
+            await records_of.add(topic, status.created_at, settled if topic == topics.image_results else None)
+        async for records in records_of.read():
+            await asyncio.to_thread(_add, summary, records)
+    if not records_of.whole:
+        summary.leave_out()
     return summary.log()
 
 
-def _add(summary: LogSummary, records: list[Record], key: bytes) -> None:
+def _add(summary: LogSummary, records: list[Record]) -> None:
     for record in records:
-        if record.key != key:
-            continue
         try:
             summary.add(decode(record.value))
         except UnreadableEvent:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, TypeVar, get_args
 from uuid import uuid4
 
+import orjson
 import structlog
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -35,12 +36,14 @@ from api.models import Accepted
 from api.paging import json_answer
 from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
+from api.trace_header import TRACEPARENT, context_of
 from infra import metrics
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
 from streams.event_log import EventBatches
 from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
+from streams.trace_context import trace_id_of
 
 log = structlog.get_logger(__name__)
 
@@ -85,6 +88,7 @@ class Received:
     """What came with an upload."""
 
     path: Path
+    traceparent: str | None
     sha256: str = ""
     size: int = 0
     content_type: str | None = None
@@ -94,6 +98,13 @@ class Received:
         """Keep a field of the form or the query; an empty one counts as absent."""
         if value:
             self.fields.setdefault(name, []).append(value)
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same file with the same fields: what an Idempotency-Key stands for."""
+        if not self.fields:
+            return self.sha256
+        return hashlib.sha256(orjson.dumps([self.sha256, self.fields], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Report(BaseModel):
@@ -217,7 +228,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
                 errors=_row_problems(rejected),
                 errorCount=rejected.error_count,
             ) from None
-        claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
+        claim = await _claim(context, request[OWNER], idempotency_key, received.fingerprint)
         if claim.is_new or await context.status(claim.request_id) is None:
             await _write_events(
                 context,
@@ -242,7 +253,7 @@ def _accepted(request_id: str) -> web.Response:
 async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Received]:
     """Stream the upload into a spool file, which is gone afterwards whatever happens."""
     with spool_file(settings.data_dir / "spool", "upload-") as file:
-        received = Received(Path(file.name))
+        received = Received(Path(file.name), traceparent=context_of(request))
         try:
             async with asyncio.timeout(RECEIVE_TIMEOUT):
                 await _receive_into(request, received, file, settings.max_upload_bytes)
@@ -442,16 +453,16 @@ def _idempotency_key(request: web.Request) -> str:
     return key
 
 
-async def _claim(context: Context, owner: str, key: str, body_sha256: str) -> Claim:
-    new = Claim(str(uuid4()), body_sha256, utc_now(), is_new=True)
+async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Claim:
+    new = Claim(str(uuid4()), fingerprint, utc_now(), is_new=True)
     if not key:
         return new
     claim = await IdempotencyKeys(context.session).claim(owner, key, new)
-    if claim.body_sha256 != body_sha256:
+    if claim.fingerprint != fingerprint:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
-            "this Idempotency-Key was used with another file in the last 24 hours",
+            "this Idempotency-Key was used with another file or other fields in the last 24 hours",
         )
     return claim
 
@@ -469,7 +480,8 @@ async def _write_events(
 ) -> None:
     batches = await context.event_log.start_batches()
     bulk = checked.images > context.settings.express_images
-    events = _image_requests(read_rows(received.path, checked), claim, owner, options, bulk=bulk)
+    rows = read_rows(received.path, checked)
+    events = _image_requests(rows, claim, owner, options, received.traceparent, bulk=bulk)
     try:
         while await uploads.in_turn(partial(_add_some, batches, events)):
             await batches.send()
@@ -487,6 +499,7 @@ async def _write_events(
                 quality=options.quality,
                 format=options.format,
                 image_offsets=await batches.finish(),
+                traceparent=received.traceparent,
             )
         )
     except KafkaError as error:
@@ -494,11 +507,17 @@ async def _write_events(
         raise unavailable("Kafka doesn't take the upload's events") from None
     metrics.REQUESTS_CREATED.inc()
     metrics.IMAGES_REQUESTED.inc(checked.images)
-    log.info("request created", request_id=claim.request_id, rows=checked.rows, images=checked.images)
+    log.info(
+        "request created",
+        request_id=claim.request_id,
+        trace_id=trace_id_of(claim.request_id, received.traceparent),
+        rows=checked.rows,
+        images=checked.images,
+    )
 
 
 def _image_requests(
-    rows: Iterator[Row], claim: Claim, owner: str, options: ImageOptions, *, bulk: bool
+    rows: Iterator[Row], claim: Claim, owner: str, options: ImageOptions, traceparent: str | None, *, bulk: bool
 ) -> Iterator[ImageRequested]:
     index = 0
     for row in rows:
@@ -517,6 +536,7 @@ def _image_requests(
                 format=options.format,
                 bulk=bulk,
                 owner=owner,
+                traceparent=traceparent,
             )
             index += 1
 
@@ -573,6 +593,7 @@ def routes() -> list[Route]:
                     " request's id",
                     "order-4711",
                 ),
+                TRACEPARENT,
             ),
             body={"multipart/form-data": UploadForm, "text/csv": str},
             answers={

@@ -96,6 +96,7 @@ async def redeliver(request: web.Request) -> web.Response:
         kind=delivery.origin.kind,
         run=delivery.origin.run,
         after_attempt=delivery.made,
+        traceparent=delivery.origin.traceparent,
     )
     try:
         await request.app[CONTEXT].event_log.append(event)

@@ -20,35 +20,6 @@ _URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*
 _SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
 
 
-class LogSubject(Protocol):
-    """What lines may be about."""
-
-    def log_fields(self) -> dict[str, str]:
-        """What each line says of it."""
-
-
-_subject: ContextVar[LogSubject | None] = ContextVar("log_subject", default=None)
-
-
-def log_about(subject: LogSubject | None) -> None:
-    """Say in each line of the current task, from here on, what it is about.
-
-    For what is rarely logged about far cheaper than structlog's bind_contextvars: nothing is worked out before a line
-    is written.
-    """
-    _subject.set(subject)
-
-
-def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-    subject = _subject.get()
-    if subject is None:
-        return line
-    fields = subject.log_fields()
-    # A line that names another request itself is not about this one, such as that of a task begun on its account.
-    is_about_another = line.get("request_id", fields.get("request_id")) != fields.get("request_id")
-    return line if is_about_another else {**fields, **line}
-
-
 def redacted(text: str) -> str:
     """The text without what is nobody's business: passwords and queries of URLs, webhook secrets, credentials."""
     return _SECRET.sub(r"\1…", _URL.sub(_without_secrets, text))
@@ -80,6 +51,36 @@ def _redacted_traceback(to: TextIO, error: ExcInfo) -> None:
     plain = io.StringIO()
     structlog.dev.plain_traceback(plain, error)
     to.write(redacted(plain.getvalue()))
+
+
+class LogSubject(Protocol):
+    """What lines may be about."""
+
+    def log_fields(self) -> dict[str, str]:
+        """What each line says of it."""
+
+
+_subject: ContextVar[LogSubject | None] = ContextVar("log_subject", default=None)
+
+
+def log_about(subject: LogSubject | None) -> None:
+    """Say in each line of the current task, from here on, what it is about.
+
+    For what is rarely logged about far cheaper than structlog's bind_contextvars: nothing is worked out before a line
+    is written.
+    """
+    _subject.set(subject)
+
+
+def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    subject = _subject.get()
+    if subject is None:
+        return line
+    fields = subject.log_fields()
+    # A line about another request than the one that is being worked on has none of this one's ids.
+    if line.get("request_id", fields.get("request_id")) != fields.get("request_id"):
+        return line
+    return {**fields, **line}
 
 
 class NoRepeats(logging.Filter):

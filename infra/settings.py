@@ -169,7 +169,10 @@ class Settings(BaseSettings):
     fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
     fetch_concurrency: int = Field(64, ge=1, le=1000, description="downloads under way in one compress worker")
     codec_processes: int = Field(
-        max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
+        default_factory=lambda: max(1, os.cpu_count() or 1),
+        ge=1,
+        le=256,
+        description="decoder processes of one compress worker; unless set, one for each core",
     )
     downloads_per_host: int = Field(8, ge=1, le=1000, description="of those, from one host at a time")
     codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")

@@ -1,15 +1,20 @@
 """Writing events: the one way in which every part of the system does it."""
 
 import asyncio
+import os
+import socket
 from collections import deque
 
 from aiokafka.structs import RecordMetadata
 
-from infra.kafka import Batch, Producer
+from infra.kafka import Batch, Headers, Producer
 from infra.settings import Settings
 from streams.events import HEADERS, Event, ImageRequested
 from streams.topics import Topics
+from streams.trace_context import HEADER as TRACEPARENT
 
+WORKER = "worker"
+"""The header that says which process wrote a record: role@host-pid."""
 MAX_BATCHES_BYTES = 1024 * 1024
 MIN_BATCH_BYTES = 16 * 1024
 
@@ -21,8 +26,9 @@ class EventBatches:
     MiB of events is kept back (more only where there are more than 64 partitions), and as much again is on its way.
     """
 
-    def __init__(self, producer: Producer, topic: str, partitions: int) -> None:
+    def __init__(self, producer: Producer, headers: Headers, topic: str, partitions: int) -> None:
         self._producer = producer
+        self._headers = headers
         self._topic = topic
         self._partitions = partitions
         self._batch_bytes = max(MIN_BATCH_BYTES, MAX_BATCHES_BYTES // partitions)
@@ -33,15 +39,15 @@ class EventBatches:
 
     def add(self, event: ImageRequested) -> None:
         """Put an event into the batch of its partition."""
-        key, value = event.key, event.encode()
+        key, (value, headers) = event.key, record_of(event, self._headers)
         partition = event.partition_among(self._partitions)
         batch = self._open.get(partition)
-        if batch is not None and (batch.size > self._batch_bytes or not batch.append(key, value, HEADERS)):
+        if batch is not None and (batch.size > self._batch_bytes or not batch.append(key, value, headers)):
             self._full.append((partition, self._open.pop(partition)))
             batch = None
         if batch is None:
             batch = self._open[partition] = self._producer.new_batch()
-            batch.append(key, value, HEADERS)
+            batch.append(key, value, headers)
 
     async def send(self) -> None:
         """Hand over the batches that are full, waiting for room. Raises KafkaError for any that was not taken."""
@@ -71,9 +77,13 @@ class EventBatches:
 class EventLog:
     """Appends events to their topics."""
 
-    def __init__(self, settings: Settings, *, linger_ms: int = 2) -> None:
-        """``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway."""
+    def __init__(self, settings: Settings, *, role: str = "shrinkstream", linger_ms: int = 2) -> None:
+        """``role``: of this process, told with each event.
+
+        ``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway.
+        """
         self.topics = Topics(settings.topic_prefix)
+        self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
         self._producer = Producer(settings, linger_ms)
 
     async def start(self) -> None:
@@ -91,12 +101,13 @@ class EventLog:
         topic = getattr(self.topics, event.topic)
         if partition is None:
             partition = event.partition_among(await self._producer.partition_count(topic))
-        return await self._producer.send(topic, event.key, event.encode(), HEADERS, partition=partition)
+        value, headers = record_of(event, self.headers)
+        return await self._producer.send(topic, event.key, value, headers, partition=partition)
 
     async def start_batches(self) -> EventBatches:
         """For the many image requests of an upload; see EventBatches."""
         topic = self.topics.image_requests
-        return EventBatches(self._producer, topic, await self._producer.partition_count(topic))
+        return EventBatches(self._producer, self.headers, topic, await self._producer.partition_count(topic))
 
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str
@@ -109,3 +120,9 @@ class EventLog:
             ("dead-letter-error", error.encode()),
         )
         await (await self._producer.send(self.topics.dead_letters, key, value or b"", headers))
+
+
+def record_of(event: Event, same_for_all: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The value and the headers of an event's record. What it means is all in the value."""
+    value, context = event.encode_with_context()
+    return value, [*same_for_all, (TRACEPARENT, context)]

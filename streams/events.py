@@ -17,6 +17,7 @@ import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from streams import trace_context
 from streams.lanes import partition_of_image
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -82,6 +83,9 @@ class Event(BaseModel):
 
     request_id: RequestId
     time: Time = Field(default_factory=utc_now, exclude=True)
+    traceparent: Annotated[str, Field(pattern=trace_context.PATTERN)] | None = Field(
+        None, description="the caller's `traceparent` (W3C Trace Context), if it sent one: the event is of its trace"
+    )
 
     @property
     def subject(self) -> str:
@@ -105,9 +109,18 @@ class Event(BaseModel):
         """The id of the event of this type about ``subject`` that is told apart by ``occurrence``."""
         return _uuid5(f"{cls.__name__}/{subject}/{occurrence}")
 
+    @property
+    def trace_id(self) -> str:
+        return trace_context.trace_id_of(self.request_id, self.traceparent)
+
+    @property
+    def own_traceparent(self) -> str:
+        """The trace context that goes with the record: the event as the parent of whatever follows from it."""
+        return trace_context.traceparent_of(self.request_id, self.traceparent, self.id)
+
     def log_fields(self) -> dict[str, str]:
         """What a log line says of the event that it is about."""
-        return {"request_id": self.request_id, "event_id": self.id}
+        return {"request_id": self.request_id, "event_id": self.id, "trace_id": self.trace_id}
 
     def partition_among(self, partitions: int) -> int | None:
         """The partition of the topic, of so many, that the event goes to; None: that of its key."""
@@ -118,10 +131,19 @@ class Event(BaseModel):
         return f"{TYPE_PREFIX}{cls.__name__}.v{cls.version}"
 
     def encode(self) -> bytes:
+        return self._encode(self.id)
+
+    def encode_with_context(self) -> tuple[bytes, bytes]:
+        """What ``encode`` and ``own_traceparent`` say, for the work of one: the id is the most of it."""
+        event_id = self.id
+        context = trace_context.traceparent_of(self.request_id, self.traceparent, event_id)
+        return self._encode(event_id), context.encode()
+
+    def _encode(self, event_id: str) -> bytes:
         return orjson.dumps(
             {
                 "specversion": "1.0",
-                "id": self.id,
+                "id": event_id,
                 "source": SOURCE,
                 "type": self.event_type(),
                 "subject": self.subject,
@@ -247,6 +269,7 @@ class _ImageResult(_ImageEvent):
             input_url=request.input_url,
             cells=request.cells,
             owner=request.owner,
+            traceparent=request.traceparent,
             requested_at=request.time,
             **outcome,
         )

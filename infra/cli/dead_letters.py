@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import click
+import orjson
 
 from infra.kafka import Producer, require_topics
 from infra.settings import Settings
@@ -28,6 +29,16 @@ class DeadLetter:
     def place(self) -> tuple[str, int, int]:
         return (self.topic, self.partition, self.offset)
 
+    def as_dict(self) -> dict[str, object]:
+        return {
+            "topic": self.topic,
+            "partition": self.partition,
+            "offset": self.offset,
+            "error": self.error,
+            "key": None if self.key is None else self.key.decode(errors="replace"),
+            "value": self.value.decode(errors="replace"),
+        }
+
     @classmethod
     def of(cls, record: Record) -> "DeadLetter":
         headers = {name: value.decode(errors="replace") for name, value in record.headers}
@@ -41,8 +52,11 @@ class DeadLetter:
         )
 
 
-async def list_dead_letters(settings: Settings) -> None:
+async def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
     for letter in await _letters(settings):
+        if as_json:
+            click.echo(orjson.dumps(letter.as_dict()))
+            continue
         shown = letter.value[:SHOWN_BYTES].decode(errors="replace")
         click.echo(f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.error}  {shown!r}")
 

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from api.client import Client
-from infra.cli.requests import follow, summary, upload
+from infra.cli.requests import follow, upload
 from infra.cli.system import running_system
+from infra.cli.terminal import summary
 from infra.errors import ExplainedError
 from infra.settings import Settings
 
@@ -104,8 +105,10 @@ async def _show(settings: Settings, shop: Shop, console: Console) -> None:
     async with Client(f"http://{settings.host}:{settings.port}", settings.first_api_key) as client:
         request_id = await upload(client, file, f"http://{shop.address}/webhook")
         console.print(f"uploaded {file.name}: request {request_id}")
-        status = await follow(client, request_id, console)
-        _print_rows(await client.download(request_id))
+        status = await follow(client, request_id)
+        output = io.BytesIO()
+        await client.download(request_id, output)
+        _print_rows(output.getvalue())
         click.echo(summary(status))
     try:
         webhook = await asyncio.wait_for(shop.webhooks.get(), WEBHOOK_TIMEOUT)

@@ -1,58 +1,126 @@
-"""The commands. Each imports what it needs when it runs, so that ``--help`` and ``status`` are quick."""
+"""The commands. Each imports what it needs when it runs, so that ``--help`` and completion are quick."""
 
-import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import SecretStr
 
-from infra.errors import ExplainedError
-from infra.logs import configure_logging
-from infra.settings import MOST_PARTITIONS, Settings, SettingsError, load_settings, parse_webhook_secrets
+from infra.errors import EXIT_FAILED, EXIT_INTERRUPTED, ExplainedError
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
+if TYPE_CHECKING:
+    from infra.settings import Settings
+
+SHELLS = ("bash", "zsh", "fish")
 
 
 class CommandFailed(click.ClickException):
     """One clear line on standard error and a non-zero exit."""
 
-    exit_code = EXIT_FAILED
+    def __init__(self, error: ExplainedError | str) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code if isinstance(error, ExplainedError) else EXIT_FAILED
+        self._details = error.details if isinstance(error, ExplainedError) else ()
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"shrinkstream: {self.message}", err=True)
+        from infra.cli.terminal import printable
+
+        click.echo(f"shrinkstream: {printable(' '.join(self.message.split()), 1000)}", err=True)
+        for line in self._details:
+            click.echo(printable(line), err=True)
 
 
-def _settings(**overrides: Any) -> Settings:
+class Sections(click.Group):
+    """A group whose help lists its commands under headings, in the order in which they were added."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sections: dict[str, list[str]] = {}
+
+    def section(self, heading: str, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+        """As ``command``, under a heading."""
+
+        def add(function: Callable[..., Any]) -> click.Command:
+            command: click.Command = self.command(name)(function)
+            self.place(heading, command)
+            return command
+
+        return add
+
+    def place(self, heading: str, command: click.Command) -> None:
+        assert command.name is not None
+        self.sections.setdefault(heading, []).append(command.name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for heading, names in self.sections.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(100)) for name in names])
+
+
+def _settings(**overrides: Any) -> "Settings":
+    from infra.settings import SettingsError, load_settings
+
     try:
         return load_settings(**{name: value for name, value in overrides.items() if value is not None})
     except SettingsError as error:
-        raise CommandFailed(str(error)) from None
+        raise CommandFailed(error) from None
+
+
+def _settings_of_system() -> "Settings":
+    """As ``_settings``; where no servers are set, those of an `up` that runs on the same data dir."""
+    from infra.cli.running_up import of_running_up
+
+    return of_running_up(_settings())
+
+
+def _quiet_logs() -> None:
+    from infra.logs import configure_logging
+
+    configure_logging("ERROR")
+
+
+def _server_logs(settings: "Settings") -> None:
+    from infra.logs import configure_logging
+
+    configure_logging(settings.log_level)
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's work; what users can mend is one line, everything else a traceback."""
+    import asyncio
+
     try:
         return asyncio.run(work)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except ExplainedError as error:
-        raise CommandFailed(str(error)) from None
+        raise CommandFailed(error) from None
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="shrinkstream")
 def main() -> None:
-    """Shrink product images: a CSV of image URLs in, compressed images, a CSV and a webhook out."""
+    """Shrink product images: a CSV of image URLs in, compressed images, a CSV and a webhook out.
+
+    Settings are environment variables (`shrinkstream settings`). Data goes to standard output, all else to standard
+    error.
+
+    \b
+    Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 the server refused;
+    4 some images failed; 5 the request was cancelled or has expired; 130 Ctrl-C.
+    """
+
+
+REQUESTS, SYSTEM, UPKEEP, SHELL = "Requests", "Running the system", "Looking after it", "Shell"
 
 
 def _an_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or context.resilient_parsing:
+        return value
     from streams.events import is_request_id
 
-    if value is not None and not is_request_id(value):
+    if not is_request_id(value):
         raise click.BadParameter("a request's id has 1 to 64 letters, digits, - or _")
     return value
 
@@ -65,34 +133,19 @@ DATA_DIR = click.option(
 PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes any free one.")
 WORKERS = click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers.")
 SERVER = click.option("--server", metavar="URL", help="The API to talk to; default: SHRINKSTREAM_URL.")
+REQUEST_ID = click.argument("request_id", metavar="ID", callback=_an_id)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, a document in each line.")
+WAIT = click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar (default).")
+OUTPUT = click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT.csv",
+    help="A file for the output CSV, instead of standard output.",
+)
 
 
-@main.command()
-@PORT
-@DATA_DIR
-@WORKERS
-def up(port: int | None, data_dir: Path | None, workers: int) -> None:
-    """Run the whole system on this machine until Ctrl-C."""
-    from infra.cli.up import run_until_stopped
-
-    settings = _settings(port=port, data_dir=data_dir)
-    configure_logging(settings.log_level)
-    _run(run_until_stopped(settings, workers))
-
-
-@main.command()
-@DATA_DIR
-def demo(data_dir: Path | None) -> None:
-    """Start everything, send the sample images through it, show what came out, stop everything."""
-    from infra.cli.demo import run_demo
-
-    settings = _settings(data_dir=data_dir, port=0)
-    configure_logging("ERROR")
-    _run(run_demo(settings, keep_data=data_dir is not None))
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@main.section(REQUESTS)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.csv")
 @click.option("--webhook-url", metavar="URL", help="Who is told when the request is complete.")
 @click.option(
     "--format",
@@ -101,8 +154,9 @@ def demo(data_dir: Path | None) -> None:
     help="Format of all output images; default: that of each input image.",
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of the images; default: that of the server.")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the output CSV goes.")
-@click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar.")
+@OUTPUT
+@WAIT
+@AS_JSON
 @SERVER
 def submit(
     file: Path,
@@ -111,97 +165,288 @@ def submit(
     quality: int | None,
     output: Path | None,
     wait: bool,
+    as_json: bool,
     server: str | None,
 ) -> None:
-    """Upload a CSV and wait for its result."""
+    """Upload a CSV and wait for its result.
+
+    Prints the output CSV; with --json the last status and the images that failed; with --no-wait the request's id.
+    Ctrl-C while waiting leaves the request running.
+    """
     from infra.cli.requests import submit_file
 
-    settings = _settings(url=server)
-    _run(submit_file(settings, file, webhook_url, output, image_format=image_format, quality=quality, wait=wait))
+    _run(
+        submit_file(
+            _settings(url=server),
+            file,
+            webhook_url=webhook_url,
+            image_format=image_format,
+            quality=quality,
+            output=output,
+            wait=wait,
+            as_json=as_json,
+        )
+    )
 
 
-@main.command()
-@click.argument("request_id", metavar="ID")
+@main.section(REQUESTS)
+@REQUEST_ID
+@OUTPUT
+@AS_JSON
 @SERVER
-def status(request_id: str, server: str | None) -> None:
-    """Print a request's status as JSON."""
+def watch(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
+    """Wait for a request that was submitted before.
+
+    Prints what `submit` prints at its end, and ends as that does.
+    """
+    from infra.cli.requests import watch_request
+
+    _run(watch_request(_settings(url=server), request_id, output, as_json=as_json))
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@AS_JSON
+@SERVER
+def status(request_id: str, as_json: bool, server: str | None) -> None:
+    """Print how far a request is, as JSON.
+
+    Indented for people; with --json in one line.
+    """
     from infra.cli.requests import print_status
 
-    _run(print_status(_settings(url=server), request_id))
+    _run(print_status(_settings(url=server), request_id, as_json=as_json))
 
 
-@main.command()
-@click.argument("request_id", metavar="ID")
-@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file instead of standard output.")
+@main.section(REQUESTS)
+@REQUEST_ID
+@click.option(
+    "--status",
+    "image_status",
+    type=click.Choice(["succeeded", "failed", "pending", "cancelled"]),
+    help="Only images of this status.",
+)
+@AS_JSON
 @SERVER
-def download(request_id: str, output: Path | None, server: str | None) -> None:
-    """Download a completed request's output CSV."""
+def images(request_id: str, image_status: str | None, as_json: bool, server: str | None) -> None:
+    """Print what became of each image.
+
+    A line each, in the order of the CSV.
+    """
+    from infra.cli.requests import print_images
+
+    _run(print_images(_settings(url=server), request_id, image_status, as_json=as_json))
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@OUTPUT
+@click.option("--json", "as_json", is_flag=True, help="With --output: print what was written, as JSON.")
+@SERVER
+def download(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
+    """Download a completed request's output CSV: all of it or nothing."""
     from infra.cli.requests import download_csv
 
-    _run(download_csv(_settings(url=server), request_id, output))
+    if as_json and output is None:
+        raise click.UsageError("--json needs --output: standard output has the CSV otherwise")
+    _run(download_csv(_settings(url=server), request_id, output, as_json=as_json))
 
 
-@main.command(name="list")
+@main.section(REQUESTS, "list")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many at most.")
+@AS_JSON
 @SERVER
-def list_requests(limit: int, server: str | None) -> None:
+def list_requests(limit: int, as_json: bool, server: str | None) -> None:
     """Print the newest requests, a line each."""
     from infra.cli.requests import print_list
 
-    _run(print_list(_settings(url=server), limit))
+    _run(print_list(_settings(url=server), limit, as_json=as_json))
 
 
-@main.command()
-@click.argument("request_id", metavar="ID")
+@main.section(REQUESTS)
+@REQUEST_ID
+@AS_JSON
 @SERVER
-def cancel(request_id: str, server: str | None) -> None:
+def cancel(request_id: str, as_json: bool, server: str | None) -> None:
     """Stop a request: images that are not done are not fetched any more."""
     from infra.cli.requests import cancel_request
 
-    _run(cancel_request(_settings(url=server), request_id))
+    _run(cancel_request(_settings(url=server), request_id, as_json=as_json))
 
 
-@main.command()
-@click.argument("request_id", metavar="ID")
-@click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar.")
+@main.section(REQUESTS)
+@REQUEST_ID
+@WAIT
+@AS_JSON
 @SERVER
-def retry(request_id: str, wait: bool, server: str | None) -> None:
+def retry(request_id: str, wait: bool, as_json: bool, server: str | None) -> None:
     """Process the failed images of a request again."""
     from infra.cli.requests import retry_request
 
-    _run(retry_request(_settings(url=server), request_id, wait=wait))
+    _run(retry_request(_settings(url=server), request_id, wait=wait, as_json=as_json))
 
 
-@main.command()
+@main.section(SYSTEM)
+@PORT
+@DATA_DIR
+@WORKERS
+def up(port: int | None, data_dir: Path | None, workers: int) -> None:
+    """Run the whole system on this machine until Ctrl-C."""
+    from infra.cli.up import run_until_stopped
+
+    settings = _settings(port=port, data_dir=data_dir)
+    _server_logs(settings)
+    _run(run_until_stopped(settings, workers))
+
+
+@main.section(SYSTEM)
+@DATA_DIR
+def demo(data_dir: Path | None) -> None:
+    """Start everything, send sample images through it, stop everything."""
+    from infra.cli.demo import run_demo
+
+    settings = _settings(data_dir=data_dir, port=0)
+    _quiet_logs()
+    _run(run_demo(settings, keep_data=data_dir is not None))
+
+
+def _partition_count(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
+    if value is not None and not context.resilient_parsing:
+        from infra.settings import MOST_PARTITIONS
+
+        if not 1 <= value <= MOST_PARTITIONS:
+            raise click.BadParameter(f"{value} is not between 1 and {MOST_PARTITIONS}")
+    return value
+
+
+@main.section(SYSTEM)
+@click.option(
+    "--partitions",
+    type=int,
+    callback=_partition_count,
+    metavar="N",
+    help="Grow the topic of waiting images, the limit of how many compress workers share the work; at any time.",
+)
+@AS_JSON
+def init(partitions: int | None, as_json: bool) -> None:
+    """Create topics, keyspace and tables; what exists is left as it is."""
+    from infra.cli.init import initialise
+
+    created = _run(initialise(_settings(), partitions))
+    if as_json:
+        from infra.cli.requests import print_json
+
+        print_json({"created": created})
+        return
+    for name in created:
+        click.echo(f"created {name}")
+
+
+@main.section(SYSTEM)
 def api() -> None:
     """Serve the HTTP API."""
     from api.app import serve
 
     settings = _settings()
-    configure_logging(settings.log_level)
+    _server_logs(settings)
     _run(serve(settings))
 
 
-@main.command()
+@main.section(SYSTEM)
 @click.argument("app", type=click.Choice(["compress", "progress", "projections"]))
 def worker(app: str) -> None:
     """Run one of the three Faust apps."""
     from infra.cli.worker import run_app
 
     settings = _settings()
-    configure_logging(settings.log_level)
+    _server_logs(settings)
     try:
         sys.exit(run_app(app, settings))
     except ExplainedError as error:
-        raise CommandFailed(str(error)) from None
+        raise CommandFailed(error) from None
 
 
-@main.command()
+@main.section(SYSTEM, "settings")
+@click.option("--markdown", is_flag=True, help="Only names, defaults and meanings, as the documentation has them.")
+def print_settings(markdown: bool) -> None:
+    """Print every setting with its value, default and meaning."""
+    from infra.cli.settings_table import print_markdown, print_table
+
+    if markdown:
+        print_markdown()
+    else:
+        print_table(_settings())
+
+
+@main.section(UPKEEP)
+@REQUEST_ID
+@click.option("--all", "every_line", is_flag=True, help="A line for each event, however large the request.")
+@AS_JSON
+def trace(request_id: str, every_line: bool, as_json: bool) -> None:
+    """Tell a request's life from the topics: when, what, where, by whom.
+
+    Marks what was written twice (REPEAT) and what is missing (GAP): images without a result, times without an event,
+    steps that were not taken. Of large requests the events about images are counted over intervals.
+    """
+    from infra.cli.trace import print_trace
+
+    settings = _settings_of_system()
+    _quiet_logs()
+    _run(print_trace(settings, request_id, every_line=every_line, as_json=as_json))
+
+
+@main.section(UPKEEP)
+@click.argument("what", type=click.Choice(["progress", "history", "output"]))
+@click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only what is about one request.")
+@click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
+@AS_JSON
+def replay(what: str, request_id: str | None, verify: bool, as_json: bool) -> None:
+    """Build a read model again from the topics.
+
+    Everything else goes on meanwhile. No webhook is repeated and no image fetched.
+    """
+    from infra.cli.replay import replay as run_replay
+
+    settings = _settings_of_system()
+    _quiet_logs()
+    _run(run_replay(settings, what, request_id, verify=verify, as_json=as_json))
+
+
+@main.group(name="dead-letters")
+def dead_letters() -> None:
+    """Records that could not be read."""
+
+
+main.place(UPKEEP, dead_letters)
+
+
+@dead_letters.command(name="list")
+@AS_JSON
+def list_dead_letters(as_json: bool) -> None:
+    """Print each with its place and what is wrong with it."""
+    from infra.cli.dead_letters import list_dead_letters as run
+
+    _run(run(_settings_of_system(), as_json=as_json))
+
+
+@dead_letters.command(name="retry")
+@click.option("--topic", help="Only those from this topic.")
+def retry_dead_letters(topic: str | None) -> None:
+    """Write them back to where they came from."""
+    from infra.cli.dead_letters import retry_dead_letters as run
+
+    _run(run(_settings_of_system(), topic))
+
+
+@main.section(UPKEEP)
 @click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 takes any free one.")
 @click.option("--secret", metavar="whsec_…", help="What signs them; default: SHRINKSTREAM_WEBHOOK_SECRET.")
 def listen(port: int, secret: str | None) -> None:
     """Receive webhooks on this machine, verify and print them."""
+    from pydantic import SecretStr
+
     from infra.cli.listen import listen as run_listen
+    from infra.settings import parse_webhook_secrets
 
     given = SecretStr(secret) if secret else _settings().webhook_secret
     try:
@@ -214,59 +459,16 @@ def listen(port: int, secret: str | None) -> None:
         raise CommandFailed(f"port {port} can't be used: {error.strerror}") from None
 
 
-@main.command()
-@click.option(
-    "--partitions",
-    type=click.IntRange(1, MOST_PARTITIONS),
-    metavar="N",
-    help="Grow the topic of waiting images, the limit of how many compress workers share the work; at any time.",
-)
-def init(partitions: int | None) -> None:
-    """Create topics, keyspace and tables; what exists is left as it is."""
-    from infra.cli.init import initialise
+@main.section(SHELL)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    """Print what makes a shell complete these commands.
 
-    for name in _run(initialise(_settings(), partitions)):
-        click.echo(f"created {name}")
+    \b
+    bash: source <(shrinkstream completion bash)
+    zsh:  source <(shrinkstream completion zsh)
+    fish: shrinkstream completion fish | source
+    """
+    from infra.cli.completion import completion_script
 
-
-@main.command()
-@click.argument("what", type=click.Choice(["progress", "history", "output"]))
-@click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only what is about one request.")
-@click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
-def replay(what: str, request_id: str | None, verify: bool) -> None:
-    """Build a read model again from the topics, while everything else goes on."""
-    from infra.cli.replay import replay as run_replay
-
-    settings = _settings()
-    configure_logging("ERROR")
-    _run(run_replay(settings, what, request_id, verify=verify))
-
-
-@main.group(name="dead-letters")
-def dead_letters() -> None:
-    """Records that could not be read."""
-
-
-@dead_letters.command(name="list")
-def list_dead_letters() -> None:
-    """Print each with its place and what is wrong with it."""
-    from infra.cli.dead_letters import list_dead_letters as run
-
-    _run(run(_settings()))
-
-
-@dead_letters.command(name="retry")
-@click.option("--topic", help="Only those from this topic.")
-def retry_dead_letters(topic: str | None) -> None:
-    """Write them back to where they came from."""
-    from infra.cli.dead_letters import retry_dead_letters as run
-
-    _run(run(_settings(), topic))
-
-
-@main.command(name="settings")
-def print_settings() -> None:
-    """Print every setting with its value, default and meaning."""
-    from infra.cli.settings_table import print_table
-
-    print_table(_settings())
+    click.echo(completion_script(main, shell))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import click
+import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -34,7 +35,7 @@ class DifferencesFoundError(ExplainedError):
     """A comparison found differences."""
 
 
-async def replay(settings: Settings, what: str, request_id: str | None, *, verify: bool) -> None:
+async def replay(settings: Settings, what: str, request_id: str | None, *, verify: bool, as_json: bool) -> None:
     """Rebuild ``progress``, ``history`` or ``output``; raises DifferencesFoundError when ``verify`` finds some."""
     topics = Topics(settings.topic_prefix)
     await require_topics(settings, topics.configs())
@@ -46,15 +47,27 @@ async def replay(settings: Settings, what: str, request_id: str | None, *, verif
         else:
             report = await _replay_projection(settings, what, request_id, on_events, verify=verify)
     seconds = time.monotonic() - started
-    for difference in report.differences:
-        click.echo(difference)
+    if as_json:
+        click.echo(
+            orjson.dumps(
+                {
+                    "what": what,
+                    "verified": verify,
+                    "events": report.events,
+                    "seconds": round(seconds, 3),
+                    "differenceCount": report.difference_count,
+                    "differences": report.differences,
+                }
+            )
+        )
+    else:
+        for difference in report.differences:
+            click.echo(difference)
     click.echo(f"{report.events} events in {seconds:.1f} s ({report.events / seconds:.0f}/s)", err=True)
     if verify and report.difference_count:
         raise DifferencesFoundError(f"{report.difference_count} differences between {what} and the log")
-    if verify:
-        click.echo(f"{what} is what the log says")
-    else:
-        click.echo(f"{what} is rebuilt")
+    if not as_json:
+        click.echo(f"{what} is what the log says" if verify else f"{what} is rebuilt")
 
 
 async def _replay_projection(
@@ -79,7 +92,7 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
     topics = Topics(settings.topic_prefix)
     rebuild_id = str(uuid4())
     report = Report()
-    event_log = EventLog(settings)
+    event_log = EventLog(settings, role="replay")
     await event_log.start()
     try:
         async with LogReader.open(settings) as reader:

@@ -1,140 +1,276 @@
-"""``submit``, ``status``, ``download``, ``list``, ``cancel`` and ``retry``: the API from the command line."""
+"""The API from the command line: ``submit``, ``watch``, ``status``, ``images``, ``download`` and the others.
+
+Data goes to standard output, whatever is for people to standard error.
+"""
 
 import asyncio
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import uuid4
 
 import click
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from api.client import Client, ServerUnreachableError
-from infra.errors import ExplainedError
-from infra.settings import Settings
+from api.client import ApiError, Client
+from infra.cli.terminal import printable, progress_display, summary
+from infra.errors import EXIT_IMAGES_FAILED, EXIT_STOPPED, ExplainedError
+from infra.settings import Settings, load_settings
 
-UPLOAD_ATTEMPTS = 3
+FAILURES_SHOWN = 10
+FAILURES_IN_JSON = 100
+BAD_ROWS_SHOWN = 10
 
 
-class RequestCancelledError(ExplainedError):
-    """Somebody cancelled the request that was waited for."""
+class ImagesFailedError(ExplainedError):
+    """The request that was waited for is completed, and some of its images failed."""
+
+    exit_code = EXIT_IMAGES_FAILED
+
+
+class RequestStoppedError(ExplainedError):
+    """The request that was waited for was cancelled, or has expired."""
+
+    exit_code = EXIT_STOPPED
+
+
+class FileError(ExplainedError):
+    """A file can't be read or written."""
 
 
 async def submit_file(
     settings: Settings,
     file: Path,
-    webhook_url: str | None,
-    output: Path | None,
     *,
+    webhook_url: str | None,
     image_format: str | None,
     quality: int | None,
+    output: Path | None,
     wait: bool,
+    as_json: bool,
 ) -> None:
+    _require_directory(output)
     async with _client(settings) as client:
         request_id = await upload(client, file, webhook_url, image_format=image_format, quality=quality)
         click.echo(f"request {request_id}", err=True)
-        if not wait:
+        if wait:
+            await _wait(settings, client, request_id, output, as_json=as_json)
+        elif as_json:
+            print_json({"requestId": request_id})
+        else:
             click.echo(request_id)
-            return
-        status = await follow(client, request_id, Console(stderr=True))
-        if status["status"] == "cancelled":
-            raise RequestCancelledError(f"the request was cancelled: {summary(status)}")
-        content = await client.download(request_id)
-    await _write(content, output)
-    click.echo(summary(status), err=True)
 
 
-async def upload(
-    client: Client,
-    file: Path,
-    webhook_url: str | None,
-    *,
-    image_format: str | None = None,
-    quality: int | None = None,
-) -> str:
-    """Upload a file; an answer that was lost on the way doesn't make a second request of it."""
-    key = str(uuid4())
-    for attempt in range(1, UPLOAD_ATTEMPTS + 1):
-        try:
-            return await client.upload(
-                file, webhook_url=webhook_url, image_format=image_format, quality=quality, idempotency_key=key
-            )
-        except ServerUnreachableError:
-            if attempt == UPLOAD_ATTEMPTS:
-                raise
-            await asyncio.sleep(attempt)
-    raise AssertionError("unreachable")
-
-
-async def follow(client: Client, request_id: str, console: Console) -> dict[str, Any]:
-    """Show a progress bar until the request is not processed any more; returns its last status."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[saved]}"), console=console) as progress:
-        bar = progress.add_task("images", total=None, saved="")
-        status: dict[str, Any] = {}
-        async for status in client.follow(request_id):
-            progress.update(
-                bar,
-                total=status["total"],
-                completed=status["succeeded"] + status["failed"],
-                saved=saved(status),
-            )
-    return status
-
-
-async def print_status(settings: Settings, request_id: str) -> None:
+async def watch_request(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
+    """Wait for a request that somebody made."""
+    _require_directory(output)
     async with _client(settings) as client:
-        status = await client.status(request_id)
-    click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
+        await client.status(request_id)  # who was never there is not waited for
+        await _wait(settings, client, request_id, output, as_json=as_json)
 
 
-async def print_list(settings: Settings, limit: int) -> None:
-    async with _client(settings) as client:
-        requests = await client.requests(limit)
-    for status in requests:
-        click.echo(f"{status['requestId']}  {status['createdAt']}  {status['status']:<10}  {summary(status)}")
-
-
-async def cancel_request(settings: Settings, request_id: str) -> None:
-    async with _client(settings) as client:
-        status = await client.cancel(request_id)
-    click.echo(f"cancelled: {summary(status)}", err=True)
-
-
-async def retry_request(settings: Settings, request_id: str, *, wait: bool) -> None:
+async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_json: bool) -> None:
     async with _client(settings) as client:
         await client.retry(request_id)
         if wait:
-            status = await follow(client, request_id, Console(stderr=True))
-            click.echo(summary(status), err=True)
+            await _wait(settings, client, request_id, None, as_json=as_json, prints_csv=False)
+        elif as_json:
+            print_json({"requestId": request_id})
+        else:
+            click.echo("what failed is being processed again", err=True)
 
 
-async def download_csv(settings: Settings, request_id: str, output: Path | None) -> None:
+async def upload(
+    client: Client, file: Path, webhook_url: str | None, *, image_format: str | None = None, quality: int | None = None
+) -> str:
+    """Upload a file; returns the request's id. The refusal of a file has its bad rows as details."""
+    _require_regular(file)
+    try:
+        return await client.upload(
+            file,
+            webhook_url=webhook_url,
+            image_format=image_format,
+            quality=quality,
+            idempotency_key=str(uuid4()),
+        )
+    except OSError as error:
+        raise FileError(f"{file} can't be read: {error.strerror or error}") from None
+    except ApiError as refusal:
+        refusal.details = list(_bad_rows(refusal.problem))
+        raise
+    except asyncio.CancelledError:
+        click.echo("interrupted while uploading: `shrinkstream list` shows whether it was accepted", err=True)
+        raise
+
+
+async def follow(client: Client, request_id: str) -> dict[str, Any]:
+    """Show the progress until the request is not processed any more; returns its last status."""
+    status: dict[str, Any] = {}
+    with progress_display() as display:
+        async for status in client.follow(request_id, on_trouble=display.trouble):
+            display.show(status)
+    return status
+
+
+async def _wait(
+    settings: Settings,
+    client: Client,
+    request_id: str,
+    output: Path | None,
+    *,
+    as_json: bool,
+    prints_csv: bool = True,
+) -> None:
+    """Wait for the end of a request, hand out its output CSV and tell what it came to."""
+    try:
+        status = await follow(client, request_id)
+    except asyncio.CancelledError:
+        server = f" --server {settings.url}" if settings.url != load_settings().url else ""
+        click.echo(f"the request goes on; to come back to it: shrinkstream watch {request_id}{server}", err=True)
+        raise
+    failed = []
+    if status["failed"]:
+        failed = [image async for image in _first(client.images(request_id, "failed"), FAILURES_IN_JSON)]
+    if status["status"] == "completed" and (output is not None or (prints_csv and not as_json)):
+        await _hand_out(client, request_id, output)
+    if as_json:
+        print_json({**status, "failures": failed})
+    click.echo(summary(status), err=True)
+    for image in failed[:FAILURES_SHOWN]:
+        click.echo(f"failed: {_describe_failure(image)}", err=True)
+    if status["failed"] > FAILURES_SHOWN:
+        click.echo(f"… all {status['failed']:,}: shrinkstream images {request_id} --status failed", err=True)
+    if status["status"] != "completed":
+        raise RequestStoppedError(f"the request is {printable(status['status'])}")
+    if status["failed"]:
+        raise ImagesFailedError(f"{status['failed']:,} of {status['total']:,} images failed")
+
+
+async def print_status(settings: Settings, request_id: str, *, as_json: bool) -> None:
     async with _client(settings) as client:
-        content = await client.download(request_id)
-    await _write(content, output)
+        status = await client.status(request_id)
+    if as_json:
+        print_json(status)
+    else:
+        click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
 
 
-def saved(status: dict[str, Any]) -> str:
-    """How many bytes compressing saved, as in `1.2 of 3.4 MB saved (35%)`."""
-    before, after = status["inputBytes"], status["outputBytes"]
-    if not before:
-        return ""
-    return f"{(before - after) / 1e6:.1f} of {before / 1e6:.1f} MB saved ({(before - after) * 100 // before}%)"
+async def print_list(settings: Settings, limit: int, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        requests = await client.requests(limit)
+    for status in requests:
+        if as_json:
+            print_json(status)
+        else:
+            line = f"{status['requestId']}  {status['createdAt']}  {status['status']:<10}  {summary(status)}"
+            click.echo(printable(line))
 
 
-def summary(status: dict[str, Any]) -> str:
-    text = f"{status['succeeded']} of {status['total']} images compressed, {status['failed']} failed"
-    return ", ".join(filter(None, (text, saved(status))))
+async def print_images(settings: Settings, request_id: str, status: str | None, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        async for image in client.images(request_id, status):
+            if as_json:
+                print_json(image)
+            elif image["status"] == "failed":
+                click.echo(f"{image['index']}  failed     {_describe_failure(image)}")
+            else:
+                came_of_it = f"{image['inputUrl']} → {image['outputUrl']}" if image["outputUrl"] else ""
+                click.echo(printable(f"{image['index']}  {image['status']:<9}  {came_of_it}".rstrip(), 2000))
+
+
+async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        status = await client.cancel(request_id)
+    if as_json:
+        print_json(status)
+    click.echo(f"cancelled: {summary(status)}", err=True)
+
+
+async def download_csv(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        size = await _hand_out(client, request_id, output)
+    if as_json:
+        print_json({"requestId": request_id, "output": str(output), "bytes": size})
+
+
+async def _hand_out(client: Client, request_id: str, output: Path | None) -> int:
+    """Write the output CSV to a file or to standard output, all of it or nothing; returns its bytes."""
+    if output is None:
+        with tempfile.TemporaryFile() as file:
+            size = await client.download(request_id, file)
+            file.seek(0)
+            await asyncio.to_thread(shutil.copyfileobj, file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return size
+    try:
+        with _replacing(output) as file:
+            return await client.download(request_id, file)
+    except OSError as error:
+        raise FileError(f"{output} can't be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` when it is whole. What is no file (/dev/stdout) is written as it is."""
+    if path.exists() and not path.is_file():
+        with tempfile.TemporaryFile() as file, path.open("wb") as target:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, target)
+        return
+    partial_path = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        with partial_path.open("xb") as file:
+            yield file
+        partial_path.replace(path)
+    finally:
+        partial_path.unlink(missing_ok=True)
+
+
+def print_json(value: object) -> None:
+    """One JSON document in a line of its own."""
+    click.echo(orjson.dumps(value))
+
+
+async def _first(items: AsyncIterator[dict[str, Any]], most: int) -> AsyncIterator[dict[str, Any]]:
+    taken = 0
+    async for item in items:
+        yield item
+        taken += 1
+        if taken == most:
+            return
+
+
+def _describe_failure(image: dict[str, Any]) -> str:
+    why = f"{image['reason']}: {image['detail']}" if image["detail"] else image["reason"]
+    place = f"row {image['row'] + 1}, S. No. {image['serial']}" if image["row"] is not None else "?"
+    return printable(f"{place}: {image['inputUrl']} ({why})", 500)
+
+
+def _require_regular(file: Path) -> None:
+    # What is lost on the way is sent again, which a pipe can't be.
+    if not file.is_file():
+        raise FileError(f"{file} is not a regular file")
+
+
+def _require_directory(output: Path | None) -> None:
+    # Found out before the wait, not after it
+    if output is not None and not output.parent.is_dir():
+        raise FileError(f"{output} can't be written: {output.parent} is not a directory")
+
+
+def _bad_rows(problem: dict[str, Any]) -> Iterator[str]:
+    for row in islice(problem.get("errors") or [], BAD_ROWS_SHOWN):
+        column = f", {row['column']}" if row.get("column") else ""
+        yield f"line {row['row']}{column}: {row['message']}"
+    if (count := problem.get("errorCount", 0)) > BAD_ROWS_SHOWN:
+        yield f"… {count:,} rows in all"
 
 
 def _client(settings: Settings) -> Client:
     return Client(settings.url, settings.first_api_key)
-
-
-async def _write(content: bytes, output: Path | None) -> None:
-    if output is None:
-        click.echo(content, nl=False)
-    else:
-        await asyncio.to_thread(output.write_bytes, content)

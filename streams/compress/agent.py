@@ -28,7 +28,7 @@ from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-LINGER_MS = 20  # results that go together cost every reader less, and each is one of many under way
+LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
 
 topics = Topics(settings().topic_prefix)
 app = create_app(
@@ -206,7 +206,7 @@ def _elapsed_ms(started: float) -> int:
 
 
 async def _open(stack: AsyncExitStack) -> Compressor:
-    event_log = EventLog(settings(), linger_ms=LINGER_MS)
+    event_log = EventLog(settings(), role="compress", linger_ms=LINGER_MS)
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     client = await stack.enter_async_context(

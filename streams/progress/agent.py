@@ -42,7 +42,7 @@ class Progress:
 
 
 async def _open(stack: AsyncExitStack) -> Progress:
-    event_log = EventLog(settings())
+    event_log = EventLog(settings(), role="progress")
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     return Progress(event_log, Healer(settings(), event_log))

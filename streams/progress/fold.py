@@ -78,6 +78,7 @@ class RequestRow(BaseModel):
     asked_run: int = 0  # the latest run whose images have been asked for
     heals: int = 0  # how often that run has been helped
     files_removed: bool = False
+    traceparent: str | None = None
 
     @property
     def webhook(self) -> WebhookState | None:
@@ -261,6 +262,7 @@ def _fold_created(event: RequestCreated, read: Read) -> Changes:
         webhook_url=event.webhook_url,
         webhook_events=event.webhook_events or None,
         image_offsets=event.image_offsets,
+        traceparent=event.traceparent,
     )
     return {key: encode_row(row)}
 
@@ -473,6 +475,7 @@ def images_due(event: Event, read: Read) -> Iterator[ImagesSettled]:
                 created_at=row.created_at,
                 webhook_url=row.webhook_url,
                 webhook_events=row.webhook_events,
+                traceparent=row.traceparent,
                 time=from_milliseconds(chunk.updated_ms),
             )
 
@@ -502,6 +505,7 @@ def _summary(request_id: str, row: RequestRow, sums: Sums) -> dict[str, Any]:
         "created_at": row.created_at,
         "webhook_url": row.webhook_url,
         "owner": row.owner,
+        "traceparent": row.traceparent,
         # When the last image was settled: the same whenever this is asked again.
         "time": max(row.requested_at, from_milliseconds(sums.updated_ms)),
     }

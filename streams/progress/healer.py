@@ -154,6 +154,7 @@ class Healer:
                     product_name="?",
                     input_url="",
                     owner=row.owner,
+                    traceparent=row.traceparent,
                     requested_at=row.requested_at,
                     reason=REASON,
                     detail="the log doesn't say what was asked for",
@@ -218,7 +219,12 @@ class _Asking:
         while self._pending:
             await self._note()
         again = ImagesRequestedAgain(
-            request_id=request_id, run=self._row.run, heal=heal, missing=self._count, image_offsets=self._offsets
+            request_id=request_id,
+            run=self._row.run,
+            heal=heal,
+            missing=self._count,
+            image_offsets=self._offsets,
+            traceparent=self._row.traceparent,
         )
         await self._log.append(again)
         metrics.ASKED_AGAIN.labels("lost" if heal else "retry").inc(self._count)

@@ -72,7 +72,7 @@ class Projections:
 
 
 async def _open(stack: AsyncExitStack) -> Projections:
-    event_log = EventLog(settings())
+    event_log = EventLog(settings(), role="projections")
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     session = await Session.connect(settings())
@@ -136,7 +136,9 @@ async def keep_history(stream: StreamT[bytes]) -> None:
         async def on_event(event: Event) -> None:
             await shared.history.record(event)
             if isinstance(event, RequestCompleted | RequestStopped):
-                await shared.event_log.append(RequestRecorded(request_id=event.request_id, run=event.run))
+                await shared.event_log.append(
+                    RequestRecorded(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
+                )
 
         await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT)
 

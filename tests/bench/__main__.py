@@ -1,9 +1,53 @@
-"""``python -m tests.bench``: every benchmark, bounded in time, on loopback only."""
+"""``python -m tests.bench [NAME …] [--json FILE] [--against FILE]``: what it measures, in one table.
 
-from tests.bench import images, replay, scale, uploads, webhooks
+Bounded in time, on loopback only. Without names all of them run; ``formats`` and ``hostile`` only when named, as they
+print tables of their own. ``--json`` keeps the figures, ``--against`` compares them with those of another run.
+"""
 
-images.main()
-replay.main()
-uploads.main()
-webhooks.main()
-scale.main()
+import argparse
+import os
+import time
+from pathlib import Path
+
+from tests.bench import formats, hostile, images, replay, scale, sizes, uploads, webhooks
+from tests.bench.report import comparison, load, save, table
+
+MEASURED = {
+    "images": images.measure,
+    "uploads": uploads.measure,
+    "replay": replay.measure,
+    "sizes": sizes.measure,
+    "scale": scale.measure,
+    "webhooks": webhooks.measure,
+}
+PRINTED = {"formats": formats.main, "hostile": hostile.main}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*MEASURED, *PRINTED]))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--against", type=Path, metavar="FILE", help="compare with the figures of another run")
+    arguments = parser.parse_args()
+    names = arguments.names or list(MEASURED)
+    if unknown := set(names) - {*MEASURED, *PRINTED}:
+        parser.error(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join([*MEASURED, *PRINTED])}")
+    # What is measured is a system of our own, whatever the environment says.
+    for variable in [variable for variable in os.environ if variable.startswith("SHRINKSTREAM_")]:
+        del os.environ[variable]
+    rows = []
+    for name in names:
+        if name in PRINTED:
+            PRINTED[name]()
+            continue
+        started = time.monotonic()
+        rows += (found := list(MEASURED[name]()))
+        print(f"\n{name}, {time.monotonic() - started:.0f} s\n{table(found)}", flush=True)
+    if arguments.json:
+        save(rows, arguments.json)
+    if arguments.against:
+        print(f"\nagainst {arguments.against}\n{comparison(load(arguments.against), rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,10 @@
 """Requests of photos, end to end, beside the raw loop over the same photos."""
 
-import io
 import os
-import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,13 +12,15 @@ from pathlib import Path
 from PIL import Image
 
 from tests.bench import raw_loop
-from tests.bench.processes import COMPRESSING, cpu_seconds, peak_of_compressing
+from tests.bench.processes import COMPRESSING, cpu_seconds, watched_memory
 from tests.bench.raw_loop import Measured
+from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system
 from tests.e2e.published_clients import call, upload
 from tests.e2e.shop import Shop, photo
 
 ROUNDS = 3
+WARM_UP = 200  # images: Java compiles what it runs often
 PHOTOS = Path(os.environ.get("TEST_SHARED", Path(__file__).parents[3] / "shared")) / "photos"
 TIME_LIMIT = 300.0
 OURS, PLAIN, OPTIMISED = "shrinkstream, end to end", "raw loop, plain", "raw loop, optimised"
@@ -41,8 +41,8 @@ class PhotoSet:
 
 
 SETS = (
-    PhotoSet("0.3 MP", 600, 0.2, 0.5, (640, 480), aim=0.5),
-    PhotoSet("3 MP", 200, 0.0, 16.0, (2048, 1536), aim=1.0),
+    PhotoSet("0.3 MP", 2_000, 0.2, 0.5, (640, 480), aim=0.5),
+    PhotoSet("3 MP", 400, 0.0, 16.0, (2048, 1536), aim=1.0),
 )
 
 
@@ -70,7 +70,7 @@ def through_the_system(url: str, root: int, images: list[str]) -> Run:
     rows = "".join(f"{number},Photo {number},{image}?{run}-{number}\n" for number, image in enumerate(images, 1))
     before = cpu_seconds(root)
     started = time.perf_counter()
-    with peak_of_compressing(root) as peak:
+    with watched_memory(root) as memory:
         request_id = upload(url, "S. No.,Product Name,Input Image URLs\n" + rows)
         while True:
             status = call(url, "GET", f"/api/status/{request_id}").json
@@ -83,10 +83,11 @@ def through_the_system(url: str, root: int, images: list[str]) -> Run:
     assert status["failed"] == 0, status
     used = cpu_seconds(root)
     used.subtract(before)
-    return Run(Measured(seconds, used.total(), peak[0], status["outputBytes"]), used)
+    peak = max(sum(sample[role] for role in COMPRESSING) for sample in memory)
+    return Run(Measured(seconds, used.total(), peak, status["outputBytes"]), used)
 
 
-def main() -> None:
+def measure() -> Iterator[Row]:
     for wanted in SETS:
         with Shop() as shop, tempfile.TemporaryDirectory() as folder:
             urls = photos(shop, wanted)
@@ -94,12 +95,11 @@ def main() -> None:
             environment = {**os.environ, "SHRINKSTREAM_FETCH_ALLOW": shop.address}
             process, url = start_system(environment, "--port", "0", "--data-dir", f"{folder}/system")
             try:
-                through_the_system(url, process.pid, images[:100])  # Java compiles what it runs often
+                through_the_system(url, process.pid, images[:WARM_UP])
                 runs = _rounds(url, process.pid, images, Path(folder))
             finally:
                 stop_system(process)
-            megapixels = statistics.mean(_megapixels(io.BytesIO(shop.files[url.rpartition("/")[2]])) for url in images)
-        _report(wanted, megapixels, runs)
+        yield from _rows(wanted, runs)
 
 
 def _rounds(url: str, root: int, images: list[str], folder: Path) -> dict[str, list[Run]]:
@@ -113,35 +113,57 @@ def _rounds(url: str, root: int, images: list[str], folder: Path) -> dict[str, l
     return runs
 
 
-def _report(wanted: PhotoSet, megapixels: float, runs: Mapping[str, list[Run]]) -> None:
-    print(f"\n{wanted.images} images of {megapixels:.2f} MP on average, {ROUNDS} rounds in turn, medians (spread)")
-    print(f"  {'':26}{'images/s':>21}{'CPU ms/image':>14}{'peak MB':>9}{'KB out':>8}{'ratio of ours to it':>21}")
-    ours = runs[OURS]
-    for name, each in runs.items():
-        rates = [wanted.images / run.measured.seconds for run in each]
-        ratio = statistics.median(a.measured.seconds / b.measured.seconds for a, b in zip(each, ours, strict=True))
-        cpu = statistics.median(run.measured.cpu_seconds for run in each) / wanted.images * 1e3
-        peak = max(run.measured.peak_bytes for run in each) / 1e6
-        size = each[0].measured.output_bytes / wanted.images / 1e3
-        told = "" if each is ours else f"{ratio:.2f}" + (f" (aim {wanted.aim})" if name == PLAIN else "")
-        spread = f"({min(rates):.1f} to {max(rates):.1f})"
-        print(f"  {name:26}{statistics.median(rates):6.1f}{spread:>16}{cpu:13.1f}{peak:9.0f}{size:8.0f}{told:>21}")
-    by_role = {
-        role: statistics.median(run.cpu_by_role[role] for run in ours) / wanted.images * 1e3
-        for role in ours[0].cpu_by_role
-    }
-    print("  where our processor time goes, ms per image: ", end="")
-    print(", ".join(f"{role} {spent:.1f}" for role, spent in sorted(by_role.items(), key=lambda item: -item[1])))
-    compressing = sum(by_role.get(role, 0.0) for role in COMPRESSING)
-    plain = statistics.median(run.measured.cpu_seconds for run in runs[PLAIN]) / wanted.images * 1e3
-    print(f"  fetch, shrink and store alone: {compressing:.1f} ms; ratio by processor time {plain / compressing:.2f}")
-    print("  (peak: compress worker and its decoders together, pages they share counted for each)")
+def _rows(wanted: PhotoSet, runs: Mapping[str, list[Run]]) -> Iterator[Row]:
+    def each(name: str, figure: Callable[[Measured], float]) -> list[float]:
+        return [figure(run.measured) for run in runs[name]]
+
+    def rate(measured: Measured) -> float:
+        return wanted.images / measured.seconds
+
+    def cpu(measured: Measured) -> float:
+        return measured.cpu_seconds / wanted.images * 1e3
+
+    ours, title = runs[OURS], f"{wanted.name} photos"
+    yield Row(
+        f"{title}: upload to completed", "images/s", each(OURS, rate), each(PLAIN, rate), "raw Pillow loop", wanted.aim
+    )
+    yield Row(
+        f"{title}: against our own codec settings",
+        "images/s",
+        each(OURS, rate),
+        each(OPTIMISED, rate),
+        "raw Pillow loop, optimize=True",
+    )
+    yield Row(
+        f"{title}: processor time, all processes",
+        "ms/image",
+        each(OURS, cpu),
+        each(PLAIN, cpu),
+        "raw Pillow loop",
+        more_is_better=False,
+    )
+    for role in sorted(ours[0].cpu_by_role, key=lambda role: -ours[0].cpu_by_role[role]):
+        spent = [run.cpu_by_role[role] / wanted.images * 1e3 for run in ours]
+        yield Row(f"{title}:   of it {role}", "ms/image", spent, more_is_better=False)
+    yield Row(
+        f"{title}: bytes out",
+        "KB/image",
+        each(OURS, lambda measured: measured.output_bytes / wanted.images / 1e3),
+        each(PLAIN, lambda measured: measured.output_bytes / wanted.images / 1e3),
+        "raw Pillow loop",
+        more_is_better=False,
+    )
+    # Pages that the processes share are counted for each of them.
+    yield Row(
+        f"{title}: most memory of compress and its decoders",
+        "MB",
+        each(OURS, lambda measured: measured.peak_bytes / 1e6),
+        each(PLAIN, lambda measured: measured.peak_bytes / 1e6),
+        "raw Pillow loop",
+        more_is_better=False,
+    )
 
 
-def _megapixels(file: Path | io.BytesIO) -> float:
+def _megapixels(file: Path) -> float:
     with Image.open(file) as image:
         return image.width * image.height / 1e6
-
-
-if __name__ == "__main__":
-    main()

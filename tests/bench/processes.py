@@ -17,7 +17,7 @@ ROLES = {
     "CassandraDaemon": "Cassandra",
 }
 COMPRESSING = ("compress", "decoders")
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.2
 
 
 def cpu_seconds(root: int) -> Counter[str]:
@@ -30,22 +30,30 @@ def cpu_seconds(root: int) -> Counter[str]:
     return used
 
 
+def resident_bytes(root: int) -> Counter[str]:
+    """Memory of the process ``root`` and all below it, by role; pages that some share are counted for each."""
+    resident: Counter[str] = Counter()
+    for role, process in _members(root):
+        with suppress(psutil.NoSuchProcess):
+            resident[role] += process.memory_info().rss
+    return resident
+
+
 @contextmanager
-def peak_of_compressing(root: int) -> Iterator[list[int]]:
-    """Yields a list whose one item becomes the most bytes that compress worker and decoders had resident together."""
-    peak = [0]
+def watched_memory(root: int) -> Iterator[list[Counter[str]]]:
+    """Yields a list that fills with what `resident_bytes` finds, as long as the block lasts."""
+    samples = [resident_bytes(root)]
     stop = threading.Event()
-    processes = [process for role, process in _members(root) if role in COMPRESSING]
 
     def watch() -> None:
         while not stop.wait(SAMPLE_SECONDS):
             with suppress(psutil.NoSuchProcess):
-                peak[0] = max(peak[0], sum(process.memory_info().rss for process in processes))
+                samples.append(resident_bytes(root))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield peak
+        yield samples
     finally:
         stop.set()
         watcher.join()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import LOOPBACK
 from tests.bench.images import through_the_system
+from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system
 from tests.e2e.shop import photo
 
@@ -40,7 +41,7 @@ async def slow_host() -> tuple[web.AppRunner, str]:
     return runner, f"{host}:{port}"
 
 
-def measure(environment: dict[str, str], address: str, workers: int) -> float:
+def rate(environment: dict[str, str], address: str, workers: int) -> float:
     """Images per second from the first byte of the upload to `completed`."""
     process, url = start_system(environment, "--port", "0", "--workers", str(workers))
     try:
@@ -51,7 +52,7 @@ def measure(environment: dict[str, str], address: str, workers: int) -> float:
         stop_system(process)
 
 
-async def run() -> None:
+async def run() -> dict[int, float]:
     with tempfile.TemporaryDirectory() as folder:
         kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
         runner, address = await slow_host()
@@ -67,22 +68,19 @@ async def run() -> None:
                     "SHRINKSTREAM_FETCH_CONCURRENCY": str(DOWNLOADS),
                     "SHRINKSTREAM_CODEC_PROCESSES": "1",
                 }
-                started = time.perf_counter()
                 for workers in WORKERS:
-                    rates[workers] = await asyncio.to_thread(measure, environment, address, workers)
+                    rates[workers] = await asyncio.to_thread(rate, environment, address, workers)
         finally:
             await runner.cleanup()
-    print(
-        f"{IMAGES} images of a host that answers after {LATENCY:g} s, {DOWNLOADS} downloads at once in a worker,"
-        f" 8 partitions, {time.perf_counter() - started:.0f} s"
-    )
-    for workers, rate in rates.items():
-        print(
-            f"  {workers} compress workers {rate:8.1f} images/s, {rate / rates[WORKERS[0]]:.2f} times one worker,"
-            f" {rate / (workers * LIMIT):.2f} of what the host lets them"
+    return rates
+
+
+def measure() -> Iterator[Row]:
+    for workers, images_per_second in asyncio.run(run()).items():
+        yield Row(
+            f"{workers} compress workers, a host that answers after {LATENCY:g} s",
+            "images/s",
+            [images_per_second],
+            [workers * LIMIT],
+            f"what the host lets them: {DOWNLOADS} downloads at once each",
         )
-
-
-def main() -> None:
-    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
-    asyncio.run(run())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,11 +23,13 @@ from infra.embedded.ports import remembered_ports
 from infra.kafka import create_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
+from tests.bench.report import Row
 
 SMALL_UPLOADS, SMALL_ROWS = 100, 1_000
 LARGE_ROWS = 1_000_000
 RAW_EVENTS = 100_000
 PARTITIONS = 8
+ROUNDS = 3
 ASK_EVERY = 0.02  # seconds between two questions for a status
 IDLE_SECONDS = 5.0
 PATIENCE = aiohttp.ClientTimeout(total=600)
@@ -93,6 +95,10 @@ class Watch:
             await asyncio.sleep(ASK_EVERY)
 
     @property
+    def p50(self) -> float:
+        return statistics.median(self.milliseconds)
+
+    @property
     def p99(self) -> float:
         return statistics.quantiles(self.milliseconds, n=100)[98]
 
@@ -143,7 +149,7 @@ async def raw(settings: Settings) -> tuple[float, float]:
         await producer.stop()
 
 
-async def run() -> None:
+async def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
         async with EmbeddedServers(kafka, cassandra):
@@ -152,47 +158,52 @@ async def run() -> None:
                 cassandra_hosts=cassandra.address,
                 data_dir=Path(folder),
                 partitions=PARTITIONS,
+                log_level="WARNING",
                 port=remembered_ports(Path(folder) / "port.json", ["api"])["api"],
             )
             await initialise(settings)
             await create_topics(settings, {"raw": {}})
-            async with (
-                running_api(settings) as process,
-                aiohttp.ClientSession(timeout=PATIENCE, connector=aiohttp.TCPConnector(limit=0)) as session,
-            ):
-                url = f"http://127.0.0.1:{settings.port}"
-                status_url = f"{url}/api/status/{await post(session, url, table(1))}"
-                idle = Watch(session, status_url, process)
-                await idle.during(_nothing(IDLE_SECONDS))
-                print(f"idle: status p99 {idle.p99:.1f} ms, {idle.peak_bytes / MIB:.0f} MiB")
-                small = table(SMALL_ROWS)
-                await uploads(session, url, [small] * SMALL_UPLOADS, SMALL_ROWS)  # something to send once more
-                before = await raw(settings)
-                for name, csvs, rows in (
-                    (f"{SMALL_UPLOADS} uploads of {SMALL_ROWS:,} rows at once", [small] * SMALL_UPLOADS, SMALL_ROWS),
-                    (f"one upload of {LARGE_ROWS:,} rows", [table(LARGE_ROWS)], LARGE_ROWS),
-                ):
-                    watch = Watch(session, status_url, process)
-                    worked = sum(process.cpu_times()[:2])
-                    ours = await watch.during(uploads(session, url, csvs, rows))
-                    cpu = (sum(process.cpu_times()[:2]) - worked) / (len(csvs) * rows) * 1e6
-                    after = await raw(settings)
-                    limit, raw_cpu = ((x + y) / 2 for x, y in zip(before, after, strict=True))
-                    before = after
-                    print(
-                        f"{name}: {ours:,.0f} events/s, a raw producer of the same bytes before and after"
-                        f" {limit:,.0f}: ratio {ours / limit:.2f} (aim 0.7)\n"
-                        f"  CPU per event {cpu:.1f} us, the raw producer's {raw_cpu:.1f}: ratio {raw_cpu / cpu:.2f}\n"
-                        f"  status p99 meanwhile {watch.p99:.1f} ms (aim 50), the API's memory at most"
-                        f" {watch.peak_bytes / MIB:.0f} MiB"
-                    )
+            async with running_api(settings) as process, client() as session:
+                return await in_turn(settings, session, process)
 
 
-async def _nothing(seconds: float) -> float:
-    await asyncio.sleep(seconds)
-    return 0.0
+async def in_turn(settings: Settings, session: aiohttp.ClientSession, process: psutil.Process) -> list[Row]:
+    """Ours and the raw producer by turns: it is measured before and after each of ours, and the mean is the limit."""
+    url = f"http://127.0.0.1:{settings.port}"
+    status_url = f"{url}/api/status/{await post(session, url, table(1))}"
+    idle = Watch(session, status_url, process)
+    await idle.during(asyncio.sleep(IDLE_SECONDS, 0.0))
+    small = table(SMALL_ROWS)
+    await uploads(session, url, [small] * SMALL_UPLOADS, SMALL_ROWS)  # something to send once more
+    rows = [
+        Row("status while idle: p50", "ms", [idle.p50], more_is_better=False),
+        Row("status while idle: p99", "ms", [idle.p99], more_is_better=False),
+        Row("API memory while idle", "MB", [idle.peak_bytes / 1e6], more_is_better=False),
+    ]
+    before = await raw(settings)
+    for name, csvs, each, rounds in (
+        (f"{SMALL_UPLOADS} uploads of {SMALL_ROWS:,} rows at once", [small] * SMALL_UPLOADS, SMALL_ROWS, ROUNDS),
+        (f"one upload of {LARGE_ROWS:,} rows", [table(LARGE_ROWS)], LARGE_ROWS, 1),
+    ):
+        watch = Watch(session, status_url, process)
+        ours, limits, cpu, cpu_limits = [], [], [], []
+        for _ in range(rounds):
+            worked = sum(process.cpu_times()[:2])
+            ours.append(await watch.during(uploads(session, url, csvs, each)))
+            cpu.append((sum(process.cpu_times()[:2]) - worked) / (len(csvs) * each) * 1e6)
+            after = await raw(settings)
+            limits.append((before[0] + after[0]) / 2)
+            cpu_limits.append((before[1] + after[1]) / 2)
+            before = after
+        rows += [
+            Row(name, "events/s", ours, limits, "a raw producer of the same bytes", aim=0.7),
+            Row(f"{name}: API processor time", "µs/event", cpu, cpu_limits, "the raw producer", more_is_better=False),
+            Row(f"{name}: status p50", "ms", [watch.p50], more_is_better=False),
+            Row(f"{name}: status p99", "ms", [watch.p99], aim=50, more_is_better=False),
+            Row(f"{name}: most memory of the API", "MB", [watch.peak_bytes / 1e6], more_is_better=False),
+        ]
+    return rows
 
 
-def main() -> None:
-    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
-    asyncio.run(run())
+def measure() -> Iterator[Row]:
+    yield from asyncio.run(run())

@@ -1,16 +1,15 @@
-"""``python -m tests.bench.webhooks``: delays beside bad receivers, deliveries over kill -9, and what waiting costs.
+"""Webhooks: delays beside bad receivers, deliveries over kill -9, and what waiting costs.
 
 The projections worker runs as a process, on completions written to the topic; the receivers are in this one.
 """
 
 import asyncio
-import os
 import random
 import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +28,8 @@ from streams.events import RequestCompleted, utc_now
 from streams.log_reader import LogReader
 from streams.projections.webhooks.message import completion_id
 from streams.topics import Topics
+from tests.bench.report import Row
 from tests.integration.projections_worker import ProjectionsWorker
-from tests.integration.topic_reader import events_in
 
 COMPLETIONS = 1000
 COMPLETION_SECONDS = 50.0
@@ -161,8 +160,11 @@ async def delays(settings: Settings, *, bad: bool) -> list[float]:
         return [(receivers.arrived[one][0] - happened[one]).total_seconds() for one in receivers.confirmed]
 
 
-async def over_kills(settings: Settings, worker: ProjectionsWorker) -> str:
-    """Each receiver refuses the first attempt; the worker is killed in between, again and again."""
+async def over_kills(settings: Settings, worker: ProjectionsWorker) -> float:
+    """Each receiver refuses the first attempt; the worker is killed in between, again and again.
+
+    Returns how many messages were confirmed more than once.
+    """
     receivers = Receivers()
     chance = random.Random(7)
     hosts = [address(n) for n in range(20)]
@@ -175,10 +177,8 @@ async def over_kills(settings: Settings, worker: ProjectionsWorker) -> str:
             await asyncio.sleep(chance.uniform(3, 8))
         done = await until(lambda: len(receivers.confirmed) >= KILLED)
         await asyncio.sleep(2)
-        attempts = Counter(len(times) for times in receivers.arrived.values())
     assert done, f"{len(receivers.confirmed)} of {KILLED} were confirmed"
-    confirmed = dict(sorted(Counter(receivers.confirmed.values()).items()))
-    return f"confirmed deliveries per request {confirmed}, POSTs per request {dict(sorted(attempts.items()))}"
+    return float(sum(times > 1 for times in receivers.confirmed.values()))
 
 
 async def cost(worker: ProjectionsWorker) -> tuple[float, float]:
@@ -204,27 +204,31 @@ async def recorded(settings: Settings) -> None:
     raise TimeoutError("the worker lags behind")
 
 
-async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[str]:
+async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[Row]:
     """What ten thousand messages cost that wait for an hour."""
     receivers = Receivers()
     hosts = [address(n) for n in range(50)]
-    lines = ["none waiting, a fresh worker    {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker))]
+    none = await cost(worker)
     async with receivers.listening(hosts):
         started = time.monotonic()
         await write(settings, completions(f"http://{hosts[n % 50]}:{receivers.port}/later" for n in range(WAITING)))
         assert await until(lambda: len(receivers.arrived) >= WAITING), f"{len(receivers.arrived)} were tried"
         rate = WAITING / (time.monotonic() - started)
         await recorded(settings)
-        lines.append("all tried once and waiting      {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
-        lines[-1] += f" ({rate:.0f} first attempts/s)"
+        tried = await cost(worker)
         worker.stop()
         worker.start_again()
         await asyncio.sleep(15)
-        lines.append("waiting, after a restart        {:4.0f} MB, {:4.1f}% of a core".format(*await cost(worker)))
+        restarted = await cost(worker)
         assert receivers.posts == WAITING, f"{receivers.posts} POSTs"
-    events = await events_in(settings, Topics(settings.topic_prefix).webhooks)
-    lines.append(f"{len(events)} events written in all")
-    return lines
+    rows = [Row(f"webhooks: {WAITING:,} first attempts", "attempts/s", [rate])]
+    for when, (memory, busy) in (("", tried), (" after a restart", restarted)):
+        title = f"webhooks: {WAITING:,} waiting{when}"
+        rows += [
+            Row(f"{title}: memory", "MB", [memory], [none[0]], "none waiting", more_is_better=False),
+            Row(f"{title}: processor", "% of a core", [busy], more_is_better=False),
+        ]
+    return rows
 
 
 async def ready(settings: Settings) -> None:
@@ -235,7 +239,7 @@ async def ready(settings: Settings) -> None:
         assert await until(lambda: receivers.posts > 0), "the worker sends nothing"
 
 
-async def run() -> None:
+async def run() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         kafka, cassandra = EmbeddedKafka(Path(folder)), EmbeddedCassandra(Path(folder))
         async with EmbeddedServers(kafka, cassandra):
@@ -251,29 +255,28 @@ async def run() -> None:
             worker = ProjectionsWorker(settings)
             try:
                 await ready(settings)
-                lines = await waiting(settings, worker)
-                print(f"{WAITING} webhooks that wait")
-                for line in lines:
-                    print(f"  {line}")
-                print(f"{COMPLETIONS} completions in {COMPLETION_SECONDS:.0f} s, {2 * HOSTS} receivers")
+                rows = await waiting(settings, worker)
                 for bad in (False, True):
                     values = sorted(await delays(settings, bad=bad))
                     median, p95 = statistics.median(values), values[int(len(values) * 0.95)]
-                    what = "half of them dead or silent" if bad else "all good"
-                    print(
-                        f"  {what:28} seconds until a good one is told: median {median:.2f}  p95 {p95:.2f}"
-                        f"  longest {values[-1]:.2f}"
+                    what = "half of the receivers dead or silent" if bad else "all receivers good"
+                    title = f"webhooks: {COMPLETIONS} in {COMPLETION_SECONDS:.0f} s, {what}"
+                    rows.append(Row(f"{title}: median delay", "s", [median], more_is_better=False))
+                    rows.append(Row(f"{title}: p95 delay", "s", [p95], more_is_better=False))
+                title = f"webhooks: {KILLED} refused once, {KILLS} kill -9"
+                rows.append(
+                    Row(
+                        f"{title}: confirmed more than once",
+                        "messages",
+                        [await over_kills(settings, worker)],
+                        aim=0,
+                        more_is_better=False,
                     )
-                print(f"{KILLED} completions, refused once each, {KILLS} kill -9 in between")
-                print(f"  {await over_kills(settings, worker)}")
+                )
+                return rows
             finally:
                 worker.kill()
 
 
-def main() -> None:
-    os.environ.pop("SHRINKSTREAM_KAFKA_BROKERS", None)
-    asyncio.run(run())
-
-
-if __name__ == "__main__":
-    main()
+def measure() -> Iterator[Row]:
+    yield from asyncio.run(run())

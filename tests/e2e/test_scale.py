@@ -155,7 +155,7 @@ def test_a_csv_that_is_refused_is_one_clear_line_on_the_command_line(system: Sys
     file = tmp_path / "bad.csv"
     file.write_text("no,such,columns\n1,2,3\n")
     result = system.run("submit", str(file))
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert result.stderr.startswith("shrinkstream: ")
     assert "Traceback" not in result.stderr
 

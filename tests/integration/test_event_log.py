@@ -1,6 +1,7 @@
 """Writing to a real Kafka: what was acknowledged is there, in its place, and what was not is an error."""
 
 import asyncio
+import os
 import socket
 import time
 
@@ -43,7 +44,11 @@ def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
                 ]
                 assert decode(record.value) == event
                 assert record.key == event.key
-                assert dict(record.headers) == {"content-type": b"application/cloudevents+json"}
+                assert dict(record.headers) == {
+                    "content-type": b"application/cloudevents+json",
+                    "traceparent": event.own_traceparent.encode(),
+                    "worker": f"shrinkstream@{socket.gethostname()}-{os.getpid()}".encode(),
+                }
         finally:
             await log.stop()
 
@@ -208,7 +213,11 @@ def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_
             offsets = await batches.finish()
             records = await records_in(kafka_settings, topic)
             assert sorted(record.value for record in records) == sorted(image.encode() for image in images)
-            assert all(dict(record.headers) == dict(HEADERS) for record in records)
+            for record in records:
+                headers = dict(record.headers)
+                assert headers.pop("traceparent").decode() == decode(record.value).own_traceparent
+                assert headers.pop("worker").decode() == f"shrinkstream@{socket.gethostname()}-{os.getpid()}"
+                assert headers == dict(HEADERS)
             for partition, (first, last) in offsets.items():
                 assert [record.offset for record in records if record.partition == partition] == [
                     *range(first, last + 1)

@@ -11,6 +11,7 @@ from api import asyncapi, docs
 from api.app import create_app
 from api.context import Context
 from infra.settings import Settings
+from streams.event_log import EventLog, record_of
 from streams.events import Event
 from streams.status import Status
 from streams.topics import Topics
@@ -45,6 +46,12 @@ def test_an_event_on_the_wire_is_what_the_document_says(event: Event) -> None:
     Draft202012Validator(schema).validate(wire)
     assert set(wire) == set(schema["properties"])
     assert set(wire["data"]) <= set(ASYNCAPI["components"]["schemas"][name]["properties"])
+
+
+def test_a_record_has_the_headers_that_the_document_says() -> None:
+    _, headers = record_of(EXAMPLES[0], EventLog(Settings()).headers)
+    documented = ASYNCAPI["components"]["messages"]["RequestCreated"]["headers"]["properties"]
+    assert {name for name, _ in headers} == set(documented)
 
 
 def test_the_status_object_has_both_spellings_of_the_id_and_nothing_of_the_inside() -> None:

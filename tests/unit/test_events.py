@@ -410,7 +410,7 @@ def third_version(monkeypatch: pytest.MonkeyPatch) -> type[Event]:
 def test_an_old_version_is_read_through_every_upcaster_after_it(third_version: type[Event]) -> None:
     event = decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
     assert type(event) is third_version
-    assert event.model_dump() == {
+    assert event.model_dump(exclude_none=True) == {
         "request_id": REQUEST_ID,
         "webhook_id": WEBHOOK_ID,
         "attempts": 9,

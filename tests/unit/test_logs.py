@@ -1,3 +1,4 @@
+import asyncio
 import contextvars
 import io
 import json
@@ -145,3 +146,41 @@ def test_no_secret_is_logged_wherever_it_stands(terminal: bool) -> None:
     if not terminal:
         said = "".join(str(json.loads(line)) for line in lines)
         assert said.count("https://shop.example/a?…") == 7
+
+
+class Order:
+    """Something that lines are about."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def log_fields(self) -> dict[str, str]:
+        self.asked += 1
+        return {"order": "4711", "trace_id": "abc"}
+
+
+def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pytest.CaptureFixture[str]) -> None:
+    order = Order()
+
+    async def work() -> None:
+        log_about(order)
+        assert order.asked == 0, "nothing is worked out before there is a line"
+        structlog.get_logger("ours").info("begun", trace_id="of the line")
+        logging.getLogger("theirs").warning("hear, hear")
+
+    async def both() -> None:
+        await asyncio.create_task(work())
+        structlog.get_logger("ours").info("done")
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure_logging("INFO")
+        asyncio.run(both())
+    finally:
+        root.handlers, root.level = before, level
+        structlog.reset_defaults()
+    begun, heard, done = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (begun["event"], begun["order"], begun["trace_id"]) == ("begun", "4711", "of the line")
+    assert (heard["event"], heard["order"], heard["trace_id"]) == ("hear, hear", "4711", "abc")
+    assert "order" not in done

@@ -25,7 +25,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a message says, and to whom."""
+    """What a message says, and to whom; ``traceparent``: the context that its request was made in, if any."""
 
     request_id: str
     kind: WebhookKind
@@ -33,6 +33,7 @@ class Origin:
     url: str
     body: str
     created_at: datetime
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,13 @@ class ImageMessages:
             if body is None and known is None:
                 continue
             origin = known or Origin(
-                event.request_id, kind, event.run, event.webhook_url, (body or b"").decode(), event.time
+                event.request_id,
+                kind,
+                event.run,
+                event.webhook_url,
+                (body or b"").decode(),
+                event.time,
+                event.traceparent,
             )
             hint = await self._deliveries.record_origin(webhook_id, origin)
             if hint is not None:

@@ -5,7 +5,7 @@ from streams.events import WebhookAttempted, WebhookDelivered, WebhookFailed
 
 def outcome_of(event: WebhookAttempted) -> WebhookDelivered | WebhookFailed | None:
     """The event that ends a message's attempts, if this one does; the same each time it is asked for."""
-    said = event.model_dump(include={"request_id", "webhook_id", "kind", "run", "after_attempt"})
+    said = event.model_dump(include={"request_id", "webhook_id", "kind", "run", "after_attempt", "traceparent"})
     if event.reason is None:
         return WebhookDelivered(**said, time=event.time, attempts=event.attempt)
     if event.last:

@@ -12,6 +12,8 @@ from streams.events import WebhookAttempted, utc_now
 from streams.projections.webhooks.delivery import Delivery, Origin
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import signed_headers
+from streams.trace_context import HEADER as TRACEPARENT
+from streams.trace_context import trace_id_of, traceparent_of
 
 log = structlog.get_logger(__name__)
 
@@ -38,8 +40,10 @@ class Sender:
         """Make the next attempt at a message; the event is still to be written."""
         origin = delivery.origin
         assert origin is not None
-        outcome = await self._post(delivery.webhook_id, origin)
         number = delivery.made + 1
+        event_id = WebhookAttempted.id_of(origin.request_id, f"{delivery.webhook_id}/{number}")
+        context = traceparent_of(origin.request_id, origin.traceparent, event_id)
+        outcome = await self._post(delivery.webhook_id, origin, context)
         result = "confirmed" if outcome.reason is None else metrics.by_class(outcome.reason)
         metrics.WEBHOOK_ATTEMPTS.labels(result).inc()
         metrics.WEBHOOK_SECONDS.observe(outcome.milliseconds / 1000)
@@ -51,6 +55,7 @@ class Sender:
         log.info(
             "webhook attempted",
             request_id=origin.request_id,
+            trace_id=trace_id_of(origin.request_id, origin.traceparent),
             webhook_id=delivery.webhook_id,
             attempt=number,
             status=outcome.status,
@@ -69,13 +74,14 @@ class Sender:
             next_attempt_at=next_at,
             last=outcome.reason is not None and next_at is None,
             after_attempt=after,
+            traceparent=origin.traceparent,
         )
         return event, outcome
 
-    async def _post(self, webhook_id: str, origin: Origin) -> Outcome:
+    async def _post(self, webhook_id: str, origin: Origin, traceparent: str) -> Outcome:
         body = origin.body.encode()
         headers = signed_headers(self._keys, webhook_id, utc_now(), body)
-        headers["content-type"] = "application/json"
+        headers |= {"content-type": "application/json", TRACEPARENT: traceparent}
         started = time.monotonic()
         try:
             response = await self._client.post(origin.url, body, headers, timeout=self.answer_timeout)

@@ -31,8 +31,8 @@ SLOT = timedelta(minutes=10)
 KNOWN_SLOTS = 10_000
 
 _INSERT_ORIGIN = """
-    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at)
-    VALUES (?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at, traceparent)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
 _INSERT_ATTEMPT = """
     INSERT INTO webhook_deliveries (webhook_id, attempt, attempted_at, status, milliseconds, reason, next_attempt_at,
         last)
@@ -123,6 +123,7 @@ class Deliveries:
                     event.webhook_url,
                     message(event).decode(),
                     event.time,
+                    event.traceparent,
                 )
                 await self._write_origin(webhook_id, origin)
                 return webhook_id
@@ -158,6 +159,7 @@ class Deliveries:
             origin.url,
             origin.body,
             origin.created_at,
+            UNSET_VALUE if origin.traceparent is None else origin.traceparent,
             write_time(origin.created_at),
         )
 
@@ -168,7 +170,13 @@ class Deliveries:
             return Delivery(webhook_id, None)
         first = rows[0]
         origin = first.url and Origin(
-            first.request_id, first.kind, first.run, first.url, first.body, utc(first.created_at)
+            first.request_id,
+            first.kind,
+            first.run,
+            first.url,
+            first.body,
+            utc(first.created_at),
+            first.traceparent,
         )
         return Delivery(
             webhook_id,

@@ -1,0 +1,128 @@
+"""``shrinkstream trace``: a request's life, read from the topics themselves."""
+
+from datetime import UTC, datetime, timedelta
+
+import click
+import orjson
+
+from infra.cli.request_trace import EventLine, Gap, GroupLine, Line, Logged, RequestTrace
+from infra.cli.terminal import printable
+from infra.errors import ExplainedError
+from infra.kafka import require_topics
+from infra.settings import Settings
+from streams.events import RequestCreated, UnreadableEvent
+from streams.log_reader import LogReader
+from streams.request_records import RequestRecords, find_created
+from streams.topics import Topics
+
+MOST_SEARCHED = 5_000_000  # records in which the RequestCreated is looked for: a few seconds for each million
+MOST_RECORDS = 3_000_000  # read of each partition
+SMALL = 20
+"""A request of so many images has a line for each event, asked for or not."""
+
+
+class UnknownRequestError(ExplainedError):
+    """No event says that there is such a request."""
+
+
+async def print_trace(settings: Settings, request_id: str, *, every_line: bool, as_json: bool) -> None:
+    topics = Topics(settings.topic_prefix)
+    await require_topics(settings, topics.configs())
+    async with LogReader.open(settings) as reader:
+        created = await find_created(reader, topics.requests, request_id, MOST_SEARCHED)
+        if created is None:
+            raise UnknownRequestError(f"there is no RequestCreated of {request_id} on {topics.requests}")
+        trace = RequestTrace(every_line=every_line or created.total <= SMALL)
+        await _read(reader, topics, created, trace)
+    show = _print_json if as_json else _print_text
+    show(trace, created, topics)
+
+
+async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trace: RequestTrace) -> None:
+    since = created.time
+    about_request = RequestRecords(reader, created.request_id, MOST_RECORDS)
+    for topic in (topics.requests, topics.output_requests, topics.webhooks, topics.progress_tasks):
+        await about_request.add(topic, since)
+    await _add_all(about_request, trace)
+    # By now it is known where its images are on the topic that has no order, and up to when they had results.
+    about_images = RequestRecords(reader, created.request_id, MOST_RECORDS)
+    about_images.add_offsets(topics.image_requests, trace.image_offsets)
+    await about_images.add(topics.image_results, since, trace.ended_at)
+    await _add_all(about_images, trace)
+    trace.images_whole = about_images.whole
+    if not (about_request.whole and about_images.whole):
+        trace.left_out.append(f"of some partitions no more than {MOST_RECORDS:,} records were read")
+
+
+async def _add_all(source: RequestRecords, trace: RequestTrace) -> None:
+    unreadable = 0
+    async for records in source.read():
+        for record in records:
+            try:
+                trace.add(Logged.of(record))
+            except UnreadableEvent:
+                unreadable += 1
+    if unreadable:
+        trace.left_out.append(f"{unreadable:,} records can't be read: see `shrinkstream dead-letters list`")
+
+
+def _print_json(trace: RequestTrace, created: RequestCreated, topics: Topics) -> None:
+    head = {
+        "kind": "request",
+        "requestId": created.request_id,
+        "traceId": created.trace_id,
+        "createdAt": created.time,
+        "total": created.total,
+        "status": trace.state,
+        "events": dict(trace.counts),
+        "repeats": trace.repeats,
+        "leftOut": trace.left_out,
+    }
+    for document in (head, *(line.as_dict() for line in trace.lines(datetime.now(UTC)))):
+        click.echo(orjson.dumps(document, option=orjson.OPT_UTC_Z))
+
+
+def _print_text(trace: RequestTrace, created: RequestCreated, topics: Topics) -> None:
+    click.echo(f"request {created.request_id}: {trace.state}, {created.total:,} images in {created.rows:,} rows")
+    click.echo(f"trace   {created.trace_id}")
+    lines = trace.lines(datetime.now(UTC))
+    began = next((line.first for line in lines if line.first is not None), created.time)
+    click.echo(f"begins  {began:%Y-%m-%d %H:%M:%S} UTC; times are seconds since then")
+    for line in lines:
+        click.echo(printable(_text(line, began, topics), 500))
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(trace.counts.items()))
+    click.echo(f"{sum(trace.counts.values()):,} events, {trace.repeats:,} repeats: {counts}")
+    for what in trace.left_out:
+        click.echo(f"NOT ALL: {what}")
+
+
+def _text(line: Line, began: datetime, topics: Topics) -> str:
+    match line:
+        case EventLine():
+            logged = line.logged
+            place = f"{_short(logged.topic, topics)}/{logged.partition}@{logged.offset}"
+            again = "REPEAT " if line.repeat else ""
+            words = f"{again}{line.as_dict()['text']}"
+            name = type(logged.event).__name__
+            return f"{_seconds(line.first - began)}  {name:<20}  {place:<24}  {logged.worker:<28}  {words}"
+        case GroupLine():
+            until = f"to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
+            workers = ", ".join(f"{worker} {count:,}" for worker, count in line.workers.most_common(5))
+            more = f", {len(line.workers) - 5} more" if len(line.workers) > 5 else ""
+            size = f", {line.input_bytes / 1e6:.1f} MB became {line.output_bytes / 1e6:.1f}" if line.input_bytes else ""
+            again = f", REPEATS: {line.repeats:,}" if line.repeats else ""
+            return (
+                f"{_seconds(line.first - began)}  {line.name:<20}  {_short(line.topic, topics):<24}"
+                f"  {line.count:,} {until}{size}{again}; by {workers}{more}"
+            )
+        case Gap():
+            at = _seconds(line.first - began) if line.first is not None else " " * 10
+            return f"{at}  GAP: {line.text}"
+
+
+def _short(topic: str, topics: Topics) -> str:
+    return topic.removeprefix(f"{topics.prefix}.")
+
+
+def _seconds(since: timedelta) -> str:
+    return f"{since.total_seconds():+10.3f}"

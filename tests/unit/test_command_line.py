@@ -1,0 +1,216 @@
+"""The commands themselves: that they are documented, start quickly, and what they show of a request's progress."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infra import errors, faust_app
+from infra.cli import main
+from infra.cli.completion import completion_script
+from infra.cli.main import SHELLS, Sections
+from infra.cli.terminal import PACE_SECONDS, Pace, clock, printable
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "command-line.md"
+
+# What takes long to import, and no command needs in order to say what it does.
+HEAVY = ("faust", "cassandra", "aiohttp", "aiokafka", "pydantic", "structlog", "rich", "PIL", "orjson")
+
+
+def leaves(command: click.Command, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Each command with its whole name."""
+    if not isinstance(command, click.Group):
+        yield name, command
+        return
+    for child in command.commands.values():
+        yield from leaves(child, f"{name} {child.name}".strip())
+
+
+COMMANDS = dict(leaves(main))
+
+
+def section_of(name: str) -> str:
+    found = re.findall(rf"^### `{re.escape(name)}(?: [A-Z][^`]*)?`\n(.*?)(?=^##|\Z)", DOCUMENT.read_text(), re.M | re.S)
+    assert len(found) == 1, name
+    return str(found[0])
+
+
+def test_every_command_is_documented_and_every_documented_one_exists() -> None:
+    headings = re.findall(r"^### `([^`]+)`$", DOCUMENT.read_text(), re.MULTILINE)
+    documented = {" ".join(word for word in heading.split() if word == word.lower()) for heading in headings}
+    assert documented == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_document_has_each_option_and_argument_of_a_command_and_no_other(name: str) -> None:
+    command = COMMANDS[name]
+    section = section_of(name)
+    rows = "".join(re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE))
+    options = {
+        text
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for text in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert set(re.findall(r"`(--[a-z-]+)", rows)) == options
+    arguments = [parameter for parameter in command.params if isinstance(parameter, click.Argument)]
+    heading = re.search(rf"^### `{re.escape(name)}(.*)`$", DOCUMENT.read_text(), re.MULTILINE)
+    assert heading is not None
+    assert len(heading[1].split()) == len(arguments)
+
+
+def test_every_exit_code_is_documented() -> None:
+    documented = set(map(int, re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)))
+    assert documented == {0} | {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    for code in (faust_app.EXIT_UNAVAILABLE, faust_app.EXIT_FATAL):
+        assert f" {code} " in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_every_command_and_option_says_what_it_is_for(name: str) -> None:
+    command = COMMANDS[name] if name else main
+    assert command.help
+    for parameter in command.params:
+        assert not isinstance(parameter, click.Option) or parameter.help, parameter.name
+
+
+def test_the_help_has_every_command_under_a_heading() -> None:
+    assert isinstance(main, Sections)
+    placed = [name for names in main.sections.values() for name in names]
+    assert sorted(placed) == sorted(main.commands)
+
+
+def test_help_imports_nothing_that_takes_long() -> None:
+    program = f"""
+import sys
+from infra.cli import main
+main(["submit", "--help"], standalone_mode=False)
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_status_imports_no_faust_and_no_cassandra() -> None:
+    program = """
+import sys
+from infra.cli import main
+try:
+    main(["status", "some-id", "--server", "http://127.0.0.1:1"], standalone_mode=False)
+except Exception as error:
+    assert "no answer" in str(error), error
+print([name for name in ("faust", "cassandra", "aiokafka", "rich", "PIL") if name in sys.modules])
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+STEPS = st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 100)), min_size=1, max_size=100)
+
+
+@given(STEPS)
+def test_a_pace_is_between_the_slowest_and_the_fastest_of_late(steps: list[tuple[float, int]]) -> None:
+    pace, now, done = Pace(), 0.0, 0
+    pace.note(now, done)
+    rates = []
+    for seconds, images in steps:
+        now, done = now + seconds, done + images
+        pace.note(now, done)
+        rates.append((now, images / seconds))
+    rate = pace.per_second(now)
+    recent = [each for at, each in rates if at > now - PACE_SECONDS - 5]
+    if rate is None:
+        assert not any(recent)
+    else:
+        assert min(recent) * 0.999 <= rate <= max(recent) * 1.001
+
+
+def test_a_pace_forgets_what_was_long_ago() -> None:
+    pace = Pace()
+    for second in range(100):
+        pace.note(second, second * 50)
+    for second in range(100, 200):
+        pace.note(second, 99 * 50 + (second - 99) * 2)
+    assert pace.per_second(199) == 2
+    assert pace.seconds_left(199, 20) == 10
+
+
+def test_a_pace_begins_anew_with_a_retry() -> None:
+    pace = Pace()
+    for second, done in ((0, 0), (1, 100), (2, 90), (3, 91)):
+        pace.note(second, done)
+    assert pace.per_second(3) == 1
+
+
+def test_a_pace_of_nothing_is_none() -> None:
+    pace = Pace()
+    assert pace.per_second(0) is None
+    pace.note(0, 5)
+    pace.note(9, 5)
+    assert pace.per_second(9) is None
+    assert pace.seconds_left(9, 5) is None
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3600, "1:00:00")])
+def test_times_are_told_as_on_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@given(st.text(max_size=400))
+def test_what_is_printed_is_one_line_and_does_nothing_to_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    assert len(shown) <= 300
+    if text.isprintable() and len(text) <= 300:
+        assert shown == text
+
+
+def test_an_escape_sequence_is_shown_and_not_obeyed() -> None:
+    assert printable("a\x1b[31mred\n") == "a\\x1b[31mred\\n"
+
+
+BASH = shutil.which("bash")
+
+
+@pytest.mark.skipif(BASH is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["shrinkstream", "su"], {"submit"}),
+        (["shrinkstream", "submit", "--no"], {"--no-wait"}),
+        (["shrinkstream", "dead-letters", ""], {"list", "retry"}),
+        (["shrinkstream", "worker", "pro"], {"progress", "projections"}),
+    ],
+)
+def test_bash_completes_the_commands_after_reading_the_script(words: list[str], expected: set[str]) -> None:
+    assert BASH is not None
+    # What bash does at the press of the tab key: call the function that `complete` has named for the program.
+    program = """
+        source <(shrinkstream completion bash)
+        function=$(complete -p shrinkstream | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        "$function" shrinkstream
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    ended = subprocess.run(
+        [BASH, "--norc", "-c", program, "bash", *words],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert set(ended.stdout.split()) == expected
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_there_is_a_script_for_every_shell(shell: str) -> None:
+    assert "_SHRINKSTREAM_COMPLETE" in completion_script(main, shell)
