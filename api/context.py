@@ -9,6 +9,7 @@ from functools import partial
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session, ask_cassandra
 from infra.kafka import require_partitions, require_topics
 from infra.outbound import AllowList
@@ -70,6 +71,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         await asyncio.to_thread(sweep, settings.data_dir / "spool")
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
+        await require_schema(session, settings.cassandra_keyspace)
         event_log = EventLog(settings, role="api")
         await event_log.start()
         stack.push_async_callback(event_log.stop)

@@ -10,11 +10,11 @@ import os
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import ExplainedError
@@ -112,7 +112,10 @@ class Settings(BaseSettings):
         description="answer GET /images/… with a signed link to the s3:// bucket instead of the image itself",
     )
     retention_days: float | None = Field(
-        None, gt=0, description="days after which a finished request's images and CSVs are removed; unset: never"
+        None,
+        gt=0,
+        le=36_500,
+        description="days after which a finished request's images and CSVs are removed; unset: never",
     )
     public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
@@ -226,6 +229,36 @@ class Settings(BaseSettings):
                 raise ValueError("write it as http://host/… or https://host/…")
         return value
 
+    @field_validator("storage_url")
+    @classmethod
+    def _storage_is_a_folder_or_a_bucket(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            is_folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
+            if not is_folder and not (parts.scheme == "s3" and parts.netloc):
+                raise ValueError("write it as file:///folder or s3://bucket/prefix")
+        return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _webhook_url_names_nobody(cls, value: str | None) -> str | None:
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise ValueError("a user or password in it would be shown to all: use the webhook's signature instead")
+        return value
+
+    @model_validator(mode="after")
+    def _what_belongs_together_is_there(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL") and not (
+            self.kafka_sasl_username and self.kafka_sasl_password
+        ):
+            raise ValueError(
+                f"{PREFIX}KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs"
+                f" {PREFIX}KAFKA_SASL_USERNAME and {PREFIX}KAFKA_SASL_PASSWORD"
+            )
+        if self.cassandra_username and not self.cassandra_password:
+            raise ValueError(f"{PREFIX}CASSANDRA_USERNAME needs {PREFIX}CASSANDRA_PASSWORD")
+        return self
+
     @field_validator("cors_origins")
     @classmethod
     def _origins_are_origins(cls, value: str) -> str:
@@ -273,8 +306,14 @@ class Settings(BaseSettings):
         return self.storage_url or (self.data_dir.absolute() / "storage").as_uri()
 
     @property
+    def own_address(self) -> str:
+        """``host:port`` at which this machine reaches the API, whatever it listens on."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - it is told apart
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
     def effective_public_url(self) -> str:
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+        return (self.public_url or f"http://{self.own_address}").rstrip("/")
 
 
 def parse_api_keys(text: str) -> dict[str, str]:
@@ -347,16 +386,31 @@ def load_settings(**overrides: Any) -> Settings:
     Raises SettingsError, whose message names every unknown or malformed variable.
     """
     known = {PREFIX + name.upper() for name in Settings.model_fields}
-    given = {*os.environ, *(dotenv_values(ENV_FILE) if ENV_FILE.is_file() else ())}
-    unknown = sorted(name for name in given if name.upper().startswith(PREFIX) and name.upper() not in known)
+    in_file = _env_file()
+    unknown = sorted(
+        name for name in {*os.environ, *in_file} if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
     if unknown:
         raise SettingsError(f"unknown setting {', '.join(unknown)} (`shrinkstream settings` lists all)")
+    for name, value in in_file.items():
+        if name.startswith("AWS_") and value:
+            os.environ.setdefault(name, value)  # where the client of the bucket looks for them
     try:
         return Settings(_env_file=ENV_FILE, **overrides)
     except ValidationError as error:
-        raise SettingsError(
-            "; ".join(f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
-        ) from None
+        raise SettingsError("; ".join(_told(one["loc"], one["msg"]) for one in error.errors())) from None
+
+
+def _env_file() -> dict[str, str | None]:
+    try:
+        return dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+    except UnicodeDecodeError:
+        raise SettingsError(f"{ENV_FILE.absolute()} is not in UTF-8") from None
+
+
+def _told(place: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a variable; of several together, the message names them."""
+    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message.removeprefix("Value error, ")
 
 
 @cache

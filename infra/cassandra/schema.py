@@ -3,7 +3,10 @@
 import re
 from importlib import resources
 
+from cassandra import DriverException
+
 from infra.cassandra.session import Session
+from infra.errors import ExplainedError
 from infra.settings import Settings
 
 _NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.cql")
@@ -25,19 +28,55 @@ def statements(text: str) -> list[str]:
     return [statement.strip() for statement in bare.split(";") if statement.strip()]
 
 
+class SchemaError(ExplainedError):
+    """The tables are not what this version needs, or can't be made so; the message says what is missing."""
+
+
+async def require_schema(session: Session, keyspace: str) -> None:
+    """Raise SchemaError unless every migration of this version is applied.
+
+    Also Session's CassandraUnavailableError.
+    """
+    applied = set()
+    if await session.execute(
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = 'schema_migrations'",
+        (keyspace,),
+    ):
+        applied = {row.number for row in await session.execute("SELECT number FROM schema_migrations")}
+    missing = [name for number, name, _ in migrations() if number not in applied]
+    if missing:
+        raise SchemaError(f"keyspace {keyspace} lacks {', '.join(missing)}: run `shrinkstream init`")
+
+
 async def migrate(settings: Settings) -> list[str]:
     """Create the keyspace if need be and apply the migrations that are missing; returns their names.
 
     Every statement says IF NOT EXISTS or IF EXISTS, so two that run at once, or one that was cut off, do no harm.
+    Raises SchemaError where Cassandra refuses.
     """
+    try:
+        await _make_keyspace(settings)
+        return await _apply_migrations(settings)
+    except DriverException as error:
+        raise SchemaError(f"Cassandra refuses: {' '.join(str(error).split())}") from error
+
+
+async def _make_keyspace(settings: Settings) -> None:
+    """Not where it is there: whoever made it may have left us only the right to make tables."""
     outside = await Session.connect(settings, keyspace="")
     try:
-        await outside.execute_script(
-            f"CREATE KEYSPACE IF NOT EXISTS {settings.cassandra_keyspace} WITH replication ="
-            f" {{'class': 'SimpleStrategy', 'replication_factor': {settings.cassandra_replication_factor}}}"
-        )
+        if not await outside.execute(
+            "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", (settings.cassandra_keyspace,)
+        ):
+            await outside.execute_script(
+                f"CREATE KEYSPACE IF NOT EXISTS {settings.cassandra_keyspace} WITH replication ="
+                f" {{'class': 'SimpleStrategy', 'replication_factor': {settings.cassandra_replication_factor}}}"
+            )
     finally:
         await outside.close()
+
+
+async def _apply_migrations(settings: Settings) -> list[str]:
     session = await Session.connect(settings)
     try:
         await session.execute_script(

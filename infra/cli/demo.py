@@ -5,6 +5,7 @@ import csv
 import io
 import secrets
 import shutil
+import signal
 import tempfile
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from aiohttp import web
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from api.client import Client
 from infra.cli.requests import follow, upload
@@ -28,6 +30,21 @@ SAMPLES = Path(__file__).parents[1] / "demo"
 WEBHOOK_TIMEOUT = 30.0
 
 
+# Whatever cluster the environment names: the demo's samples have no business there.
+OWN_SYSTEM: dict[str, object] = {
+    "kafka_brokers": None,
+    "kafka_security_protocol": "PLAINTEXT",
+    "cassandra_hosts": None,
+    "cassandra_username": None,
+    "cassandra_password": None,
+    "cassandra_tls": False,
+    "storage_public_url": None,
+    "storage_redirect": False,
+    "host": "127.0.0.1",
+    "public_url": None,
+}
+
+
 class DemoFailedError(ExplainedError):
     """The demo did not come to its end; the message says where."""
 
@@ -35,19 +52,24 @@ class DemoFailedError(ExplainedError):
 async def run_demo(settings: Settings, *, keep_data: bool) -> None:
     """Run the demo; without ``keep_data`` everything that it made is gone afterwards."""
     console = Console(stderr=True)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C: what it made goes
     data_dir = settings.data_dir if keep_data else Path(tempfile.mkdtemp(prefix="shrinkstream-demo-"))
     try:
         async with _shop(WebhookBox()) as shop:
             settings = settings.model_copy(
                 update={
+                    **OWN_SYSTEM,
                     "data_dir": data_dir,
+                    "storage_url": (data_dir.absolute() / "storage").as_uri(),
                     "fetch_allow": ",".join(filter(None, (settings.fetch_allow, shop.address))),
                     "webhook_secret": SecretStr("whsec_" + b64encode(secrets.token_bytes(24)).decode()),
                 }
             )
             console.print("starting Kafka, Cassandra, the API and three workers on this machine …")
             async with running_system(settings, compress_workers=1) as ready:
-                console.print(f"ready at http://{ready.host}:{ready.port}")
+                console.print(f"ready at http://{ready.own_address}")
                 await _show(ready, shop, console)
             console.print("everything is stopped again")
     finally:
@@ -102,7 +124,7 @@ async def _shop(box: WebhookBox) -> AsyncIterator[Shop]:
 async def _show(settings: Settings, shop: Shop, console: Console) -> None:
     file = settings.data_dir / "products.csv"
     await asyncio.to_thread(file.write_bytes, shop.csv())
-    async with Client(f"http://{settings.host}:{settings.port}", settings.first_api_key) as client:
+    async with Client(f"http://{settings.own_address}", settings.first_api_key) as client:
         request_id = await upload(client, file, f"http://{shop.address}/webhook")
         console.print(f"uploaded {file.name}: request {request_id}")
         status = await follow(client, request_id)
@@ -127,5 +149,5 @@ def _print_rows(content: bytes) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows[1:]:
-        table.add_row(*(cell.replace(",", ",\n") for cell in row))
+        table.add_row(*(Text(cell.replace(",", ",\n")) for cell in row))
     Console(width=160).print(table)

@@ -1,5 +1,6 @@
 """The commands. Each imports what it needs when it runs, so that ``--help`` and completion are quick."""
 
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -94,6 +95,8 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run(work)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
     except ExplainedError as error:
         raise CommandFailed(error) from None
 

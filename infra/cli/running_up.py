@@ -23,7 +23,7 @@ TOLD = {
 def told_to_others(ready: Settings) -> Iterator[None]:
     """Keep the file while the system runs."""
     found = ready.model_copy(
-        update={"data_dir": ready.data_dir.absolute(), "url": f"http://{ready.host}:{ready.port}"}
+        update={"data_dir": ready.data_dir.absolute(), "url": f"http://{ready.own_address}"}
     ).model_dump(include=TOLD, exclude_none=True)
     file = ready.data_dir / FILE
     file.write_text(

@@ -5,6 +5,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from infra.settings import PREFIX, Settings
 
@@ -14,7 +15,8 @@ def print_table(settings: Settings) -> None:
     for column in ("variable", "value", "default", "meaning"):
         table.add_column(column, overflow="fold")
     for name, field in Settings.model_fields.items():
-        table.add_row(PREFIX + name.upper(), _shown(getattr(settings, name)), _default(field), field.description)
+        cells = (PREFIX + name.upper(), _shown(getattr(settings, name)), _default(field), str(field.description))
+        table.add_row(*map(Text, cells))  # as text: [fd00::1] would be markup
     Console(width=None if Console().is_terminal else 200).print(table)
 
 

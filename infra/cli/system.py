@@ -18,7 +18,7 @@ from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.ports import LOOPBACK, remembered_ports
 from infra.embedded.process import ChildProcess
-from infra.errors import ExplainedError
+from infra.errors import EXIT_FAILED, ExplainedError
 from infra.metrics import Role
 from infra.settings import Settings, environment_of
 from infra.supervisor import Supervised, Supervisor
@@ -55,10 +55,10 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         settings = settings.model_copy(
             update={
                 "port": port,
-                "public_url": settings.public_url or f"http://{settings.host}:{port}",
                 **server_addresses,
             }
         )
+        settings = settings.model_copy(update={"public_url": settings.effective_public_url})
         await initialise(settings)
         server_supervisor = Supervisor()
         stack.push_async_callback(server_supervisor.stop)
@@ -70,9 +70,10 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         workers = _workers(compress_workers)
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         ports = remembered_ports(settings.data_dir / "worker-ports.json", list(workers))
-        addresses = {"api": f"{settings.host}:{port}", **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
+        addresses = {"api": settings.own_address, **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
         _write_targets(settings.data_dir / TARGETS, addresses, {"api": "api", **workers})
         commands = {"api": ["api"], **{name: ["worker", role] for name, role in workers.items()}}
+        children = []
         for name, arguments in commands.items():
             own = {"worker_host": LOOPBACK, "worker_port": ports.get(name)}
             child = ChildProcess(
@@ -82,8 +83,9 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
                 env=environment_of(settings.model_copy(update=own)),
             )
             await child.start()
+            children.append(child)
             supervisor.watch(Supervised(partial(_itself, child), child.start, partial(child.stop, GRACE_SECONDS)))
-        await _wait_until_ready(settings, addresses)
+        await _wait_until_ready(settings, addresses, children)
         yield settings
 
 
@@ -114,8 +116,11 @@ def _itself(child: ChildProcess) -> ChildProcess:
     return child
 
 
-async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str]) -> None:
-    """Return when an upload would be processed: every process has said once that it is ready."""
+async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str], children: list[ChildProcess]) -> None:
+    """Return when an upload would be processed: every process has said once that it is ready.
+
+    One that says why it can't be run, and ends, would say so for ever.
+    """
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT
     waiting = dict(addresses)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session:
@@ -123,6 +128,9 @@ async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str]) ->
             for name, address in list(waiting.items()):
                 if await _is_ready(session, address):
                     del waiting[name]
+            for child in children:
+                if child.returncode == EXIT_FAILED:
+                    raise NotReadyError(child.last_words())
             if waiting and asyncio.get_running_loop().time() > deadline:
                 raise NotReadyError(
                     f"not ready after {READY_TIMEOUT:g} s: {', '.join(waiting)} (logs in {settings.data_dir}/logs)"
@@ -139,14 +147,18 @@ async def _is_ready(session: aiohttp.ClientSession, address: str) -> bool:
 
 
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
+    with socket.socket(_family(host)) as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _require_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    with socket.socket(_family(host)) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -17,9 +17,9 @@ async def run_until_stopped(settings: Settings, compress_workers: int) -> None:
     stopped = asyncio.Event()
 
     def stop() -> None:
-        stopped.set()
-        if not running:
+        if not running and not stopped.is_set():  # a second signal must not cut the tidying up short
             task.cancel()
+        stopped.set()
 
     running = False
     loop = asyncio.get_running_loop()
@@ -29,7 +29,7 @@ async def run_until_stopped(settings: Settings, compress_workers: int) -> None:
         async with running_system(settings, compress_workers=compress_workers) as ready:
             running = True
             with told_to_others(ready):
-                click.echo(f"ready http://{ready.host}:{ready.port}")
+                click.echo(f"ready http://{ready.own_address}")
                 await stopped.wait()
     except asyncio.CancelledError:
         if not stopped.is_set():

@@ -3,6 +3,7 @@
 import asyncio
 from importlib import import_module
 
+from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session
 from infra.faust_app import run_worker
 from infra.kafka import require_partitions, require_topics
@@ -28,4 +29,7 @@ async def _require(name: str, settings: Settings) -> None:
         await Storage.of(settings).check()
     if name == "projections":
         session = await Session.connect(settings)
-        await session.close()
+        try:
+            await require_schema(session, settings.cassandra_keyspace)
+        finally:
+            await session.close()

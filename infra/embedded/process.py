@@ -24,7 +24,7 @@ _TELLING = re.compile(
     r"\b(ERROR|FATAL|CRITICAL)\b"
     r'|"level": ?"(error|critical)"'
     r"|^(Caused by: |Exception |Error: |error: |[\w.]*(Error|Exception|Failure)(:|$))"
-    r"|^cannot "
+    r"|^cannot |^shrinkstream: "
 )
 _TAIL_BYTES = 64 * 1024
 _TELLING_LINES = 3

@@ -209,12 +209,36 @@ def test_servers_that_are_not_there_are_one_clear_line(
     assert time.monotonic() - started < 45
 
 
+def test_what_a_part_can_not_be_run_with_is_told_at_once(
+    system: System, tmp_path: Path, kafka_address: str, cassandra_address: str
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "up", "--port", "0"],
+        env={
+            **os.environ,
+            "SHRINKSTREAM_DATA_DIR": str(tmp_path),
+            "SHRINKSTREAM_KAFKA_BROKERS": kafka_address,
+            "SHRINKSTREAM_CASSANDRA_HOSTS": cassandra_address,
+            "SHRINKSTREAM_HOST": "0.0.0.0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "SHRINKSTREAM_HOST=0.0.0.0 is open to the network: set SHRINKSTREAM_API_KEYS" in line
+
+
 def test_the_demo_shows_what_came_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
     before = set(Path("/tmp").glob("shrinkstream-demo-*"))
     plain = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKSTREAM_")}
+    # A cluster that the environment names is not the demo's to write to.
+    elsewhere = {f"SHRINKSTREAM_{name}": "127.0.0.1:1" for name in ("KAFKA_BROKERS", "CASSANDRA_HOSTS")}
     process = subprocess.run(
         [sys.executable, "-m", "infra.cli", "demo"],
-        env=plain,
+        env={**plain, **elsewhere, "SHRINKSTREAM_STORAGE_URL": "s3://nobody's"},
         capture_output=True,
         text=True,
         timeout=180,

@@ -14,7 +14,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from infra.cassandra.schema import migrate, migrations, statements
+from infra.cassandra.schema import SchemaError, migrate, migrations, require_schema, statements
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.cli.init import initialise
 from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
@@ -107,6 +107,21 @@ def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
         async with connected(fresh) as session:
             (row,) = await session.execute("SELECT total FROM requests WHERE request_id = ?", ("kept",))
             assert row.total == 7
+
+    run(test())
+
+
+def test_a_schema_of_another_version_is_an_error_that_names_what_is_missing(fresh: Settings) -> None:
+    async def test() -> None:
+        await migrate(fresh)
+        async with connected(fresh) as session:
+            await require_schema(session, fresh.cassandra_keyspace)
+            await session.execute("DELETE FROM schema_migrations WHERE number = ?", (2,))
+            with pytest.raises(SchemaError, match=f"lacks {migrations()[1][1]}: run `shrinkstream init`"):
+                await require_schema(session, fresh.cassandra_keyspace)
+            await session.execute_script("DROP TABLE schema_migrations")
+            with pytest.raises(SchemaError, match="lacks 0001_"):
+                await require_schema(session, fresh.cassandra_keyspace)
 
     run(test())
 

@@ -93,8 +93,16 @@ def test_every_image_is_pinned() -> None:
     assert {image for image in images if not is_pinned(image)} == set()
 
 
+def test_no_text_must_be_written_into_a_container_that_is_read_only() -> None:
+    # https://github.com/docker/compose/issues/12031
+    for name, service in compose()["services"].items():
+        for config in service.get("configs", []):
+            assert "file" in compose()["configs"][config["source"]], name
+
+
 def test_every_role_can_be_scaled_and_waits_for_init() -> None:
     services = compose()["services"]
+    assert [name for name, service in services.items() if "build" in service] == ["init"]
     for name, command in ROLES.items():
         service = services[name]
         assert service["command"] == command
@@ -142,7 +150,7 @@ def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -
     workers = {name: int(services[name]["environment"]["SHRINKSTREAM_WORKER_PORT"]) for name in ROLES if name != "api"}
     assert asked == {"api": Settings.model_fields["port"].default, **workers}
     assert services["compress"]["environment"]["SHRINKSTREAM_WORKER_HOST"] == "0.0.0.0"
-    assert "deny deny_status 404 if { path /metrics }" in compose()["configs"]["gateway"]["content"]
+    assert "deny deny_status 404 if { path /metrics }" in (ROOT / "infra/docker/haproxy.cfg").read_text()
     assert {name for name, service in services.items() if service.get("profiles")} == {"prometheus", "grafana"}
     for name in ("prometheus", "grafana", "gateway"):
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
@@ -266,6 +274,7 @@ def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
         pod = entry["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["enableServiceLinks"] is False, "a service named shrinkstream would give settings"
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}

@@ -119,6 +119,12 @@ def test_an_unknown_variable_in_the_env_file_is_an_error_too() -> None:
         ("FETCH_ALLOW", "host:port"),
         ("LOG_LEVEL", "loud"),
         ("MAX_UPLOAD_BYTES", "1 GB"),
+        ("STORAGE_URL", "ftp://storage"),
+        ("STORAGE_URL", "/data"),
+        ("STORAGE_URL", "file://data/images"),
+        ("STORAGE_URL", "s3://"),
+        ("WEBHOOK_URL", "http://user:password@shop.example/hook"),
+        ("RETENTION_DAYS", "inf"),
     ],
 )
 def test_a_malformed_value_is_an_error_that_names_its_variable(
@@ -127,6 +133,58 @@ def test_a_malformed_value_is_an_error_that_names_its_variable(
     give(monkeypatch, **{name: value})
     with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{name}: "):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_USERNAME"),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA_SASL_USERNAME": "me"}, "KAFKA_SASL_PASSWORD"),
+        ({"CASSANDRA_USERNAME": "me"}, "CASSANDRA_PASSWORD"),
+    ],
+)
+def test_what_is_given_without_what_it_needs_is_an_error_that_names_both(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], missing: str
+) -> None:
+    give(monkeypatch, **given)
+    with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{next(iter(given))}.* needs .*SHRINKSTREAM_{missing}"):
+        load_settings()
+
+
+def test_an_env_file_that_is_no_text_is_a_clear_error() -> None:
+    Path(".env").write_bytes("SHRINKSTREAM_URL=http://grün".encode("latin-1"))
+    with pytest.raises(SettingsError, match=r"\.env is not in UTF-8"):
+        load_settings()
+
+
+def test_the_keys_of_the_bucket_may_stand_in_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "of the environment")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    Path(".env").write_text("AWS_REGION=of-the-file\nAWS_ENDPOINT_URL=http://127.0.0.1:9000\n")
+    try:
+        load_settings()
+        assert (os.environ["AWS_REGION"], os.environ["AWS_ENDPOINT_URL"]) == (
+            "of the environment",
+            "http://127.0.0.1:9000",
+        )
+    finally:
+        os.environ.pop("AWS_ENDPOINT_URL", None)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:8080"),
+        ("0.0.0.0", "127.0.0.1:8080"),
+        ("::", "[::1]:8080"),
+        ("::1", "[::1]:8080"),
+        ("images.example", "images.example:8080"),
+    ],
+)
+def test_this_machine_reaches_the_api_whatever_it_listens_on(host: str, address: str) -> None:
+    settings = Settings(host=host)
+    assert settings.own_address == address
+    assert settings.effective_public_url == f"http://{address}"
 
 
 def test_all_malformed_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +248,7 @@ def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_command_prints_every_setting_and_masks_secrets() -> None:
     environment = {**os.environ, **{PREFIX + name: value for name, value in SECRETS.items()}, f"{PREFIX}QUALITY": "61"}
+    environment[f"{PREFIX}FETCH_ALLOW"] = "[fd00::/8]:8080"  # what looks like the markup of a terminal
     shown = subprocess.run(
         [sys.executable, "-m", "infra.cli", "settings"],
         env=environment,
@@ -201,6 +260,7 @@ def test_the_command_prints_every_setting_and_masks_secrets() -> None:
     lines = {line.split()[0]: line for line in shown.stdout.splitlines() if line.startswith(PREFIX)}
     assert set(lines) == {PREFIX + name.upper() for name in Settings.model_fields}
     assert lines[f"{PREFIX}QUALITY"].split()[1:3] == ["61", "50"]
+    assert "[fd00::/8]:8080" in lines[f"{PREFIX}FETCH_ALLOW"]
     for name, secret in SECRETS.items():
         assert "********" in lines[PREFIX + name]
         assert secret.split(":")[-1] not in shown.stdout + shown.stderr
