@@ -145,6 +145,8 @@ def test_what_an_alert_says_has_the_labels_that_its_expression_leaves() -> None:
 def test_every_alert_says_how_bad_it_is_and_what_to_do_also_on_the_page() -> None:
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
     for rule in ALERTS:
+        assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
+        assert re.fullmatch(r"\d+[mh]", rule.get("for", "1m"))
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert {"summary", "runbook"} <= rule["annotations"].keys()
         # What only ever grows by a fault needs no time to be sure of it.
