@@ -28,10 +28,13 @@ from api.context import CONTEXT, Context, open_context
 from api.cors import cors_middleware, readable_for
 from api.event_stream import STREAMS, EventStreams, end_streams
 from api.headers import complete
+from api.http_metrics import http_metrics
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
 from api.rate_limit import RateLimit
 from api.routes import Route
+from infra import metrics
+from infra.disk import free_bytes
 from infra.settings import Settings, parse_origins
 
 log = structlog.get_logger(__name__)
@@ -70,6 +73,7 @@ def create_app(context: Context) -> web.Application:
     origins = parse_origins(settings.cors_origins)
     app = web.Application(
         middlewares=[
+            http_metrics,
             problem_middleware,
             cors_middleware(origins),
             keys_middleware(
@@ -80,6 +84,7 @@ def create_app(context: Context) -> web.Application:
         ]
     )
     app[CONTEXT] = context
+    app[health.METRICS] = metrics.registry_of("api")
     app[STREAMS] = EventStreams(settings.max_event_streams)
     app.on_shutdown.append(end_streams)
     app[request_log.READINGS] = asyncio.Semaphore(request_log.READINGS_AT_ONCE)
@@ -90,6 +95,14 @@ def create_app(context: Context) -> web.Application:
         under_way.close()
 
     app.on_cleanup.append(close_uploads)
+
+    async def be_measured(_: web.Application) -> None:
+        metrics.EVENT_STREAMS.read_from(lambda: app[STREAMS].open)
+        metrics.UPLOADS.read_from(lambda: under_way.count)
+        metrics.VIEW_REQUESTS.read_from(lambda: len(context.view))
+        metrics.DATA_FREE.read_from(lambda: free_bytes(settings.data_dir))
+
+    app.on_startup.append(be_measured)
     for route in table:
         app.add_routes(route.definitions())
     docs.describe(app, table, settings)

@@ -6,6 +6,7 @@ import structlog
 from aiohttp import web
 
 from api.headers import complete
+from api.http_metrics import count
 from api.problems import Problem, internal_error
 
 log = structlog.get_logger(__name__)
@@ -46,6 +47,7 @@ class _Protocol(web.RequestHandler):
         else:
             log.error("request failed", exc_info=exc)
             problem = internal_error()
+        count(request.method, problem.status)
         answer = problem.response()
         complete(answer)
         answer.force_close()

@@ -4,17 +4,20 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
+from aiokafka.errors import KafkaError
 
-from infra.cassandra.session import Session
+from infra.cassandra.session import Session, ask_cassandra
 from infra.kafka import require_partitions, require_topics
 from infra.outbound import AllowList
+from infra.readiness import EVERY, NotReady, Readiness
 from infra.settings import Settings
 from infra.spool import sweep
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.event_log import EventLog
-from streams.progress.view import ProgressView
+from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
 from streams.projections.webhooks.store import Deliveries
 from streams.status import Status
@@ -33,6 +36,7 @@ class Context:
     deliveries: Deliveries
     storage: Storage
     fetch_allow: AllowList
+    readiness: Readiness
 
     async def status(self, request_id: str) -> Status | None:
         """The status of a request: from the progress table, or from the history once it has left that.
@@ -72,6 +76,8 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         view = ProgressView(settings)
         stack.push_async_callback(view.stop)
         await view.start()
+        readiness = _readiness(view, session, storage)
+        await stack.enter_async_context(readiness.asking())
         yield Context(
             settings,
             event_log,
@@ -81,4 +87,26 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             Deliveries(session, settings.partitions),
             storage,
             AllowList.parse(settings.fetch_allow),
+            readiness,
         )
+
+
+def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readiness:
+    async def ask_kafka() -> None:
+        try:
+            await view.ask_ends()
+        except KafkaError as error:
+            raise NotReady("it doesn't answer", str(error)) from None
+
+    async def ask_view() -> None:
+        try:
+            await view.catch_up(EVERY)
+        except StaleViewError as error:
+            raise NotReady("it has not caught up with Kafka", str(error)) from None
+
+    readiness = Readiness()
+    readiness.add_question("kafka", ask_kafka)
+    readiness.add_question("progress view", ask_view)
+    readiness.add_question("cassandra", partial(ask_cassandra, session))
+    readiness.add_question("storage", partial(ask_storage, storage), every=ASK_EVERY)
+    return readiness

@@ -8,10 +8,12 @@ from typing import Any
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel
 
 from api import asyncapi, openapi
 from api.routes import Answer, Parameter, Route
 from infra.settings import Settings
+from streams.projections.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
 from streams.status import WebhookMessage
 from streams.topics import Topics
 
@@ -34,8 +36,8 @@ def describe(app: web.Application, routes: list[Route], settings: Settings) -> N
     app[OPENAPI] = orjson.dumps(
         openapi.document(
             routes,
-            {"request.completed": _WEBHOOK},
-            [WebhookMessage],
+            {kind: _webhook(kind.replace(".", "_"), *about) for kind, about in _WEBHOOKS.items()},
+            [body for _, body in _WEBHOOKS.values()],
             version=release,
             server=settings.effective_public_url,
             with_keys=settings.api_keys is not None,
@@ -82,31 +84,39 @@ async def docs_file(request: web.Request) -> web.FileResponse:
     return web.FileResponse(WEB / name, headers={"Content-Type": media_type, "Cache-Control": "public, max-age=3600"})
 
 
-_WEBHOOK: dict[str, Any] = {
-    "post": {
-        "operationId": "request_completed",
-        "tags": ["Requests"],
-        "summary": "A request is completed",
-        "description": "Sent to the `webhookUrl` of the upload, by the rules of"
-        " [Standard Webhooks](https://www.standardwebhooks.com).",
-        "security": [],
-        "parameters": [
-            {"name": name, "in": "header", "required": required, "description": text, "schema": {"type": "string"}}
-            for name, required, text in (
-                ("webhook-id", True, "the same at each attempt: drop repeats by it"),
-                ("webhook-timestamp", True, "seconds since 1970 of this attempt"),
-                ("webhook-signature", False, "`v1,` and HMAC-SHA256 in base64, where a secret is set"),
-            )
-        ],
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/WebhookMessage"}}},
-        },
-        "responses": {
-            "2XX": {"description": "Received. Anything else is no success, and the delivery is tried again."},
-            "410": {"description": "Don't send this any more."},
-        },
+def _webhook(operation: str, summary: str, body: type[BaseModel]) -> dict[str, Any]:
+    return {
+        "post": {
+            "operationId": operation,
+            "tags": ["Requests"],
+            "summary": summary,
+            "description": "Sent to the `webhookUrl` of the upload, by the rules of"
+            " [Standard Webhooks](https://www.standardwebhooks.com).",
+            "security": [],
+            "parameters": [
+                {"name": name, "in": "header", "required": required, "description": text, "schema": {"type": "string"}}
+                for name, required, text in (
+                    ("webhook-id", True, "the same at each attempt: drop repeats by it"),
+                    ("webhook-timestamp", True, "seconds since 1970 of this attempt"),
+                    ("webhook-signature", False, "`v1,` and HMAC-SHA256 in base64, where a secret is set"),
+                )
+            ],
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}},
+            },
+            "responses": {
+                "2XX": {"description": "Received. Anything else is no success, and the delivery is tried again."},
+                "410": {"description": "Don't send this any more."},
+            },
+        }
     }
+
+
+_WEBHOOKS: dict[str, tuple[str, type[BaseModel]]] = {
+    "request.completed": ("A request is completed", WebhookMessage),
+    "image.processed": ("Images were processed; only where `webhookEvents` has it", ImagesProcessedMessage),
+    "image.failed": ("Images failed; only where `webhookEvents` has it", ImagesFailedMessage),
 }
 
 

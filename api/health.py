@@ -1,53 +1,28 @@
-"""Probes: ``/healthz`` says that the process lives, ``/readyz`` that it may be sent work, or why not."""
+"""Probes and metrics: that the process lives, that it may be sent work, and what it does all day."""
 
 from http import HTTPStatus
-from typing import Literal
 
-import structlog
 from aiohttp import web
-from pydantic import BaseModel
+from prometheus_client import CollectorRegistry
 
 from api.context import CONTEXT
 from api.routes import Answer, Route
-from infra.cassandra.session import CassandraUnavailableError
-from streams.progress.view import StaleViewError
+from infra.probes import health_answer, metrics_answer
+from infra.readiness import ALIVE, Health
 
-log = structlog.get_logger(__name__)
-
-PATIENCE = 2.0  # seconds that Kafka gets to answer
-
-
-class Health(BaseModel):
-    """What a probe says; ``problems`` has what is wrong by the part that it is wrong with."""
-
-    status: Literal["ok", "ready", "not ready"]
-    problems: dict[Literal["kafka", "cassandra"], str] | None = None
+METRICS = web.AppKey("metrics", CollectorRegistry)
 
 
 async def healthz(request: web.Request) -> web.Response:
-    return _answer(Health(status="ok"))
+    return health_answer(ALIVE)
 
 
 async def readyz(request: web.Request) -> web.Response:
-    context = request.app[CONTEXT]
-    problems: dict[Literal["kafka", "cassandra"], str] = {}
-    try:
-        await context.view.catch_up(PATIENCE)
-    except StaleViewError as error:
-        log.warning("not ready", kafka=str(error))
-        problems["kafka"] = "the progress view can't catch up with it"
-    try:
-        await context.session.execute("SELECT number FROM schema_migrations LIMIT 1")
-    except CassandraUnavailableError as error:
-        log.warning("not ready", cassandra=str(error))
-        problems["cassandra"] = "it doesn't answer"
-    if problems:
-        return _answer(Health(status="not ready", problems=problems), HTTPStatus.SERVICE_UNAVAILABLE)
-    return _answer(Health(status="ready"))
+    return health_answer(request.app[CONTEXT].readiness.health())
 
 
-def _answer(health: Health, status: HTTPStatus = HTTPStatus.OK) -> web.Response:
-    return web.json_response(text=health.model_dump_json(exclude_none=True), status=status)
+async def metrics(request: web.Request) -> web.Response:
+    return metrics_answer(request, request.app[METRICS])
 
 
 def routes() -> list[Route]:
@@ -66,10 +41,25 @@ def routes() -> list[Route]:
             "/readyz",
             readyz,
             tag="Probes",
-            summary="Tell whether Kafka and Cassandra can be reached",
+            summary="Tell whether this process may be sent work, and if not, why",
+            description="Kafka, Cassandra and the storage are asked in the background, so that this answers at once.",
             answers={
-                HTTPStatus.OK: Answer("They can", {"application/json": Health}),
-                HTTPStatus.SERVICE_UNAVAILABLE: Answer("They can't all", {"application/json": Health}),
+                HTTPStatus.OK: Answer("It may", {"application/json": Health}),
+                HTTPStatus.SERVICE_UNAVAILABLE: Answer("It may not just now", {"application/json": Health}),
+            },
+            needs_key=False,
+        ),
+        Route(
+            "GET",
+            "/metrics",
+            metrics,
+            tag="Probes",
+            summary="Tell Prometheus what this process does",
+            description="Sums only: no label is an id, a host or a URL. OpenMetrics for who asks for that.",
+            answers={
+                HTTPStatus.OK: Answer(
+                    "The metrics of this process", {"text/plain": str, "application/openmetrics-text": str}
+                )
             },
             needs_key=False,
         ),

@@ -19,10 +19,13 @@ _CLAIM = """
 
 @dataclass(frozen=True)
 class Claim:
-    """The request that an upload stands for. ``is_new``: no upload with this key was seen before."""
+    """The request that an upload stands for. ``is_new``: no upload with this key was seen before.
+
+    ``fingerprint``: what tells an upload that is repeated from another one; the column is named for what it was first.
+    """
 
     request_id: str
-    body_sha256: str
+    fingerprint: str
     created_at: datetime
     is_new: bool
 
@@ -36,7 +39,7 @@ class IdempotencyKeys:
     async def claim(self, owner: str, key: str, new: Claim) -> Claim:
         """``new`` if the key is free, else the claim that was made with it first."""
         (row,) = await self._session.execute(
-            _CLAIM, (owner, key, new.request_id, new.body_sha256, new.created_at, LIFETIME_SECONDS), patience=5
+            _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), patience=5
         )
         # Ours, too, where an answer was lost and the statement was run again.
         if row.applied or row.request_id == new.request_id:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal, TypeVar, get_args
 from uuid import uuid4
 
+import orjson
 import structlog
 from aiohttp import BodyPartReader, ClientPayloadError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -36,6 +37,7 @@ from api.paging import json_answer
 from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
 from api.trace_header import TRACEPARENT, context_of
+from infra import metrics
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
@@ -97,6 +99,13 @@ class Received:
         if value:
             self.fields.setdefault(name, []).append(value)
 
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same file with the same fields: what an Idempotency-Key stands for."""
+        if not self.fields:
+            return self.sha256
+        return hashlib.sha256(orjson.dumps([self.sha256, self.fields], option=orjson.OPT_SORT_KEYS)).hexdigest()
+
 
 class Report(BaseModel):
     """What an upload would come to; ``rows`` and ``images`` count what was read, bad or not."""
@@ -149,7 +158,7 @@ class UploadsUnderWay:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._count = 0
+        self.count = 0
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
     async def in_turn(self, step: Callable[[], T]) -> T:
@@ -162,13 +171,13 @@ class UploadsUnderWay:
     @contextmanager
     def one_more(self) -> Iterator[None]:
         """Take a place while the upload lasts, or raise a 503 that says when to come back."""
-        if self._count >= self._limit:
+        if self.count >= self._limit:
             raise unavailable(f"{self._limit} uploads are under way already")
-        self._count += 1
+        self.count += 1
         try:
             yield
         finally:
-            self._count -= 1
+            self.count -= 1
 
 
 UPLOADS = web.AppKey("uploads", UploadsUnderWay)
@@ -219,7 +228,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
                 errors=_row_problems(rejected),
                 errorCount=rejected.error_count,
             ) from None
-        claim = await _claim(context, request[OWNER], idempotency_key, received.sha256)
+        claim = await _claim(context, request[OWNER], idempotency_key, received.fingerprint)
         if claim.is_new or await context.status(claim.request_id) is None:
             await _write_events(
                 context,
@@ -260,6 +269,7 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             raise Problem(
                 HTTPStatus.INSUFFICIENT_STORAGE, "no-room", "there is no room for the upload just now"
             ) from None
+        metrics.UPLOAD_BYTES.inc(received.size)
         for name in FIELDS:  # the form's come before the query's
             for value in request.query.getall(name, ()):
                 received.add_field(name, value)
@@ -443,16 +453,16 @@ def _idempotency_key(request: web.Request) -> str:
     return key
 
 
-async def _claim(context: Context, owner: str, key: str, body_sha256: str) -> Claim:
-    new = Claim(str(uuid4()), body_sha256, utc_now(), is_new=True)
+async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Claim:
+    new = Claim(str(uuid4()), fingerprint, utc_now(), is_new=True)
     if not key:
         return new
     claim = await IdempotencyKeys(context.session).claim(owner, key, new)
-    if claim.body_sha256 != body_sha256:
+    if claim.fingerprint != fingerprint:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "idempotency-key-reused",
-            "this Idempotency-Key was used with another file in the last 24 hours",
+            "this Idempotency-Key was used with another file or other fields in the last 24 hours",
         )
     return claim
 
@@ -495,6 +505,8 @@ async def _write_events(
     except KafkaError as error:
         log.warning("upload not written", request_id=claim.request_id, error=str(error))
         raise unavailable("Kafka doesn't take the upload's events") from None
+    metrics.REQUESTS_CREATED.inc()
+    metrics.IMAGES_REQUESTED.inc(checked.images)
     log.info(
         "request created",
         request_id=claim.request_id,

@@ -19,9 +19,9 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from pathlib import Path
+from functools import cache
 from time import monotonic
 from typing import Any, ClassVar, NoReturn, cast
 
@@ -43,8 +43,11 @@ from mode.utils.futures import notify
 from mode.utils.objects import cached_property
 from mode.utils.queues import FlowControlEvent
 
-from infra import kafka
+from infra import kafka, metrics
+from infra.metrics import Role
+from infra.probes import ProbesError
 from infra.settings import Settings
+from infra.worker_monitor import WorkerMonitor
 
 GUARDED_VERSION = "0.15.3"
 
@@ -61,7 +64,6 @@ REBALANCE_TIMEOUT = 60.0
 """Seconds a member may take to let go of its partitions: several times ``REVOKE_DRAIN``."""
 STOP_DRAIN = 6.0
 """Seconds a clean stop waits for events under way; leaving the group and Faust's own end follow."""
-SHOW_LIFE_EVERY = 5.0  # seconds
 STOP_LIMIT = 10.0
 """Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
 PUBLISH_TIMEOUT = 30.0
@@ -86,6 +88,7 @@ FIXED: Mapping[str, Any] = {
 }
 
 log = logging.getLogger(__name__)
+_produced_to = cache(metrics.PRODUCED.labels)
 
 
 def end_process(reason: str, code: int = EXIT_FATAL, *, error: BaseException | None = None) -> NoReturn:
@@ -129,13 +132,18 @@ class PartitionOffsets:
     def is_unfinished(self, offset: int) -> bool:
         return offset in self._unfinished
 
+    @property
+    def first_unfinished(self) -> int | None:
+        """Where a restart would have to begin; None: at the first record."""
+        return min(self._unfinished, default=self.position)
+
     def committable(self) -> int | None:
         """The offset that a restart may begin at, if it is beyond the committed one.
 
         Offsets that were never delivered (compacted away, transaction markers) need no thought: the next
         unfinished one, or the position, is right whatever lies between.
         """
-        offset = min(self._unfinished, default=self.position)
+        offset = self.first_unfinished
         if offset is None or (self.committed is not None and offset <= self.committed):
             return None
         return offset
@@ -164,6 +172,18 @@ class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
             return await super()._fetch_records(consumer, set(active_partitions), timeout, 1)
         return records
 
+    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """The offset after the last record of each, as the brokers say now."""
+        return await self._beside_the_queue(self._ensure_consumer().end_offsets(list(partitions)))
+
+    async def beginnings(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """The offset of the first record that is kept of each."""
+        return await self._beside_the_queue(self._ensure_consumer().beginning_offsets(list(partitions)))
+
+    async def _beside_the_queue(self, question: Coroutine[Any, Any, Mapping[TP, int]]) -> Mapping[TP, int]:
+        """Trap: of Faust's own calls two run at a time; one that the brokers let wait would hold up the commits."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+
     async def on_thread_stop(self) -> None:
         """Trap: aiokafka first finishes joining the group, which after a kill -9 takes a session timeout."""
         app = cast("GuardedApp", self.app)
@@ -177,6 +197,7 @@ class GuardedConsumer(driver.Consumer):
     """F1, F2, F4: delivers every event from the committed offset on, and commits exactly what is finished."""
 
     app: "GuardedApp"
+    _thread: GuardedConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -187,6 +208,27 @@ class GuardedConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> GuardedConsumerThread:
         return GuardedConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # What the monitor asks
+
+    @property
+    def is_connected(self) -> bool:
+        return self._thread._consumer is not None
+
+    @property
+    def unfinished(self) -> int:
+        """How many events were handed out and are not finished."""
+        return sum(offsets.unfinished for offsets in self._offsets.values())
+
+    def first_unfinished(self, tp: TP) -> int | None:
+        offsets = self._offsets.get(tp)
+        return None if offsets is None else offsets.first_unfinished
+
+    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        return await self._thread.ends(partitions)
+
+    async def beginnings(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        return await self._thread.beginnings(partitions)
 
     # F1: fetching and seeking
 
@@ -467,6 +509,7 @@ class GuardedTopic(faust.Topic):
         if fut.cancelled() or fut.exception() is not None:
             cause = "cancelled" if fut.cancelled() else repr(fut.exception())
             end_process(f"a record for {self.get_topic_name()} was not written: {cause}")
+        _produced_to(self.get_topic_name()).inc()
         super()._on_published(fut, message, producer, state)
 
 
@@ -516,7 +559,7 @@ class GuardedAgent(faust.Agent):
 
 
 class GuardedRecovery(Recovery):
-    """Ends the process when a rebalance can't be completed.
+    """Ends the process when a rebalance can't be completed; measures how long a recovery takes.
 
     Trap: a step that takes longer than its time-out counts as a stop of the service (tables/recovery.py ``_wait``):
     the worker stays in the group and processes nothing for ever.
@@ -529,6 +572,16 @@ class GuardedRecovery(Recovery):
             if not self.should_stop:
                 end_process(f"the brokers did not answer in {timeout} s during a rebalance")
             raise
+
+    def _set_recovery_started(self) -> None:
+        if not self.in_recovery:
+            self._began_at = monotonic()
+        super()._set_recovery_started()
+
+    def _set_recovery_ended(self) -> None:
+        if self.in_recovery:
+            cast("GuardedApp", self.app).worker_monitor.note_recovery(monotonic() - self._began_at)
+        super()._set_recovery_ended()
 
 
 class GuardedTableManager(TableManager):
@@ -561,10 +614,18 @@ class GuardedApp(faust.App):
     consumer: GuardedConsumer
 
     def __init__(
-        self, name: str, *, system_settings: Settings, delivery_window: int | None = None, **options: Any
+        self,
+        name: str,
+        *,
+        role: Role,
+        system_settings: Settings,
+        delivery_window: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(name, **options)
         self.delivery_window = delivery_window
+        self.has_assignment = False
+        self.worker_monitor = WorkerMonitor(self, role, system_settings)
         self._system_settings = system_settings
         self._drained_by: float | None = None
 
@@ -580,18 +641,22 @@ class GuardedApp(faust.App):
         super()._create_directories()
 
     async def on_first_start(self) -> None:
-        if self._system_settings.alive_file is not None:
-            self.add_future(self._show_life(self._system_settings.alive_file))
         await super().on_first_start()
         try:
+            await self.add_async_context(self.worker_monitor.running())
             await require_topics_of(self, self._system_settings)
-        except (kafka.KafkaUnavailableError, kafka.MissingTopicsError) as error:
+        except (kafka.KafkaUnavailableError, kafka.MissingTopicsError, ProbesError) as error:
             end_process(str(error), EXIT_UNAVAILABLE)
 
-    async def _show_life(self, file: Path) -> None:
-        while not self.should_stop:
-            await asyncio.to_thread(file.touch)
-            await self.sleep(SHOW_LIFE_EVERY)
+    def on_rebalance_start(self) -> None:
+        self.has_assignment = False
+        metrics.REBALANCES.inc()
+        super().on_rebalance_start()
+
+    async def _on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        await super()._on_partitions_assigned(assigned, generation_id)
+        self.has_assignment = True
+        self.worker_monitor.note_assignment()
 
     def _crash(self, reason: BaseException) -> None:
         """Whatever crashes inside Faust ends the process; Faust would live on with the other half."""
@@ -612,6 +677,17 @@ class GuardedApp(faust.App):
         Trap: Faust closes it here, from the wrong thread, when a rebalance comes during a stop, as it does when
         all workers of a group are stopped together.
         """
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a consumer to be asked."""
+        return self._consumer is not None and self.consumer.is_connected
+
+    @property
+    def recovery_remaining(self) -> int:
+        """Records of changelogs that are still to be read."""
+        tables = cast("GuardedTableManager", self.tables)
+        return max(0, tables.recovery.active_remaining_total()) if self.in_recovery else 0
 
     @property
     def drain_seconds(self) -> float:
@@ -647,9 +723,15 @@ def credentials_of(settings: Settings) -> CredentialsT | None:
 
 
 def create_app(
-    name: str, *, settings: Settings, partitions: int, delivery_window: int | None = None, **overrides: Any
-) -> faust.App:
-    """A Faust app with every guard; ``name`` is its id and its consumer group.
+    name: str,
+    *,
+    role: Role,
+    settings: Settings,
+    partitions: int,
+    delivery_window: int | None = None,
+    **overrides: Any,
+) -> GuardedApp:
+    """A Faust app with every guard; ``name`` is its id and its consumer group, ``role`` says what it measures.
 
     ``delivery_window``: how many events may be under way in a worker, shared out evenly among its partitions (at
     least one for each); None: as many as its buffers take, in the order of the partitions.
@@ -687,6 +769,7 @@ def create_app(
     }
     return GuardedApp(
         name,
+        role=role,
         system_settings=settings,
         delivery_window=delivery_window,
         Agent=GuardedAgent,

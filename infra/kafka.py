@@ -3,8 +3,9 @@
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import cache, partial
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -12,6 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
 
+from infra import metrics
 from infra.errors import ExplainedError
 from infra.logs import silenced
 from infra.settings import Settings
@@ -123,6 +125,8 @@ class Producer:
         future: asyncio.Future[RecordMetadata] = await self._client.send(
             topic, value=value, key=key, partition=partition, headers=list(headers)
         )
+        _produced_to(topic).inc()
+        future.add_done_callback(_noting_failure_at(topic))
         return future
 
     def new_batch(self) -> "Batch":
@@ -139,7 +143,22 @@ class Producer:
             future: asyncio.Future[RecordMetadata] = await self._client.send_batch(
                 batch.builder, topic, partition=partition
             )
+        _produced_to(topic).inc(batch.count)
+        future.add_done_callback(_noting_failure_at(topic))
         return future
+
+
+_produced_to = cache(metrics.PRODUCED.labels)
+
+
+@cache
+def _noting_failure_at(topic: str) -> Callable[["asyncio.Future[RecordMetadata]"], None]:
+    return partial(_note_failure, topic)
+
+
+def _note_failure(topic: str, written: "asyncio.Future[RecordMetadata]") -> None:
+    if written.cancelled() or written.exception() is not None:
+        metrics.PRODUCE_ERRORS.labels(topic).inc()
 
 
 class Batch:
@@ -242,16 +261,6 @@ async def require_partitions(settings: Settings, names: Iterable[str], count: in
             f"SHRINKSTREAM_PARTITIONS is {count}, but there are others of {wrong}: it must be what these topics were"
             " made with, which is for ever (image-requests alone can grow)"
         )
-
-
-async def group_is_working(settings: Settings, group: str) -> bool:
-    """Whether the members of a consumer group have agreed on who reads which partition."""
-    async with admin_client(settings) as admin:
-        try:
-            (answer,) = await admin.describe_consumer_groups([group])
-        except KafkaError:  # while the group's coordinator is being chosen
-            return False
-    return any(state == "Stable" for _, _, state, *_ in answer.groups)
 
 
 async def partitions_of(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:

@@ -1,17 +1,56 @@
 """Logging: one line per thing that matters, JSON for machines, readable on a terminal."""
 
+import io
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol, TextIO
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 REPEATS_EVERY = 10.0  # seconds
+
+# A URL's user and password, and what comes after its path: keys and signatures stand there.
+_URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*)([?#]\S*)?")
+_SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
+
+
+def redacted(text: str) -> str:
+    """The text without what is nobody's business: passwords and queries of URLs, webhook secrets, credentials."""
+    return _SECRET.sub(r"\1…", _URL.sub(_without_secrets, text))
+
+
+def _without_secrets(url: re.Match[str]) -> str:
+    return f"{url[1]}{url[2]}{url[3][0] + '…' if url[3] else ''}"
+
+
+def _redact(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
+    return {key: _redacted_value(value) for key, value in line.items()}
+
+
+def _redacted_value(value: Any) -> Any:
+    match value:
+        case str():
+            return redacted(value)
+        case dict():
+            return {key: _redacted_value(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_redacted_value(entry) for entry in value]
+        case BaseException():
+            return redacted(repr(value))
+        case _:
+            return value
+
+
+def _redacted_traceback(to: TextIO, error: ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, error)
+    to.write(redacted(plain.getvalue()))
 
 
 class LogSubject(Protocol):
@@ -35,7 +74,13 @@ def log_about(subject: LogSubject | None) -> None:
 
 def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     subject = _subject.get()
-    return line if subject is None else {**subject.log_fields(), **line}
+    if subject is None:
+        return line
+    fields = subject.log_fields()
+    # A line about another request than the one that is being worked on has none of this one's ids.
+    if line.get("request_id", fields.get("request_id")) != fields.get("request_id"):
+        return line
+    return {**fields, **line}
 
 
 class NoRepeats(logging.Filter):
@@ -81,7 +126,10 @@ def configure_logging(level: str) -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([] if terminal else [structlog.processors.format_exc_info]),
-                structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(),
+                _redact,
+                structlog.dev.ConsoleRenderer(exception_formatter=_redacted_traceback)
+                if terminal
+                else structlog.processors.JSONRenderer(),
             ],
         )
     )

@@ -117,6 +117,14 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0: any free one")
+    worker_host: str = Field("127.0.0.1", description="address at which a worker answers probes and Prometheus")
+    worker_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port at which a worker answers /healthz, /readyz and /metrics; 0: any free one, which its log"
+        " tells; unset: none (`up` gives each of its workers one)",
+    )
     url: str = Field("http://127.0.0.1:8080", description="server that submit, status and download talk to")
 
     webhook_url: str | None = Field(None, description="receiver of webhooks for requests that name none")
@@ -161,7 +169,10 @@ class Settings(BaseSettings):
     fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
     fetch_concurrency: int = Field(64, ge=1, le=1000, description="downloads under way in one compress worker")
     codec_processes: int = Field(
-        max(1, os.cpu_count() or 1), ge=1, le=256, description="decoder processes of one compress worker"
+        default_factory=lambda: max(1, os.cpu_count() or 1),
+        ge=1,
+        le=256,
+        description="decoder processes of one compress worker; unless set, one for each core",
     )
     downloads_per_host: int = Field(8, ge=1, le=1000, description="of those, from one host at a time")
     codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
@@ -197,9 +208,6 @@ class Settings(BaseSettings):
     )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
-    alive_file: Path | None = Field(
-        None, description="file that a worker touches every few seconds while its event loop runs, for a liveness probe"
-    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
 
     @field_validator("kafka_brokers", "cassandra_hosts")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
@@ -16,7 +17,9 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
+from infra import metrics
 from infra.errors import ExplainedError
+from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ PARTIAL = ".partial"  # where a folder's objects are written before they get the
 REMOVED_AT_ONCE = 1000  # the most that S3 deletes in one request
 SIGNED_FOR = timedelta(hours=1)
 CHECK_KEY = ".shrinkstream-check"
+ASK_EVERY = 10.0
+"""Seconds between two questions whether the storage answers: a bucket has its price for each."""
 
 _RETRIES: "RetryConfig" = {
     "max_retries": 6,
@@ -82,9 +87,13 @@ class Storage:
         """An address of the object at the bucket itself, good for an hour; None where there is no object or bucket."""
         if not isinstance(self._store, S3Store):
             return None
+        with _measured("sign"):
+            return await self._signed_link(self._store, key)
+
+    async def _signed_link(self, store: S3Store, key: str) -> str | None:
         try:
-            await obstore.head_async(self._store, key)
-            return await obstore.sign_async(self._store, "GET", key, SIGNED_FOR)
+            await obstore.head_async(store, key)
+            return await obstore.sign_async(store, "GET", key, SIGNED_FOR)
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError, ValueError) as error:
@@ -92,6 +101,10 @@ class Storage:
 
     async def put(self, key: str, content: bytes | Path, content_type: str) -> None:
         """Store an object, replacing one of the same key."""
+        with _measured("put"):
+            await self._put(key, content, content_type)
+
+    async def _put(self, key: str, content: bytes | Path, content_type: str) -> None:
         try:
             if isinstance(self._store, LocalStore):
                 await self._put_in_folder(self._store, key, content)
@@ -122,6 +135,10 @@ class Storage:
 
     async def copy(self, source: str, target: str) -> bool:
         """Store under ``target`` what ``source`` has; False where there is no ``source``."""
+        with _measured("copy"):
+            return await self._copy(source, target)
+
+    async def _copy(self, source: str, target: str) -> bool:
         try:
             await obstore.copy_async(self._store, source, target)
         except (NotFoundError, FileNotFoundError):
@@ -132,6 +149,10 @@ class Storage:
 
     async def get(self, key: str) -> StoredObject | None:
         """Open an object, or None where there is none."""
+        with _measured("get"):
+            return await self._get(key)
+
+    async def _get(self, key: str) -> StoredObject | None:
         try:
             result = await obstore.get_async(self._store, key)
         except (BaseError, OSError, ValueError) as error:
@@ -143,6 +164,10 @@ class Storage:
 
     async def remove(self, prefix: str) -> int:
         """Remove every object under ``prefix/``, some at a time; returns how many there were. Safe to repeat."""
+        with _measured("remove"):
+            return await self._remove(prefix)
+
+    async def _remove(self, prefix: str) -> int:
         removed = 0
         try:
             async for found in obstore.list(self._store, prefix, chunk_size=REMOVED_AT_ONCE):
@@ -170,6 +195,27 @@ class Storage:
         """Raise StorageError unless an object can be written and read."""
         await self.put(CHECK_KEY, b"ok", "text/plain")
         await self.get(CHECK_KEY)
+
+    async def ping(self) -> None:
+        """Raise StorageError unless it answers: a folder to a write, which finds a full disk, a bucket to a read.
+
+        What is written to a bucket is paid for, and kept for ever where the bucket keeps versions.
+        """
+        if isinstance(self._store, LocalStore) or await self.get(CHECK_KEY) is None:
+            await self.check()
+
+
+async def ask_storage(storage: Storage | None) -> None:
+    """The question whether the storage answers; None: it is not open yet."""
+    if storage is None:
+        raise NotReady(NOT_OPEN)
+    try:
+        await storage.ping()
+    except StorageError as error:
+        raise NotReady("objects can't be written to it, or not read", str(error)) from None
+
+
+_measured = partial(metrics.measured, metrics.STORAGE_SECONDS, metrics.STORAGE_ERRORS)
 
 
 async def _chunks(result: "GetResult") -> AsyncIterator[bytes]:

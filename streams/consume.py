@@ -1,10 +1,13 @@
 """Reading events: the one way in which the agents without tables do it."""
 
 from collections.abc import Awaitable, Callable
+from functools import cache
 
 import structlog
 from faust.types import EventT, StreamT
+from prometheus_client import Counter
 
+from infra import metrics
 from infra.faust_app import handle
 from infra.logs import log_about
 from streams.event_log import EventLog
@@ -35,7 +38,7 @@ async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
     """The event of a record, or None for one that can't be read and is now among the dead letters."""
     message = record.message
     try:
-        return decode(message.value)
+        event = decode(message.value)
     except UnreadableEvent as error:
         log.error(
             "unreadable record put aside",
@@ -52,4 +55,12 @@ async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
             offset=message.offset,
             error=str(error),
         )
+        metrics.DEAD_LETTERS.labels(message.topic).inc()
         return None
+    _consumed(type(event)).inc()
+    return event
+
+
+@cache
+def _consumed(kind: type[Event]) -> Counter:
+    return metrics.CONSUMED.labels(kind.__name__)

@@ -22,6 +22,11 @@ class Resources(Generic[T]):
         self._users = 0
         self._opened: T | None = None
 
+    @property
+    def opened(self) -> T | None:
+        """What the agents share just now; None before the first one and after the last."""
+        return self._opened
+
     async def __aenter__(self) -> T:
         async with self._changing:
             if self._opened is None:

@@ -2,8 +2,11 @@
 
 import asyncio
 import random
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from cassandra import DriverException, OperationTimedOut, Unavailable
@@ -18,11 +21,18 @@ from cassandra.cluster import (
     ResultSet,
 )
 from cassandra.cluster import Session as DriverSession
-from cassandra.policies import DCAwareRoundRobinPolicy, RoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, Statement
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    RoundRobinPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, SimpleStatement, Statement
 
+from infra import metrics
 from infra.errors import ExplainedError
 from infra.logs import silenced
+from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings, parse_addresses
 
 T = TypeVar("T")
@@ -30,6 +40,11 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 PAGE_SIZE = 5000
+# For ever: the driver's own waits up to ten minutes between two attempts, and gives up after 64.
+RECONNECTION = ExponentialReconnectionPolicy(1.0, 10.0, max_attempts=None)
+
+BATCH = "batch"
+_VERB_AND_TABLE = re.compile(r"\s*(\w+)\b.*?(?:\bFROM|\bINTO|(?<=UPDATE))\s+(\w+)", re.DOTALL | re.IGNORECASE)
 
 # What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
 _MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
@@ -90,11 +105,12 @@ class Session:
         ``patience`` is that of each page, as in ``execute``.
         """
         state: bytes | None = None
+        name = name_of(cql)
 
         async def fetch() -> tuple[list[Any], bytes | None]:
             statement = (await self._prepare(cql)).bind(parameters)
             statement.fetch_size = page_size
-            return await self._run(statement, state)
+            return await self._run(statement, name, state)
 
         while True:
             rows, state = await self._until_it_heals(fetch, patience)
@@ -113,7 +129,7 @@ class Session:
             batch.is_idempotent = True
             for cql, parameters in writes:
                 batch.add(await self._prepare(cql), parameters)
-            await self._run(batch)
+            await self._run(batch, BATCH)
 
         await self._until_it_heals(write, patience)
 
@@ -147,8 +163,31 @@ class Session:
                 prepared = self._prepared[cql]
         return prepared
 
-    async def _run(self, statement: Statement, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
+    async def ping(self) -> None:
+        """Return when as many replicas have answered as a read takes. Raises CassandraUnavailableError.
+
+        The caller bounds the wait: nothing is prepared for it, which would keep a thread busy.
+        """
+        statement = SimpleStatement("SELECT number FROM schema_migrations LIMIT 1", is_idempotent=True)
+        try:
+            await self._run(statement, name_of(statement.query_string))
+        except _MAY_HEAL as error:
+            raise CassandraUnavailableError(f"Cassandra at {self._hosts} doesn't answer: {_brief(error)}") from None
+
+    async def _run(self, statement: Statement, name: str, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
         """One page, and where the next one begins (None: there is none)."""
+        started = time.perf_counter()
+        metrics.CASSANDRA_IN_FLIGHT.inc()
+        try:
+            return await self._answer(statement, state)
+        except BaseException as error:
+            metrics.CASSANDRA_ERRORS.labels(name, type(error).__name__).inc()
+            raise
+        finally:
+            metrics.CASSANDRA_IN_FLIGHT.dec()
+            _seconds_of(name).observe(time.perf_counter() - started)
+
+    async def _answer(self, statement: Statement, state: bytes | None) -> tuple[list[Any], bytes | None]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -168,6 +207,16 @@ class Session:
         )
         rows = await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
         return rows, ResultSet(future, rows).paging_state
+
+
+async def ask_cassandra(session: Session | None) -> None:
+    """The question whether as many replicas answer as it takes; None: there is no connection yet."""
+    if session is None:
+        raise NotReady(NOT_OPEN)
+    try:
+        await session.ping()
+    except CassandraUnavailableError as error:
+        raise NotReady("it doesn't answer", str(error)) from None
 
 
 def _cluster(settings: Settings, hosts: str) -> Cluster:
@@ -191,12 +240,23 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
                 request_timeout=REQUEST_TIMEOUT,
             )
         },
+        reconnection_policy=RECONNECTION,
         connect_timeout=CONNECT_TIMEOUT,
         control_connection_timeout=CONNECT_TIMEOUT,
         protocol_version=5,
         compression=False,
         ssl_context=_tls_context(settings),
     )
+
+
+_seconds_of = cache(metrics.CASSANDRA_SECONDS.labels)
+
+
+@cache
+def name_of(cql: str) -> str:
+    """What a statement is called in the metrics: what it does, to which table."""
+    match = _VERB_AND_TABLE.match(cql)
+    return f"{match[1]} {match[2]}".lower() if match else "other"
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

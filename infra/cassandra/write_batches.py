@@ -36,6 +36,10 @@ class WriteBatches:
         self._senders: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
+    def __len__(self) -> int:
+        """How many writes wait for their batch."""
+        return len(self._waiting)
+
     async def write(self, cql: str, parameters: Sequence[Any]) -> None:
         """Return when the write is made, or raise what `Session.execute` would.
 

@@ -367,11 +367,15 @@ def worker(app: str) -> None:
 
 
 @main.section(SYSTEM, "settings")
-def print_settings() -> None:
+@click.option("--markdown", is_flag=True, help="Only names, defaults and meanings, as the documentation has them.")
+def print_settings(markdown: bool) -> None:
     """Print every setting with its value, default and meaning."""
-    from infra.cli.settings_table import print_table
+    from infra.cli.settings_table import print_markdown, print_table
 
-    print_table(_settings())
+    if markdown:
+        print_markdown()
+    else:
+        print_table(_settings())
 
 
 @main.section(UPKEEP)

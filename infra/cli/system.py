@@ -1,11 +1,13 @@
 """The whole system on this machine: embedded servers where no others are named, the API, the workers."""
 
 import asyncio
+import json
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import structlog
@@ -14,15 +16,17 @@ from infra.cli.init import initialise
 from infra.embedded import EmbeddedServer, EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
+from infra.embedded.ports import LOOPBACK, remembered_ports
 from infra.embedded.process import ChildProcess
 from infra.errors import ExplainedError
-from infra.kafka import group_is_working
+from infra.metrics import Role
 from infra.settings import Settings, environment_of
 from infra.supervisor import Supervised, Supervisor
-from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
+TARGETS = "prometheus-targets.json"
+"""The file in the data dir that says where each process tells its metrics."""
 READY_TIMEOUT = 120.0
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 12.0  # SIGTERM drains and commits within 10 s
@@ -47,12 +51,12 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         if not settings.cassandra_hosts:
             servers["cassandra_hosts"] = EmbeddedCassandra(settings.data_dir)
         await stack.enter_async_context(EmbeddedServers(*servers.values()))
-        addresses = {name: server.address for name, server in servers.items()}
+        server_addresses = {name: server.address for name, server in servers.items()}
         settings = settings.model_copy(
             update={
                 "port": port,
                 "public_url": settings.public_url or f"http://{settings.host}:{port}",
-                **addresses,
+                **server_addresses,
             }
         )
         await initialise(settings)
@@ -63,30 +67,43 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         # The roles are stopped before the servers: what they have under way is still written down.
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
-        for name, arguments in _roles(compress_workers):
+        workers = _workers(compress_workers)
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        ports = remembered_ports(settings.data_dir / "worker-ports.json", list(workers))
+        addresses = {"api": f"{settings.host}:{port}", **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
+        _write_targets(settings.data_dir / TARGETS, addresses, {"api": "api", **workers})
+        commands = {"api": ["api"], **{name: ["worker", role] for name, role in workers.items()}}
+        for name, arguments in commands.items():
+            own = {"worker_host": LOOPBACK, "worker_port": ports.get(name)}
             child = ChildProcess(
                 name,
                 [sys.executable, "-m", "infra.cli", *arguments],
                 log_path=settings.data_dir / "logs" / f"{name}.log",
-                env=environment_of(settings),
+                env=environment_of(settings.model_copy(update=own)),
             )
             await child.start()
             supervisor.watch(Supervised(partial(_itself, child), child.start, partial(child.stop, GRACE_SECONDS)))
-        await _wait_until_ready(settings)
+        await _wait_until_ready(settings, addresses)
         yield settings
 
 
-def _roles(compress_workers: int) -> list[tuple[str, list[str]]]:
-    compress = [
-        (f"compress-{number}" if compress_workers > 1 else "compress", ["worker", "compress"])
-        for number in range(1, compress_workers + 1)
+def _workers(compress_workers: int) -> dict[str, Role]:
+    """The role of each worker, by its name."""
+    workers: dict[str, Role] = {"progress": "progress", "projections": "projections"}
+    for number in range(1, compress_workers + 1):
+        workers[f"compress-{number}" if compress_workers > 1 else "compress"] = "compress"
+    return workers
+
+
+def _write_targets(file: Path, addresses: Mapping[str, str], roles: Mapping[str, Role]) -> None:
+    """Tell a Prometheus where ``/metrics`` are (https://prometheus.io/docs/guides/file-sd/)."""
+    targets = [
+        {"targets": [address], "labels": {"job": "shrinkstream", "role": roles[name], "process": name}}
+        for name, address in addresses.items()
     ]
-    return [
-        ("api", ["api"]),
-        ("progress", ["worker", "progress"]),
-        ("projections", ["worker", "projections"]),
-        *compress,
-    ]
+    partial_file = file.with_suffix(".partial")
+    partial_file.write_text(json.dumps(targets, indent=2) + "\n")
+    partial_file.replace(file)
 
 
 def _process_of(server: EmbeddedServer) -> ChildProcess:
@@ -97,32 +114,25 @@ def _itself(child: ChildProcess) -> ChildProcess:
     return child
 
 
-async def _wait_until_ready(settings: Settings) -> None:
-    """Return when an upload would be processed: the API is ready and every app has its partitions."""
-    topics = Topics(settings.topic_prefix)
+async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str]) -> None:
+    """Return when an upload would be processed: every process has said once that it is ready."""
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT
-    missing = {"api": True, **{topics.group(app): True for app in ("progress", "compress", "projections")}}
-    while True:
-        for part in [part for part, waiting in missing.items() if waiting]:
-            ready = await (_api_is_ready(settings) if part == "api" else group_is_working(settings, part))
-            missing[part] = not ready
-        waiting = [part for part, is_missing in missing.items() if is_missing]
-        if not waiting:
-            return
-        if asyncio.get_running_loop().time() > deadline:
-            raise NotReadyError(
-                f"not ready after {READY_TIMEOUT:g} s: {', '.join(waiting)} (logs in {settings.data_dir}/logs)"
-            )
-        await asyncio.sleep(POLL_SECONDS)
+    waiting = dict(addresses)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session:
+        while waiting:
+            for name, address in list(waiting.items()):
+                if await _is_ready(session, address):
+                    del waiting[name]
+            if waiting and asyncio.get_running_loop().time() > deadline:
+                raise NotReadyError(
+                    f"not ready after {READY_TIMEOUT:g} s: {', '.join(waiting)} (logs in {settings.data_dir}/logs)"
+                )
+            await asyncio.sleep(POLL_SECONDS)
 
 
-async def _api_is_ready(settings: Settings) -> bool:
-    url = f"http://{settings.host}:{settings.port}/readyz"
+async def _is_ready(session: aiohttp.ClientSession, address: str) -> bool:
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session,
-            session.get(url) as response,
-        ):
+        async with session.get(f"http://{address}/readyz") as response:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False

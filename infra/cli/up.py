@@ -5,6 +5,7 @@ import signal
 
 import click
 
+from infra.cli.running_up import told_to_others
 from infra.cli.system import running_system
 from infra.settings import Settings
 
@@ -27,8 +28,9 @@ async def run_until_stopped(settings: Settings, compress_workers: int) -> None:
     try:
         async with running_system(settings, compress_workers=compress_workers) as ready:
             running = True
-            click.echo(f"ready http://{ready.host}:{ready.port}")
-            await stopped.wait()
+            with told_to_others(ready):
+                click.echo(f"ready http://{ready.host}:{ready.port}")
+                await stopped.wait()
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise

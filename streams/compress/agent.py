@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 import structlog
 from faust.types import StreamT
 
+from infra import metrics
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import MOST_PARTITIONS, Settings, settings
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancelled import CancelledRequests, following_cancellations
 from streams.compress.decoders import DecoderPool
@@ -21,17 +22,18 @@ from streams.compress.outcome import ImageRejected
 from streams.compress.recent_results import RecentResults
 from streams.consume import consume
 from streams.event_log import EventLog
-from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested
+from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, utc_now
 from streams.resources import Resources
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-LINGER_MS = 20  # results that go together cost every reader less, and each is one of many under way
+LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
 
 topics = Topics(settings().topic_prefix)
 app = create_app(
     topics.group("compress"),
+    role="compress",
     settings=settings(),
     partitions=settings().partitions,
     delivery_window=settings().fetch_concurrency,
@@ -81,17 +83,21 @@ class Compressor:
         self._cancelled = cancelled
         self._recent = recent
         self._client = client
-        self._decoders = decoders
-        self._storage = storage
+        self.decoders = decoders
+        self.storage = storage
         self._turns = HostTurns(settings.downloads_per_host)
         self._budget = ByteBudget(settings.fetch_memory)
         self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
+        metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
+        metrics.FETCH_MEMORY_LIMIT.read_from(lambda: self._budget.limit)
 
     async def on_event(self, event: Event) -> None:
         if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
             return
         if not await self._recent.have(event):
-            await self.event_log.append(await self.result_of(event))
+            result = await self.result_of(event)
+            await self.event_log.append(result)
+            _count(result)
 
     async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
         """What comes of the image, stored already. Raises nothing that is the image's or its server's fault."""
@@ -102,7 +108,7 @@ class Compressor:
             return ImageFailed.of(request, reason=str(failure.reason), detail=failure.detail)
         return ImageProcessed.of(
             request,
-            output_url=self._storage.object_link(made.path),
+            output_url=self.storage.object_link(made.path),
             output_path=made.path,
             input_bytes=made.input_bytes,
             output_bytes=made.output_bytes,
@@ -125,7 +131,8 @@ class Compressor:
                 return made
             started = time.monotonic()
             path = image_path(request, made.format)
-            if path == made.path or await self._storage.copy(made.path, path):
+            if path == made.path or await self.storage.copy(made.path, path):
+                metrics.REUSED.inc()
                 return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
             self._once.forget(key)  # somebody has removed it from the storage
 
@@ -140,16 +147,22 @@ class Compressor:
                 admit=holding.grow,
             )
             started = time.monotonic()
-            shrunk = await self._decoders.shrink(
+            shrunk = await self.decoders.shrink(
                 fetched.body,
                 quality=request.quality,
                 max_pixels=self._settings.max_image_pixels,
                 target_format=request.format,
             )
-            shrink_ms = _elapsed_ms(started)
+            shrink_seconds = time.monotonic() - started
             started = time.monotonic()
             path = image_path(request, shrunk.format)
-            await self._storage.put(path, shrunk.data, f"image/{shrunk.format}")
+            await self.storage.put(path, shrunk.data, f"image/{shrunk.format}")
+            store_seconds = time.monotonic() - started
+            _FETCH.observe(fetched.milliseconds / 1000)
+            _WAIT.observe(max(0.0, shrink_seconds - shrunk.decode_seconds - shrunk.encode_seconds))
+            _DECODE.observe(shrunk.decode_seconds)
+            _ENCODE.observe(shrunk.encode_seconds)
+            _STORE.observe(store_seconds)
             return Made(
                 path=path,
                 input_bytes=len(fetched.body),
@@ -160,9 +173,26 @@ class Compressor:
                 sha256=hashlib.sha256(shrunk.data).hexdigest(),
                 kept_original=shrunk.kept_original,
                 fetch_ms=fetched.milliseconds,
-                shrink_ms=shrink_ms,
-                store_ms=_elapsed_ms(started),
+                shrink_ms=round(shrink_seconds * 1000),
+                store_ms=round(store_seconds * 1000),
             )
+
+
+_FETCH, _WAIT, _DECODE, _ENCODE, _STORE = (
+    metrics.STAGE_SECONDS.labels(stage) for stage in ("fetch", "wait", "decode", "encode", "store")
+)
+_PROCESSED = metrics.IMAGES.labels("processed", "")
+
+
+def _count(result: ImageProcessed | ImageFailed) -> None:
+    if isinstance(result, ImageFailed):
+        metrics.IMAGES.labels("failed", metrics.by_class(result.reason)).inc()
+    else:
+        _PROCESSED.inc()
+        metrics.INPUT_BYTES.inc(result.input_bytes)
+        metrics.OUTPUT_BYTES.inc(result.output_bytes)
+        metrics.KEPT_ORIGINAL.inc(result.kept_original)
+    metrics.IMAGE_SECONDS.observe(max(0.0, (utc_now() - result.requested_at).total_seconds()))
 
 
 def image_path(request: ImageRequested, image_format: str) -> str:
@@ -190,6 +220,19 @@ async def _open(stack: AsyncExitStack) -> Compressor:
 
 
 resources = Resources(_open)
+
+
+def _decoders_problem() -> str | None:
+    shared = resources.opened
+    return None if shared and shared.decoders.process_ids else "none is running"
+
+
+async def _ask_storage() -> None:
+    await ask_storage(shared.storage if (shared := resources.opened) else None)
+
+
+app.worker_monitor.readiness.add_state("decoders", _decoders_problem)
+app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
 _recent = RecentResults(settings())
 
 

@@ -104,6 +104,8 @@ def _answer_shrunk(answers: BinaryIO, result: Shrunk, size: int) -> None:
         "height": result.height,
         "kept_original": result.kept_original,
         "bytes": size,
+        "decode_seconds": result.decode_seconds,
+        "encode_seconds": result.encode_seconds,
     }
     _answer(answers, header)
 

@@ -24,6 +24,8 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from infra import metrics
+from infra.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
 from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
@@ -63,6 +65,7 @@ class DecoderPool:
         self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
         self._restarts: set[asyncio.Task[None]] = set()
         self._open = False
+        self._waiting = 0
 
     async def __aenter__(self) -> Self:
         """Starts and warms up all decoders. Raises DecoderUnavailable."""
@@ -74,6 +77,10 @@ class DecoderPool:
         for decoder in self._decoders:
             self._idle.put_nowait(decoder)
         self._open = True
+        metrics.DECODERS.read_from(self._by_state)
+        metrics.DECODER_WAITING.read_from(lambda: self._waiting)
+        metrics.DECODER_MEMORY.read_from(lambda: sum(map(resident_bytes, self.process_ids)))
+        metrics.DECODER_CPU.read_from(lambda: ended_children_seconds() + sum(map(cpu_seconds, self.process_ids)))
         return self
 
     async def __aexit__(
@@ -89,6 +96,11 @@ class DecoderPool:
     def process_ids(self) -> tuple[int, ...]:
         """Of the decoders alive now."""
         return tuple(pid for decoder in self._decoders if (pid := decoder.pid) is not None)
+
+    def _by_state(self) -> dict[tuple[str, ...], float]:
+        alive = [decoder.alive for decoder in self._decoders]
+        busy = sum(decoder.alive and decoder.busy for decoder in self._decoders)
+        return {("busy",): busy, ("idle",): sum(alive) - busy, ("down",): len(alive) - sum(alive)}
 
     async def shrink(self, data: bytes, *, quality: int, max_pixels: int, target_format: str | None = None) -> Shrunk:
         """Shrink one image in a decoder process, as ``streams.compress.shrink.shrink`` does.
@@ -123,11 +135,16 @@ class DecoderPool:
         """An idle decoder, alive; afterwards it goes back, or its successor does."""
         if not self._open:
             raise DecoderUnavailable("the pool is closed")
-        decoder = await self._idle.get()
+        self._waiting += 1
+        try:
+            decoder = await self._idle.get()
+        finally:
+            self._waiting -= 1
         try:
             if not self._open:
                 raise DecoderUnavailable("the pool was closed")
             if not decoder.alive:
+                metrics.DECODER_RESTARTS.inc()
                 await decoder.stop()
                 await decoder.start()
             decoder.busy = True
@@ -145,6 +162,7 @@ class DecoderPool:
         try:
             await decoder.stop()
             if self._open:
+                metrics.DECODER_RESTARTS.inc()
                 await decoder.start()
         except DecoderUnavailable:
             # Whoever uses it next tries again, and is told if that fails too.
@@ -249,6 +267,8 @@ class _Decoder:
             answer["width"],
             answer["height"],
             answer["kept_original"],
+            answer["decode_seconds"],
+            answer["encode_seconds"],
         )
 
     @staticmethod

@@ -3,7 +3,7 @@
 Free of Pillow, so that the process that only talks to decoders does not load it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 # How the file of a decoder's results begins: the number of the image that it has begun with, big-endian.
@@ -36,10 +36,15 @@ class ImageRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A finished image. ``width`` and ``height`` are in pixels, as displayed."""
+    """A finished image. ``width`` and ``height`` are in pixels, as displayed.
+
+    ``decode_seconds`` and ``encode_seconds`` say what it took, and nothing about the image.
+    """
 
     data: bytes
     format: str
     width: int
     height: int
     kept_original: bool
+    decode_seconds: float = field(default=0.0, compare=False)
+    encode_seconds: float = field(default=0.0, compare=False)

@@ -16,6 +16,7 @@ What is promised of the result:
 
 import io
 import struct
+import time
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
     if target_format is not None and target_format not in OUTPUT_FORMATS:
         raise ValueError(f"target format {target_format!r} is none of {', '.join(OUTPUT_FORMATS)}")
     source = sniff(data)
+    started = time.perf_counter()
     with _pillow_limits(max_pixels):
         with _failing_as(Reason.BROKEN_IMAGE), Image.open(io.BytesIO(data), formats=[source]) as image:
             own_format = _output_format(source)
@@ -86,11 +88,19 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
         width, height = frames.first.size
         if max(width, height) > LONGEST_SIDE.get(made_format, max(width, height)):
             raise ImageRejected(Reason.CANNOT_ENCODE, f"{width} x {height} pixels are too long for {made_format}")
+        decoded = time.perf_counter()
         with _failing_as(Reason.CANNOT_ENCODE):
             result = _encode(frames, made_format, quality, goal=len(data))
-    if made_format == own_format and len(result) >= len(data):
-        return Shrunk(data, made_format, width, height, kept_original=True)
-    return Shrunk(result, made_format, width, height, kept_original=False)
+    kept = made_format == own_format and len(result) >= len(data)
+    return Shrunk(
+        data if kept else result,
+        made_format,
+        width,
+        height,
+        kept_original=kept,
+        decode_seconds=decoded - started,
+        encode_seconds=time.perf_counter() - decoded,
+    )
 
 
 def sniff(data: bytes) -> str:

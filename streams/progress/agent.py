@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS = 0.5  # how soon a retry begins
 
 topics = Topics(settings().topic_prefix)
-app = create_app(topics.group("progress"), settings=settings(), partitions=settings().partitions)
+app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
 _partitions = [TopicPartition(topics.requests, number) for number in range(settings().partitions)]
 table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
 

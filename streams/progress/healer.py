@@ -12,6 +12,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.structs import RecordMetadata
 
+from infra import metrics
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import (
@@ -126,6 +127,7 @@ class Healer:
         for event in found.values():
             await self._log.append(event)
         if found:
+            metrics.RESULTS_REPEATED.inc(len(found))
             log.warning("results read again", request_id=request.request_id, images=len(found))
         return set(found)
 
@@ -135,6 +137,7 @@ class Healer:
         for image in lost.values():
             await self._log.append(ImageFailed.of(of_run(image, request.row), reason=REASON, detail=detail))
         if lost:
+            metrics.GIVEN_UP.inc(len(lost))
             log.error("images given up", request_id=request.request_id, images=len(lost))
 
     async def _fail_unheard_of(self, request_id: str, row: RequestRow, indexes: set[int]) -> None:
@@ -158,6 +161,7 @@ class Healer:
                 )
             )
         if indexes:
+            metrics.GIVEN_UP.inc(len(indexes))
             log.error("images unheard of", request_id=request_id, images=len(indexes))
 
     async def _requests_of(
@@ -223,6 +227,8 @@ class _Asking:
             traceparent=self._row.traceparent,
         )
         await self._log.append(again)
+        metrics.ASKED_AGAIN.labels("lost" if heal else "retry").inc(self._count)
+        metrics.REQUESTS_HEALED.inc(heal > 0)
         log.warning("images requested again", request_id=request_id, images=self._count, run=again.run, heal=heal)
 
     async def _note(self) -> None:

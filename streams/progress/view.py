@@ -148,6 +148,10 @@ class ProgressView:
         self._reader = asyncio.create_task(self._read(consumer), name="progress view")
         await self.catch_up(timeout)
 
+    def __len__(self) -> int:
+        """How many requests it has."""
+        return len(self._requests)
+
     async def stop(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
@@ -204,13 +208,19 @@ class ProgressView:
             raise StaleViewError("the progress view is not started")
         try:
             async with asyncio.timeout(timeout):
-                ends = await self._consumer.end_offsets(self._partitions)
+                ends = await self.ask_ends()
                 async with self._advanced:
                     await self._advanced.wait_for(
                         lambda: all(self._positions[partition] >= end for partition, end in ends.items())
                     )
         except (TimeoutError, KafkaError) as error:
             raise StaleViewError(f"the progress view has not caught up with Kafka: {error or 'too slow'}") from None
+
+    async def ask_ends(self) -> dict[TopicPartition, int]:
+        """Where everything that is read ends by now. Raises KafkaError; the caller bounds the wait."""
+        assert self._consumer is not None, "the progress view is not started"
+        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(self._partitions)
+        return ends
 
     async def reached(self, written: RecordMetadata, timeout: float) -> None:
         """Wait until a record of the requests topic has been read; StaleViewError after ``timeout`` seconds."""

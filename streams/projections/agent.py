@@ -9,12 +9,13 @@ from functools import partial
 import structlog
 from faust.types import StreamT
 
-from infra.cassandra.session import Session
+from infra import metrics
+from infra.cassandra.session import Session, ask_cassandra
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.spool import sweep
-from infra.storage import Storage
+from infra.storage import ASK_EVERY, Storage, ask_storage
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import (
@@ -26,6 +27,7 @@ from streams.events import (
     RequestRecorded,
     RequestStopped,
     WebhookAttempted,
+    WebhookDelivered,
 )
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
@@ -51,7 +53,7 @@ PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
 log = structlog.get_logger(__name__)
 topics = Topics(settings().topic_prefix)
-app = create_app(topics.group("projections"), settings=settings(), partitions=settings().partitions)
+app = create_app(topics.group("projections"), role="projections", settings=settings(), partitions=settings().partitions)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Projections:
     """What the agents of this app share."""
 
     event_log: EventLog
+    session: Session
     history: History
     output_csv: OutputCsv
     storage: Storage
@@ -78,6 +81,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
         OutboundClient(AllowList.parse(settings().fetch_allow), limit=CONNECTIONS, limit_per_host=PLACES_PER_HOST)
     )
     history = History(session)
+    metrics.HISTORY_WAITING.read_from(lambda: history.waiting)
     deliveries = Deliveries(session, settings().partitions)
     storage = Storage.of(settings())
     spool = settings().data_dir / "spool"
@@ -90,6 +94,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
     )
     return Projections(
         event_log,
+        session,
         history,
         OutputCsv(
             history,
@@ -107,6 +112,18 @@ async def _open(stack: AsyncExitStack) -> Projections:
 
 
 resources = Resources(_open)
+
+
+async def _ask_cassandra() -> None:
+    await ask_cassandra(shared.session if (shared := resources.opened) else None)
+
+
+async def _ask_storage() -> None:
+    await ask_storage(shared.storage if (shared := resources.opened) else None)
+
+
+app.worker_monitor.readiness.add_question("cassandra", _ask_cassandra)
+app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
 
 
 @app.agent(
@@ -152,6 +169,7 @@ async def keep_deliveries(stream: StreamT[bytes]) -> None:
             hint = await shared.deliveries.record(event)
             if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
                 await shared.event_log.append(outcome)
+                metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
             shared.dispatcher.recorded(event, hint)
 
         await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT)

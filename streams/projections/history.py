@@ -164,6 +164,11 @@ class History:
         self._session = session
         self._images = WriteBatches(session, patience=PATIENCE, in_flight=BATCHES_IN_FLIGHT)
 
+    @property
+    def waiting(self) -> int:
+        """How many writes wait for their batch."""
+        return len(self._images)
+
     async def record(self, event: Event, *, anew: datetime | None = None) -> None:
         """Write what ``event`` says; events that the history doesn't keep are passed over.
 

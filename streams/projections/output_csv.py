@@ -14,10 +14,11 @@ from typing import Any, BinaryIO
 
 import structlog
 
+from infra import metrics
 from infra.spool import spool_file
 from infra.storage import Storage
 from streams.event_log import EventLog
-from streams.events import OutputCsvRequested, RequestCompleted
+from streams.events import OutputCsvRequested, RequestCompleted, utc_now
 from streams.projections import csv_format
 from streams.projections.history import IMAGES_PER_BUCKET, History
 
@@ -69,6 +70,7 @@ class OutputCsv:
                 return  # what it counts is out of date: a late success was told since, or a retry has begun
             await asyncio.sleep(GAP_POLL)
             # To the end of the queue: others must not wait behind it, and it must not be lost.
+            metrics.OUTPUTS_POSTPONED.inc()
             log.warning("output CSV put off", request_id=event.request_id, reason=str(lag))
             if self._recall is not None:
                 await self._recall(event.request_id, event.created_at)
@@ -82,6 +84,10 @@ class OutputCsv:
                 output_csv_path=path,
             )
         )
+        seconds = max(0.0, (utc_now() - event.created_at).total_seconds())
+        metrics.REQUESTS_COMPLETED.inc()
+        metrics.REQUEST_SECONDS.observe(seconds)
+        log.info("request completed", request_id=event.request_id, run=event.run, seconds=seconds, failed=event.failed)
 
     async def rewrite(self, event: OutputCsvRequested) -> None:
         """Write the output CSV again and tell nobody. Raises HistoryLagsError."""
@@ -99,8 +105,9 @@ class OutputCsv:
             return bool(await asyncio.to_thread(file.read, 1))
 
     async def _write(self, event: OutputCsvRequested, path: str) -> None:
-        async with self._written(event) as file:
-            await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
+        with metrics.OUTPUT_SECONDS.time():
+            async with self._written(event) as file:
+                await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
 
     @asynccontextmanager
     async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:

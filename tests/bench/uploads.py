@@ -158,6 +158,7 @@ async def run() -> list[Row]:
                 cassandra_hosts=cassandra.address,
                 data_dir=Path(folder),
                 partitions=PARTITIONS,
+                log_level="WARNING",
                 port=remembered_ports(Path(folder) / "port.json", ["api"])["api"],
             )
             await initialise(settings)

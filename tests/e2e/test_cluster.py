@@ -60,7 +60,6 @@ def environment(s3_server: S3Server, shop: Shop, tmp_path_factory: pytest.TempPa
                 "SHRINKSTREAM_RETENTION_DAYS": str(RETENTION_SECONDS / 86_400),
                 "SHRINKSTREAM_PARTITIONS": "2",
                 "SHRINKSTREAM_DATA_DIR": str(folder / "data"),
-                "SHRINKSTREAM_ALIVE_FILE": str(folder / "alive"),
                 "SHRINKSTREAM_FETCH_ALLOW": shop.address,
             }
         finally:
@@ -157,15 +156,6 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     assert not [key for key in s3_server.keys(BUCKET) if request_id in key], "a replay brought them back"
     assert cluster.run("replay", "history", "--request", request_id).returncode == 0
     assert call(cluster.url, "GET", f"/api/status/{request_id}").json["status"] == "expired"
-
-
-def test_workers_show_that_they_live_for_as_long_as_they_do(cluster: System) -> None:
-    alive = Path(cluster.environment["SHRINKSTREAM_ALIVE_FILE"])
-    first = alive.stat().st_mtime
-    deadline = time.monotonic() + 30
-    while alive.stat().st_mtime == first:
-        assert time.monotonic() < deadline, "nobody has touched it"
-        time.sleep(0.1)
 
 
 def wait_until_removed(s3_server: S3Server, request_id: str, timeout: float = 20) -> None:

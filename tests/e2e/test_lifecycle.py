@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.e2e.conftest import System, start_system, stop_system
-from tests.e2e.published_clients import call, completed, upload
+from tests.e2e.published_clients import Answer, call, completed, upload
 from tests.e2e.shop import Shop
+from tests.scrape import addresses
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -33,8 +36,35 @@ def gone(processes: list[psutil.Process], timeout: float = 15) -> bool:
     return not alive
 
 
-def test_a_second_up_goes_on_where_a_killed_one_was(tmp_path: Path, shop: Shop) -> None:
-    variables = environment(tmp_path / "data", shop)
+@dataclass(frozen=True)
+class Resumed:
+    """A system with a Kafka and a Cassandra of its own that was killed over a request, and started again."""
+
+    url: str
+    data_dir: Path
+    done: str
+    begun: str
+
+    def server(self, main_class: str) -> psutil.Process:
+        """The Java process that runs just now."""
+        (found,) = [process for process in psutil.process_iter() if is_server_of(process, self.data_dir, main_class)]
+        return found
+
+
+def is_server_of(process: psutil.Process, data_dir: Path, main_class: str) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    return (
+        bool(command) and command[0].endswith("java") and main_class in command and str(data_dir) in " ".join(command)
+    )
+
+
+@pytest.fixture(scope="module")
+def resumed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resumed]:
+    data_dir = tmp_path_factory.mktemp("own") / "data"
+    variables = environment(data_dir, shop)
     process, url = start_system(variables, "--port", "0")
     started = family(process.pid)
     assert {"java"} <= {child.name() for child in started}
@@ -47,12 +77,84 @@ def test_a_second_up_goes_on_where_a_killed_one_was(tmp_path: Path, shop: Shop) 
     assert gone(started), "processes outlived `up`"
 
     process, url = start_system(variables, "--port", "0")
+    yield Resumed(url, data_dir, done, begun)
     started = family(process.pid)
-    assert call(url, "GET", f"/api/status/{done}").json["status"] == "completed"
-    status = completed(url, begun, timeout=90)
-    assert (status["succeeded"], status["failed"]) == (300, 0)
     assert stop_system(process) == 0
     assert gone(started), "processes outlived `up`"
+
+
+def test_a_second_up_goes_on_where_a_killed_one_was(resumed: Resumed) -> None:
+    assert call(resumed.url, "GET", f"/api/status/{resumed.done}").json["status"] == "completed"
+    status = completed(resumed.url, resumed.begun, timeout=90)
+    assert (status["succeeded"], status["failed"]) == (300, 0)
+
+
+NEEDS = {
+    "api": {"kafka", "progress view", "cassandra"},
+    "compress": {"kafka"},
+    "progress": {"kafka"},
+    "projections": {"kafka", "cassandra"},
+}
+ANSWER_SECONDS = 1.0
+NOTICED_SECONDS = 8.0
+"""Twice what the checks need, for a machine that does other things as well."""
+
+
+def probe(address: str, path: str) -> Answer:
+    """Ask for a probe, which is answered at once whatever is the matter."""
+    started = time.monotonic()
+    answer = call(f"http://{address}", "GET", path)
+    assert time.monotonic() - started < ANSWER_SECONDS
+    return answer
+
+
+def failing_checks(data_dir: Path) -> dict[str, set[str]]:
+    """Probe every process: role → the checks that fail in it."""
+    failing = {}
+    for role, address in addresses(data_dir).values():
+        assert probe(address, "/healthz").json == {"status": "ok"}
+        answer = probe(address, "/readyz")
+        failing[role] = {name for name, outcome in answer.json["checks"].items() if outcome != "ok"}
+        assert answer.status == (503 if failing[role] else 200)
+        assert answer.json["status"] == ("not ready" if failing[role] else "ready")
+    return failing
+
+
+def wait_until_noticed(data_dir: Path) -> None:
+    """Return when every process has said of each server that it needs that it is away."""
+    deadline = time.monotonic() + NOTICED_SECONDS
+    noticed: dict[str, set[str]] = {role: set() for role in NEEDS}
+    while not all(noticed[role] >= needed for role, needed in NEEDS.items()):
+        assert time.monotonic() < deadline, noticed
+        for role, failing in failing_checks(data_dir).items():
+            noticed[role] |= failing
+        time.sleep(0.1)
+
+
+def wait_until_ready(data_dir: Path, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while any((failing := failing_checks(data_dir)).values()):
+        assert time.monotonic() < deadline, failing
+        time.sleep(0.1)
+
+
+def test_the_probes_tell_that_servers_hang_or_are_dead_and_that_they_are_back(resumed: Resumed) -> None:
+    completed(resumed.url, resumed.begun, timeout=90)
+    wait_until_ready(resumed.data_dir, timeout=NOTICED_SECONDS)
+    servers = [resumed.server("kafka.Kafka"), resumed.server("org.apache.cassandra.service.CassandraDaemon")]
+    try:
+        for server in servers:
+            server.suspend()
+        wait_until_noticed(resumed.data_dir)
+        assert failing_checks(resumed.data_dir) == NEEDS
+    finally:
+        for server in servers:
+            server.resume()
+    wait_until_ready(resumed.data_dir, timeout=30)
+    for server in servers:
+        server.kill()  # `up` starts them again
+    wait_until_noticed(resumed.data_dir)
+    wait_until_ready(resumed.data_dir, timeout=60)
 
 
 def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shop: Shop) -> None:

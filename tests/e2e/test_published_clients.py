@@ -108,3 +108,5 @@ def test_an_upload_repeated_with_its_idempotency_key_makes_one_request(system: S
     assert len({answer.json["requestId"] for answer in answers}) == 1
     other = call(system.url, "POST", "/api/upload", csv + b"\n2,SKU2,http://example.com/a.jpg\n", headers)
     assert (other.status, other.json["type"]) == (422, "urn:shrinkstream:problem:idempotency-key-reused")
+    in_another_format = call(system.url, "POST", "/api/upload?format=webp", csv, headers)
+    assert in_another_format.status == 422

@@ -1,25 +1,19 @@
 """The programs in docs/webhooks.md do what they say."""
 
 import os
-import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from tests import markdown
 from tests.e2e.conftest import System
 from tests.e2e.published_clients import call, delivered, upload
 from tests.e2e.shop import Shop
 
-DOCS = Path(__file__).parents[2] / "docs" / "webhooks.md"
 HEADER = "S. No.,Product Name,Input Image URLs\n"
-
-
-def programs() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
 
 
 @contextmanager
@@ -41,7 +35,7 @@ def free_port() -> int:
 
 
 def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop: Shop, kafka_address: str) -> None:
-    receiver, consumer = programs()
+    receiver, consumer = (block.text for block in markdown.read("docs/webhooks.md").of_language("python"))
     for program in (receiver, consumer):
         assert len([line for line in program.splitlines() if line.strip()]) <= 11
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('docs.jpg')}\n", webhookUrl=f"{shop.url}/webhook/docs")

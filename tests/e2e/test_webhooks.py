@@ -7,6 +7,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from standardwebhooks.webhooks import Webhook
 
 from tests.e2e.conftest import System
@@ -107,6 +108,11 @@ def test_a_receiver_that_wants_to_hears_of_the_images_a_hundred_at_a_time(system
     (failure,) = next(one["data"]["images"] for one in verified if one["type"] == "image.failed")
     assert (failure["productName"], failure["reason"]) == ("Hat", "fetch_http_404")
     assert len({one.headers["webhook-id"] for one in messages}) == 5
+    document = call(system.url, "GET", "/openapi.json").json
+    for one in verified:
+        operation = document["webhooks"][one["type"]]["post"]
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        Draft202012Validator({**schema, "components": document["components"]}).validate(one)
     assert webhook(system, request_id)["messages"][0]["type"] == "request.completed"
 
 

@@ -9,7 +9,8 @@ from uuid import uuid4
 
 import pytest
 
-from infra.storage import Storage, StorageError
+from infra.readiness import NotReady
+from infra.storage import CHECK_KEY, Storage, StorageError, ask_storage
 from tests.event_loop import run
 from tests.s3 import S3Server
 
@@ -171,5 +172,28 @@ def test_an_endpoint_that_nobody_answers_at_is_told_in_one_line_after_some_attem
     async def test() -> None:
         with pytest.raises(StorageError, match=r"PUT http://127\.0\.0\.1:9/.*: HTTP error: error sending request$"):
             await opened(bucket).check()
+
+    run(test())
+
+
+def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_it_is_gone(
+    bucket: str, s3_server: S3Server
+) -> None:
+    client = s3_server.client()
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    storage = opened(bucket, "shop")
+
+    async def test() -> None:
+        for _ in range(3):
+            await ask_storage(storage)
+        versions = client.list_object_versions(Bucket=bucket)["Versions"]
+        assert [version["Key"] for version in versions] == [f"shop/{CHECK_KEY}"]
+        for version in versions:
+            client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+        client.delete_bucket(Bucket=bucket)
+        with pytest.raises(NotReady) as refused:
+            await ask_storage(storage)
+        assert "NoSuchBucket" in refused.value.detail
+        assert bucket not in str(refused.value), "which is nobody's business"
 
     run(test())

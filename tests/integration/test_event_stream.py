@@ -16,6 +16,7 @@ from api.context import Context
 from api.event_stream import STREAMS
 from infra.cassandra.session import Session
 from infra.outbound import AllowList
+from infra.readiness import Readiness
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.event_log import EventLog
@@ -42,6 +43,7 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[BaseTestServer, web
             Deliveries(session, settings.partitions),
             Storage.of(settings),
             AllowList.parse(""),
+            Readiness(),
         )
     )
     try:

@@ -22,6 +22,7 @@ SCHEMAS = ROOT / "tests" / "schemas"
 K8S = ROOT / "infra" / "k8s"
 KUBERNETES = "1.35.0"
 ROLES = {"api": ["api"], **{name: ["worker", name] for name in ("compress", "progress", "projections")}}
+PROBES = {"/healthz", "/readyz"}
 KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
@@ -59,6 +60,13 @@ def dockerfile() -> list[list[tuple[str, str]]]:
 
 def named(kind: str) -> dict[str, Any]:
     return {entry["metadata"]["name"]: entry for entry in manifests() if entry["kind"] == kind}
+
+
+def port_of(role: str) -> int:
+    """Where a role answers probes in Kubernetes."""
+    given = dict(line.split("=", 1) for line in kustomization()["configMapGenerator"][0]["literals"])
+    default: int = Settings.model_fields["port"].default
+    return default if role == "api" else int(given["SHRINKSTREAM_WORKER_PORT"])
 
 
 def is_pinned(image: str) -> bool:
@@ -100,6 +108,9 @@ def test_every_service_that_stays_has_a_healthcheck_and_is_bounded() -> None:
     for name, service in compose()["services"].items():
         if name not in ("init", "gateway"):
             assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+        if name in ROLES:
+            port = 8080 if name == "api" else service["environment"]["SHRINKSTREAM_WORKER_PORT"]
+            assert f"http://127.0.0.1:{port}/readyz" in service["healthcheck"]["test"][-1]
         if service["image"].startswith("shrinkstream"):
             assert service["cap_drop"] == ["ALL"], name
             assert service["read_only"] is True, name
@@ -111,6 +122,30 @@ def test_what_is_written_is_kept_in_volumes() -> None:
         assert path in volumes.values()
         assert set(volumes) <= set(compose()["volumes"])
     assert compose()["services"]["kafka"]["environment"]["KAFKA_LOG_DIRS"] == "/var/lib/kafka/data"
+
+
+def test_every_file_that_a_service_is_given_is_there() -> None:
+    volumes = [volume for service in compose()["services"].values() for volume in service.get("volumes", [])]
+    files = [volume.split(":")[0] for volume in volumes if volume.startswith(".")]
+    assert files
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+
+
+def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -> None:
+    asked = {
+        name: place["port"]
+        for job in yaml.safe_load((ROOT / "infra/monitoring/prometheus.yml").read_text())["scrape_configs"]
+        for place in job["dns_sd_configs"]
+        for name in place["names"]
+    }
+    services = compose()["services"]
+    workers = {name: int(services[name]["environment"]["SHRINKSTREAM_WORKER_PORT"]) for name in ROLES if name != "api"}
+    assert asked == {"api": Settings.model_fields["port"].default, **workers}
+    assert services["compress"]["environment"]["SHRINKSTREAM_WORKER_HOST"] == "0.0.0.0"
+    assert "deny deny_status 404 if { path /metrics }" in compose()["configs"]["gateway"]["content"]
+    assert {name for name, service in services.items() if service.get("profiles")} == {"prometheus", "grafana"}
+    for name in ("prometheus", "grafana", "gateway"):
+        assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
 
 
 def test_every_setting_that_is_given_exists() -> None:
@@ -236,7 +271,11 @@ def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
         assert container["resources"]["requests"].keys() == {"cpu", "memory"}
         assert container["resources"]["limits"]["memory"]
         if name in ROLES:
-            assert {"startupProbe", "livenessProbe"} <= container.keys(), name
+            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+            (port,) = container["ports"]
+            said = entry["spec"]["template"]["metadata"]["annotations"]
+            assert said["prometheus.io/port"] == str(port["containerPort"]) == str(port_of(name))
+            assert {probe["httpGet"]["path"] for key, probe in container.items() if key.endswith("Probe")} <= PROBES
             assert pod["terminationGracePeriodSeconds"] > 15, "SIGTERM drains and commits within 10 s"
             assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
             budget = named("PodDisruptionBudget")[name]["spec"]

@@ -23,7 +23,7 @@ ASYNCAPI = asyncapi.document(Topics(), version="1")
 
 def test_every_registered_route_is_documented_and_every_documented_one_is_registered() -> None:
     nothing = cast("Any", None)  # the routes are only looked at, and use no connection
-    app = create_app(Context(Settings(), *[nothing] * 7))
+    app = create_app(Context(Settings(), *[nothing] * 8))
     registered = {
         (re.sub(r"\{(\w+)(:[^}]*)?\}", r"{\1}", route.resource.canonical), route.method)
         for route in app.router.routes()

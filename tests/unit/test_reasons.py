@@ -8,11 +8,19 @@ from infra.settings import PREFIX, Settings
 from streams.compress import fetch, outcome
 from streams.progress import healer
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "limits-and-reasons.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "limits-and-reasons.md"
+REFUSED = "## A CSV that is refused"
+
+# Where the modules that read CSVs name the code of what is wrong: always as the first string of an error.
+CODE = re.compile(
+    r'(?:because\(|whole_file\(|HeaderProblem\(\w+, |return |\[\(None, |\[?\(columns?\.?\w*, )\s*f?"([\w{}]+)"'
+)
 
 
 def test_every_reason_is_documented_and_every_documented_reason_exists() -> None:
-    documented = re.findall(r"^\| `([a-z0-9_<>]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    of_images, _, _ = DOCUMENT.read_text().partition(REFUSED)
+    documented = re.findall(r"^\| `([a-z0-9_<>]+)` \|", of_images, re.MULTILINE)
     assert len(documented) == len(set(documented))
     known = {*map(str, outbound.Reason), *map(str, outcome.Reason), fetch.EMPTY, healer.REASON}
     assert set(documented) == known | {"fetch_http_<status>"}
@@ -22,3 +30,22 @@ def test_every_setting_that_the_document_names_exists() -> None:
     named = set(re.findall(rf"{PREFIX}([A-Z_]+)", DOCUMENT.read_text()))
     assert named
     assert named <= {name.upper() for name in Settings.model_fields}
+
+
+def test_every_code_of_a_refused_csv_is_documented_and_every_documented_one_exists() -> None:
+    section = DOCUMENT.read_text().partition(REFUSED)[2].partition("\n## ")[0]
+    documented = {
+        code for codes in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE) for code in re.findall(r"\w+", codes)
+    }
+    source = "".join(path.read_text() for path in (ROOT / "api").glob("csv_*.py"))
+    codes = {code.replace("{what}", what) for code in CODE.findall(source) for what in ("serial", "name")}
+    assert documented == codes
+
+
+def test_every_setting_that_is_a_limit_is_told() -> None:
+    text = DOCUMENT.read_text()
+    limits = [
+        name for name in Settings.model_fields if re.search(r"^max_|_timeout$|_memory$|_limit|^codec_|per_host", name)
+    ]
+    assert len(limits) > 12
+    assert [name for name in limits if PREFIX + name.upper() not in text] == []

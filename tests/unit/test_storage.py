@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
-from infra.storage import Storage, StorageError
+from infra.storage import Storage, StorageError, ask_storage
 from tests.event_loop import run
 
 MIB = 1024 * 1024
@@ -292,5 +293,21 @@ def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path
         await storage.put("object", b"whole", "image/jpeg")
         assert await storage.sweep(timedelta(0)) == 0
         assert await content(storage, "object") == b"whole"
+
+    run(test())
+
+
+def test_a_folder_that_can_not_be_written_to_any_more_is_not_ready(tmp_path: Path) -> None:
+    async def test() -> None:
+        storage = folder(tmp_path / "storage")
+        await ask_storage(storage)
+        (tmp_path / "storage").rename(tmp_path / "elsewhere")
+        (tmp_path / "storage").write_bytes(b"a file in its place")
+        with pytest.raises(NotReady) as refused:
+            await ask_storage(storage)
+        assert str(tmp_path) in refused.value.detail
+        assert str(tmp_path) not in str(refused.value)
+        with pytest.raises(NotReady, match=NOT_OPEN):
+            await ask_storage(None)
 
     run(test())

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import structlog
 
+from infra import metrics
 from streams.event_log import EventLog
 from streams.events import Event, WebhookAttempted, utc_now
 from streams.projections.webhooks.claim import MARGIN, Claim, blocked_until
@@ -102,6 +103,9 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        metrics.WEBHOOKS_IN_FLIGHT.read_from(lambda: sum(len(shard.under_way) for shard in self._shards.values()))
+        metrics.WEBHOOK_LANES.read_from(lambda: sum(len(shard.lanes) for shard in self._shards.values()))
+        metrics.WEBHOOK_LATENESS.read_from(self._lateness)
 
     def recorded(self, event: Event, hint: Hint | None) -> None:
         """The projection has ``event``, and ``hint`` if its message is to be tried again."""
@@ -177,6 +181,11 @@ class Dispatcher:
 
     def _is_ours(self, shard: _Shard) -> bool:
         return self._shards.get(shard.number) is shard
+
+    def _lateness(self) -> float:
+        """Seconds since the first of the webhooks that no lane has begun with was due."""
+        due = min((lane.due for shard in self._shards.values() for lane in shard.lanes.values()), default=_NEVER)
+        return max(0.0, (datetime.now(UTC) - due).total_seconds())
 
     # What is due when
 

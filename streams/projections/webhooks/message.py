@@ -1,10 +1,10 @@
 """What a receiver is told: ids and bodies, the same whenever they are made again from the same event."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid5
 
-import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from streams.events import NAMESPACE, ImagesSettled, RequestCompleted, WebhookKind
@@ -28,36 +28,79 @@ def images_id(event: ImagesSettled, kind: WebhookKind) -> str:
     return f"msg_{uuid5(NAMESPACE, f'webhook/{event.id}/{kind}').hex}"
 
 
+class _About(BaseModel):
+    """One image in a message."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    index: int = Field(description="its place among the images of the request, from 0")
+    product_name: str
+    input_url: str
+
+
+class ImageDone(_About):
+    """An image that was processed."""
+
+    output_url: str
+    input_bytes: int
+    output_bytes: int
+    format: str
+    width: int
+    height: int
+
+
+class ImageLost(_About):
+    """An image that failed."""
+
+    reason: str = Field(description="its stable code")
+    detail: str | None
+
+
+About = TypeVar("About", ImageDone, ImageLost)
+
+
+class Images(BaseModel, Generic[About]):
+    """Images of one request that got their results."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    request_id: str
+    images: list[About]
+
+    @computed_field(alias="request_id")
+    def other_spelling(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
+
+
+class ImagesProcessedMessage(BaseModel):
+    """The body of a webhook about images that were processed."""
+
+    type: Literal["image.processed"] = "image.processed"
+    timestamp: AwareDatetime
+    data: Images[ImageDone]
+
+
+class ImagesFailedMessage(BaseModel):
+    """The body of a webhook about images that failed."""
+
+    type: Literal["image.failed"] = "image.failed"
+    timestamp: AwareDatetime
+    data: Images[ImageLost]
+
+
 def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int, Mapping[str, Any]]) -> bytes | None:
     """The body about those of ``images`` (their rows in the history, by index) that ``kind`` is about; None if none is.
 
     After a retry it is about those that were asked for again.
     """
-    wanted = {index: image for index, image in images.items() if image["attempt"] >= event.run and _is(kind, image)}
+    wanted = [
+        {**image, "index": index}
+        for index, image in sorted(images.items())
+        if image["attempt"] >= event.run and (image["output_path"] is not None) == (kind == "image.processed")
+    ]
     if not wanted:
         return None
-    return orjson.dumps(
-        {
-            "type": kind,
-            "timestamp": event.time,
-            "data": {
-                "requestId": event.request_id,
-                "request_id": event.request_id,
-                "images": [_shown(index, image) for index, image in sorted(wanted.items())],
-            },
-        },
-        option=orjson.OPT_UTC_Z,
-    )
-
-
-def _is(kind: WebhookKind, image: Mapping[str, Any]) -> bool:
-    return (image["output_path"] is not None) == (kind == "image.processed")
-
-
-def _shown(index: int, image: Mapping[str, Any]) -> dict[str, Any]:
-    names = (
-        ("product_name", "input_url", "output_url", "input_bytes", "output_bytes", "format", "width", "height")
-        if image["output_path"]
-        else ("product_name", "input_url", "reason", "detail")
-    )
-    return {"index": index} | {to_camel(name): image[name] for name in names}
+    body = ImagesProcessedMessage if kind == "image.processed" else ImagesFailedMessage
+    said = body.model_validate({"timestamp": event.time, "data": {"request_id": event.request_id, "images": wanted}})
+    return said.model_dump_json(by_alias=True).encode()

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import structlog
 
+from infra import metrics
 from infra.outbound import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
 from streams.events import WebhookAttempted, utc_now
 from streams.projections.webhooks.delivery import Delivery, Origin
@@ -43,6 +44,9 @@ class Sender:
         event_id = WebhookAttempted.id_of(origin.request_id, f"{delivery.webhook_id}/{number}")
         context = traceparent_of(origin.request_id, origin.traceparent, event_id)
         outcome = await self._post(delivery.webhook_id, origin, context)
+        result = "confirmed" if outcome.reason is None else metrics.by_class(outcome.reason)
+        metrics.WEBHOOK_ATTEMPTS.labels(result).inc()
+        metrics.WEBHOOK_SECONDS.observe(outcome.milliseconds / 1000)
         now = utc_now()
         after = delivery.after_attempt
         next_at = None

@@ -83,6 +83,7 @@ def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: d
     [
         ("/healthz", 200),
         ("/readyz", 200),
+        ("/metrics", 200),
         ("/openapi.json", 200),
         ("/asyncapi.json", 200),
         ("/docs", 200),
@@ -91,7 +92,7 @@ def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: d
         ("/images/b2da3e5f-e062-435c-aaa5-a9d67346ed1d/0.jpg", 404),
     ],
 )
-def test_probes_documents_and_images_ask_for_none(api: Api, path: str, status: int) -> None:
+def test_probes_metrics_documents_and_images_ask_for_none(api: Api, path: str, status: int) -> None:
     assert call(api.url, "GET", path).status == status
 
 

@@ -82,14 +82,19 @@ class Group:
     def produce(self, values: Sequence[bytes], partition: int | None = None) -> None:
         self.cluster.produce(self.topic, values, partition)
 
-    def start(self, *command: str, seek_delay: float = 0) -> subprocess.Popen[bytes]:
-        """A worker; ``command`` runs it in another way than ``run_worker`` (``python -m …``)."""
+    def start(self, *command: str, seek_delay: float = 0, port: int | None = None) -> subprocess.Popen[bytes]:
+        """A worker; ``command`` runs it in another way than ``run_worker`` (``python -m …``); ``port``: for probes."""
         spec = {**self._spec, "seek_delay": seek_delay}
         with self._log(len(self._processes)).open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *(command or ["tests.integration.faust_guards.worker"])],
                 cwd=self.folder,
-                env={**os.environ, "WORKER_SPEC": json.dumps(spec), "PYTHONPATH": str(ROOT)},
+                env={
+                    **os.environ,
+                    "WORKER_SPEC": json.dumps(spec),
+                    "PYTHONPATH": str(ROOT),
+                    **({} if port is None else {"SHRINKSTREAM_WORKER_PORT": str(port)}),
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -69,13 +69,15 @@ def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[...
 @pytest.mark.parametrize("setting", sorted(faust_app.FIXED))
 def test_no_override_takes_a_guard_away(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=setting):
-        faust_app.create_app("app", settings=Settings(data_dir=tmp_path), partitions=1, **{setting: None})
+        faust_app.create_app(
+            "app", role="progress", settings=Settings(data_dir=tmp_path), partitions=1, **{setting: None}
+        )
 
 
 def test_another_version_of_faust_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faust, "__version__", "0.15.4")
     with pytest.raises(RuntimeError, match=r"0\.15\.4"):
-        faust_app.create_app("app", settings=Settings(data_dir=tmp_path), partitions=1)
+        faust_app.create_app("app", role="progress", settings=Settings(data_dir=tmp_path), partitions=1)
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
@@ -90,7 +92,7 @@ def test_faust_reaches_the_brokers_with_the_same_credentials_as_our_own_clients(
         kafka_sasl_username="user",
         kafka_sasl_password=SecretStr("secret"),
     )
-    conf = faust_app.create_app("app", settings=settings, partitions=1).conf
+    conf = faust_app.create_app("app", role="progress", settings=settings, partitions=1).conf
     ours = connection_options(settings)
     theirs = {"ssl_context": None, **credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)}
     assert [(url.host, url.port) for url in conf.broker] == [("one", 9092), ("two", 9093)]

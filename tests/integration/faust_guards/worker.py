@@ -30,6 +30,7 @@ left_out.delay_seeking(spec["seek_delay"])
 
 app = faust_app.create_app(
     spec["name"],
+    role="progress",
     settings=Settings(kafka_brokers=spec["kafka"], data_dir=Path(spec["data_dir"])),
     partitions=spec["partitions"],
     **spec["options"],

@@ -1,0 +1,110 @@
+"""What a worker tells of itself, with a real broker."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infra.embedded.ports import remembered_ports
+from tests.integration.faust_guards.group import Group, wait_until
+from tests.scrape import Scrape, samples_of
+
+UNAVAILABLE = 69
+
+
+def free_ports(folder: Path, count: int) -> list[int]:
+    return list(remembered_ports(folder / "ports.json", [str(number) for number in range(count)]).values())
+
+
+def metrics_at(port: int) -> Scrape:
+    return Scrape(list(samples_of("worker", f"127.0.0.1:{port}")))
+
+
+def health_at(port: int) -> dict[str, Any]:
+    """The answer of /readyz; empty while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        found = json.load(error)
+    except OSError:
+        return {}
+    return found
+
+
+def is_ready(port: int) -> bool:
+    return health_at(port).get("status") == "ready"
+
+
+def lag_at(port: int) -> float:
+    return metrics_at(port).total("shrinkstream_consumer_lag_records")
+
+
+def test_an_event_counts_as_lag_until_it_and_all_before_it_are_finished(
+    new_group: Callable[..., Group], tmp_path: Path
+) -> None:
+    group, (port,) = new_group(in_flight=4), free_ports(tmp_path, 1)
+    group.produce([b"", f"wait {tmp_path / 'go'}".encode(), b"", b""], partition=0)
+    group.start(port=port)
+    wait_until(lambda: len(group.finished()) == 3 and is_ready(port), "all but the one that waits")
+    wait_until(lambda: lag_at(port) == 3, "the one that waits and those behind it")
+    assert metrics_at(port).total("shrinkstream_events_in_progress") == 1
+    (tmp_path / "go").touch()
+    wait_until(lambda: lag_at(port) == 0, "nothing to be behind")
+    assert metrics_at(port).total("shrinkstream_events_in_progress") == 0
+    group.produce([b"", b""], partition=0)
+    wait_until(lambda: len(group.finished()) == 6 and lag_at(port) == 0, "new ones, done")
+
+
+def test_records_that_were_there_before_the_group_are_lag_from_the_first_on(
+    new_group: Callable[..., Group], tmp_path: Path
+) -> None:
+    group, (port,) = new_group(partitions=2), free_ports(tmp_path, 1)
+    group.produce([f"wait {tmp_path / 'never'}".encode(), *[b""] * 9], partition=0)
+    group.produce([b""] * 5, partition=1)
+    group.start(port=port)
+    wait_until(lambda: is_ready(port) and lag_at(port) >= 10, "all of a partition")
+
+
+def test_who_gets_no_partition_is_ready_for_one(new_group: Callable[..., Group], tmp_path: Path) -> None:
+    group, ports = new_group(), free_ports(tmp_path, 2)
+    workers = [group.start(port=port) for port in ports]
+    wait_until(lambda: all(map(is_ready, ports)), "both")
+    wait_until(lambda: sorted(map(partitions_at, ports)) == [0, 1], "one owner of one partition")
+    owner, other = sorted(ports, key=partitions_at, reverse=True)
+    assert group.stop(workers[ports.index(owner)]) == 0
+    wait_until(lambda: partitions_at(other) == 1 and is_ready(other), "the other one instead")
+    assert metrics_at(other).total("shrinkstream_rebalances_total") >= 2
+
+
+def partitions_at(port: int) -> int:
+    """How many partitions a worker tells the lag of."""
+    return sum(sample.name == "shrinkstream_consumer_lag_records" for sample in metrics_at(port).samples)
+
+
+def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group], tmp_path: Path) -> None:
+    group, (port,) = new_group(table=True), free_ports(tmp_path, 1)
+    group.produce([b"write 50 10"] * 4)
+    first = group.start(port=port)
+    wait_until(lambda: len(group.finished()) == 4 and is_ready(port), "four events")
+    assert health_at(port)["checks"].keys() == {"assignment", "recovery", "kafka"}
+    assert group.stop(first) == 0
+    group.start(port=port)
+    wait_until(lambda: is_ready(port), "the table again")
+    after = metrics_at(port)
+    assert after.total("shrinkstream_table_records") == 200
+    assert after.total("shrinkstream_table_recovery_seconds_count") == 1
+    assert 0 < after.total("shrinkstream_table_recovery_seconds_sum") < 60
+    assert after.total("shrinkstream_table_recovery_in_progress") == 0
+    assert after.total("shrinkstream_table_recovery_remaining_records") == 0
+
+
+def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group], tmp_path: Path) -> None:
+    group, (port,) = new_group(), free_ports(tmp_path, 1)
+    group.start(port=port)
+    wait_until(lambda: health_at(port), "somebody at the port")
+    assert group.start(port=port).wait(20) == UNAVAILABLE
+    assert f"127.0.0.1:{port} can't be listened on" in group.output(1)
+    assert "Traceback" not in group.output(1)
