@@ -63,6 +63,7 @@ def test_a_request_is_told_from_upload_to_done_with_who_did_what(system: System,
         ("traced.jpg", f"00-{TRACE}-{PARENT}-00", TRACE, "00"),
         ("hostile.jpg", f"00-{TRACE}-{PARENT}-00-{'a' * 2000}", None, "01"),
     ],
+    ids=["a usable one", "a hostile one"],
 )
 def test_the_callers_trace_goes_through_to_the_receiver_and_into_the_logs(
     system: System, shop: Shop, name: str, sent: str, trace_id: str | None, flags: str
