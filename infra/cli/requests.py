@@ -18,7 +18,8 @@ import click
 import orjson
 
 from api.client import ApiError, Client
-from infra.cli.terminal import printable, progress_display, summary
+from infra.cli.progress_display import progress_display
+from infra.cli.terminal import printable, summary
 from infra.errors import EXIT_IMAGES_FAILED, EXIT_STOPPED, ExplainedError
 from infra.settings import Settings, load_settings
 
