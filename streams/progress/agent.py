@@ -18,7 +18,7 @@ from streams.event_log import EventLog
 from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried
 from streams.log_reader import partition_of
 from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
-from streams.progress.healer import Healer
+from streams.progress.healer import REQUESTS_AT_ONCE, Healer
 from streams.progress.rebuild import about, corrections, fold_partition
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
@@ -133,9 +133,9 @@ async def begin_retries() -> None:
     if app.rebalancing or app.in_recovery:
         return
     own = _own_partitions()
+    _looked_at.intersection_update(own)  # one that went and came back has had another owner
     if not own <= _looked_at:
         await _look_after(_own_rows())
-        _looked_at.clear()
         _looked_at.update(own)
     elif _retried:
         await _look_after(_retried_rows())
@@ -157,7 +157,7 @@ async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _retried_rows() -> Iterator[tuple[str, bytes]]:
-    while _retried:
+    for _ in range(min(len(_retried), REQUESTS_AT_ONCE)):  # the others in a moment
         request_id = _retried.pop()
         value = table.get(row_key(request_id))
         if value is not None:
