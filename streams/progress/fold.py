@@ -69,6 +69,7 @@ class RequestRow(BaseModel):
     cancelled_run: int | None = None
     completed_run: int | None = None
     completed_at: AwareDatetime | None = None
+    completed_failed: int | None = None  # how many of its images the output CSV says have failed
     output_csv_url: str | None = None
     output_csv_path: str | None = None
     webhook_standing: Standing | None = None
@@ -272,10 +273,12 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
     if row is None:
         return {}
     news = _webhook(row, event)
-    if row.completed_run is None or event.run > row.completed_run:
+    # Of two completions of a run, the one with fewer failures is the later: a success had come late.
+    if row.completed_run is None or (event.run, -event.failed) > (row.completed_run, -(row.completed_failed or 0)):
         news |= {
             "completed_run": event.run,
             "completed_at": event.time,
+            "completed_failed": event.failed,
             "output_csv_url": event.output_csv_url,
             "output_csv_path": event.output_csv_path,
         }
@@ -429,7 +432,7 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
     if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated | RequestRetried):
         return None
     row = _read_row(event, read)
-    if row is None or row.is_completed or row.is_cancelled:
+    if row is None or row.is_cancelled or row.files_removed or (row.is_completed and not row.completed_failed):
         return None
     if isinstance(event, ImageProcessed | ImageFailed):
         number = event.index // IMAGES_PER_CHUNK
@@ -441,7 +444,11 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
         if chunk.settled(row.run) < chunk_size(number, row.total):
             return None
         chunks.append(chunk)
-    return output_request(event.request_id, row, add_up(iter(chunks), row.run))
+    counted = add_up(iter(chunks), row.run)
+    # A success that came after the completion, from a worker that had lost its partition: the output CSV lacks it.
+    if row.is_completed and counted.failed >= (row.completed_failed or 0):
+        return None
+    return output_request(event.request_id, row, counted)
 
 
 def images_due(event: Event, read: Read) -> Iterator[ImagesSettled]:
