@@ -66,7 +66,8 @@ async def fold_events(stream: StreamT[bytes]) -> None:
 
 async def _take(event: Event, event_log: EventLog) -> None:
     if isinstance(event, ProgressRebuildRequested):
-        await _rebuild(event, event_log)
+        if event.partition in _own_partitions():  # whoever wrote it into another one has not reached its worker
+            await _rebuild(event, event_log)
         return
     if must_return(event, table.get):
         await _bring_back(event)

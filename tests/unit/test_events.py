@@ -336,6 +336,15 @@ UNREADABLE: dict[str, bytes | None] = {
     "negative size": with_data(processed(FIRST), inputBytes=-1),
     "size beyond what progress can hold": with_data(processed(FIRST), outputBytes=2**63),
     "row beyond what Cassandra can hold": with_data(failed(FIRST), row=2**31),
+    "milliseconds beyond what Cassandra can hold": with_data(processed(FIRST), fetchMs=3_000_000_000),
+    "milliseconds whose sum is beyond it": with_data(processed(FIRST), storeMs=2**29),
+    "owner that is too long for a key": with_data(failed(FIRST), owner="x" * 70_000),
+    "receiver that is too long for a key": with_data(EXAMPLES[0], webhookUrl="https://" + "x" * 70_000),
+    "offset before the first": with_data(EXAMPLES[0], imageOffsets={"0": [-1, 4]}),
+    "offset of no partition": with_data(EXAMPLES[0], imageOffsets={"-1": [0, 4]}),
+    "negative heal": with_data(STORED["ImagesRequestedAgain.v1"], heal=-1),
+    "run that is none": with_data(STORED["RequestRecorded.v1"], run=-1),
+    "partition that is none": with_data(STORED["ProgressRebuildRequested.v1"], partition=-1),
     "product name that Cassandra can't look up": with_data(failed(FIRST), productName=""),
 }
 
