@@ -5,7 +5,8 @@ written once per image. A chunk holds two bits per image and the sums over its i
 event stays the same however large the request is, and both can never disagree: they are one record.
 
 The fold does not mind repeats (an image that is settled changes nothing) nor order (results may come before
-the request, a retry's before the retry). ``read`` looks a record up; what ``fold`` returns is to be written.
+the request, a retry's before the retry), except that what is told of a request as a whole follows its RequestCreated.
+``read`` looks a record up; what ``fold`` returns is to be written.
 
 A request is processed in runs: the first, and one for each retry. What ends a run is its completion or its
 cancellation; where both are told, because the output CSV was being written already, it is complete: a receiver
