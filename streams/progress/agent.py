@@ -19,7 +19,7 @@ from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, Req
 from streams.log_reader import partition_of
 from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
 from streams.progress.healer import REQUESTS_AT_ONCE, Healer
-from streams.progress.rebuild import about, corrections, fold_partition
+from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
 
@@ -69,8 +69,9 @@ async def _take(event: Event, event_log: EventLog) -> None:
         if event.partition in _own_partitions():  # whoever wrote it into another one has not reached its worker
             await _rebuild(event, event_log)
         return
-    if must_return(event, table.get):
-        await _bring_back(event)
+    if must_return(event, table.get) and not await _bring_back(event):
+        await _put_off(event, event_log)
+        return
     _write(fold(event, table.get))
     if isinstance(event, RequestRetried):
         _retried.add(event.request_id)
@@ -81,19 +82,40 @@ async def _take(event: Event, event_log: EventLog) -> None:
         await event_log.append(due)
 
 
-async def _bring_back(event: RequestRetried) -> None:
-    """Put a request that left the table into it again, from the log; this retry is on that, too."""
+async def _put_off(event: Event, event_log: EventLog, partition: int | None = None) -> None:
+    """To the end of the queue: reading the log would outlast a rebalance, and the partition's next owner can do it."""
+    await event_log.append(event, partition=partition)
+    log.warning("put off for a rebalance", **event.log_fields())
+
+
+def _is_interrupted() -> bool:
+    return bool(app.rebalancing or app.should_stop)
+
+
+async def _bring_back(event: RequestRetried) -> bool:
+    """Put a request that left the table into it again, from the log; this retry is on that, too.
+
+    False: there was no time for that.
+    """
     partition = _partition_of(row_key(event.request_id))
-    rebuilt = await fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    reading = fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        return False
     # All of its chunks are gone, and a worker that was killed here has left none that are not written over.
     _write(corrections(rebuilt.records, {}))
     log.info("request is back in the table", request_id=event.request_id, events=rebuilt.events)
+    return True
 
 
 async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None:
     """Make this partition of the table what the log says; nothing else is folded meanwhile."""
     started = time.monotonic()
-    rebuilt = await fold_partition(settings(), event.partition, event.only_request)
+    reading = fold_partition(settings(), event.partition, event.only_request)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        await _put_off(event, event_log, event.partition)
+        return
     present = {
         key: value
         for key, value in table.items()
