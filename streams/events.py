@@ -485,12 +485,18 @@ class RequestRecorded(Event):
 
 
 class RequestExpired(Event):
-    """A finished request leaves the progress table; the second time, the mark that it was there leaves too."""
+    """What the progress table needs no more leaves it: a finished request, later the mark that it was there.
+
+    Or results of images that no request is there for, as of an upload that was cut off.
+    """
 
     topic = "progress_tasks"
 
-    stage: Literal["done", "forgotten"]
+    stage: Literal["done", "forgotten", "abandoned"]
     run: Annotated[Run, Field(description="the run that it leaves after: a later one keeps it there")] = 0
+    images: Annotated[int, Field(ge=1, le=2**25)] | None = Field(
+        None, description="of abandoned results, those of images with a lower index than that leave"
+    )
 
     @property
     def occurrence(self) -> str:

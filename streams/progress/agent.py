@@ -15,10 +15,11 @@ from infra.logs import log_about
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
-from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried
+from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried, utc_now
 from streams.log_reader import partition_of
 from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
 from streams.progress.healer import REQUESTS_AT_ONCE, Healer
+from streams.progress.housekeeping import abandoned
 from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
@@ -169,6 +170,19 @@ async def begin_retries() -> None:
 async def look_after_requests() -> None:
     if not app.rebalancing and not app.in_recovery:
         await _look_after(_own_rows())
+        await _forget_abandoned()
+
+
+async def _forget_abandoned() -> None:
+    async with resources as shared:
+        try:
+            own = _own_partitions()
+            for event in abandoned(list(table.items()), table.get, utc_now()):
+                if _partition_of(row_key(event.request_id)) in own:
+                    await shared.event_log.append(event)
+                    log.warning("results of no request forgotten", request_id=event.request_id)
+        except Exception:
+            log.exception("forgetting the results of no request failed; the next look tries again")
 
 
 async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:

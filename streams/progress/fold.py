@@ -354,6 +354,11 @@ def _fold_expired(event: RequestExpired, read: Read) -> Changes:
     value = read(key)
     if event.stage == "forgotten":
         return {key: None} if is_done(value) and done_run(value) <= event.run else {}
+    if event.stage == "abandoned":
+        if value is not None and not is_done(value):
+            return {}  # its request has come after all
+        keys = (chunk_key(event.request_id, number) for number in range(chunk_count(event.images or 0)))
+        return {chunk: None for chunk in keys if read(chunk) is not None}
     row = _read_row(event, read)
     if row is None or row.run > event.run:
         return {}

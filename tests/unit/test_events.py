@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import uuid5
 
 import orjson
@@ -111,6 +111,7 @@ STORED: dict[str, Event] = {
     ),
 }
 EXAMPLES = list(STORED.values())
+STAGES: tuple[Literal["done", "forgotten", "abandoned"], ...] = ("done", "forgotten", "abandoned")
 
 
 def name_of(event: Event) -> str:
@@ -258,7 +259,7 @@ def test_different_facts_have_different_ids() -> None:
             facts += [RequestCancelled(request_id=request_id, run=run)]
             facts += [RequestRetried(request_id=request_id, run=run + 1, created_at=NOON)]
             facts += [RequestStopped(**completed(request_id, run=run).model_dump())]
-            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in ("done", "forgotten")]
+            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in STAGES]
         for webhook_id in ("msg_1", "msg_2"):
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
