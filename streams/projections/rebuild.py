@@ -234,9 +234,7 @@ async def rebuild_outputs(
                 removed.add(event.request_id)
             elif isinstance(event, OutputCsvRequested):
                 known = latest.get(event.request_id)
-                # The last one may have been put off, and count a failure that a late success has made good.
-                if known is None or (event.run, -event.failed) >= (known.run, -known.failed):
-                    latest[event.request_id] = event
+                latest[event.request_id] = event if known is None or event.run >= known.run else known
             elif isinstance(event, RequestRetried):
                 runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
     report = Report(events=log.read)
