@@ -317,7 +317,7 @@ class Settings(BaseSettings):
 
 
 def parse_api_keys(text: str) -> dict[str, str]:
-    """``key`` or ``name:key``, comma-separated → name → key. Unnamed keys share the name ``default``-N."""
+    """``key`` or ``name:key``, comma-separated → name → key. The N-th entry, if it has no name, is ``key-N``."""
     keys: dict[str, str] = {}
     for position, entry in enumerate(part.strip() for part in text.split(",")):
         name, separator, key = entry.rpartition(":")

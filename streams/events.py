@@ -53,6 +53,11 @@ RequestId = Annotated[str, Field(pattern=_REQUEST_ID)]
 ProductName = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Run = Annotated[int, Field(ge=0, lt=2**16)]
+Owner = Annotated[str, Field(max_length=1000)]
+Url = Annotated[str, Field(max_length=10_000)]
+Milliseconds = Annotated[int, Field(ge=0, lt=2**29)]  # the three of an image are added up
+Offset = Annotated[int, Field(ge=0, lt=2**63)]
+Offsets = dict[Annotated[int, Field(ge=0, lt=2**31)], tuple[Offset, Offset]]
 Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
 Quality = Annotated[int, Field(ge=1, le=100)]
 ImageFormat = Literal["jpeg", "png", "webp", "avif"]
@@ -206,12 +211,12 @@ class RequestCreated(Event):
     rows: Annotated[int, Field(ge=1, le=2**24, description="number of CSV rows")]
     header: tuple[str, ...] = Field(description="the header cells of the uploaded CSV")
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
-    owner: str = Field("", description="name of the API key that made it; empty without keys")
-    webhook_url: str | None = None
+    owner: Owner = Field("", description="name of the API key that made it; empty without keys")
+    webhook_url: Url | None = None
     quality: Quality = Field(50, description="quality of its images")
     format: ImageFormat | None = Field(None, description="format of its images; absent: that of each input")
     webhook_events: tuple[WebhookKind, ...] = Field((), description="what the receiver is told beside the completion")
-    image_offsets: dict[int, tuple[int, int]] = Field(
+    image_offsets: Offsets = Field(
         default_factory=dict,
         description="partition of the image-requests topic → first and last offset that hold this request's images",
     )
@@ -231,7 +236,7 @@ class ImageRequested(_ImageEvent):
     quality: Quality = 50
     format: ImageFormat | None = Field(None, description="format to make; absent: that of the input")
     bulk: bool = Field(False, description="of a large request, which leaves some partitions to small ones")
-    owner: str = Field("", description="as in RequestCreated")
+    owner: Owner = Field("", description="as in RequestCreated")
 
     @property
     def key(self) -> bytes:
@@ -252,7 +257,7 @@ class _ImageResult(_ImageEvent):
     product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = None
-    owner: str = ""
+    owner: Owner = ""
     requested_at: Time = Field(description="when the image was requested")
 
     @classmethod
@@ -287,9 +292,9 @@ class ImageProcessed(_ImageResult):
     height: Count
     sha256: str = Field(description="hash of the stored bytes")
     kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
-    fetch_ms: int = 0
-    shrink_ms: int = 0
-    store_ms: int = 0
+    fetch_ms: Milliseconds = 0
+    shrink_ms: Milliseconds = 0
+    store_ms: Milliseconds = 0
 
 
 class ImageFailed(_ImageResult):
@@ -309,8 +314,8 @@ class _RequestSummary(Event):
     input_bytes: ByteSum
     output_bytes: ByteSum
     created_at: Time
-    webhook_url: str | None = None
-    owner: str = ""
+    webhook_url: Url | None = None
+    owner: Owner = ""
 
     @property
     def occurrence(self) -> str:
@@ -440,10 +445,10 @@ class ImagesRequestedAgain(Event):
 
     run: Annotated[Run, Field(description="the run that they are asked for in")] = 0
     heal: Annotated[
-        int, Field(ge=0, description="0: the retry itself; else how often the run has been helped, this time included")
+        Count, Field(description="0: the retry itself; else how often the run has been helped, this time included")
     ]
-    missing: int
-    image_offsets: dict[int, tuple[int, int]] = Field(description="as in RequestCreated, the new ones included")
+    missing: Count
+    image_offsets: Offsets = Field(description="as in RequestCreated, the new ones included")
 
     @property
     def occurrence(self) -> str:
@@ -459,7 +464,7 @@ class ImagesSettled(Event):
     first: Annotated[int, Field(ge=0, lt=2**24, description="index of the first image")]
     count: Annotated[int, Field(ge=1, le=1000)]
     created_at: Time = Field(description="when the request was made")
-    webhook_url: str
+    webhook_url: Url
     webhook_events: tuple[WebhookKind, ...]
 
     @property
@@ -472,7 +477,7 @@ class RequestRecorded(Event):
 
     topic = "progress_tasks"
 
-    run: int
+    run: Run
 
     @property
     def occurrence(self) -> str:
@@ -480,12 +485,18 @@ class RequestRecorded(Event):
 
 
 class RequestExpired(Event):
-    """A finished request leaves the progress table; the second time, the mark that it was there leaves too."""
+    """What the progress table needs no more leaves it: a finished request, later the mark that it was there.
+
+    Or results of images that no request is there for, as of an upload that was cut off.
+    """
 
     topic = "progress_tasks"
 
-    stage: Literal["done", "forgotten"]
+    stage: Literal["done", "forgotten", "abandoned"]
     run: Annotated[Run, Field(description="the run that it leaves after: a later one keeps it there")] = 0
+    images: Annotated[int, Field(ge=1, le=2**25)] | None = Field(
+        None, description="of abandoned results, those of images with a lower index than that leave"
+    )
 
     @property
     def occurrence(self) -> str:
@@ -503,7 +514,7 @@ class ProgressRebuildRequested(Event):
     topic = "progress_tasks"
 
     rebuild_id: str
-    partition: int
+    partition: Annotated[int, Field(ge=0, lt=2**31)]
     only_request: str | None = None
 
     @property
@@ -517,7 +528,7 @@ class ProgressRebuilt(Event):
     topic = "progress_tasks"
 
     rebuild_id: str
-    partition: int
+    partition: Annotated[int, Field(ge=0, lt=2**31)]
     events: int = Field(description="events read")
     changed: int = Field(description="records of the table that were other than what the log says")
     seconds: float

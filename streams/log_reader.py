@@ -79,7 +79,7 @@ class LogReader:
 
     async def offset_at(self, partition: TopicPartition, time: datetime) -> int:
         """The offset of the first record written at or after a time; the end where there is none."""
-        found = await self._consumer.offsets_for_times({partition: int(time.timestamp() * 1000)})
+        found = await self._consumer.offsets_for_times({partition: max(0, int(time.timestamp() * 1000))})
         entry = found[partition]
         return int(entry.offset) if entry is not None else (await self.ends([partition]))[partition]
 

@@ -43,8 +43,10 @@ OUT_OF_MEMORY: dict[str, object] = {
 def main() -> int:
     parent, cpu_seconds, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     images_in, images_out = int(sys.argv[4]), int(sys.argv[5])
-    # Ctrl-C reaches every process of a terminal: the parent decides when decoding ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal, and systemd's SIGTERM every process of a service: the parent decides
+    # when decoding ends, after it has let the images under way come to theirs.
+    for asked_to_end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asked_to_end, signal.SIG_IGN)
     _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _warm_up()

@@ -42,8 +42,8 @@ KEEPING_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
 }
-# A decoder that died while idle is noticed when it is next used; its successor may have died too.
-ATTEMPTS = 2
+# A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
+ATTEMPTS = 3
 
 
 class DecoderUnavailable(Exception):
@@ -106,8 +106,10 @@ class DecoderPool:
         """Shrink one image in a decoder process, as ``streams.compress.shrink.shrink`` does.
 
         Waits for a decoder to be free, however long that takes; only then the time limit starts. Cancelling
-        kills the decoder. Raises ImageRejected, with ``decode_timeout``, ``decode_crashed`` and
-        ``decode_memory`` on top of the codec's own reasons, and DecoderUnavailable.
+        kills the decoder. An image whose decoder is killed from outside is tried once more: the kernel, short of
+        memory, takes the largest process, whatever has made it short. Raises ImageRejected, with
+        ``decode_timeout``, ``decode_crashed`` and ``decode_memory`` on top of the codec's own reasons, and
+        DecoderUnavailable.
         """
         request = {
             "bytes": len(data),
@@ -115,6 +117,7 @@ class DecoderPool:
             "max_pixels": max_pixels,
             "target_format": target_format,
         }
+        killed = False
         for _ in range(ATTEMPTS):
             async with self._decoder() as decoder:
                 try:
@@ -127,6 +130,9 @@ class DecoderPool:
                 except _DiedAt as death:
                     if not self._open:
                         raise DecoderUnavailable("the pool was closed") from None
+                    if death.killed and not killed:
+                        killed = True
+                        continue
                     raise ImageRejected(death.reason, str(death)) from None
         raise DecoderUnavailable(f"{ATTEMPTS} decoders in a row died before they had the image")
 
@@ -179,11 +185,12 @@ class _DiedBefore(Exception):
 
 
 class _DiedAt(Exception):
-    """The decoder died at this image."""
+    """The decoder died at this image. ``killed``: by somebody else, which this pool does to nobody who waits."""
 
-    def __init__(self, reason: Reason, text: str) -> None:
+    def __init__(self, reason: Reason, text: str, *, killed: bool = False) -> None:
         super().__init__(text)
         self.reason = reason
+        self.killed = killed
 
 
 class _Decoder:
@@ -286,7 +293,8 @@ class _Decoder:
         code = await process.wait()
         if code == -signal.SIGXCPU:
             return _DiedAt(Reason.DECODE_TIMEOUT, "used up its processor time")
-        return _DiedAt(Reason.DECODE_CRASHED, f"the decoder ended with {_exit_name(code)}")
+        killed = code == -signal.SIGKILL
+        return _DiedAt(Reason.DECODE_CRASHED, f"the decoder ended with {_exit_name(code)}", killed=killed)
 
 
 class _ImageFiles:

@@ -54,12 +54,16 @@ class HostTurns:
 
     @asynccontextmanager
     async def turn(self, host: str, timeout: float) -> AsyncIterator[None]:
-        """Hold a turn at ``host`` for the block. Raises FetchFailed if none comes in ``timeout`` seconds."""
+        """Hold a turn at ``host`` for the block; everybody gives it back within ``timeout`` seconds.
+
+        Raises FetchFailed if none comes in the time that all who were there before may take, and one ``timeout`` more.
+        """
         queue = self._queues.setdefault(host, _Queue(asyncio.Semaphore(self._limit)))
+        longest = timeout * (queue.present // self._limit + 1)
         queue.present += 1
         try:
             try:
-                async with asyncio.timeout(timeout):
+                async with asyncio.timeout(longest):
                     await queue.slots.acquire()
             except TimeoutError:
                 raise FetchFailed(Reason.TIMEOUT, f"{host} was busy with other downloads for too long") from None
@@ -87,9 +91,10 @@ async def fetch(
 ) -> Fetched:
     """Download ``url``, at most ``max_bytes``, in up to ``attempts`` attempts. Raises FetchFailed.
 
-    The attempts and the pauses between them share ``timeout`` seconds. The wait for a turn at the host has as
-    many for itself: a queue of our own making must not eat up the time that a slow host needs. A turn is kept
-    during the pauses, which slows us down at a host in trouble. ``admit`` is that of `OutboundClient.get`.
+    The attempts and the pauses between them share ``timeout`` seconds. The wait for a turn at the host doesn't count:
+    a queue of our own making must not eat up the time that a slow host needs, nor fail an image that was never asked
+    for. A turn is kept during the pauses, which slows us down at a host in trouble. ``admit`` is that of
+    `OutboundClient.get`.
     """
     try:
         host = check_url(url, client.allow).raw_host or ""

@@ -37,8 +37,9 @@ class Once(Generic[Key, Result]):
             try:
                 return await asyncio.shield(other), False
             except asyncio.CancelledError:
-                if not other.cancelled():
-                    raise  # it is us who are cancelled
+                us = asyncio.current_task()
+                if not other.cancelled() or (us is not None and us.cancelling()):
+                    raise  # it is us who are cancelled, if not us alone
 
     def forget(self, key: Key) -> None:
         """The remembered result is of no use any more."""

@@ -26,18 +26,23 @@ class RecentResults:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._settled: set[_Attempt] | None = None
+        self._expired = 0  # how often
         self._loading = asyncio.Lock()
 
     def expire(self) -> None:
         """Read them again before the next answer: partitions have come from another worker."""
         self._settled = None
+        self._expired += 1
 
     async def have(self, request: ImageRequested) -> bool:
         """Whether the image has its result on the log already. Raises KafkaUnavailableError."""
         async with self._loading:
-            if self._settled is None:
-                self._settled = await self._load()
-            return (request.request_id, request.index, request.attempt) in self._settled
+            while (settled := self._settled) is None:
+                expired = self._expired
+                loaded = await self._load()
+                if self._expired == expired:  # else the last results may be later than what was read
+                    self._settled = loaded
+            return (request.request_id, request.index, request.attempt) in settled
 
     async def _load(self) -> set[_Attempt]:
         settled = set()

@@ -15,11 +15,12 @@ from infra.logs import log_about
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
-from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried
+from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried, utc_now
 from streams.log_reader import partition_of
 from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
-from streams.progress.healer import Healer
-from streams.progress.rebuild import about, corrections, fold_partition
+from streams.progress.healer import REQUESTS_AT_ONCE, Healer
+from streams.progress.housekeeping import abandoned
+from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
 
@@ -66,10 +67,12 @@ async def fold_events(stream: StreamT[bytes]) -> None:
 
 async def _take(event: Event, event_log: EventLog) -> None:
     if isinstance(event, ProgressRebuildRequested):
-        await _rebuild(event, event_log)
+        if event.partition in _own_partitions():  # whoever wrote it into another one has not reached its worker
+            await _rebuild(event, event_log)
         return
-    if must_return(event, table.get):
-        await _bring_back(event)
+    if must_return(event, table.get) and not await _bring_back(event):
+        await _put_off(event, event_log)
+        return
     _write(fold(event, table.get))
     if isinstance(event, RequestRetried):
         _retried.add(event.request_id)
@@ -80,19 +83,40 @@ async def _take(event: Event, event_log: EventLog) -> None:
         await event_log.append(due)
 
 
-async def _bring_back(event: RequestRetried) -> None:
-    """Put a request that left the table into it again, from the log; this retry is on that, too."""
+async def _put_off(event: Event, event_log: EventLog, partition: int | None = None) -> None:
+    """To the end of the queue: reading the log would outlast a rebalance, and the partition's next owner can do it."""
+    await event_log.append(event, partition=partition)
+    log.warning("put off for a rebalance", **event.log_fields())
+
+
+def _is_interrupted() -> bool:
+    return bool(app.rebalancing or app.should_stop)
+
+
+async def _bring_back(event: RequestRetried) -> bool:
+    """Put a request that left the table into it again, from the log; this retry is on that, too.
+
+    False: there was no time for that.
+    """
     partition = _partition_of(row_key(event.request_id))
-    rebuilt = await fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    reading = fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        return False
     # All of its chunks are gone, and a worker that was killed here has left none that are not written over.
     _write(corrections(rebuilt.records, {}))
     log.info("request is back in the table", request_id=event.request_id, events=rebuilt.events)
+    return True
 
 
 async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None:
     """Make this partition of the table what the log says; nothing else is folded meanwhile."""
     started = time.monotonic()
-    rebuilt = await fold_partition(settings(), event.partition, event.only_request)
+    reading = fold_partition(settings(), event.partition, event.only_request)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        await _put_off(event, event_log, event.partition)
+        return
     present = {
         key: value
         for key, value in table.items()
@@ -133,9 +157,9 @@ async def begin_retries() -> None:
     if app.rebalancing or app.in_recovery:
         return
     own = _own_partitions()
+    _looked_at.intersection_update(own)  # one that went and came back has had another owner
     if not own <= _looked_at:
         await _look_after(_own_rows())
-        _looked_at.clear()
         _looked_at.update(own)
     elif _retried:
         await _look_after(_retried_rows())
@@ -146,6 +170,19 @@ async def begin_retries() -> None:
 async def look_after_requests() -> None:
     if not app.rebalancing and not app.in_recovery:
         await _look_after(_own_rows())
+        await _forget_abandoned()
+
+
+async def _forget_abandoned() -> None:
+    async with resources as shared:
+        try:
+            own = _own_partitions()
+            for event in abandoned(list(table.items()), table.get, utc_now()):
+                if _partition_of(row_key(event.request_id)) in own:
+                    await shared.event_log.append(event)
+                    log.warning("results of no request forgotten", request_id=event.request_id)
+        except Exception:
+            log.exception("forgetting the results of no request failed; the next look tries again")
 
 
 async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:
@@ -157,7 +194,7 @@ async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:
 
 
 def _retried_rows() -> Iterator[tuple[str, bytes]]:
-    while _retried:
+    for _ in range(min(len(_retried), REQUESTS_AT_ONCE)):  # the others in a moment
         request_id = _retried.pop()
         value = table.get(row_key(request_id))
         if value is not None:

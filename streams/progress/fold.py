@@ -5,7 +5,8 @@ written once per image. A chunk holds two bits per image and the sums over its i
 event stays the same however large the request is, and both can never disagree: they are one record.
 
 The fold does not mind repeats (an image that is settled changes nothing) nor order (results may come before
-the request, a retry's before the retry). ``read`` looks a record up; what ``fold`` returns is to be written.
+the request, a retry's before the retry), except that what is told of a request as a whole follows its RequestCreated.
+``read`` looks a record up; what ``fold`` returns is to be written.
 
 A request is processed in runs: the first, and one for each retry. What ends a run is its completion or its
 cancellation; where both are told, because the output CSV was being written already, it is complete: a receiver
@@ -69,6 +70,7 @@ class RequestRow(BaseModel):
     cancelled_run: int | None = None
     completed_run: int | None = None
     completed_at: AwareDatetime | None = None
+    completed_failed: int | None = None  # how many of its images the output CSV says have failed
     output_csv_url: str | None = None
     output_csv_path: str | None = None
     webhook_standing: Standing | None = None
@@ -272,10 +274,12 @@ def _fold_completed(event: RequestCompleted, read: Read) -> Changes:
     if row is None:
         return {}
     news = _webhook(row, event)
-    if row.completed_run is None or event.run > row.completed_run:
+    # Of two completions of a run, the one with fewer failures is the later: a success had come late.
+    if row.completed_run is None or (event.run, -event.failed) > (row.completed_run, -(row.completed_failed or 0)):
         news |= {
             "completed_run": event.run,
             "completed_at": event.time,
+            "completed_failed": event.failed,
             "output_csv_url": event.output_csv_url,
             "output_csv_path": event.output_csv_path,
         }
@@ -350,6 +354,11 @@ def _fold_expired(event: RequestExpired, read: Read) -> Changes:
     value = read(key)
     if event.stage == "forgotten":
         return {key: None} if is_done(value) and done_run(value) <= event.run else {}
+    if event.stage == "abandoned":
+        if value is not None and not is_done(value):
+            return {}  # its request has come after all
+        keys = (chunk_key(event.request_id, number) for number in range(chunk_count(event.images or 0)))
+        return {chunk: None for chunk in keys if read(chunk) is not None}
     row = _read_row(event, read)
     if row is None or row.run > event.run:
         return {}
@@ -429,7 +438,7 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
     if not isinstance(event, ImageProcessed | ImageFailed | RequestCreated | RequestRetried):
         return None
     row = _read_row(event, read)
-    if row is None or row.is_completed or row.is_cancelled:
+    if row is None or row.is_cancelled or row.files_removed or (row.is_completed and not row.completed_failed):
         return None
     if isinstance(event, ImageProcessed | ImageFailed):
         number = event.index // IMAGES_PER_CHUNK
@@ -441,7 +450,11 @@ def output_due(event: Event, read: Read) -> OutputCsvRequested | None:
         if chunk.settled(row.run) < chunk_size(number, row.total):
             return None
         chunks.append(chunk)
-    return output_request(event.request_id, row, add_up(iter(chunks), row.run))
+    counted = add_up(iter(chunks), row.run)
+    # A success that came after the completion, from a worker that had lost its partition: the output CSV lacks it.
+    if row.is_completed and counted.failed >= (row.completed_failed or 0):
+        return None
+    return output_request(event.request_id, row, counted)
 
 
 def images_due(event: Event, read: Read) -> Iterator[ImagesSettled]:

@@ -4,7 +4,7 @@ Nothing in a stream processor can rule out that an event gets lost, so a request
 itself: one that makes no progress is found here and helped, as often as the limit says, and then ended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -24,9 +24,12 @@ from streams.progress.fold import (
     decode_row,
     done_at,
     done_run,
+    from_milliseconds,
     is_done,
     last_change,
     output_request,
+    row_key,
+    split_key,
     stopped,
 )
 
@@ -92,6 +95,27 @@ def task_for(request_id: str, value: bytes, read: Read, now: datetime, limits: L
         return output_request(request_id, row, sums)
     missing = tuple(_missing(request_id, row, read))
     return Stalled(request_id, row, missing, give_up=row.heals >= limits.heal_limit)
+
+
+def abandoned(records: Iterable[tuple[bytes, bytes]], read: Read, now: datetime) -> Iterator[RequestExpired]:
+    """What is to be said about the chunks among ``records`` of the table that have had no request for too long.
+
+    Their upload was cut off before its RequestCreated, or a result was repeated when its request had long left. Should
+    the request come after all, the healer finds the results on the log.
+    """
+    last: dict[str, tuple[int, int]] = {}  # request id → its highest chunk, and when one of them changed last
+    for key, value in records:
+        request_id, number = split_key(key)
+        if number is None:
+            continue
+        row = read(row_key(request_id))
+        if row is None or is_done(row):
+            highest, updated_ms = last.get(request_id, (0, 0))
+            last[request_id] = max(highest, number), max(updated_ms, decode_chunk(value).updated_ms)
+    for request_id, (highest, updated_ms) in last.items():
+        if now - from_milliseconds(updated_ms) > DONE_MARK_KEPT:
+            images = (highest + 1) * IMAGES_PER_CHUNK
+            yield RequestExpired(request_id=request_id, stage="abandoned", images=images)
 
 
 def _sums(request_id: str, row: RequestRow, read: Read) -> Sums:

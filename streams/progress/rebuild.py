@@ -1,7 +1,10 @@
 """Building a partition of the progress table anew from the log, with the same fold."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 
@@ -13,6 +16,10 @@ from streams.topics import Topics
 
 # The clocks of two machines may differ by that much, and what came right after another thing be on the log "before" it.
 CLOCK_SKEW = timedelta(hours=1)
+INTERRUPTION_CHECK = 0.2  # seconds
+CLEAN_UP_SECONDS = 2.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,20 @@ def _fold_record(record: Record, records: dict[bytes, bytes]) -> None:
             records.pop(key, None)
         else:
             records[key] = value
+
+
+async def unless_interrupted(work: Coroutine[Any, Any, T], interrupted: Callable[[], bool]) -> T | None:
+    """What comes of ``work``; None where ``interrupted`` says before that is there that nobody may wait any longer."""
+    task = asyncio.create_task(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=INTERRUPTION_CHECK))[0]:
+            if interrupted():
+                task.cancel()
+                await asyncio.wait({task}, timeout=CLEAN_UP_SECONDS)
+                return None
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def corrections(rebuilt: dict[bytes, bytes], present: dict[bytes, bytes]) -> Changes:

@@ -36,6 +36,10 @@ class HistoryLagsError(Exception):
     """Results of the request are not in the history yet; the message says which."""
 
 
+class _SuccessesMissingError(HistoryLagsError):
+    """Among them are images that the history has as failed, and the event as succeeded."""
+
+
 class OutputCsv:
     """Writes output CSVs and says that their requests are complete."""
 
@@ -66,7 +70,8 @@ class OutputCsv:
         try:
             await self._write(event, path)
         except HistoryLagsError as lag:
-            if await self._history.is_past(event.request_id, event.run):
+            past = await self._history.is_past(event.request_id, event.run)
+            if past and not isinstance(lag, _SuccessesMissingError):
                 return  # what it counts is out of date: a late success was told since, or a retry has begun
             await asyncio.sleep(GAP_POLL)
             # To the end of the queue: others must not wait behind it, and it must not be lost.
@@ -127,7 +132,8 @@ class OutputCsv:
             file.write(_rows(pending, with_errors=event.failed > 0))
             file.flush()
             if failed != event.failed:
-                raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
+                lag = HistoryLagsError if failed < event.failed else _SuccessesMissingError
+                raise lag(f"{failed} failed images in the history, {event.failed} in the progress table")
             file.seek(0)
             yield file
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,8 +18,10 @@ from streams.events import (
     ImageProcessed,
     ImageRequested,
     ImagesRequestedAgain,
+    ProgressRebuildRequested,
     RequestCreated,
     RequestExpired,
+    RequestRetried,
     decode,
 )
 from tests.e2e.conftest import start_system, stop_system
@@ -178,6 +181,8 @@ def test_events_that_every_app_missed_are_made_up_for_and_what_is_on_the_log_is_
         fetched = sorted(name for name in shop.fetched if name.startswith(("missed-", "counted-")))
         assert fetched == [f"missed-{index}.jpg" for index in range(2, 6)]
         images_that_nothing_is_known_of_are_given_up(kafka_address, url, shop)
+        events_that_ask_for_what_is_not_there_hold_up_nobody(kafka_address, url, shop)
+        results_that_no_request_came_for_are_forgotten(kafka_address)
         a_finished_request_leaves_the_table_and_is_still_answered_for(kafka_address, url, shop)
         retried = a_cancelled_request_leaves_the_table_and_both_may_be_retried_after_that(kafka_address, url, shop)
         for request_id in retried:
@@ -206,6 +211,25 @@ def images_that_nothing_is_known_of_are_given_up(address: str, url: str, shop: S
     status = completed(url, request_id, timeout=60)
     assert (status["succeeded"], status["failed"]) == (1, 1)
     assert b"lost" in call(url, "GET", f"/api/download/{request_id}").body
+
+
+def events_that_ask_for_what_is_not_there_hold_up_nobody(address: str, url: str, shop: Shop) -> None:
+    """They are of the right form, so that nobody puts them aside."""
+    long_ago = datetime(1970, 1, 1, tzinfo=UTC)
+    ids = [str(uuid4()) for _ in range(20)]  # of every partition
+    write(address, *(RequestRetried(request_id=unknown, run=1, created_at=long_ago) for unknown in ids))
+    write(address, *(ProgressRebuildRequested(request_id=other, rebuild_id="x", partition=99) for other in ids))
+    request_id = upload(url, f"{HEADER}1,Shoe,{shop.add('unharmed.jpg')}\n")
+    assert completed(url, request_id, timeout=60)["succeeded"] == 1
+
+
+def results_that_no_request_came_for_are_forgotten(address: str) -> None:
+    request_id = str(uuid4())
+    old = result(image(request_id, 0, "https://shop.example/0.jpg")).model_copy(
+        update={"time": datetime.now(UTC) - timedelta(days=8)}
+    )
+    write(address, old)
+    wait_until_it_left(address, request_id)
 
 
 def a_finished_request_leaves_the_table_and_is_still_answered_for(address: str, url: str, shop: Shop) -> None:

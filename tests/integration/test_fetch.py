@@ -299,16 +299,16 @@ def test_a_host_sees_only_so_many_downloads_at_a_time() -> None:
 
 def test_waiting_for_a_turn_does_not_eat_up_the_time_of_the_download() -> None:
     async def answer(_: web.Request) -> web.Response:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.2)
         return web.Response(body=b"pixels")
 
     async def test() -> None:
         turns = HostTurns(limit=1)
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
             url = str(server.make_url("/"))
-            # the second begins when most of its time would be over already
-            downloads = [fetch(client, url, max_bytes=10, timeout=0.5, turns=turns) for _ in range(2)]
-            assert [fetched.body for fetched in await asyncio.gather(*downloads)] == [b"pixels"] * 2
+            # the last begins when its time would be over already
+            downloads = [fetch(client, url, max_bytes=10, timeout=0.5, turns=turns) for _ in range(5)]
+            assert [fetched.body for fetched in await asyncio.gather(*downloads)] == [b"pixels"] * 5
 
     run(test())
 

@@ -274,6 +274,26 @@ def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_for(
     run(test())
 
 
+def test_a_success_after_the_completion_comes_into_the_output_csv_once_the_history_has_it(
+    settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with room(settings, request_id) as at:
+            a, b = images_of(request_id, [2])
+            await at.record([processed(a), failed(b)])
+            await at.output.publish(output_requested([processed(a), failed(b)]))
+            await at.record(await at.completions())
+            corrected = output_requested([processed(a), processed(b)])
+            await at.output.publish(corrected)
+            assert await at.put_off() == [corrected]
+            await at.record([processed(b)])
+            await at.output.publish(corrected)
+            assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
+            assert b"fetch_http" not in (await at.stored() or b"fetch_http")
+
+    run(test())
+
+
 def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Settings, request_id: str) -> None:
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 

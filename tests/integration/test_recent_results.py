@@ -55,6 +55,31 @@ def test_only_the_end_of_the_topic_is_read(
     run(test())
 
 
+def test_what_expires_while_it_is_read_is_read_again(settings: Settings, request_id: str) -> None:
+    image = requested(request_id)
+
+    async def test() -> None:
+        log = EventLog(settings)
+        await log.start()
+        try:
+            recent = RecentResults(settings)
+            load = recent._load
+
+            async def overtaken() -> set[tuple[str, int, int]]:
+                recent._load = load  # type: ignore[method-assign]  # only the first time
+                loaded = await load()
+                await log.append(processed(image))  # another worker's last, before this one gets its partitions
+                recent.expire()
+                return loaded
+
+            recent._load = overtaken  # type: ignore[method-assign]  # reads as before, while the world goes on
+            assert await recent.have(image)
+        finally:
+            await log.stop()
+
+    run(test())
+
+
 def test_many_that_ask_at_once_read_it_once(settings: Settings, request_id: str) -> None:
     async def test() -> None:
         recent = RecentResults(settings)

@@ -156,16 +156,50 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
 
 
 @LINUX
-def test_a_decoder_killed_at_work_fails_its_image_and_no_other() -> None:
+def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
     async def scenario(pool: DecoderPool) -> None:
         attack = asyncio.create_task(reason(pool, endless_jpeg()))
-        os.kill(await busy_decoder(pool), signal.SIGKILL)
-        results = await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(6)))
-        assert len(results) == 6
+        for _ in range(2):
+            decoder = await busy_decoder(pool)
+            os.kill(decoder, signal.SIGKILL)
+            assert len(await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(6)))) == 6
+            while decoder in pool.process_ids or pool._by_state()["idle",] < 1:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.02)
         assert await attack == Reason.DECODE_CRASHED
         await two_decoders(pool)
 
     run(scenario)
+
+
+@LINUX
+def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more() -> None:
+    slow = endless_jpeg(scans=150)
+
+    async def scenario(pool: DecoderPool) -> None:
+        image = asyncio.create_task(shrunk(pool, slow))
+        killed = await busy_decoder(pool)
+        os.kill(killed, signal.SIGKILL)
+        assert (await image).width == 5_000
+        assert killed not in pool.process_ids
+
+    run(scenario, timeout=60)
+
+
+@LINUX
+def test_a_signal_to_the_whole_service_ends_no_image() -> None:
+    """What systemd sends, and ``kill -TERM -PGID``: the decoders go on while the worker lets its images end."""
+    slow = endless_jpeg(scans=150)
+
+    async def scenario(pool: DecoderPool) -> None:
+        before = pool.process_ids
+        image = asyncio.create_task(shrunk(pool, slow))
+        await busy_decoder(pool)
+        for pid in before:
+            os.kill(pid, signal.SIGTERM)
+        assert (await image).width == 5_000
+        assert pool.process_ids == before
+
+    run(scenario, timeout=60)
 
 
 def test_decoders_killed_while_idle_fail_no_image() -> None:

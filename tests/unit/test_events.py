@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import uuid5
 
 import orjson
@@ -111,6 +111,7 @@ STORED: dict[str, Event] = {
     ),
 }
 EXAMPLES = list(STORED.values())
+STAGES: tuple[Literal["done", "forgotten", "abandoned"], ...] = ("done", "forgotten", "abandoned")
 
 
 def name_of(event: Event) -> str:
@@ -258,7 +259,7 @@ def test_different_facts_have_different_ids() -> None:
             facts += [RequestCancelled(request_id=request_id, run=run)]
             facts += [RequestRetried(request_id=request_id, run=run + 1, created_at=NOON)]
             facts += [RequestStopped(**completed(request_id, run=run).model_dump())]
-            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in ("done", "forgotten")]
+            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in STAGES]
         for webhook_id in ("msg_1", "msg_2"):
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
@@ -336,6 +337,15 @@ UNREADABLE: dict[str, bytes | None] = {
     "negative size": with_data(processed(FIRST), inputBytes=-1),
     "size beyond what progress can hold": with_data(processed(FIRST), outputBytes=2**63),
     "row beyond what Cassandra can hold": with_data(failed(FIRST), row=2**31),
+    "milliseconds beyond what Cassandra can hold": with_data(processed(FIRST), fetchMs=3_000_000_000),
+    "milliseconds whose sum is beyond it": with_data(processed(FIRST), storeMs=2**29),
+    "owner that is too long for a key": with_data(failed(FIRST), owner="x" * 70_000),
+    "receiver that is too long for a key": with_data(EXAMPLES[0], webhookUrl="https://" + "x" * 70_000),
+    "offset before the first": with_data(EXAMPLES[0], imageOffsets={"0": [-1, 4]}),
+    "offset of no partition": with_data(EXAMPLES[0], imageOffsets={"-1": [0, 4]}),
+    "negative heal": with_data(STORED["ImagesRequestedAgain.v1"], heal=-1),
+    "run that is none": with_data(STORED["RequestRecorded.v1"], run=-1),
+    "partition that is none": with_data(STORED["ProgressRebuildRequested.v1"], partition=-1),
     "product name that Cassandra can't look up": with_data(failed(FIRST), productName=""),
 }
 

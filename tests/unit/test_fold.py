@@ -238,6 +238,28 @@ def test_what_has_failed_waits_again_once_a_result_of_the_retry_is_there() -> No
     assert (due.succeeded, due.failed) == (1, 1)
 
 
+def test_a_success_after_the_completion_asks_for_the_output_csv_once_more() -> None:
+    """As a worker tells it that had lost its partition, and whose slow download another worker gave up."""
+    table: Table = {}
+    (first,) = apply([created(total=2), result(0, succeeds=True), result(1, succeeds=False)], table)
+    done = completed(total=2, succeeded=1, failed=1)
+    assert apply([done, result(1, succeeds=False)], table) == []
+    late = result(1, succeeds=True)
+    (second,) = apply([late], table)
+    assert (first.failed, second.failed, second.run) == (1, 0, 0)
+    assert apply([done, late], table) == [second], "asked again after a crash"
+    assert apply([completed(total=2, succeeded=2, failed=0), late, done], table) == []
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_of_the_completions_of_a_run_the_one_with_the_fewest_failures_holds(order: tuple[int, ...]) -> None:
+    ends = [completed(failed=failures, time=NOON + timedelta(hours=4 - failures)) for failures in (3, 2, 0)]
+    table: Table = {}
+    apply([created(), *(ends[n] for n in order)], table)
+    row = decode_row(table[row_key(REQUEST_ID)])
+    assert (row.completed_failed, row.completed_at) == (0, ends[2].time)
+
+
 def test_requests_do_not_touch_each_other() -> None:
     table: Table = {}
     apply([created("one"), created("two"), result(0, succeeds=True).model_copy(update={"request_id": "one"})], table)

@@ -13,8 +13,8 @@ from streams.events import (
     RequestRetried,
     RequestStopped,
 )
-from streams.progress.fold import fold, row_key
-from streams.progress.housekeeping import Limits, Stalled, Task, Unasked, task_for
+from streams.progress.fold import fold, row_key, split_key
+from streams.progress.housekeeping import Limits, Stalled, Task, Unasked, abandoned, task_for
 from tests.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
 
 LIMITS = Limits(stall_after=timedelta(minutes=5), heal_limit=2, grace=timedelta(hours=1))
@@ -88,3 +88,33 @@ def test_the_mark_of_a_request_that_left_is_forgotten_with_its_run_after_a_week(
     task = after(*events, at=NOON + timedelta(days=8))
     assert isinstance(task, RequestExpired)
     assert (task.stage, task.run) == ("forgotten", 1)
+
+
+def test_results_whose_request_never_came_leave_after_a_week_all_at_once_and_only_they() -> None:
+    table: dict[bytes, bytes] = {}
+
+    def write(*events: Event) -> None:
+        for event in events:
+            for key, value in fold(event, table.get).items():
+                if value is None:
+                    table.pop(key, None)
+                else:
+                    table[key] = value
+
+    write(*(processed(requested(index=index)) for index in (5, 1005)), failed(requested(index=7005)))
+    write(processed(requested("young")).model_copy(update={"time": NOON + timedelta(days=3)}))
+    write(created("whole"), processed(requested("whole")))
+    assert list(abandoned(table.items(), table.get, NOON + timedelta(days=7))) == []
+    (gone,) = abandoned(table.items(), table.get, NOON + timedelta(days=8))
+    assert (gone.request_id, gone.stage, gone.images) == (REQUEST_ID, "abandoned", 8000)
+    write(gone)
+    assert {split_key(key) for key in table} == {("young", 0), ("whole", 0), ("whole", None)}
+    assert fold(gone, table.get) == {}
+
+
+def test_results_whose_request_comes_after_all_stay() -> None:
+    table: dict[bytes, bytes] = {}
+    for event in (processed(requested()), created()):
+        gone = list(abandoned(table.items(), table.get, NOON + timedelta(days=8)))
+        table.update({key: value for key, value in fold(event, table.get).items() if value is not None})
+    assert [fold(event, table.get) for event in gone] == [{}]

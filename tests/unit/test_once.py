@@ -98,6 +98,22 @@ def test_when_the_one_at_work_is_cancelled_another_goes_on() -> None:
     run(scenario)
 
 
+def test_when_all_are_cancelled_together_nobody_goes_on() -> None:
+    async def scenario() -> None:
+        once: Once[str, str] = Once(60, 10)
+        work = Work("lost", "not wanted")
+        work.let_go.clear()
+        tasks = [asyncio.create_task(once.get("url", work)) for _ in range(5)]
+        await asyncio.sleep(0)
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+        assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 5
+        assert work.done == 1
+
+    run(scenario)
+
+
 def test_one_who_waits_can_be_cancelled_alone() -> None:
     async def scenario() -> None:
         once: Once[str, str] = Once(60, 10)

@@ -1,0 +1,154 @@
+"""What the healer finds on a real log for requests that stand still: it repeats nothing that comes by itself, and none
+of them keeps it from the others.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from infra.settings import Settings
+from streams.event_log import EventLog
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageRequested,
+    ImagesRequestedAgain,
+    OutputCsvRequested,
+    RequestCreated,
+    utc_now,
+)
+from streams.progress import healer as healer_module
+from streams.progress.fold import fold, row_key
+from streams.progress.healer import Healer
+from streams.progress.housekeeping import Stalled
+from tests.event_loop import run
+from tests.examples import created, failed, processed, requested
+from tests.integration.topic_reader import events_in
+
+AN_HOUR_AGO = utc_now() - timedelta(hours=1)
+
+
+async def commit_all(settings: Settings, group: str, topic: str) -> None:
+    """The consumer group is done with all that there is on the topic."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=settings.kafka_brokers, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(settings.partitions)]
+        consumer.assign(partitions)
+        await consumer.commit(await consumer.end_offsets(partitions))
+    finally:
+        await consumer.stop()
+
+
+async def asked_for(log: EventLog, images: Sequence[ImageRequested]) -> RequestCreated:
+    """The images of a request are on the log; this is what says so."""
+    offsets: dict[int, tuple[int, int]] = {}
+    for image in images:
+        written = await log.append(image)
+        first, last = offsets.get(written.partition, (written.offset, written.offset))
+        offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+    return created(images[0].request_id, total=len(images), time=AN_HOUR_AGO, image_offsets=offsets)
+
+
+def images_of(request_id: str, count: int) -> list[ImageRequested]:
+    return [requested(request_id, index, time=AN_HOUR_AGO) for index in range(count)]
+
+
+class Table(dict[bytes, bytes]):
+    def fold(self, *events: Event) -> None:
+        for event in events:
+            self.update({key: value for key, value in fold(event, self.get).items() if value is not None})
+
+    def rows(self, *request_ids: str) -> list[tuple[str, bytes]]:
+        return [(request_id, self[row_key(request_id)]) for request_id in request_ids]
+
+
+def test_only_results_that_the_fold_has_passed_are_written_again(kafka_settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            images = images_of(request_id, 4)
+            table = Table()
+            table.fold(await asked_for(log, images))
+            results = [processed(images[0]), failed(images[1]), processed(images[2]), processed(images[3])]
+            for result in (*results[:2], results[0]):
+                await log.append(result)
+            await commit_all(kafka_settings, log.topics.group("progress"), log.topics.image_results)
+            await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
+            for result in results[2:]:  # the backlog of a progress worker that was away for long
+                await log.append(result)
+            await Healer(kafka_settings, log).look_after(table.rows(request_id), table.get)
+
+            written = await events_in(kafka_settings, log.topics.image_results, request_id)
+            assert written == [*results[:2], results[0], *results[2:], *results[:2]]
+            assert not await events_in(kafka_settings, log.topics.progress_tasks), "none is lost"
+        finally:
+            await log.stop()
+
+    run(test())
+
+
+def test_requests_whose_images_queue_keep_no_other_from_its_help(
+    kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(healer_module, "REQUESTS_AT_ONCE", 2)
+
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            table, lost, full = Table(), str(uuid4()), str(uuid4())
+            table.fold(await asked_for(log, images_of(lost, 1)))
+            await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
+            queued = [str(uuid4()) for _ in range(4)]
+            for request_id in queued:
+                table.fold(await asked_for(log, images_of(request_id, 1)))
+            table.fold(await asked_for(log, images_of(full, 1)), processed(images_of(full, 1)[0]))
+            healer = Healer(kafka_settings, log)
+            for _ in range(3):
+                await healer.look_after(table.rows(*queued, lost, full), table.get)
+
+            outputs = await events_in(kafka_settings, log.topics.output_requests)
+            assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "at each look"
+            (again,) = await events_in(kafka_settings, log.topics.progress_tasks)
+            assert isinstance(again, ImagesRequestedAgain)
+            assert again.request_id == lost
+        finally:
+            await log.stop()
+
+    run(test())
+
+
+def test_offsets_that_are_not_there_and_a_request_that_cannot_be_helped_hold_up_nothing(
+    kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        log = EventLog(kafka_settings)
+        await log.start()
+        try:
+            elsewhere, broken = str(uuid4()), str(uuid4())
+            table = Table()
+            table.fold(await asked_for(log, images_of(broken, 1)))
+            # As said by a log that was copied from another cluster, which had more partitions.
+            offsets = {0: (0, 5_000_000), 99: (0, 10)}
+            table.fold(created(elsewhere, time=AN_HOUR_AGO, image_offsets=offsets))
+            help_others = Healer._help
+
+            async def help_most(healer: Healer, request: Stalled, *others: object) -> None:
+                if request.request_id == broken:
+                    raise OSError("its part of the log can't be read")
+                await help_others(healer, request, *others)  # type: ignore[arg-type]  # passed on as they came
+
+            monkeypatch.setattr(Healer, "_help", help_most)
+            await Healer(kafka_settings, log).look_after(table.rows(broken, elsewhere), table.get)
+            (given_up,) = await events_in(kafka_settings, log.topics.image_results)
+            assert isinstance(given_up, ImageFailed)
+            assert (given_up.request_id, given_up.reason) == (elsewhere, "lost")
+        finally:
+            await log.stop()
+
+    run(test())
