@@ -16,7 +16,6 @@ from tests.integration.large_image import IMAGE, store_large_image
 from tests.integration.test_event_stream import serving
 
 
-
 @pytest.fixture
 def logs() -> Iterator[list[EventDict]]:
     with capture_logs() as entries:
