@@ -6,6 +6,7 @@ error at start that names the variable: a typing mistake must not silently mean 
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 from functools import cache
@@ -25,6 +26,7 @@ ENV_FILE = Path(".env")
 MIB = 1024 * 1024
 MOST_PARTITIONS = 1024
 MAX_WEBHOOK_REPEATS = 50
+RATE_LIMIT_OF_A_KEY = 200
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -140,12 +142,15 @@ class Settings(BaseSettings):
         " at once",
     )
     api_keys: SecretStr | None = Field(
-        None, description="`key` or `name:key`, comma-separated; unset: open, and only on loopback"
+        None,
+        description="`key` or `name:key` (after the first colon all is key), comma-separated; unset: open, and only on"
+        " loopback",
     )
 
     open_network: bool = Field(
         False,
-        description="serve without API keys on other addresses than loopback, as behind a proxy with its own",
+        description="serve without API keys on other addresses than loopback and under any name, as behind a proxy with"
+        " its own",
     )
 
     cors_origins: str = Field(
@@ -153,10 +158,11 @@ class Settings(BaseSettings):
         description="origins of web pages that may use the API from a browser (https://shop.example), comma-separated,"
         " or *; unset: none",
     )
-    rate_limit: float = Field(
-        200.0,
+    rate_limit: float | None = Field(
+        None,
         ge=0,
-        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any",
+        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any;"
+        f" unset: {RATE_LIMIT_OF_A_KEY} with keys, any without",
     )
     rate_limit_burst: int = Field(2000, ge=1, description="requests that may come at once on top of that")
 
@@ -193,6 +199,9 @@ class Settings(BaseSettings):
     )
     max_uploads: int = Field(
         256, ge=1, description="uploads under way at once in one API process; more are told to come back"
+    )
+    min_free_bytes: int = Field(
+        256 * MIB, ge=0, description="bytes that uploads leave free on the disk of the data dir"
     )
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     fetch_memory: int = Field(
@@ -302,6 +311,13 @@ class Settings(BaseSettings):
         return next(iter(parse_api_keys(self.api_keys.get_secret_value()).values()))
 
     @property
+    def effective_rate_limit(self) -> float:
+        """Without keys there is none unless it is asked for: behind a gateway all clients have one address."""
+        if self.rate_limit is not None:
+            return self.rate_limit
+        return RATE_LIMIT_OF_A_KEY if self.api_keys else 0
+
+    @property
     def effective_storage_url(self) -> str:
         return self.storage_url or (self.data_dir.absolute() / "storage").as_uri()
 
@@ -317,12 +333,16 @@ class Settings(BaseSettings):
 
 
 def parse_api_keys(text: str) -> dict[str, str]:
-    """``key`` or ``name:key``, comma-separated → name → key. The N-th entry, if it has no name, is ``key-N``."""
+    """``key`` or ``name:key``, comma-separated → name → key.
+
+    What follows the first colon is the key. An unnamed key is called by its hash, so that it keeps its requests
+    wherever it stands in the list.
+    """
     keys: dict[str, str] = {}
     for position, entry in enumerate(part.strip() for part in text.split(",")):
-        name, separator, key = entry.rpartition(":")
-        if not separator:
-            name = f"key-{position + 1}"
+        name, separator, key = entry.partition(":")
+        if entry and not separator:
+            name, key = f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry
         if not key or not name:
             raise ValueError(f"entry {position + 1} has an empty name or key")
         if name in keys:

@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.integration.api.conftest import KEY, Api
+from infra.disk import free_bytes
+from tests.integration.api.conftest import KEY, Api, running_api
+from tests.integration.large_image import IMAGE, store_large_image
+from tests.scrape import Scrape, samples_of
 
 HEADER = b"S. No.,Product Name,Input Image URLs\n"
 CSV = HEADER + b"1,Shoe,https://shop.example/shoe.jpg\n"
@@ -102,6 +105,23 @@ def test_a_client_that_hangs_up_leaves_no_file_behind(api: Api, begun: str) -> N
     assert eventually(lambda: not api.spooled())
 
 
+def images_answered(api: Api, status: int) -> float:
+    scrape = Scrape(list(samples_of("api", urlsplit(api.url).netloc)))
+    return scrape.total("shrinkstream_http_requests_total", route="/images/{path}", status=str(status))
+
+
+def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api) -> None:
+    store_large_image(api.settings)
+    parts = urlsplit(api.url)
+    before = images_answered(api, 200)
+    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+    connection.sendall(f"GET /{IMAGE} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+    assert connection.recv(15) == b"HTTP/1.1 200 OK"
+    connection.close()
+    assert eventually(lambda: images_answered(api, 200) > before)
+    assert images_answered(api, 500) == 0
+
+
 def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api) -> None:
     first, second = connect(strict_api, CHUNKED), connect(strict_api, CHUNKED)
     try:
@@ -114,6 +134,15 @@ def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api
         second.close()
     assert eventually(lambda: not strict_api.spooled())
     assert strict_api.call("POST", "/api/upload?validate_only=1", CSV, Content_Type="text/csv").status == 200
+
+
+def test_uploads_leave_some_room_on_the_disk(api: Api) -> None:
+    free = int(free_bytes(api.settings.data_dir))
+    with running_api(api.settings, min_free_bytes=free * 2) as full:
+        refused = full.call("POST", "/api/upload", CSV, Content_Type="text/csv")
+    assert (refused.status, refused.json["type"]) == (507, "urn:shrinkstream:problem:no-room")
+    assert int(refused.headers["retry-after"]) > 0
+    assert api.spooled() == []
 
 
 def test_a_form_with_fields_without_end_is_refused(api: Api) -> None:

@@ -1,0 +1,74 @@
+"""The API while a server is away: whoever needs that is told to come back, whoever doesn't is not."""
+
+import hashlib
+from uuid import uuid4
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import BaseTestServer
+
+from api.context import CONTEXT
+from api.idempotency import Claim, IdempotencyKeys
+from infra.settings import Settings
+from tests.event_loop import run
+from tests.examples import NOON, created
+from tests.integration.test_event_stream import serving
+from tests.integration.test_history import Door
+from tests.integration.test_progress_view import Changelog
+
+CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
+
+
+async def require_come_back(server: BaseTestServer, key: str) -> None:
+    headers = {"Content-Type": "text/csv", "Idempotency-Key": key}
+    async with (
+        aiohttp.ClientSession() as client,
+        client.post(server.make_url("/api/upload"), data=CSV, headers=headers) as answer,
+    ):
+        assert (answer.status, answer.content_type) == (503, "application/problem+json")
+        assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        assert settings.cassandra_hosts is not None
+        door = Door(settings.cassandra_hosts)
+        await door.open()
+        try:
+            async with serving(settings.model_copy(update={"cassandra_hosts": door.address})) as (server, _):
+                await door.shut()
+                await require_come_back(server, request_id)
+        finally:
+            await door.shut()
+
+    run(test())
+
+
+async def lag(app: web.Application, settings: Settings) -> None:
+    """Write what the API's view does not learn any more."""
+    await app[CONTEXT].view.stop()
+    async with Changelog(settings) as changelog:
+        await changelog.fold(created(str(uuid4())))
+
+
+def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
+    settings: Settings, request_id: str
+) -> None:
+    async def test() -> None:
+        async with serving(settings) as (server, app):
+            claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
+            await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
+            await lag(app, settings)
+            await require_come_back(server, request_id)
+
+    run(test())
+
+
+def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with serving(settings) as (server, app), aiohttp.ClientSession() as client:
+            await lag(app, settings)
+            async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:
+                assert answer.status == 404
+
+    run(test())
