@@ -1,7 +1,7 @@
 """Building a partition of the progress table anew from the log, with the same fold."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from aiokafka import TopicPartition
 
@@ -10,9 +10,6 @@ from streams.events import UnreadableEvent, decode
 from streams.log_reader import LogReader, Record
 from streams.progress.fold import Changes, fold, split_key
 from streams.topics import Topics
-
-# The clocks of two machines may differ by that much, and what came right after another thing be on the log "before" it.
-CLOCK_SKEW = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ async def fold_partition(
         # One topic after the other: what is said of a request comes after what made it.
         for topic in topics.of_progress:
             place = TopicPartition(topic, partition)
-            start = None if since is None else await reader.offset_at(place, since - CLOCK_SKEW)
+            start = None if since is None else await reader.offset_at(place, since)
             async for batch in reader.read({place: start}):
                 for record in batch:
                     if key is None or record.key == key:
