@@ -609,3 +609,11 @@ def decode(value: bytes | None) -> Event:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UnreadableEvent(f"{type_name}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def decode_or_none(value: bytes | None) -> Event | None:
+    """The same for who reads beside the agents: they put what can't be read among the dead letters, once."""
+    try:
+        return decode(value)
+    except UnreadableEvent:
+        return None

@@ -7,7 +7,7 @@ faster, and disturbs nobody's offsets.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 BATCH = 5000
 SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
+# The clocks of two machines may differ by that much, so that what follows from a thing is dated before it.
+CLOCK_SKEW = timedelta(minutes=1)
 
 
 @asynccontextmanager
@@ -78,7 +80,15 @@ class LogReader:
         return partition_of(key, await self.partitions(topic))
 
     async def offset_at(self, partition: TopicPartition, time: datetime) -> int:
-        """The offset of the first record written at or after a time; the end where there is none."""
+        """From where on all that was written since a time is found, whichever machine dated it.
+
+        That may begin ``CLOCK_SKEW`` early; `exact_offset_at` doesn't.
+        """
+        return await self.exact_offset_at(partition, time - CLOCK_SKEW)
+
+    async def exact_offset_at(self, partition: TopicPartition, time: datetime) -> int:
+        """The offset of the first record dated at or after a time; the end where there is none."""
+        # Kafka takes no time from before 1970, which an event may have.
         found = await self._consumer.offsets_for_times({partition: max(0, int(time.timestamp() * 1000))})
         entry = found[partition]
         return int(entry.offset) if entry is not None else (await self.ends([partition]))[partition]
@@ -112,8 +122,8 @@ class LogReader:
             while waiting := [p for p in partitions if await consumer.position(p) < last[p]]:
                 batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=BATCH)
                 for partition, records in batches.items():
-                    heard = loop.time()
                     yield [record for record in records if record.offset < last[partition]]
+                    heard = loop.time()  # what the caller takes over a batch is no silence of Kafka's
                 if loop.time() - heard > SILENCE_SECONDS:
                     raise unreachable(self._settings, TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s"))
 

@@ -5,14 +5,13 @@ number of records.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from aiokafka import TopicPartition
 
-from streams.events import RequestCreated, UnreadableEvent, decode
-from streams.log_reader import LogReader, Record
+from streams.events import RequestCreated, decode_or_none
+from streams.log_reader import CLOCK_SKEW, LogReader, Record
 
-CLOCK_SKEW = timedelta(minutes=1)  # between the machines whose clocks date the records
 FIRST_LOOK = 10_000
 
 
@@ -31,10 +30,10 @@ class RequestRecords:
     async def add(self, topic: str, since: datetime, until: datetime | None = None) -> None:
         """What a topic that is keyed by request got from ``since`` on, up to ``until`` or now."""
         partition = await self._reader.partition_of(topic, self._key)
-        start = await self._reader.offset_at(partition, since - CLOCK_SKEW)
+        start = await self._reader.offset_at(partition, since)
         end = (await self._reader.ends([partition]))[partition]
         if until is not None:
-            end = min(end, await self._reader.offset_at(partition, until + CLOCK_SKEW))
+            end = min(end, await self._reader.exact_offset_at(partition, until + CLOCK_SKEW))
         self._add(partition, start, end)
 
     def add_offsets(self, topic: str, offsets: Mapping[int, tuple[int, int]]) -> None:
@@ -71,15 +70,7 @@ async def find_created(reader: LogReader, topic: str, request_id: str, most_reco
         start = max(least, end - length)
         async for records in reader.read({partition: start}, {partition: end}):
             for record in records:
-                if record.key == key and (created := _created(record)) is not None:
-                    return created
+                if record.key == key and isinstance(event := decode_or_none(record.value), RequestCreated):
+                    return event
         end, length = start, length * 2
     return None
-
-
-def _created(record: Record) -> RequestCreated | None:
-    try:
-        event = decode(record.value)
-    except UnreadableEvent:
-        return None  # among the dead letters
-    return event if isinstance(event, RequestCreated) else None

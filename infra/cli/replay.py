@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from uuid import uuid4
 
 import click
@@ -43,7 +44,10 @@ async def replay(settings: Settings, what: str, request_id: str | None, *, verif
     started = time.monotonic()
     with _bar(what) as on_events:
         if what == "progress":
-            report = await (_verify_progress if verify else _rebuild_progress)(settings, request_id, on_events)
+            if verify:
+                report = await _looked_at_twice(partial(_verify_progress, settings, request_id, on_events))
+            else:
+                report = await _rebuild_progress(settings, request_id, on_events)
         else:
             report = await _replay_projection(settings, what, request_id, on_events, verify=verify)
     seconds = time.monotonic() - started
@@ -77,12 +81,17 @@ async def _replay_projection(
     try:
         history = History(session)
         if what == "history" and verify:
-            return await verify_history(settings, history, request_id, on_events)
+            return await _looked_at_twice(partial(verify_history, settings, history, request_id, on_events))
         if what == "history":
             deliveries = Deliveries(session, settings.partitions)
             return await rebuild_history(settings, history, deliveries, request_id, on_events)
         output = OutputCsv(history, Storage.of(settings), EventLog(settings), settings.data_dir / "spool", patience=0)
-        return await rebuild_outputs(settings, output, request_id, on_events, verify=verify)
+        outputs = partial(rebuild_outputs, settings, output, request_id, on_events, verify=verify)
+        if verify:
+            return await _looked_at_twice(outputs)
+        report = Report()
+        await outputs(report)
+        return report
     finally:
         await session.close()
 
@@ -137,27 +146,20 @@ def _answer(value: bytes | None, rebuild_id: str) -> ProgressRebuilt | None:
     return event if isinstance(event, ProgressRebuilt) and event.rebuild_id == rebuild_id else None
 
 
-async def _verify_progress(settings: Settings, request_id: str | None, on_events: OnEvents) -> Report:
-    """Compare the table, as its changelog has it, with what the log folds to.
-
-    What differs is looked at again a moment later: a live table is always a little behind the log.
-    """
-    report, wrong = await _compare_progress(settings, request_id, on_events)
-    if wrong:
+async def _looked_at_twice(look: Callable[[Report], Awaitable[None]]) -> Report:
+    """What differs, and a moment later still does in the same way: what is live is always a little behind the log."""
+    report = Report()
+    await look(report)
+    if report.difference_count:
         await asyncio.sleep(SECOND_LOOK_SECONDS)
-        report, again = await _compare_progress(settings, request_id, on_events)
-        wrong &= again
-    for key in sorted(wrong):
-        report.differs(f"{key.decode()}: the record of the table is not what the log says")
+        report = Report(among=report.marks)
+        await look(report)
     return report
 
 
-async def _compare_progress(
-    settings: Settings, request_id: str | None, on_events: OnEvents
-) -> tuple[Report, set[bytes]]:
+async def _verify_progress(settings: Settings, request_id: str | None, on_events: OnEvents, report: Report) -> None:
+    """Compare the table, as its changelog has it, with what the log folds to."""
     topics = Topics(settings.topic_prefix)
-    report = Report()
-    wrong: set[bytes] = set()
     async with LogReader.open(settings) as reader:
         partitions = await reader.partitions(topics.progress_changelog)
         if request_id is not None:
@@ -175,9 +177,10 @@ async def _compare_progress(
                         present[record.key] = record.value
             rebuilt = await fold_partition(settings, partition.partition, request_id)
             report.events += rebuilt.events
-            wrong |= corrections(rebuilt.records, present).keys()
+            for key, value in sorted(corrections(rebuilt.records, present).items()):
+                what = f"{key.decode()}: the record of the table is not what the log says"
+                report.differs(what, present.get(key), value)
         on_events(len(partitions), len(partitions))
-    return report, wrong
 
 
 @contextmanager

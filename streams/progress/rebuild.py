@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
@@ -14,8 +14,6 @@ from streams.log_reader import LogReader, Record
 from streams.progress.fold import Changes, fold, split_key
 from streams.topics import Topics
 
-# The clocks of two machines may differ by that much, and what came right after another thing be on the log "before" it.
-CLOCK_SKEW = timedelta(hours=1)
 INTERRUPTION_CHECK = 0.2  # seconds
 CLEAN_UP_SECONDS = 2.0
 
@@ -45,7 +43,7 @@ async def fold_partition(
         # One topic after the other: what is said of a request comes after what made it.
         for topic in topics.of_progress:
             place = TopicPartition(topic, partition)
-            start = None if since is None else await reader.offset_at(place, since - CLOCK_SKEW)
+            start = None if since is None else await reader.offset_at(place, since)
             async for batch in reader.read({place: start}):
                 for record in batch:
                     if key is None or record.key == key:

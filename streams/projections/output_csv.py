@@ -24,7 +24,7 @@ from streams.projections.history import IMAGES_PER_BUCKET, History
 
 log = structlog.get_logger(__name__)
 
-GAP_PATIENCE = 15.0  # seconds one attempt waits for the history
+GAP_PATIENCE = 15.0  # seconds one attempt waits for the next result to come into the history
 GAP_POLL = 0.2
 
 
@@ -139,17 +139,19 @@ class OutputCsv:
 
     async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
         for bucket in range(-(-event.total // IMAGES_PER_BUCKET)):
             first = bucket * IMAGES_PER_BUCKET
             wanted = list(range(first, min(first + IMAGES_PER_BUCKET, event.total)))
+            seen, deadline = -1, 0.0
             while True:
                 rows = await self._history.images(event.request_id, bucket)
                 images = [image for image in rows if image.image_index < event.total]
                 settled = [image.image_index for image in images if _is_settled(image, event.run)]
                 if settled == wanted:
                     break
-                if loop.time() > deadline:
+                if len(settled) > seen:
+                    seen, deadline = len(settled), loop.time() + self._patience
+                if loop.time() >= deadline:
                     missing = sorted(set(wanted) - set(settled))
                     raise HistoryLagsError(f"{len(missing)} results are missing, the first is image {missing[0]}")
                 await asyncio.sleep(GAP_POLL)

@@ -5,10 +5,9 @@ readers see it all the time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 from aiokafka import TopicPartition
 
@@ -19,15 +18,17 @@ from streams.events import (
     ImageProcessed,
     ImagesSettled,
     OutputCsvRequested,
+    RequestCompleted,
     RequestCreated,
     RequestFilesRemoved,
     RequestRetried,
-    UnreadableEvent,
-    decode,
+    RequestStopped,
+    decode_or_none,
     utc_now,
 )
 from streams.log_reader import LogReader, partition_of
-from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History, Runs, milliseconds_of
+from streams.projections.history import IMAGES_PER_BUCKET, History, Runs
+from streams.projections.image_digest import ImageDigest
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
 from streams.projections.webhooks.images import ImageMessages
 from streams.projections.webhooks.store import Deliveries
@@ -42,13 +43,23 @@ OnEvents = Callable[[int, int], None]
 
 @dataclass
 class Report:
-    """What a rebuild, or a comparison, came to."""
+    """What a rebuild, or a comparison, came to.
+
+    ``among``: the ``marks`` of an earlier look; only what differed then, in the same way, counts.
+    """
 
     events: int = 0
     differences: list[str] = field(default_factory=list)
     difference_count: int = 0
+    among: Container[int] | None = None
+    marks: set[int] = field(default_factory=set)
 
-    def differs(self, what: str) -> None:
+    def differs(self, what: str, *found: bytes | None) -> None:
+        """``found``: what tells this difference from another one that is worded the same."""
+        mark = hash((what, found))
+        if self.among is not None and mark not in self.among:
+            return
+        self.marks.add(mark)
         self.difference_count += 1
         if len(self.differences) < DIFFERENCES_NAMED:
             self.differences.append(what)
@@ -58,12 +69,22 @@ class LogOfRequests:
     """The events of some topics, about all requests or one, as far as the log goes now."""
 
     def __init__(self, settings: Settings, request_id: str | None, on_events: OnEvents) -> None:
+        self.topics = Topics(settings.topic_prefix)
         self._settings = settings
         self._request_id = request_id
         self._on_events = on_events
+        self._passed = 0  # records, of what was read before
         self.read = 0
 
-    async def events(self, *names: str) -> AsyncIterator[list[Event]]:
+    async def partitions(self) -> list[int]:
+        """The numbers of the partitions to be read, the same of every topic that is keyed by request."""
+        async with LogReader.open(self._settings) as reader:
+            partitions = await reader.partitions(self.topics.requests)
+        if self._request_id is not None:
+            partitions = [partition_of(self._request_id.encode(), partitions)]
+        return [partition.partition for partition in partitions]
+
+    async def events(self, *names: str, only_partition: int | None = None) -> AsyncIterator[list[Event]]:
         """Batch after batch; within a request and a topic in order."""
         async with LogReader.open(self._settings) as reader:
             partitions: list[TopicPartition] = []
@@ -71,15 +92,14 @@ class LogOfRequests:
                 of_topic = await reader.partitions(name)
                 if self._request_id is not None:
                     of_topic = [partition_of(self._request_id.encode(), of_topic)]
-                partitions += of_topic
+                partitions += [place for place in of_topic if only_partition in (None, place.partition)]
             ends = await reader.ends(partitions)
-            total = sum(ends.values())
-            seen = 0
+            total = self._passed + sum(ends.values())
             async for records in reader.read(dict.fromkeys(partitions), ends):
-                seen += len(records)
-                self._on_events(seen, total)
+                self._passed += len(records)
+                self._on_events(self._passed, total)
                 wanted = (record for record in records if self._is_wanted(record.key))
-                batch = [event for record in wanted if (event := _decode(record.value)) is not None]
+                batch = [event for record in wanted if (event := decode_or_none(record.value)) is not None]
                 self.read += len(batch)
                 yield batch
 
@@ -90,7 +110,7 @@ class LogOfRequests:
 async def rebuild_history(
     settings: Settings, history: History, deliveries: Deliveries, request_id: str | None, on_events: OnEvents
 ) -> Report:
-    """Write every row of the history again; rows of ``request_id`` that no event speaks of go.
+    """Write every row of the history again; rows of ``request_id`` that no event speaks of go, once it has ended.
 
     Of webhooks first what came of them, and only then what is to be told: a worker that meets a message here must not
     take it for one that was never sent. What is told of images is made from their rows, and so comes last.
@@ -98,13 +118,15 @@ async def rebuild_history(
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     began = utc_now()
+    under_way = await _under_way(settings, request_id)
     slots = asyncio.Semaphore(WRITES_IN_FLIGHT)
     indexes: set[int] = set()
     image_messages = ImageMessages(history, deliveries)
 
     async def write(event: Event) -> None:
         async with slots:
-            await history.record(event, anew=began)
+            # What live agents write of a request under way may be older than this rebuild, and must not lose to it.
+            await history.record(event, anew=None if event.request_id in under_way else began)
             if isinstance(event, ImagesSettled):
                 await image_messages.record(event)
             else:
@@ -116,137 +138,162 @@ async def rebuild_history(
                 for event in events:
                     writes.create_task(write(event))
             if request_id is not None:
-                indexes |= {event.index for event in events if isinstance(event, ImageProcessed | ImageFailed)}
+                indexes |= _indexes_of(events)
     report = Report(events=log.read)
-    if request_id is not None and indexes:
-        for bucket in range(max(indexes) // IMAGES_PER_BUCKET + 2):
-            for index in await history.whole_images(request_id, bucket):
-                if index not in indexes:
-                    await history.forget_image(request_id, index)
-                    report.differs(f"{request_id}/{index}: no event speaks of it, and it is gone now")
+    if request_id is not None and indexes and request_id not in under_way:
+        for index in sorted(await _unspoken(history, log, request_id, indexes)):
+            await history.forget_image(request_id, index)
+            report.differs(f"{request_id}/{index}: no event speaks of it, and it is gone now")
     return report
 
 
+async def _under_way(settings: Settings, request_id: str | None) -> dict[str, int]:
+    """The requests whose last run has no end on the log, and which run that is."""
+    runs: dict[str, int] = {}
+    async for events in LogOfRequests(settings, request_id, lambda _, __: None).events(
+        Topics(settings.topic_prefix).requests
+    ):
+        for event in events:
+            run = runs.get(event.request_id, 0)
+            match event:
+                case RequestCreated():
+                    runs[event.request_id] = run
+                case RequestRetried():
+                    runs[event.request_id] = max(run, event.run)
+                case RequestCompleted() | RequestStopped() if event.run >= run:
+                    runs.pop(event.request_id, None)
+                case RequestFilesRemoved():
+                    runs.pop(event.request_id, None)
+    return runs
+
+
+async def _unspoken(history: History, log: LogOfRequests, request_id: str, indexes: set[int]) -> set[int]:
+    """The rows of a request, of images other than ``indexes``, that the log doesn't know of.
+
+    It is read again after them: agents go on meanwhile, and a result is on the log before its row is there.
+    """
+    rows: set[int] = set()
+    for bucket in range(max(indexes) // IMAGES_PER_BUCKET + 2):
+        rows |= (await history.whole_images(request_id, bucket)).keys() - indexes
+    if rows:
+        async for events in log.events(log.topics.image_results):
+            rows -= _indexes_of(events)
+    return rows
+
+
+def _indexes_of(events: list[Event]) -> set[int]:
+    return {event.index for event in events if isinstance(event, ImageProcessed | ImageFailed)}
+
+
 async def recall(settings: Settings, history: History, request_id: str, created_at: datetime) -> None:
-    """Bring the results of one request that are on the log into the history, in case it missed some."""
+    """Bring the results of one request that are on the log into the history, in case it missed some.
+
+    They write over what is there: a rebuild, or somebody's deletion, may be younger than they are.
+    """
     topics = Topics(settings.topic_prefix)
+    began = utc_now()
     async with LogReader.open(settings) as reader:
         partition = await reader.partition_of(topics.image_results, request_id.encode())
         start = await reader.offset_at(partition, created_at)
         async for records in reader.read({partition: start}):
-            events = [_decode(record.value) for record in records if record.key == request_id.encode()]
-            await asyncio.gather(*(history.record(event) for event in events if event is not None))
+            events = [decode_or_none(record.value) for record in records if record.key == request_id.encode()]
+            await asyncio.gather(*(history.record(event, anew=began) for event in events if event is not None))
 
 
-def _decode(value: bytes | None) -> Event | None:
-    try:
-        return decode(value)
-    except UnreadableEvent:
-        return None  # among the dead letters already
+async def verify_history(
+    settings: Settings, history: History, request_id: str | None, on_events: OnEvents, report: Report
+) -> None:
+    """Compare every image's row, and what was done with each request, with what the log says.
 
-
-async def verify_history(settings: Settings, history: History, request_id: str | None, on_events: OnEvents) -> Report:
-    """Compare every image's row, and what was done with each request, with what the log says."""
-    topics = Topics(settings.topic_prefix)
+    A partition of the log at a time, which has all about its requests: no more is remembered at once.
+    """
     log = LogOfRequests(settings, request_id, on_events)
-    latest: dict[str, dict[int, ImageProcessed | ImageFailed]] = {}
-    created: dict[str, RequestCreated] = {}
+    for partition in await log.partitions():
+        await _verify_partition(history, log, partition, report)
+    report.events += log.read
+
+
+async def _verify_partition(history: History, log: LogOfRequests, partition: int, report: Report) -> None:
+    results: dict[str, dict[int, ImageDigest]] = {}
+    created: dict[str, tuple[str, datetime]] = {}
     runs: dict[str, Runs] = {}
-    async for events in log.events(topics.image_results, topics.requests):
+    async for events in log.events(log.topics.image_results, log.topics.requests, only_partition=partition):
         for event in events:
             if isinstance(event, ImageProcessed | ImageFailed):
-                images = latest.setdefault(event.request_id, {})
-                images[event.index] = _later(images.get(event.index), event)
+                images = results.setdefault(event.request_id, {})
+                images[event.index] = images.get(event.index, ImageDigest()).after(event)
             elif isinstance(event, RequestCreated):
-                created[event.request_id] = event
+                created[event.request_id] = (event.owner, event.time)
             else:
                 runs[event.request_id] = runs.get(event.request_id, Runs()).after(event)
-    report = Report(events=log.read)
-    for of_request, creation in created.items():
+    for of_request, (owner, created_at) in created.items():
         said, known = runs.get(of_request, Runs()), await history.runs(of_request)
         if known != said:
             report.differs(f"{of_request}: {known}, the log says {said}")
-        if not await history.is_listed(creation.owner, creation.time, of_request):
+        if not await history.is_listed(owner, created_at, of_request):
             report.differs(f"{of_request}: it is not in the list of its owner")
-    for of_request, images in latest.items():
-        rows: dict[int, tuple[Any, ...]] = {}
+    for of_request, images in results.items():
         for bucket in range(max(images) // IMAGES_PER_BUCKET + 2):
-            rows |= await history.whole_images(of_request, bucket)
-        for index in sorted(images.keys() | rows.keys()):
-            row, image = rows.get(index), images.get(index)
-            if image is None:
-                report.differs(f"{of_request}/{index}: a row, but no event")
-            elif row is None:
-                report.differs(f"{of_request}/{index}: an event, but no row")
-            elif wrong := _wrong_columns(row, image):
-                report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
-    return report
-
-
-def _later(
-    before: ImageProcessed | ImageFailed | None, event: ImageProcessed | ImageFailed
-) -> ImageProcessed | ImageFailed:
-    """The result that counts: of the later attempt; of one attempt the success."""
-    if before is None:
-        return event
-    ranks = [(one.requested_at, isinstance(one, ImageProcessed)) for one in (before, event)]
-    return event if ranks[1] >= ranks[0] else before
-
-
-def _wrong_columns(row: tuple[Any, ...], event: ImageProcessed | ImageFailed) -> list[str]:
-    expected = {
-        **event.model_dump(),
-        "row_number": event.row,
-        "settled_at": None,  # a repeat of the same result has another time
-        "milliseconds": milliseconds_of(event) if isinstance(event, ImageProcessed) else None,
-    }
-    wrong = []
-    for column, value in zip(IMAGE_COLUMNS, row, strict=True):
-        said = expected.get(column)
-        if column == "settled_at" or (said is None and column not in ("output_path", "reason")):
-            continue
-        if column == "reason" and isinstance(event, ImageProcessed):
-            continue  # that of an earlier attempt may stand beside a success
-        found = value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
-        if column == "cells" and value is not None:
-            found = tuple(value)
-        if found != said:
-            wrong.append(f"{column} is {found!r}, the log says {said!r}")
-    return wrong
+            rows = await history.whole_images(of_request, bucket)
+            first = bucket * IMAGES_PER_BUCKET
+            spoken_of = images.keys() & range(first, first + IMAGES_PER_BUCKET)
+            for index in sorted(spoken_of | rows.keys()):
+                row, image = rows.get(index), images.get(index)
+                if image is None:
+                    report.differs(f"{of_request}/{index}: a row, but no event")
+                elif row is None:
+                    report.differs(f"{of_request}/{index}: an event, but no row")
+                elif wrong := image.wrong_columns(row):
+                    report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
 
 
 async def rebuild_outputs(
-    settings: Settings, output: OutputCsv, request_id: str | None, on_events: OnEvents, *, verify: bool
-) -> Report:
+    settings: Settings,
+    output: OutputCsv,
+    request_id: str | None,
+    on_events: OnEvents,
+    report: Report,
+    *,
+    verify: bool,
+) -> None:
     """Write the output CSV of every completed request again, or compare it; nobody is told.
 
     While a retry is under way there is none: the images of the earlier one are being replaced. Those of requests
     whose files were removed stay away.
     """
-    topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
-    latest: dict[str, OutputCsvRequested] = {}
+    headers: dict[str, tuple[str, ...]] = {}
+    completed: dict[str, RequestCompleted] = {}
     runs: dict[str, int] = {}
     removed: set[str] = set()
-    async for events in log.events(topics.output_requests, topics.requests):
+    async for events in log.events(log.topics.requests):
         for event in events:
-            if isinstance(event, RequestFilesRemoved):
-                removed.add(event.request_id)
-            elif isinstance(event, OutputCsvRequested):
-                known = latest.get(event.request_id)
-                latest[event.request_id] = event if known is None or event.run >= known.run else known
-            elif isinstance(event, RequestRetried):
-                runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
-    report = Report(events=log.read)
-    for event in latest.values():
-        if event.request_id in removed or event.run < runs.get(event.request_id, 0):
+            match event:
+                case RequestCreated():
+                    headers[event.request_id] = event.header
+                case RequestCompleted():
+                    known = completed.get(event.request_id)
+                    # A success may come after the end of its run, which then ends again with fewer failures.
+                    if known is None or (event.run, -event.failed) >= (known.run, -known.failed):
+                        completed[event.request_id] = event
+                case RequestRetried():
+                    runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
+                case RequestFilesRemoved():
+                    removed.add(event.request_id)
+    report.events += log.read
+    for done in completed.values():
+        if done.request_id in removed or done.request_id not in headers or done.run < runs.get(done.request_id, 0):
             continue
+        due = OutputCsvRequested(
+            **done.model_dump(exclude={"output_csv_url", "output_csv_path"}),
+            time=done.time,
+            header=headers[done.request_id],
+        )
         try:
-            if not await output.differs(event):
+            if not await output.differs(due):
                 continue
-            report.differs(f"{event.request_id}: the output CSV is other than what the history says")
+            report.differs(f"{due.request_id}: the output CSV is other than what the history says")
             if not verify:
-                await output.rewrite(event)
+                await output.rewrite(due)
         except HistoryLagsError as gap:
-            report.differs(f"{event.request_id}: the history has a gap: {gap}; rebuild that first")
-    return report
+            report.differs(f"{due.request_id}: the history has a gap: {gap}; rebuild that first")

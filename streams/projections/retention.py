@@ -23,11 +23,10 @@ from streams.events import (
     RequestCompleted,
     RequestFilesRemoved,
     RequestStopped,
-    UnreadableEvent,
-    decode,
+    decode_or_none,
     utc_now,
 )
-from streams.log_reader import LogReader, Record
+from streams.log_reader import LogReader
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +82,7 @@ class Retention:
         async with LogReader.open(self._settings) as reader:
             begun = await reader.committed(self._group, self._log.topics.requests)
             for partition in (TopicPartition(self._log.topics.requests, number) for number in partitions):
-                position, end = max(0, begun[partition]), await reader.offset_at(partition, border)
+                position, end = max(0, begun[partition]), await reader.exact_offset_at(partition, border)
                 while position < end:
                     requests, position = await self._finished(reader, partition, position, end)
                     await self._say_removed(requests)
@@ -100,7 +99,7 @@ class Retention:
         position = start
         async for records in reader.read({partition: start}, {partition: end}):
             for record in records:
-                if (event := _event_of(record)) is not None:
+                if (event := decode_or_none(record.value)) is not None:
                     finished.read_old(event)
             position = records[-1].offset + 1 if records else position
             if len(finished) >= REQUESTS_AT_ONCE:
@@ -110,7 +109,7 @@ class Retention:
         if len(finished):
             async for records in reader.read({partition: position}):
                 for record in records:
-                    if (event := _event_of(record)) is not None:
+                    if (event := decode_or_none(record.value)) is not None:
                         finished.read_later(event)
         return finished.requests, position
 
@@ -122,10 +121,3 @@ class Retention:
         """Remove a request's images and output CSVs; nothing happens where they are gone already."""
         images, csvs = [await self._storage.remove(f"{kind}/{event.request_id}") for kind in ("images", "csv")]
         log.info("files removed", request_id=event.request_id, images=images, csvs=csvs)
-
-
-def _event_of(record: Record) -> Event | None:
-    try:
-        return decode(record.value)
-    except UnreadableEvent:
-        return None  # among the dead letters already

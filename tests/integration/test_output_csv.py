@@ -230,6 +230,26 @@ def test_a_history_that_lags_a_little_is_waited_for(
     run(test())
 
 
+def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes(
+    settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 0.6)
+
+    async def test() -> None:
+        async with room(settings, request_id) as at:
+            results = [processed(image) for image in images_of(request_id, [1001, 4])]
+            await at.record(results[:-4])
+            publishing = asyncio.create_task(at.output.publish(output_requested(results)))
+            for result in results[-4:]:
+                await asyncio.sleep(0.3)
+                await at.record([result])
+            await asyncio.wait_for(publishing, 10)
+            assert await at.put_off() == []
+            assert len(await at.completions()) == 1
+
+    run(test())
+
+
 def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
     """Even where the sums agree: the reason would be that of the first run."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import Event, UnreadableEvent, decode
+from streams.events import Event, decode_or_none
 from streams.log_reader import LogReader
 from streams.topics import Topics
 
@@ -32,13 +32,5 @@ async def catch_up(settings: Settings, record: Callable[[Event], Awaitable[objec
         async for records in reader.read({partition: committed.get(partition) for partition in partitions}):
             async with asyncio.TaskGroup() as writes:
                 for one in records:
-                    event = _decode(one.value)
-                    if event is not None:
+                    if (event := decode_or_none(one.value)) is not None:
                         writes.create_task(write(event))
-
-
-def _decode(value: bytes | None) -> Event | None:
-    try:
-        return decode(value)
-    except UnreadableEvent:
-        return None  # the agent puts it aside

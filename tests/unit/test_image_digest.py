@@ -1,0 +1,69 @@
+"""What is remembered of an image to compare its row: the same as the rows that the history writes."""
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.events import ImageFailed, ImageProcessed
+from streams.projections.history import IMAGE_COLUMNS, milliseconds_of
+from streams.projections.image_digest import ImageDigest
+from tests.examples import failed, processed, requested
+
+Result = ImageProcessed | ImageFailed
+
+
+def row_of(*events: Result) -> tuple[Any, ...]:
+    """The row that the history has: of each column, what the newest event with a value for it says."""
+    row: dict[str, Any] = {}
+    for event in sorted(events, key=lambda event: (event.attempt, isinstance(event, ImageProcessed))):
+        said = {**event.model_dump(), "row_number": event.row}
+        if isinstance(event, ImageProcessed):
+            said["milliseconds"] = milliseconds_of(event)
+        row |= {column: value for column, value in said.items() if value is not None}
+    return tuple(row.get(column) for column in IMAGE_COLUMNS)
+
+
+def digest_of(*events: Result) -> ImageDigest:
+    digest = ImageDigest()
+    for event in events:
+        digest = digest.after(event)
+    return digest
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
+def test_the_row_of_any_results_in_any_order_is_what_the_log_says(outcomes: list[tuple[bool, int]]) -> None:
+    events: list[Result] = [
+        (processed if success else failed)(requested(attempt=attempt, cells=None if attempt else ("1",)))
+        for success, attempt in outcomes
+    ]
+    assert digest_of(*events).wrong_columns(row_of(*events)) == []
+
+
+@pytest.mark.parametrize("place", range(len(IMAGE_COLUMNS)))
+def test_another_value_in_any_column_is_found(place: int) -> None:
+    event = processed(requested())
+    row = list(row_of(event))
+    column = IMAGE_COLUMNS[place]
+    row[place] = other = ("other",) if column == "cells" else "other"
+    wrong = [] if column in ("settled_at", "detail") else [f"{column} is {other!r}, which is not what the log says"]
+    assert digest_of(event).wrong_columns(tuple(row)) == wrong
+
+
+def test_a_failed_image_has_no_output() -> None:
+    event = failed(requested())
+    row = dict(zip(IMAGE_COLUMNS, row_of(event), strict=True)) | {"output_path": "images/0.jpg"}
+    (wrong,) = digest_of(event).wrong_columns(tuple(row.values()))
+    assert wrong.startswith("output_path is 'images/0.jpg'")
+
+
+def test_what_one_attempt_was_told_twice_and_otherwise_may_be_either() -> None:
+    events = [failed(requested(), "fetch_timeout"), failed(requested(), "fetch_http_500")]
+    for order in permutations(events):
+        for event in events:
+            assert digest_of(*order).wrong_columns(row_of(event)) == []
+    later = failed(requested(attempt=1), "too_large")
+    assert digest_of(*events, later).wrong_columns(row_of(later)) == []
+    assert digest_of(*events, later).wrong_columns(row_of(events[0])) != []
