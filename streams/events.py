@@ -485,9 +485,9 @@ class RequestRecorded(Event):
 
 
 class RequestExpired(Event):
-    """What the progress table needs no more leaves it: a finished request, later the mark that it was there.
+    """A finished request leaves the progress table; the second time, the mark that it was there leaves too.
 
-    Or results of images that no request is there for, as of an upload that was cut off.
+    Or results leave it that no request is there for, as of an upload that was cut off.
     """
 
     topic = "progress_tasks"
