@@ -70,6 +70,13 @@ PUBLISH_TIMEOUT = 30.0
 """Seconds within which the brokers must acknowledge a changelog write."""
 ROOM_CHECK = 0.02
 """Seconds between two looks whether a partition's share of the delivery window has room again."""
+AT_ONCE = 64
+"""Records that a partition with a large share of the window has room for when it is fetched from: fewer at a time
+cost a call each."""
+LARGE_SHARE = 4 * AT_ONCE
+"""Records of a partition; compress has fewer, and takes each as soon as there is room for it."""
+LARGE_ROOM_CHECK = 0.1
+"""The same as `ROOM_CHECK` for large shares, which last that long."""
 UNACKNOWLEDGED_LIMIT = 1000
 """Changelog writes under way at which delivery waits for the brokers to catch up."""
 
@@ -165,6 +172,8 @@ class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
         """
         if not isinstance(active_partitions, Mapping):
             return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
+        if (least := min(active_partitions.values())) >= AT_ONCE:  # each has room for so many: one call is enough
+            return await super()._fetch_records(consumer, set(active_partitions), timeout, least)
         records: dict[Any, Any] = {}
         for tp, room in active_partitions.items():
             records |= await super()._fetch_records(consumer, {tp}, 0, room)
@@ -253,11 +262,12 @@ class GuardedConsumer(driver.Consumer):
                     continue
                 active = set(self._get_active_partitions())
                 partitions = self._with_room(active)
+                room_check = ROOM_CHECK if self._share(active) < LARGE_SHARE else LARGE_ROOM_CHECK
                 if not partitions:  # paused, or behind full buffers
-                    await self.sleep(ROOM_CHECK if active else 0.05)
+                    await self.sleep(room_check if active else 0.05)
                     continue
                 # Where some have no room, they may get it before a record of the others comes.
-                timeout = 1.0 if len(partitions) == len(active) else ROOM_CHECK
+                timeout = 1.0 if len(partitions) == len(active) else room_check
                 await self._deliver(*await self._fetch(partitions, timeout))
         except stopped:
             if not self.app.should_stop:
@@ -272,9 +282,13 @@ class GuardedConsumer(driver.Consumer):
         window = self.app.delivery_window
         if window is None or not active:
             return active
-        share = max(1, window // len(active))
+        share = self._share(active)
+        least = AT_ONCE if share >= LARGE_SHARE else 1
         room = {tp: share - self._offsets_of(tp).unfinished for tp in active}
-        return {tp: records for tp, records in room.items() if records > 0}
+        return {tp: records for tp, records in room.items() if records >= least}
+
+    def _share(self, active: set[TP]) -> int:
+        return max(1, (self.app.delivery_window or 0) // max(1, len(active)))
 
     async def _fetch(self, partitions: Any, timeout: float) -> tuple[Mapping[TP, list[Any]], int]:
         """Records, and the epoch in which they may be delivered."""
@@ -734,7 +748,8 @@ def create_app(
     """A Faust app with every guard; ``name`` is its id and its consumer group, ``role`` says what it measures.
 
     ``delivery_window``: how many events may be under way in a worker, shared out evenly among its partitions (at
-    least one for each); None: as many as its buffers take, in the order of the partitions.
+    least one for each), so that no agent's slowness holds up the events of other partitions; None: as many as its
+    buffers take, in the order of the partitions.
     ``overrides`` are Faust settings. RuntimeError: another version of Faust is installed than the guards are
     made for. ValueError: an override would take a guard away.
     """
@@ -756,7 +771,8 @@ def create_app(
         "broker_max_poll_interval": 7 * 86_400.0,
         "consumer_metadata_max_age_ms": 10_000,  # until partitions that `init --partitions` adds are read
         "broker_commit_interval": 1.0,  # what a kill -9 repeats
-        "stream_buffer_maxsize": 1024,  # events waiting for an agent
+        # Events waiting for an agent. Where one has so many, none of the others gets any more.
+        "stream_buffer_maxsize": max(1024, delivery_window or 0),
         "producer_linger": 0.02,  # seconds in which changelog writes gather to one request
         "producer_max_batch_size": 128 * 1024,
         "producer_request_timeout": PUBLISH_TIMEOUT,

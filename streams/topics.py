@@ -54,9 +54,14 @@ class Topics:
         return (self.requests, self.image_results, self.webhooks, self.progress_tasks)
 
     @property
+    def of_projections(self) -> tuple[str, ...]:
+        """What the agents of projections read."""
+        return (*self.of_progress, self.output_requests)
+
+    @property
     def keyed_by_request(self) -> tuple[str, ...]:
         """Those that have as many partitions as each other, for ever."""
-        return (*self.of_progress, self.output_requests, self.progress_changelog)
+        return (*self.of_projections, self.progress_changelog)
 
     def group(self, app: str) -> str:
         """The consumer group, which is also the Faust app id, of ``compress``, ``progress`` or ``projections``."""

@@ -24,8 +24,7 @@ from streams.events import (
     OutputCsvRequested,
     RequestExpired,
     RequestStopped,
-    UnreadableEvent,
-    decode,
+    decode_or_none,
     utc_now,
 )
 from streams.log_reader import LogReader, Record
@@ -134,7 +133,7 @@ class Healer:
         async for records in reader.read({partition: start}):
             for number, record in enumerate(records):
                 if record.key == key:
-                    event = _event_of(record)
+                    event = decode_or_none(record.value)
                     if (
                         isinstance(event, ImageProcessed | ImageFailed)
                         and event.index in missing
@@ -221,7 +220,7 @@ class Healer:
             for number, record in enumerate(records):
                 # Between the first and the last there may be many of other requests.
                 if record.key is not None and record.key.startswith(key):
-                    event = _event_of(record)
+                    event = decode_or_none(record.value)
                     if isinstance(event, ImageRequested):
                         yield record, event
                 if number % RECORDS_AT_ONCE == 0:
@@ -285,10 +284,3 @@ class _Asking:
 def of_run(image: ImageRequested, row: RequestRow) -> ImageRequested:
     """The same image, asked for in the run that its request is in: the same event each time."""
     return image.model_copy(update={"attempt": row.run, "time": row.requested_at, "owner": row.owner})
-
-
-def _event_of(record: Record) -> Event | None:
-    try:
-        return decode(record.value)
-    except UnreadableEvent:
-        return None  # among the dead letters already

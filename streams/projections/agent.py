@@ -44,6 +44,8 @@ from streams.projections.webhooks.takeover import catch_up
 from streams.resources import Resources
 from streams.topics import Topics
 
+# Output CSVs wait for results, which other partitions bring: however many CSVs there are, these must get through.
+UNDER_WAY_PER_PARTITION = 256
 HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 DELIVERY_WRITES_IN_FLIGHT = 64
@@ -53,7 +55,13 @@ PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
 log = structlog.get_logger(__name__)
 topics = Topics(settings().topic_prefix)
-app = create_app(topics.group("projections"), role="projections", settings=settings(), partitions=settings().partitions)
+app = create_app(
+    topics.group("projections"),
+    role="projections",
+    settings=settings(),
+    partitions=settings().partitions,
+    delivery_window=UNDER_WAY_PER_PARTITION * len(topics.of_projections) * settings().partitions,
+)
 
 
 @dataclass(frozen=True)
