@@ -5,6 +5,7 @@
 
 import asyncio
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from infra.embedded.kafka import EmbeddedKafka
 from tests.s3 import S3Server
 
 SHARED = Path(__file__).parents[2] / "shared"
+
+# What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
