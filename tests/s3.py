@@ -76,10 +76,11 @@ class S3Server:
     def new_key(self) -> tuple[str, str]:
         """The id and the secret of a key that may do everything."""
         iam = self.client("iam")
-        iam.create_user(UserName="shrinkstream")
+        user = f"shrinkstream-{uuid4().hex[:8]}"  # the server is there for all tests
+        iam.create_user(UserName=user)
         everything = policy(Action="s3:*", Resource="*")
-        iam.put_user_policy(UserName="shrinkstream", PolicyName="all", PolicyDocument=everything)
-        key = iam.create_access_key(UserName="shrinkstream")["AccessKey"]
+        iam.put_user_policy(UserName=user, PolicyName="all", PolicyDocument=everything)
+        key = iam.create_access_key(UserName=user)["AccessKey"]
         return key["AccessKeyId"], key["SecretAccessKey"]
 
     def ask_for_keys(self, *, ask: bool) -> None:

@@ -30,21 +30,6 @@ SAMPLES = Path(__file__).parents[1] / "demo"
 WEBHOOK_TIMEOUT = 30.0
 
 
-# Whatever cluster the environment names: the demo's samples have no business there.
-OWN_SYSTEM: dict[str, object] = {
-    "kafka_brokers": None,
-    "kafka_security_protocol": "PLAINTEXT",
-    "cassandra_hosts": None,
-    "cassandra_username": None,
-    "cassandra_password": None,
-    "cassandra_tls": False,
-    "storage_public_url": None,
-    "storage_redirect": False,
-    "host": "127.0.0.1",
-    "public_url": None,
-}
-
-
 class DemoFailedError(ExplainedError):
     """The demo did not come to its end; the message says where."""
 
@@ -60,9 +45,7 @@ async def run_demo(settings: Settings, *, keep_data: bool) -> None:
         async with _shop(WebhookBox()) as shop:
             settings = settings.model_copy(
                 update={
-                    **OWN_SYSTEM,
                     "data_dir": data_dir,
-                    "storage_url": (data_dir.absolute() / "storage").as_uri(),
                     "fetch_allow": ",".join(filter(None, (settings.fetch_allow, shop.address))),
                     "webhook_secret": SecretStr("whsec_" + b64encode(secrets.token_bytes(24)).decode()),
                 }

@@ -135,10 +135,13 @@ def test_a_product_nobody_heard_of_has_an_empty_history_and_a_request_nobody_mad
 
 
 @pytest.fixture(scope="module")
-def guarded(system: System) -> Iterator[System]:
+def guarded(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A second API of the same system, with keys."""
     keys = {"SHRINKSTREAM_API_KEYS": "anna:key-a,bert:key-b", "SHRINKSTREAM_PORT": "0"}
     environment = {**system.environment, **keys}
+    # Files of its own beside the other system, but the images where workers of both may put them.
+    environment["SHRINKSTREAM_STORAGE_URL"] = (system.data_dir / "storage").as_uri()
+    environment["SHRINKSTREAM_DATA_DIR"] = str(tmp_path_factory.mktemp("keyed"))
     process, url = start_system(environment, "--port", "0")
     yield System(url, system.data_dir, process, environment)
     assert stop_system(process) == 0

@@ -112,7 +112,7 @@ def test_more_events_than_fit_are_left_out_and_that_is_said() -> None:
         ),
         (
             RequestExpired(request_id=REQUEST_ID, stage="done"),
-            "What the progress table needs no more leaves it: a finished request, later the mark that it was there",
+            "A finished request leaves the progress table; the second time, the mark that it was there leaves too",
         ),
     ],
 )
