@@ -112,6 +112,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return Problem(status, _code(status), _detail(error), headers=allowed).response()
     except Exception:
         log.exception("request failed", method=request.method, path=request.path)
+        if request.writer.output_size > 0:
+            # Another answer would be taken for the rest of this one.
+            raise ConnectionError("the answer has begun, so it can only be broken off") from None
         return internal_error().response()
 
 

@@ -1,8 +1,10 @@
 """What came of a request: its output CSV and its images."""
 
+import asyncio
 import re
 from http import HTTPStatus
 
+import structlog
 from aiohttp import web
 
 from api.context import CONTEXT, Context
@@ -13,6 +15,8 @@ from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
 from streams.progress.view import StaleViewError
 
+log = structlog.get_logger(__name__)
+
 IMAGE_TYPES = {
     "jpg": "image/jpeg",
     "png": "image/png",
@@ -21,6 +25,7 @@ IMAGE_TYPES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
+SLOW_CLIENT = 60.0  # seconds that a client may need for one piece, of a quarter of a MiB
 LINK_KEPT_SECONDS = 1800  # well within the time that a signed link is good for
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
@@ -106,11 +111,17 @@ async def _open(request: web.Request, key: str) -> StoredObject | None:
 async def _send(request: web.Request, stored: StoredObject, headers: dict[str, str]) -> web.StreamResponse:
     response = web.StreamResponse(headers=headers)
     response.content_length = stored.size
-    await response.prepare(request)
-    if request.method != "HEAD":
-        async for chunk in stored.chunks:
-            await response.write(chunk)
-    await response.write_eof()
+    try:
+        await response.prepare(request)
+        if request.method != "HEAD":
+            async for chunk in stored.chunks:
+                await asyncio.wait_for(response.write(chunk), SLOW_CLIENT)
+        await asyncio.wait_for(response.write_eof(), SLOW_CLIENT)
+    except (StorageError, ConnectionError, TimeoutError) as error:
+        # The client goes, sleeps, or the storage breaks: an answer that has begun can only be broken off.
+        log.info("answer broken off", path=request.path, error=str(error) or type(error).__name__)
+        if request.transport is not None:
+            request.transport.abort()
     return response
 
 

@@ -51,7 +51,7 @@ class StorageError(ExplainedError):
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A stored object being read: its size in bytes and its content, piece by piece."""
+    """A stored object being read: its size in bytes and its content, piece by piece, which may raise StorageError."""
 
     size: int
     etag: str | None
@@ -160,7 +160,14 @@ class Storage:
             if absent and _NO_BUCKET not in str(error):
                 return None
             raise StorageError(f"{key} can't be read from {self.url}: {_brief(error)}") from error
-        return StoredObject(result.meta["size"], result.meta["e_tag"], _chunks(result))
+        return StoredObject(result.meta["size"], result.meta["e_tag"], self._chunks(key, result))
+
+    async def _chunks(self, key: str, result: "GetResult") -> AsyncIterator[bytes]:
+        try:
+            async for chunk in result.stream(min_chunk_size=256 * 1024):
+                yield bytes(chunk)
+        except (BaseError, OSError) as error:
+            raise StorageError(f"{key} can't be read from {self.url}: {_brief(error)}") from error
 
     async def remove(self, prefix: str) -> int:
         """Remove every object under ``prefix/``, some at a time; returns how many there were. Safe to repeat."""
@@ -216,11 +223,6 @@ async def ask_storage(storage: Storage | None) -> None:
 
 
 _measured = partial(metrics.measured, metrics.STORAGE_SECONDS, metrics.STORAGE_ERRORS)
-
-
-async def _chunks(result: "GetResult") -> AsyncIterator[bytes]:
-    async for chunk in result.stream(min_chunk_size=256 * 1024):
-        yield bytes(chunk)
 
 
 def _open(url: str) -> ObjectStore:

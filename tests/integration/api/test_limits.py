@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from tests.integration.api.conftest import KEY, Api
+from tests.integration.large_image import IMAGE, store_large_image
+from tests.scrape import Scrape, samples_of
 
 HEADER = b"S. No.,Product Name,Input Image URLs\n"
 CSV = HEADER + b"1,Shoe,https://shop.example/shoe.jpg\n"
@@ -100,6 +102,23 @@ def test_a_client_that_hangs_up_leaves_no_file_behind(api: Api, begun: str) -> N
     assert eventually(lambda: len(api.spooled()) == 1)
     connection.close()
     assert eventually(lambda: not api.spooled())
+
+
+def images_answered(api: Api, status: int) -> float:
+    scrape = Scrape(list(samples_of("api", urlsplit(api.url).netloc)))
+    return scrape.total("shrinkstream_http_requests_total", route="/images/{path}", status=str(status))
+
+
+def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api) -> None:
+    store_large_image(api.settings)
+    parts = urlsplit(api.url)
+    before = images_answered(api, 200)
+    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+    connection.sendall(f"GET /{IMAGE} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+    assert connection.recv(15) == b"HTTP/1.1 200 OK"
+    connection.close()
+    assert eventually(lambda: images_answered(api, 200) > before)
+    assert images_answered(api, 500) == 0
 
 
 def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api) -> None:

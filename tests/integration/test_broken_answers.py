@@ -1,0 +1,75 @@
+"""Images over real sockets whose reading breaks off: by the storage, or by a client that falls asleep."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from aiohttp.test_utils import BaseTestServer
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from api import results
+from infra.settings import Settings
+from infra.storage import Storage, StorageError, StoredObject
+from tests.event_loop import eventually, run
+from tests.integration.large_image import IMAGE, store_large_image
+from tests.integration.test_event_stream import serving
+
+
+@pytest.fixture
+def logs() -> Iterator[list[EventDict]]:
+    with capture_logs() as entries:
+        yield entries
+
+
+async def ask(server: BaseTestServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+    writer.write(f"GET /{IMAGE} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode())
+    assert (await reader.readline()).endswith(b"200 OK\r\n")
+    return reader, writer
+
+
+async def until_broken_off(logs: list[EventDict]) -> None:
+    async def told() -> bool:
+        return any(entry["event"] == "answer broken off" for entry in logs)
+
+    await eventually(told)
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
+def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_other_answer_follows(
+    settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"x" * 1000
+        raise StorageError("the bucket has gone")
+
+    async def breaking(storage: Storage, key: str) -> StoredObject:
+        return StoredObject(5000, None, pieces())
+
+    monkeypatch.setattr(Storage, "get", breaking)
+
+    async def test() -> None:
+        async with serving(settings) as (server, _):
+            reader, writer = await ask(server)
+            rest = await reader.read(-1)
+            assert rest.partition(b"\r\n\r\n")[2] in (b"", b"x" * 1000)
+            await until_broken_off(logs)
+            writer.close()
+
+    run(test())
+
+
+def test_a_client_that_reads_nothing_is_dropped(
+    settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "SLOW_CLIENT", 0.3)
+    store_large_image(settings)
+
+    async def test() -> None:
+        async with serving(settings) as (server, _):
+            _, writer = await ask(server)
+            await until_broken_off(logs)
+            writer.close()
+
+    run(test())
