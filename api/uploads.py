@@ -38,11 +38,13 @@ from api.problems import Problem, RowProblem, unavailable
 from api.routes import Answer, Parameter, Route
 from api.trace_header import TRACEPARENT, context_of
 from infra import metrics
+from infra.cassandra.session import CassandraUnavailableError
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
 from streams.event_log import EventBatches
 from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
+from streams.progress.view import StaleViewError
 from streams.trace_context import trace_id_of
 
 log = structlog.get_logger(__name__)
@@ -229,7 +231,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
                 errorCount=rejected.error_count,
             ) from None
         claim = await _claim(context, request[OWNER], idempotency_key, received.fingerprint)
-        if claim.is_new or await context.status(claim.request_id) is None:
+        if claim.is_new or not await _is_request(context, claim):
             await _write_events(
                 context,
                 request.app[UPLOADS],
@@ -457,7 +459,10 @@ async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Cl
     new = Claim(str(uuid4()), fingerprint, utc_now(), is_new=True)
     if not key:
         return new
-    claim = await IdempotencyKeys(context.session).claim(owner, key, new)
+    try:
+        claim = await IdempotencyKeys(context.session).claim(owner, key, new)
+    except CassandraUnavailableError:
+        raise unavailable("whether the Idempotency-Key was used before is not known just now") from None
     if claim.fingerprint != fingerprint:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -465,6 +470,14 @@ async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Cl
             "this Idempotency-Key was used with another file or other fields in the last 24 hours",
         )
     return claim
+
+
+async def _is_request(context: Context, claim: Claim) -> bool:
+    """Whether the upload that made the claim got as far as its events."""
+    try:
+        return await context.status(claim.request_id) is not None
+    except (StaleViewError, CassandraUnavailableError):
+        raise unavailable("what became of the upload with this Idempotency-Key is not known just now") from None
 
 
 async def _write_events(
@@ -478,11 +491,11 @@ async def _write_events(
     webhook_events: tuple[WebhookKind, ...],
     options: ImageOptions,
 ) -> None:
-    batches = await context.event_log.start_batches()
     bulk = checked.images > context.settings.express_images
     rows = read_rows(received.path, checked)
     events = _image_requests(rows, claim, owner, options, received.traceparent, bulk=bulk)
     try:
+        batches = await context.event_log.start_batches()
         while await uploads.in_turn(partial(_add_some, batches, events)):
             await batches.send()
         await context.event_log.append(
