@@ -13,7 +13,6 @@ from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
-from streams.progress.view import StaleViewError
 
 log = structlog.get_logger(__name__)
 
@@ -84,8 +83,9 @@ async def image(request: web.Request) -> web.StreamResponse:
 
 async def _why_no_image(context: Context, request_id: str) -> Problem:
     try:
-        status = await context.status(request_id)
-    except (StaleViewError, CassandraUnavailableError):
+        # What is not known yet has no link yet that anybody could follow: Kafka need not be asked.
+        status = context.view.get(request_id) or await context.history.status(request_id)
+    except CassandraUnavailableError:
         return unavailable("whether there is such an image is not known just now")
     return expired() if status is not None and status.status == "expired" else _unknown_image()
 

@@ -1,9 +1,10 @@
-"""Uploads with an Idempotency-Key while a server that they need is away: told to come back, as the client can."""
+"""The API while a server is away: whoever needs that is told to come back, whoever doesn't is not."""
 
 import hashlib
 from uuid import uuid4
 
 import aiohttp
+from aiohttp import web
 from aiohttp.test_utils import BaseTestServer
 
 from api.context import CONTEXT
@@ -43,15 +44,31 @@ def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Setti
     run(test())
 
 
+async def lag(app: web.Application, settings: Settings) -> None:
+    """Write what the API's view does not learn any more."""
+    await app[CONTEXT].view.stop()
+    async with Changelog(settings) as changelog:
+        await changelog.fold(created(str(uuid4())))
+
+
 def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
     settings: Settings, request_id: str
 ) -> None:
     async def test() -> None:
-        async with serving(settings) as (server, app), Changelog(settings) as changelog:
+        async with serving(settings) as (server, app):
             claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
             await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
-            await app[CONTEXT].view.stop()
-            await changelog.fold(created(str(uuid4())))  # which the view does not learn any more
+            await lag(app, settings)
             await require_come_back(server, request_id)
+
+    run(test())
+
+
+def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
+    async def test() -> None:
+        async with serving(settings) as (server, app), aiohttp.ClientSession() as client:
+            await lag(app, settings)
+            async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:
+                assert answer.status == 404
 
     run(test())
