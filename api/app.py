@@ -78,7 +78,7 @@ def create_app(context: Context) -> web.Application:
             cors_middleware(origins),
             keys_middleware(
                 settings,
-                RateLimit(settings.rate_limit, settings.rate_limit_burst),
+                RateLimit(settings.effective_rate_limit, settings.rate_limit_burst),
                 {route.handler for route in table if not route.needs_key},
             ),
         ]

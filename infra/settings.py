@@ -6,6 +6,7 @@ error at start that names the variable: a typing mistake must not silently mean 
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 from functools import cache
@@ -25,6 +26,7 @@ ENV_FILE = Path(".env")
 MIB = 1024 * 1024
 MOST_PARTITIONS = 1024
 MAX_WEBHOOK_REPEATS = 50
+RATE_LIMIT_OF_A_KEY = 200
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -137,7 +139,9 @@ class Settings(BaseSettings):
         " at once",
     )
     api_keys: SecretStr | None = Field(
-        None, description="`key` or `name:key`, comma-separated; unset: open, and only on loopback"
+        None,
+        description="`key` or `name:key` (after the first colon all is key), comma-separated; unset: open, and only on"
+        " loopback",
     )
 
     open_network: bool = Field(
@@ -150,10 +154,11 @@ class Settings(BaseSettings):
         description="origins of web pages that may use the API from a browser (https://shop.example), comma-separated,"
         " or *; unset: none",
     )
-    rate_limit: float = Field(
-        200.0,
+    rate_limit: float | None = Field(
+        None,
         ge=0,
-        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any",
+        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any;"
+        f" unset: {RATE_LIMIT_OF_A_KEY} with keys, any without",
     )
     rate_limit_burst: int = Field(2000, ge=1, description="requests that may come at once on top of that")
 
@@ -269,6 +274,13 @@ class Settings(BaseSettings):
         return next(iter(parse_api_keys(self.api_keys.get_secret_value()).values()))
 
     @property
+    def effective_rate_limit(self) -> float:
+        """Without keys there is none unless it is asked for: behind a gateway all clients have one address."""
+        if self.rate_limit is not None:
+            return self.rate_limit
+        return RATE_LIMIT_OF_A_KEY if self.api_keys else 0
+
+    @property
     def effective_storage_url(self) -> str:
         return self.storage_url or (self.data_dir.absolute() / "storage").as_uri()
 
@@ -278,12 +290,16 @@ class Settings(BaseSettings):
 
 
 def parse_api_keys(text: str) -> dict[str, str]:
-    """``key`` or ``name:key``, comma-separated → name → key. Unnamed keys share the name ``default``-N."""
+    """``key`` or ``name:key``, comma-separated → name → key.
+
+    What follows the first colon is the key. An unnamed key is called by its hash, so that it keeps its requests
+    wherever it stands in the list.
+    """
     keys: dict[str, str] = {}
     for position, entry in enumerate(part.strip() for part in text.split(",")):
-        name, separator, key = entry.rpartition(":")
-        if not separator:
-            name = f"key-{position + 1}"
+        name, separator, key = entry.partition(":")
+        if entry and not separator:
+            name, key = f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry
         if not key or not name:
             raise ValueError(f"entry {position + 1} has an empty name or key")
         if name in keys:

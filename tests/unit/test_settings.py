@@ -140,6 +140,8 @@ def test_all_malformed_variables_are_named_at_once(monkeypatch: pytest.MonkeyPat
     [
         ("API_KEYS", "shop:hunter2,shop:hunter3"),
         ("API_KEYS", "shop:"),
+        ("API_KEYS", ":hunter2"),
+        ("API_KEYS", "hunter2,hunter2"),
         ("API_KEYS", "hunter2,,hunter3"),
         ("WEBHOOK_SECRET", "hunter2"),
         ("WEBHOOK_SECRET", "whsec_"),
@@ -224,13 +226,29 @@ def test_a_mistake_ends_the_command_with_one_line() -> None:
 @pytest.mark.parametrize(
     ("text", "keys"),
     [
-        ("one", {"key-1": "one"}),
-        ("shop:one, two ,admin:three", {"shop": "one", "key-2": "two", "admin": "three"}),
-        ("name:with:colon", {"name:with": "colon"}),
+        ("one", {"key-7692c3ad3540": "one"}),
+        ("shop:one, two ,admin:three", {"shop": "one", "key-3fc4ccfe7458": "two", "admin": "three"}),
+        ("name:with:colon", {"name": "with:colon"}),
     ],
 )
 def test_api_keys_have_names(text: str, keys: dict[str, str]) -> None:
     assert parse_api_keys(text) == keys
+
+
+def test_a_key_without_a_name_keeps_its_requests_wherever_it_stands() -> None:
+    (name,) = parse_api_keys("old")
+    assert parse_api_keys("new,old")[name] == "old"
+
+
+def test_without_keys_nobody_is_limited_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().effective_rate_limit == 0
+    give(monkeypatch, API_KEYS="shop:sesame")
+    assert load_settings().effective_rate_limit > 0
+    give(monkeypatch, RATE_LIMIT="0")
+    assert load_settings().effective_rate_limit == 0
+    monkeypatch.delenv(f"{PREFIX}API_KEYS")
+    give(monkeypatch, RATE_LIMIT="3")
+    assert load_settings().effective_rate_limit == 3
 
 
 @pytest.mark.parametrize(
