@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from api.foreign_pages import ForeignPages
 from api.problems import Problem
 from api.rate_limit import RateLimit, address_of
 from infra.settings import Settings, SettingsError, parse_api_keys
@@ -20,6 +21,7 @@ def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collect
 
     ``open_handlers`` answer to anybody: probes, documents, and the images, whose addresses stand in output CSVs.
     """
+    foreign_pages = ForeignPages(settings)
     keys = parse_api_keys(settings.api_keys.get_secret_value()) if settings.api_keys else {}
 
     @web.middleware
@@ -33,6 +35,8 @@ def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collect
                 limit.require(f"address {address_of(request)}")  # guessing keys has its price
                 raise _unauthorized()
             request[OWNER] = owner
+        else:
+            foreign_pages.refuse(request)
         limit.require(f"key {request[OWNER]}" if keys else f"address {address_of(request)}")
         return await handler(request)
 

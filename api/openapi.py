@@ -17,6 +17,7 @@ _REFERENCES = "#/components/schemas/{model}"
 
 # What any route that is asked for a key may answer with, whatever it does.
 _UNAUTHORIZED = "The key is missing or unknown."
+_FOREIGN = "A web page of somebody else has made the request."
 _TOO_MANY = "Too many requests with this key, or from this address; `Retry-After` says when there is room again."
 _INTERNAL = "Something went wrong on the server, and was logged there."
 
@@ -121,6 +122,8 @@ def _problems(route: Route, *, with_keys: bool) -> Iterable[tuple[HTTPStatus, st
     if route.needs_key:
         if with_keys:
             yield HTTPStatus.UNAUTHORIZED, _UNAUTHORIZED
+        else:
+            yield HTTPStatus.FORBIDDEN, _FOREIGN
         yield HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY
     yield HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL
 

@@ -38,7 +38,7 @@ class Answer:
 class Route:
     """One thing that the API does.
 
-    ``problems`` has what each error status means here; those that any route may answer with (401, 429, 500) are
+    ``problems`` has what each error status means here; those that any route may answer with (401, 403, 429, 500) are
     added to the documents, not here. ``aliases`` are further paths that do the same. ``needs_key`` False: it
     answers without a key and without a limit.
     """

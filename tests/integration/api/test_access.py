@@ -3,14 +3,15 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from aiokafka import AIOKafkaConsumer
 
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
-from tests.e2e.published_clients import call
-from tests.integration.api.conftest import KEY, OTHER_KEY, Api
+from tests.e2e.published_clients import Answer, call
+from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
 
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 BAD_CSV = CSV + b",Hat,ftp://shop.example/hat.jpg\n"
@@ -168,6 +169,58 @@ def test_a_browser_is_told_before_an_upload_that_it_may_send_it(strict_api: Api)
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "x-api-key" in answer.headers["access-control-allow-headers"].lower()
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n' + CSV + b"\r\n--b--\r\n"
+
+
+def upload_of_page(api: Api, **headers: str) -> Answer:
+    """An upload that a browser sends for a page without asking before."""
+    path = "/api/upload?validate_only=true"
+    return api.call("POST", path, FORM, Content_Type="multipart/form-data; boundary=b", **headers)
+
+
+@pytest.fixture(scope="session")
+def open_api(api: Api) -> Iterator[Api]:
+    """Another on the same system, without keys and limits."""
+    with running_api(
+        api.settings, api_keys=None, public_url="http://shrink.example", cors_origins="https://shop.example"
+    ) as running:
+        yield running
+
+
+def test_without_keys_a_page_of_another_site_can_not_upload(open_api: Api) -> None:
+    strange = upload_of_page(open_api, Sec_Fetch_Site="cross-site", Origin="https://evil.example")
+    assert (strange.status, strange.json["type"]) == (403, "urn:shrinkstream:problem:foreign-page")
+    for headers in (
+        {"Sec_Fetch_Site": "cross-site", "Origin": "https://shop.example"},
+        {"Sec_Fetch_Site": "same-origin", "Origin": open_api.url},
+        {},
+    ):
+        assert upload_of_page(open_api, **headers).status == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example."]
+)
+def test_without_keys_it_does_not_answer_to_a_name_that_somebody_else_may_own(open_api: Api, host: str) -> None:
+    for answer in (open_api.call("GET", "/api/requests", Host=host), upload_of_page(open_api, Host=host)):
+        assert (answer.status, answer.json["type"]) == (403, "urn:shrinkstream:problem:foreign-page")
+    assert open_api.call("GET", "/healthz", Host=host).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "LOCALHOST:8080", "a.localhost:1", "127.0.0.1:8080", "[::1]:8080", "x", "", "SHRINK.example:8080"],
+)
+def test_without_keys_it_answers_to_the_names_of_its_machine_and_to_its_public_one(open_api: Api, host: str) -> None:
+    assert open_api.call("GET", "/api/requests", Host=host).status == 200
+    assert upload_of_page(open_api, Host=host).status == 200
+
+
+def test_with_keys_any_name_and_any_page_will_do(api: Api) -> None:
+    headers = {"Host": "shrink.example", "Sec_Fetch_Site": "cross-site", "Origin": "https://evil.example"}
+    assert upload_of_page(api, **headers).status == 200
 
 
 def test_who_asks_too_often_is_told_when_to_come_back_and_probes_are_not_counted(strict_api: Api) -> None:
