@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from errno import ENOSPC
 from functools import partial
 from http import HTTPStatus
 from itertools import islice
@@ -39,6 +40,7 @@ from api.routes import Answer, Parameter, Route
 from api.trace_header import TRACEPARENT, context_of
 from infra import metrics
 from infra.cassandra.session import CassandraUnavailableError
+from infra.disk import free_bytes
 from infra.outbound import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
@@ -57,6 +59,7 @@ MAX_FIELDS = 100
 MAX_IDEMPOTENCY_KEY_CHARS = 255
 EVENTS_AT_ONCE = 1000
 CSV_THREADS = 2
+NO_ROOM_RETRY_AFTER = "60"
 
 RAW_TYPES = frozenset(
     {
@@ -258,7 +261,7 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
         received = Received(Path(file.name), traceparent=context_of(request))
         try:
             async with asyncio.timeout(RECEIVE_TIMEOUT):
-                await _receive_into(request, received, file, settings.max_upload_bytes)
+                await _receive_into(request, received, file, settings)
             await asyncio.to_thread(file.flush)
         except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
             raise Problem(
@@ -269,7 +272,10 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
         except OSError as error:
             log.error("upload can't be kept", path=file.name, error=str(error))
             raise Problem(
-                HTTPStatus.INSUFFICIENT_STORAGE, "no-room", "there is no room for the upload just now"
+                HTTPStatus.INSUFFICIENT_STORAGE,
+                "no-room",
+                "there is no room for the upload just now",
+                headers={"Retry-After": NO_ROOM_RETRY_AFTER},
             ) from None
         metrics.UPLOAD_BYTES.inc(received.size)
         for name in FIELDS:  # the form's come before the query's
@@ -278,7 +284,7 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
         yield received
 
 
-async def _receive_into(request: web.Request, received: Received, file: BinaryIO, limit: int) -> None:
+async def _receive_into(request: web.Request, received: Received, file: BinaryIO, settings: Settings) -> None:
     # aiohttp unpacks it, a bounded piece at a time; what is counted and written is the unpacked file.
     if request.headers.get("Content-Encoding", "identity").lower() not in CONTENT_ENCODINGS:
         raise Problem(
@@ -287,13 +293,13 @@ async def _receive_into(request: web.Request, received: Received, file: BinaryIO
             f"Content-Encoding may be {', '.join(CONTENT_ENCODINGS)}",
             headers={"Accept-Encoding": ", ".join(CONTENT_ENCODINGS)},
         )
-    if request.content_length is not None and request.content_length > limit + WRITE_BUFFER:
-        raise _too_large(limit)
+    if request.content_length is not None and request.content_length > settings.max_upload_bytes + WRITE_BUFFER:
+        raise _too_large(settings.max_upload_bytes)
     if request.content_type == "multipart/form-data":
-        await _receive_form(await _multipart(request), received, file, limit)
+        await _receive_form(await _multipart(request), received, file, settings)
     elif request.content_type in RAW_TYPES:
         received.content_type = request.headers.get("Content-Type")
-        await _spool(request.content.iter_chunked(WRITE_BUFFER), received, file, limit)
+        await _spool(request.content.iter_chunked(WRITE_BUFFER), received, file, settings)
         if not received.size:
             raise Problem(HTTPStatus.BAD_REQUEST, "body-missing", "the request has no body: send the CSV in it")
     else:
@@ -312,7 +318,7 @@ async def _multipart(request: web.Request) -> MultipartReader:
         raise _bad_form("it has no boundary") from None
 
 
-async def _receive_form(form: MultipartReader, received: Received, file: BinaryIO, limit: int) -> None:
+async def _receive_form(form: MultipartReader, received: Received, file: BinaryIO, settings: Settings) -> None:
     found = False
     fields = 0
     try:
@@ -325,7 +331,7 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
                     raise _bad_form("it has more than one file")
                 found = True
                 received.content_type = part.headers.get("Content-Type")
-                await _spool(_chunks(part), received, file, limit)
+                await _spool(_chunks(part), received, file, settings)
                 continue
             value = await _field(part)
             if (fields := fields + 1) > MAX_FIELDS:
@@ -370,7 +376,7 @@ async def _field(part: BodyPartReader) -> str:
     return value.decode(errors="replace").strip()
 
 
-async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryIO, limit: int) -> None:
+async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryIO, settings: Settings) -> None:
     digest = hashlib.sha256()
     buffer = bytearray()
     iterator = aiter(chunks)
@@ -380,15 +386,22 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
         except StopAsyncIteration:
             break
         received.size += len(chunk)
-        if received.size > limit:
-            raise _too_large(limit)
+        if received.size > settings.max_upload_bytes:
+            raise _too_large(settings.max_upload_bytes)
         digest.update(chunk)
         buffer += chunk
         if len(buffer) >= WRITE_BUFFER:
-            await asyncio.to_thread(file.write, bytes(buffer))
+            await asyncio.to_thread(_write, file, bytes(buffer), settings.min_free_bytes)
             buffer.clear()
-    await asyncio.to_thread(file.write, bytes(buffer))
+    await asyncio.to_thread(_write, file, bytes(buffer), settings.min_free_bytes)
     received.sha256 = digest.hexdigest()
+
+
+def _write(file: BinaryIO, piece: bytes, least_free: int) -> None:
+    """Write if the disk, which may be Kafka's too, has more room than that; else OSError."""
+    if free_bytes(Path(file.name).parent) < least_free:
+        raise OSError(ENOSPC, f"the disk is to keep {least_free:,} bytes free")
+    file.write(piece)
 
 
 def _too_large(limit: int) -> Problem:
@@ -622,7 +635,8 @@ def routes() -> list[Route]:
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is neither a form nor a CSV.",
                 HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV can't be used, each bad row named in `errors`; or the webhook"
                 " URL or the Idempotency-Key can't.",
-                HTTPStatus.INSUFFICIENT_STORAGE: "The API's disk has no room for the upload just now.",
+                HTTPStatus.INSUFFICIENT_STORAGE: "The API's disk has no room for the upload just now; try again after"
+                " `Retry-After` seconds.",
                 HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra doesn't answer, or too many uploads are under way;"
                 " try again after `Retry-After` seconds.",
             },

@@ -196,6 +196,9 @@ class Settings(BaseSettings):
     max_uploads: int = Field(
         256, ge=1, description="uploads under way at once in one API process; more are told to come back"
     )
+    min_free_bytes: int = Field(
+        256 * MIB, ge=0, description="bytes that uploads leave free on the disk of the data dir"
+    )
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     fetch_memory: int = Field(
         256 * MIB,

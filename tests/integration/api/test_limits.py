@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.integration.api.conftest import KEY, Api
+from infra.disk import free_bytes
+from tests.integration.api.conftest import KEY, Api, running_api
 from tests.integration.large_image import IMAGE, store_large_image
 from tests.scrape import Scrape, samples_of
 
@@ -133,6 +134,15 @@ def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api
         second.close()
     assert eventually(lambda: not strict_api.spooled())
     assert strict_api.call("POST", "/api/upload?validate_only=1", CSV, Content_Type="text/csv").status == 200
+
+
+def test_uploads_leave_some_room_on_the_disk(api: Api) -> None:
+    free = int(free_bytes(api.settings.data_dir))
+    with running_api(api.settings, min_free_bytes=free * 2) as full:
+        refused = full.call("POST", "/api/upload", CSV, Content_Type="text/csv")
+    assert (refused.status, refused.json["type"]) == (507, "urn:shrinkstream:problem:no-room")
+    assert int(refused.headers["retry-after"]) > 0
+    assert api.spooled() == []
 
 
 def test_a_form_with_fields_without_end_is_refused(api: Api) -> None:
