@@ -16,7 +16,10 @@ _BEFORE_URL = re.compile(r"[,\s](?=https?://)", re.IGNORECASE)
 _AUTHORITY = re.compile(r"https?://([^/?#]*)", re.IGNORECASE)
 _HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(\d{0,5}))?")
 _NEVER_IN_A_URL = re.compile(r"[^\S ]|[\x00-\x1f\x7f-\x9f]")
-_OTHER_ITEM = re.compile(r",(?:\s|[a-z][a-z0-9+.-]*://|data:|//)", re.IGNORECASE)
+# What no URL goes on with, but a list does: `,not-a-url` and `,x:10` may be parts of a path, `?u=https://…` is one.
+_OTHER_ITEM = re.compile(
+    r",(?:\s|[a-z][a-z0-9+.-]*:/|(?:data|javascript|mailto|vbscript):|//)|[;|]\s?https?://", re.IGNORECASE
+)
 
 
 def split_urls(cell: str) -> tuple[str, ...]:
@@ -52,7 +55,7 @@ def url_problem(url: str) -> tuple[str, str] | None:
     if _OTHER_ITEM.search(url):
         return (
             "url_scheme",
-            f"is followed by something that is not an http:// or https:// URL: {_excerpt(url)}",
+            f"is followed by something else than a comma and an http:// or https:// URL: {_excerpt(url)}",
         )
     if _NEVER_IN_A_URL.search(url):
         return "url_characters", f"holds a line break or control character: {_excerpt(url)}"
