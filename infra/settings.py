@@ -146,7 +146,8 @@ class Settings(BaseSettings):
 
     open_network: bool = Field(
         False,
-        description="serve without API keys on other addresses than loopback, as behind a proxy with its own",
+        description="serve without API keys on other addresses than loopback and under any name, as behind a proxy with"
+        " its own",
     )
 
     cors_origins: str = Field(

@@ -19,6 +19,14 @@ async def _crash(request: web.Request) -> web.Response:
     raise RuntimeError("password=hunter2 in /srv/private/app.py")
 
 
+async def _crash_within(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_length = 5000
+    await response.prepare(request)
+    await response.write(b"x" * 1000)
+    raise RuntimeError("password=hunter2")
+
+
 async def _read(request: web.Request) -> web.Response:
     return web.Response(body=await request.read())
 
@@ -58,6 +66,7 @@ def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse,
         app.add_routes(
             [
                 web.get("/crash", _crash),
+                web.get("/crash-within", _crash_within),
                 web.post("/read", _read),
                 web.get("/refuse", _refuse),
                 web.get("/redirect", _redirect),
@@ -110,6 +119,12 @@ def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
     (entry,) = [entry for entry in logs if entry["log_level"] == "error"]
     assert (entry["method"], entry["path"]) == ("GET", "/crash")
     assert entry["exc_info"]
+
+
+def test_a_crash_within_an_answer_ends_the_connection_and_is_logged() -> None:
+    with capture_logs() as logs, pytest.raises(aiohttp.ClientPayloadError):
+        ask("GET", "/crash-within")
+    assert [entry["path"] for entry in logs if entry["log_level"] == "error"] == ["/crash-within"]
 
 
 def test_a_wrong_method_is_told_the_right_ones() -> None:
