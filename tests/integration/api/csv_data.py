@@ -41,9 +41,8 @@ def map_query(context: schemathesis.HookContext, query: dict[str, Any] | None) -
 
 
 @schemathesis.hook
-def map_headers(context: schemathesis.HookContext, headers: dict[str, Any] | None) -> dict[str, Any] | None:
+def before_call(context: schemathesis.HookContext, case: "schemathesis.Case[Any]", kwargs: dict[str, Any]) -> None:
     """Use each Idempotency-Key once: with another file it is refused, which no schema can say."""
-    key = (headers or {}).get("Idempotency-Key")
-    if headers is not None and isinstance(key, str) and len(key) <= 255:
-        return {**headers, "Idempotency-Key": uuid4().hex}
-    return headers
+    key = case.headers.get("Idempotency-Key")
+    if isinstance(key, str) and len(key) <= 255:
+        case.headers["Idempotency-Key"] = uuid4().hex
