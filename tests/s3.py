@@ -8,6 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 from urllib.request import Request, urlopen
+from uuid import uuid4
 
 import boto3
 
