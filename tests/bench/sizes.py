@@ -21,8 +21,8 @@ from tests.e2e.conftest import start_system, stop_system
 from tests.e2e.published_clients import call, upload
 from tests.e2e.shop import Shop
 
-# Images of a request, and how many requests one after another: each size is some ten thousand images, or more.
-SIZES = ((100, 50), (1_000, 10), (10_000, 1), (100_000, 1))
+# Images of a request, and how many requests one after another.
+SIZES = ((100, 20), (1_000, 5), (10_000, 1), (100_000, 1))
 COMPARED, LARGEST = 1_000, 100_000
 CHANGELOG = "progress-requests-changelog"
 FILES = 10
