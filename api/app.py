@@ -1,7 +1,6 @@
 """The API: routes, middlewares, and how it is served."""
 
 import asyncio
-import contextlib
 import signal
 import sys
 
@@ -34,6 +33,7 @@ from api.problems import problem_middleware
 from api.rate_limit import RateLimit
 from api.routes import Route
 from infra import metrics
+from infra.cancellation import no_stray_cancellation
 from infra.disk import free_bytes
 from infra.settings import Settings, parse_origins
 
@@ -142,5 +142,5 @@ async def serve(settings: Settings) -> None:
             for task in done:
                 task.result()
         finally:
-            with contextlib.suppress(asyncio.CancelledError):
+            with no_stray_cancellation():
                 await runner.cleanup()

@@ -3,10 +3,10 @@
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
 
 from infra import metrics
+from infra.cancellation import no_stray_cancellation
 from infra.errors import ExplainedError
 from infra.logs import silenced
 from infra.settings import Settings
@@ -56,6 +57,28 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise KafkaUnavailableError(f"the certificates for Kafka can't be used: {error}") from None
     return context
+
+
+class KafkaClient(Protocol):
+    """What the consumers, producers and admin clients of aiokafka have in common."""
+
+    async def start(self) -> None: ...
+
+
+async def start_client(client: KafkaClient, timeout: float) -> None:
+    """Start an aiokafka client; TimeoutError after ``timeout`` seconds.
+
+    Trap: ``start()`` ends by making tasks. Where one is cancelled before its first step, ``stop()`` raises its
+    CancelledError in the caller. Since Python 3.12 ``wait_for`` doesn't let the event loop turn in between.
+    """
+    await asyncio.wait_for(client.start(), timeout)
+    await asyncio.sleep(0)
+
+
+async def stop_client(stop: Callable[[], Awaitable[None]], timeout: float = REQUEST_TIMEOUT_MS / 1000 + 5) -> None:
+    """Stop an aiokafka client; TimeoutError after ``timeout`` seconds, StrayCancellationError as in `start_client`."""
+    with no_stray_cancellation():
+        await asyncio.wait_for(stop(), timeout)
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
@@ -103,15 +126,15 @@ class Producer:
         )
         try:
             with silenced("aiokafka") as said:
-                await asyncio.wait_for(client.start(), REQUEST_TIMEOUT_MS / 1000)
+                await start_client(client, REQUEST_TIMEOUT_MS / 1000)
         except (KafkaError, OSError, TimeoutError) as error:
-            await client.stop()
+            await stop_client(client.stop)
             raise unreachable(self._settings, error, said) from None
         self._client = client
 
     async def stop(self) -> None:
         if self._client is not None:
-            await asyncio.wait_for(self._client.stop(), REQUEST_TIMEOUT_MS / 1000 + 5)
+            await stop_client(self._client.stop)
 
     async def partition_count(self, topic: str) -> int:
         assert self._client is not None, "the producer is not started"
@@ -188,12 +211,12 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
     try:
         try:
             with silenced("aiokafka") as said:
-                await asyncio.wait_for(admin.start(), timeout)
+                await start_client(admin, timeout)
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error, said) from None
         yield admin
     finally:
-        await admin.close()
+        await stop_client(admin.close)
 
 
 async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -298,9 +321,9 @@ async def commit_offsets(settings: Settings, group: str, offsets: Mapping[TopicP
     consumer.assign(list(offsets))
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
-            await consumer.start()
+            await start_client(consumer, REQUEST_TIMEOUT_MS / 1000)
             await consumer.commit(dict(offsets))
     except (KafkaError, OSError, TimeoutError) as error:
         raise unreachable(settings, error) from None
     finally:
-        await consumer.stop()
+        await stop_client(consumer.stop)

@@ -15,6 +15,7 @@ import structlog
 from pydantic import BaseModel, Field
 
 from infra import metrics
+from infra.cancellation import cancel_and_wait, no_stray_cancellation
 
 log = structlog.get_logger(__name__)
 
@@ -91,15 +92,14 @@ class Readiness:
             yield
         finally:
             metrics.READY.read_from(None)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
 
     async def _keep_asking(self, question: _Question) -> None:
         while True:
             outcome, detail = OK, ""
             try:
-                await asyncio.wait_for(question.ask(), EVERY)
+                with no_stray_cancellation():
+                    await asyncio.wait_for(question.ask(), EVERY)
             except NotReady as problem:
                 outcome, detail = str(problem), problem.detail
             except TimeoutError:

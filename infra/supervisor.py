@@ -7,6 +7,8 @@ from typing import Protocol
 
 import structlog
 
+from infra.cancellation import cancel_and_wait, run_beside
+
 log = structlog.get_logger(__name__)
 
 FIRST_PAUSE = 0.5
@@ -42,13 +44,16 @@ class Supervisor:
 
     def watch(self, child: Supervised) -> None:
         self._watched.append(child)
-        self._watches.append(asyncio.create_task(self._keep_running(child), name=f"watch {child.process().name}"))
+        name = child.process().name
+
+        def fail(error: BaseException) -> None:
+            log.error("process is not supervised any more", name=name, exc_info=error)
+
+        self._watches.append(run_beside(self._keep_running(child), name=f"watch {name}", on_failure=fail))
 
     async def stop(self) -> None:
         """Stop watching, then stop all children side by side; those that are starting just now, too."""
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
+        await cancel_and_wait(*self._watches)
         await asyncio.gather(*(child.stop() for child in self._watched))
         self._watches, self._watched = [], []
 

@@ -15,7 +15,15 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import DefaultPartitioner
 
-from infra.kafka import admin_client, committed_offsets, connection_options, partitions_of, unreachable
+from infra.kafka import (
+    admin_client,
+    committed_offsets,
+    connection_options,
+    partitions_of,
+    start_client,
+    stop_client,
+    unreachable,
+)
 from infra.settings import Settings
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
@@ -34,12 +42,12 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     )
     try:
         try:
-            await asyncio.wait_for(consumer.start(), SILENCE_SECONDS)
+            await start_client(consumer, SILENCE_SECONDS)
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error) from None
         yield consumer
     finally:
-        await asyncio.wait_for(consumer.stop(), SILENCE_SECONDS)
+        await stop_client(consumer.stop, SILENCE_SECONDS)
 
 
 class LogReader:

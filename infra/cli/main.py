@@ -91,8 +91,14 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a command's work; what users can mend is one line, everything else a traceback."""
     import asyncio
 
+    from infra.cancellation import no_stray_cancellation
+
+    async def run() -> Any:
+        with no_stray_cancellation():
+            return await work
+
     try:
-        return asyncio.run(work)
+        return asyncio.run(run())
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except asyncio.CancelledError:

@@ -15,7 +15,9 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.kafka import connection_options, unreachable
+from infra.cancellation import cancel_and_wait, run_beside
+from infra.errors import end_process
+from infra.kafka import connection_options, start_client, stop_client, unreachable
 from infra.settings import Settings
 from streams.events import ImageRequested, RequestCancelled, UnreadableEvent, decode, utc_now
 from streams.topics import Topics
@@ -68,21 +70,24 @@ async def following_cancellations(settings: Settings) -> AsyncIterator[Cancelled
     try:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await consumer.start()
+                await start_client(consumer, CONNECT_SECONDS)
                 ends = await _seek(consumer, Topics(settings.topic_prefix).requests, settings.partitions)
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error) from None
         caught_up = asyncio.Event()
-        reader = asyncio.create_task(_read(consumer, cancelled, ends, caught_up), name="cancelled requests")
+        reader = run_beside(_read(consumer, cancelled, ends, caught_up), name="cancelled requests", on_failure=_end)
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(caught_up.wait(), CATCH_UP_SECONDS)
             yield cancelled
         finally:
-            reader.cancel()
-            await asyncio.gather(reader, return_exceptions=True)
+            await cancel_and_wait(reader)
     finally:
-        await consumer.stop()
+        await stop_client(consumer.stop)
+
+
+def _end(error: BaseException) -> None:
+    end_process(f"compress can't follow cancellations any more: {error!r}", error=error)
 
 
 async def _seek(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> dict[TopicPartition, int]:

@@ -24,7 +24,10 @@ from tempfile import TemporaryFile
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import structlog
+
 from infra import metrics
+from infra.cancellation import cancel_and_wait, run_beside
 from infra.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
 from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 
@@ -44,6 +47,9 @@ KEEPING_MEMORY = {
 }
 # A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
 ATTEMPTS = 3
+
+
+logger = structlog.get_logger(__name__)
 
 
 class DecoderUnavailable(Exception):
@@ -87,9 +93,7 @@ class DecoderPool:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._open = False
-        for restart in self._restarts:
-            restart.cancel()
-        await asyncio.gather(*self._restarts, return_exceptions=True)
+        await cancel_and_wait(*self._restarts)
         await self._stop_all()
 
     @property
@@ -160,7 +164,7 @@ class DecoderPool:
                 # In a closed pool, too: each of those who still wait is woken by the one before.
                 self._idle.put_nowait(decoder)
             else:
-                restart = asyncio.create_task(self._restart(decoder))
+                restart = run_beside(self._restart(decoder), name="restart a decoder", on_failure=_note_failed_restart)
                 self._restarts.add(restart)
                 restart.add_done_callback(self._restarts.discard)
 
@@ -178,6 +182,10 @@ class DecoderPool:
 
     async def _stop_all(self) -> None:
         await asyncio.gather(*(decoder.stop() for decoder in self._decoders))
+
+
+def _note_failed_restart(error: BaseException) -> None:
+    logger.error("decoder not restarted", exc_info=error)
 
 
 class _DiedBefore(Exception):

@@ -6,7 +6,6 @@ cancellation and its retry are known from the moment they are on Kafka, even whi
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +17,17 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
+from infra.cancellation import cancel_and_wait, no_stray_cancellation
 from infra.errors import ExplainedError
-from infra.kafka import admin_client, committed_offsets, connection_options, partitions_of, unreachable
+from infra.kafka import (
+    admin_client,
+    committed_offsets,
+    connection_options,
+    partitions_of,
+    start_client,
+    stop_client,
+    unreachable,
+)
 from infra.settings import Settings
 from streams.events import Event, RequestCancelled, RequestCreated, RequestRetried, UnreadableEvent, decode
 from streams.progress.by_owner import RequestsByOwner
@@ -130,9 +138,9 @@ class ProgressView:
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         try:
-            await asyncio.wait_for(consumer.start(), timeout)
+            await start_client(consumer, timeout)
         except (KafkaError, OSError, TimeoutError) as error:
-            await consumer.stop()
+            await stop_client(consumer.stop)
             raise unreachable(self._settings, error) from None
         self._consumer = consumer
         try:
@@ -154,11 +162,9 @@ class ProgressView:
 
     async def stop(self) -> None:
         if self._reader is not None:
-            self._reader.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._reader
+            await cancel_and_wait(self._reader)
         if self._consumer is not None:
-            await self._consumer.stop()
+            await stop_client(self._consumer.stop)
 
     async def broken(self) -> None:
         """Wait until reading ends, which it does only with an error; raises that."""
@@ -259,21 +265,25 @@ class ProgressView:
         return dict(beginnings)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
-        while True:
-            try:
-                batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
-            except KafkaError as error:
-                log.warning("progress view can't read", error=str(error))
-                await asyncio.sleep(1)
-                continue
-            for partition, records in batches.items():
-                self._take(partition, records)
-                self._positions[partition] = records[-1].offset + 1
-            for partition in self._partitions:
-                # Compacted records leave gaps: the position is the consumer's, not the last record's.
-                self._positions[partition] = max(self._positions[partition], await consumer.position(partition))
-            async with self._advanced:
-                self._advanced.notify_all()
+        with no_stray_cancellation():
+            while True:
+                await self._read_batch(consumer)
+
+    async def _read_batch(self, consumer: AIOKafkaConsumer) -> None:
+        try:
+            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        except KafkaError as error:
+            log.warning("progress view can't read", error=str(error))
+            await asyncio.sleep(1)
+            return
+        for partition, records in batches.items():
+            self._take(partition, records)
+            self._positions[partition] = records[-1].offset + 1
+        for partition in self._partitions:
+            # Compacted records leave gaps: the position is the consumer's, not the last record's.
+            self._positions[partition] = max(self._positions[partition], await consumer.position(partition))
+        async with self._advanced:
+            self._advanced.notify_all()
 
     def _take(self, partition: TopicPartition, records: Iterable[ConsumerRecord[bytes, bytes]]) -> None:
         take: Callable[[ConsumerRecord[bytes, bytes]], None]

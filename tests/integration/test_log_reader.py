@@ -59,3 +59,12 @@ def test_what_a_machine_whose_clock_is_behind_has_written_since_a_time_is_found(
             assert await reader.offset_at(place, datetime(1970, 1, 1, tzinfo=UTC)) == 0
 
     run(test())
+
+
+def test_reading_empty_partitions_ends_without_cancellation(kafka_settings: Settings) -> None:
+    async def test() -> None:
+        async with LogReader.open(kafka_settings) as reader:
+            partitions = await reader.partitions(Topics(kafka_settings.topic_prefix).image_results)
+            assert [records async for records in reader.read(dict.fromkeys(partitions))] == []
+
+    run(test())

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import errors, faust_app
+from infra import errors
 from infra.cli import main
 from infra.cli.completion import completion_script
 from infra.cli.main import SHELLS, Sections
@@ -70,8 +70,6 @@ def test_the_document_has_each_option_and_argument_of_a_command_and_no_other(nam
 def test_every_exit_code_is_documented() -> None:
     documented = set(map(int, re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.MULTILINE)))
     assert documented == {0} | {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    for code in (faust_app.EXIT_UNAVAILABLE, faust_app.EXIT_FATAL):
-        assert f" {code} " in DOCUMENT.read_text()
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])

@@ -23,6 +23,7 @@ from uuid import uuid4
 import structlog
 
 from infra import metrics
+from infra.cancellation import cancel_and_wait, run_beside
 from streams.event_log import EventLog
 from streams.events import Event, WebhookAttempted, utc_now
 from streams.projections.webhooks.claim import MARGIN, Claim, blocked_until
@@ -146,10 +147,7 @@ class Dispatcher:
         self._shards.clear()  # nothing new is begun
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN)
-        late = list(self._tasks)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
 
     # Shards
 
@@ -313,12 +311,10 @@ class Dispatcher:
     # Tasks
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = run_beside(work, name="webhooks", on_failure=self._fail)
         self._tasks.add(task)
-        task.add_done_callback(self._on_done)
+        task.add_done_callback(self._tasks.discard)
 
-    def _on_done(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = self._failure or error
-            self._wake.set()
+    def _fail(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._wake.set()

@@ -11,6 +11,7 @@ from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
 from infra import faust_app
+from infra.errors import EXIT_FATAL
 from infra.kafka import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster
@@ -63,7 +64,7 @@ def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[...
     assert {path.name for path in group.folder.iterdir()} == {"data", "journal", "worker-0.log"}
 
     group.produce([b"raise"])
-    assert group.start("faust", "-A", app, "worker", "-l", "info").wait(20) == faust_app.EXIT_FATAL
+    assert group.start("faust", "-A", app, "worker", "-l", "info").wait(20) == EXIT_FATAL
 
 
 @pytest.mark.parametrize("setting", sorted(faust_app.FIXED))
