@@ -16,14 +16,12 @@ The guards reach into Faust's internals, so its version is pinned and checked. T
 
 import asyncio
 import logging
-import os
-import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import cache
 from time import monotonic
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, cast
 
 import faust
 from faust.app.base import BootStrategy
@@ -44,17 +42,14 @@ from mode.utils.objects import cached_property
 from mode.utils.queues import FlowControlEvent
 
 from infra import kafka, metrics
+from infra.cancellation import StrayCancellationError, no_stray_cancellation
+from infra.errors import EXIT_UNAVAILABLE, end_process
 from infra.metrics import Role
 from infra.probes import ProbesError
 from infra.settings import Settings
 from infra.worker_monitor import WorkerMonitor
 
 GUARDED_VERSION = "0.15.3"
-
-EXIT_UNAVAILABLE = 69
-"""Exit code when there is no broker or no topic at start (EX_UNAVAILABLE of sysexits.h)."""
-EXIT_FATAL = 70
-"""Exit code when going on could lose an event (EX_SOFTWARE of sysexits.h): a supervisor starts us again."""
 
 SESSION_TIMEOUT = 10.0
 """Seconds after which a killed worker's partitions go to another (brokers refuse less than 6)."""
@@ -79,6 +74,8 @@ LARGE_ROOM_CHECK = 0.1
 """The same as `ROOM_CHECK` for large shares, which last that long."""
 UNACKNOWLEDGED_LIMIT = 1000
 """Changelog writes under way at which delivery waits for the brokers to catch up."""
+STALL_FACTOR = 3
+"""How many times as long as it ever may an event takes before its worker counts as stalled."""
 
 FIXED: Mapping[str, Any] = {
     "processing_guarantee": "at_least_once",  # exactly_once crashes without tables, and doubles what it counts
@@ -98,25 +95,17 @@ log = logging.getLogger(__name__)
 _produced_to = cache(metrics.PRODUCED.labels)
 
 
-def end_process(reason: str, code: int = EXIT_FATAL, *, error: BaseException | None = None) -> NoReturn:
-    """Log ``reason`` and end at once: no handler, no ``finally`` and so no commit runs any more."""
-    log.critical("%s", reason, exc_info=error)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 class PartitionOffsets:
     """Which offsets of one partition may be committed, from what was delivered and what is finished."""
 
-    __slots__ = ("_unfinished", "committed", "dropped", "position")
+    __slots__ = ("_deadlines", "_unfinished", "committed", "dropped", "position")
 
     def __init__(self, committed: int | None = None) -> None:
         self.committed = committed
         self.position = committed  # the offset after the last one delivered
         self.dropped: int | None = None  # the first offset that was fetched and then thrown away
         self._unfinished: set[int] = set()
+        self._deadlines: dict[int, float] = {}
 
     def deliver(self, offset: int) -> None:
         if self.committed is None:
@@ -124,9 +113,19 @@ class PartitionOffsets:
         self._unfinished.add(offset)
         self.position = offset + 1
 
+    def start(self, offset: int, deadline: float) -> None:
+        """An agent has taken the event; of several agents of one topic, the latest ``deadline`` counts."""
+        if offset in self._unfinished:
+            self._deadlines[offset] = max(deadline, self._deadlines.get(offset, deadline))
+
     def finish(self, offset: int) -> None:
         """An offset not delivered since the last seek is ignored: it will come again."""
         self._unfinished.discard(offset)
+        self._deadlines.pop(offset, None)
+
+    def overdue(self, now: float) -> int | None:
+        """The first offset whose deadline is over, if any."""
+        return min((offset for offset, deadline in self._deadlines.items() if deadline <= now), default=None)
 
     def drop(self, offset: int) -> None:
         """The offset was fetched but no agent will see it, unless the position goes back."""
@@ -233,6 +232,19 @@ class GuardedConsumer(driver.Consumer):
         offsets = self._offsets.get(tp)
         return None if offsets is None else offsets.first_unfinished
 
+    def overdue(self) -> str | None:
+        """The place of an event that is under way for several times as long as it ever may; None: there is none."""
+        now = monotonic()
+        for tp, offsets in self._offsets.items():
+            if (offset := offsets.overdue(now)) is not None:
+                return f"{tp.topic}/{tp.partition} offset {offset}"
+        return None
+
+    def note_start(self, message: Message, longest: float) -> None:
+        """An agent has taken an event that may take ``longest`` seconds."""
+        if (offsets := self._offsets.get(message.tp)) is not None:
+            offsets.start(message.offset, monotonic() + STALL_FACTOR * longest)
+
     async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         return await self._thread.ends(partitions)
 
@@ -256,22 +268,29 @@ class GuardedConsumer(driver.Consumer):
         """
         stopped: tuple[type[BaseException], ...] = (*self.consumer_stopped_errors, asyncio.CancelledError)
         try:
-            while not (self.should_stop or fetcher.should_stop):
-                if not self.flow_active:
-                    await self.wait(self.can_resume_flow.wait())
-                    continue
-                active = set(self._get_active_partitions())
-                partitions = self._with_room(active)
-                room_check = ROOM_CHECK if self._share(active) < LARGE_SHARE else LARGE_ROOM_CHECK
-                if not partitions:  # paused, or behind full buffers
-                    await self.sleep(room_check if active else 0.05)
-                    continue
-                # Where some have no room, they may get it before a record of the others comes.
-                timeout = 1.0 if len(partitions) == len(active) else room_check
-                await self._deliver(*await self._fetch(partitions, timeout))
+            with no_stray_cancellation():
+                await self._fetch_and_deliver(fetcher)
+        except StrayCancellationError as error:
+            if not self.app.should_stop:
+                end_process(f"{self.app.conf.id} stopped fetching: {error}", error=error)
         except stopped:
             if not self.app.should_stop:
                 raise
+
+    async def _fetch_and_deliver(self, fetcher: ServiceT) -> None:
+        while not (self.should_stop or fetcher.should_stop):
+            if not self.flow_active:
+                await self.wait(self.can_resume_flow.wait())
+                continue
+            active = set(self._get_active_partitions())
+            partitions = self._with_room(active)
+            room_check = ROOM_CHECK if self._share(active) < LARGE_SHARE else LARGE_ROOM_CHECK
+            if not partitions:  # paused, or behind full buffers
+                await self.sleep(room_check if active else 0.05)
+                continue
+            # Where some have no room, they may get it before a record of the others comes.
+            timeout = 1.0 if len(partitions) == len(active) else room_check
+            await self._deliver(*await self._fetch(partitions, timeout))
 
     def _with_room(self, active: set[TP]) -> Any:
         """The partitions to fetch from; with a delivery window, how many records of each.
@@ -563,7 +582,8 @@ class GuardedAgent(faust.Agent):
 
     async def _to_the_end(self, coro: Awaitable[Any]) -> None:
         try:
-            await coro
+            with no_stray_cancellation():
+                await coro
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever it is, the agent must not go on behind it
@@ -653,6 +673,15 @@ class GuardedApp(faust.App):
     def _create_directories(self) -> None:
         self.conf.datadir.mkdir(parents=True, exist_ok=True)
         super()._create_directories()
+
+    async def on_started_init_extra_tasks(self) -> None:
+        """Trap: a task or timer that a stray cancellation ends is not missed (mode/services.py ``_execute_task``)."""
+        for task in self._app_tasks:
+            self.add_future(self._guarded(task()))
+
+    async def _guarded(self, task: Awaitable[Any]) -> None:
+        with no_stray_cancellation():
+            await task
 
     async def on_first_start(self) -> None:
         await super().on_first_start()
@@ -797,7 +826,7 @@ def create_app(
 
 
 async def handle(
-    stream: StreamT[bytes], handler: Callable[[EventT[bytes]], Awaitable[None]], *, in_flight: int
+    stream: StreamT[bytes], handler: Callable[[EventT[bytes]], Awaitable[None]], *, in_flight: int, longest: float
 ) -> None:
     """Process a stream's events, up to ``in_flight`` at once; each is acknowledged when its handler is done.
 
@@ -805,6 +834,7 @@ async def handle(
     from the stream while all are busy. A handler's exception ends the process (F3). When the stream ends, at a
     stop, those under way have what is left of the drain; what is unfinished then is cancelled and never
     acknowledged, so it comes again. For agents without tables: a table is written by one event at a time.
+    ``longest``: seconds that one event may take; after ``STALL_FACTOR`` times as many the process ends.
     """
     app = cast("GuardedApp", stream.app)
     source = cast("Stream[bytes]", stream).noack()
@@ -812,8 +842,10 @@ async def handle(
     running: set[asyncio.Task[None]] = set()
 
     async def process(event: EventT[bytes]) -> None:
+        app.consumer.note_start(event.message, longest)
         try:
-            await handler(event)
+            with no_stray_cancellation():
+                await handler(event)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in GuardedAgent

@@ -1,5 +1,6 @@
 """What a worker tells of itself: whether it may take work, how far behind it is, how its table's recovery goes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -9,7 +10,9 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from infra import metrics
+from infra.cancellation import cancel_and_wait, run_beside
 from infra.disk import free_bytes
+from infra.errors import end_process
 from infra.metrics import Role
 from infra.probes import serving_probes
 from infra.readiness import NOT_OPEN, NotReady, Readiness
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 STOPPING = "the worker is being stopped"
+STALL_CHECK = 1.0
+"""Seconds between two checks for an event that is under way for too long."""
+STALL_GRACE = 10.0
+"""Seconds for which a stalled worker says so to its probes before it ends."""
 
 
 class WorkerMonitor:
@@ -44,6 +51,7 @@ class WorkerMonitor:
         self.readiness.add_state("assignment", self._assignment_problem)
         if app.tables.changelog_topics:
             self.readiness.add_state("recovery", self._recovery_problem)
+        self.readiness.add_state("events", self._stall_problem)
         self.readiness.add_question("kafka", self._ask_kafka)
         for topic in self._topics():
             metrics.DEAD_LETTERS.labels(topic)  # so that the first one is an increase
@@ -60,6 +68,8 @@ class WorkerMonitor:
                     serving_probes(settings.worker_host, settings.worker_port, self.readiness, registry)
                 )
             await stack.enter_async_context(self.readiness.asking())
+            watch = run_beside(self._end_when_stalled(), name="watch for stalled events", on_failure=self._end)
+            stack.push_async_callback(cancel_and_wait, watch)
             yield
 
     def note_assignment(self) -> None:
@@ -93,6 +103,27 @@ class WorkerMonitor:
         if self._app.in_recovery or self._app.rebalancing or not self._app.has_assignment:
             return f"the table is being read, {self._app.recovery_remaining} records to go"
         return None
+
+    def _stall_problem(self) -> str | None:
+        place = self._overdue()
+        return f"stalled at {place}" if place else None
+
+    def _overdue(self) -> str | None:
+        return self._app.consumer.overdue() if self._app.is_connected and not self._app.should_stop else None
+
+    async def _end_when_stalled(self) -> None:
+        """End a worker whose event takes several times as long as it ever may: its successor gets the event again."""
+        while True:
+            await asyncio.sleep(STALL_CHECK)
+            if (place := self._overdue()) is None:
+                continue
+            log.error("event stalled", role=self._role, place=place)
+            await asyncio.sleep(STALL_GRACE)
+            if self._overdue() == place:
+                end_process(f"{self._role} is stalled at {place}: the event takes longer than it ever may")
+
+    def _end(self, error: BaseException) -> None:
+        end_process(f"{self._role} can't watch for stalled events: {error!r}", error=error)
 
     async def _ask_kafka(self) -> None:
         """Learn where the partitions end, which the brokers that lead them know."""

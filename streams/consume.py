@@ -17,12 +17,17 @@ log = structlog.get_logger(__name__)
 
 
 async def consume(
-    stream: StreamT[bytes], log_of: EventLog, on_event: Callable[[Event], Awaitable[None]], *, in_flight: int
+    stream: StreamT[bytes],
+    log_of: EventLog,
+    on_event: Callable[[Event], Awaitable[None]],
+    *,
+    in_flight: int,
+    longest: float,
 ) -> None:
-    """Call ``on_event`` for each event, up to ``in_flight`` at once; what can't be read is put aside.
+    """Call ``on_event`` for each event, up to ``in_flight`` at once; undecodable records go to the dead-letter topic.
 
-    A record counts as consumed when ``on_event`` has returned. When it raises, the process ends and the record
-    comes again.
+    A record is consumed when ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds,
+    the process ends and the record is delivered again.
     """
 
     async def on_record(record: EventT[bytes]) -> None:
@@ -31,7 +36,7 @@ async def consume(
             log_about(event)  # each record has a task of its own
             await on_event(event)
 
-    await handle(stream, on_record, in_flight=in_flight)
+    await handle(stream, on_record, in_flight=in_flight, longest=longest)
 
 
 async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:

@@ -205,6 +205,13 @@ def _elapsed_ms(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
+def longest_image(settings: Settings) -> float:
+    """Seconds one image may take: behind all others at its host, then behind all others at the decoders."""
+    turns_at_host = settings.fetch_concurrency / settings.downloads_per_host + 2
+    turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
+    return settings.fetch_timeout * turns_at_host + settings.codec_timeout * turns_at_decoders
+
+
 async def _open(stack: AsyncExitStack) -> Compressor:
     event_log = EventLog(settings(), role="compress", linger_ms=LINGER_MS)
     await event_log.start()
@@ -247,4 +254,5 @@ async def compress(stream: StreamT[bytes]) -> None:
     # them; each partition gets at least one, so with many partitions there may be more. The topic may grow meanwhile.
     async with resources as compressor:
         most = settings().fetch_concurrency + MOST_PARTITIONS
-        await consume(stream, compressor.event_log, compressor.on_event, in_flight=most)
+        longest = longest_image(settings())
+        await consume(stream, compressor.event_log, compressor.on_event, in_flight=most, longest=longest)

@@ -27,6 +27,10 @@ from streams.topics import PROGRESS_TABLE, Topics
 log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.5  # how soon a retry begins
+LONGEST_FOLD = 120.0
+"""Seconds that one event may take: the brokers must acknowledge what follows from it."""
+LONGEST_READING = 3600.0
+"""Seconds that reading a partition of the log again may take."""
 
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
@@ -59,7 +63,10 @@ async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
             log_about(None)
+            app.consumer.note_start(record.message, LONGEST_FOLD)
             event = await read(record, shared.event_log)
+            if isinstance(event, ProgressRebuildRequested | RequestRetried):
+                app.consumer.note_start(record.message, LONGEST_READING)
             if event is not None:
                 log_about(event)
                 await _take(event, shared.event_log)

@@ -50,6 +50,12 @@ HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 DELIVERY_WRITES_IN_FLIGHT = 64
 REMOVALS_IN_FLIGHT = 2
+LONGEST_WRITE = 300.0
+"""Seconds that the writes of one event may take: an outage of Cassandra ends the process before."""
+LONGEST_OUTPUT = 1800.0
+"""Seconds that the output CSV of a million images may take, the wait for its results included."""
+LONGEST_REMOVAL = 3600.0
+"""Seconds that the removal of a million files may take."""
 LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
 PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
@@ -148,7 +154,7 @@ async def keep_history(stream: StreamT[bytes]) -> None:
                     RequestRecorded(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
                 )
 
-        await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT)
+        await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT, longest=LONGEST_WRITE)
 
 
 @app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")
@@ -159,7 +165,7 @@ async def write_output_csvs(stream: StreamT[bytes]) -> None:
             if isinstance(event, OutputCsvRequested):
                 await shared.output_csv.publish(event)
 
-        await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT)
+        await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT, longest=LONGEST_OUTPUT)
 
 
 @app.agent(
@@ -180,7 +186,7 @@ async def keep_deliveries(stream: StreamT[bytes]) -> None:
                 metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
             shared.dispatcher.recorded(event, hint)
 
-        await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT)
+        await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT, longest=LONGEST_OUTPUT)
 
 
 @app.task  # type: ignore[untyped-decorator]
@@ -197,7 +203,7 @@ async def remove_files(stream: StreamT[bytes]) -> None:
             if isinstance(event, RequestFilesRemoved):
                 await shared.retention.remove(event)
 
-        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT)
+        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)
 
 
 @app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]

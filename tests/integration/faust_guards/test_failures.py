@@ -36,6 +36,18 @@ def test_an_exception_of_a_handler_ends_the_process_and_commits_nothing_behind_i
     assert f"failed at {group.topic}/0 offset 3" in group.output()
 
 
+def test_stray_cancellation_ends_worker_and_commits_nothing(new_group: Callable[..., Group]) -> None:
+    with_handle, one_by_one = new_group(in_flight=4), new_group()
+
+    def meet_a_stray_cancellation(group: Group) -> None:
+        group.produce([b"", b"stray", b"", b""])
+        assert group.start().wait(20) == FATAL
+        assert group.committed().get(0, 0) <= 1
+        assert "StrayCancellationError" in group.output()
+
+    at_once(meet_a_stray_cancellation, with_handle, one_by_one)
+
+
 def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: Callable[..., Group]) -> None:
     spec: dict[str, Any] = {"table": True, "changelog": {"max.message.bytes": "1000"}}
     guarded, unguarded = new_group(**spec), new_group(**spec, without="F5")

@@ -12,6 +12,7 @@ from tests.integration.faust_guards.group import Group, wait_until
 from tests.scrape import Scrape, samples_of
 
 UNAVAILABLE = 69
+FATAL = 70
 
 
 def free_ports(folder: Path, count: int) -> list[int]:
@@ -89,7 +90,7 @@ def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group],
     group.produce([b"write 50 10"] * 4)
     first = group.start(port=port)
     wait_until(lambda: len(group.finished()) == 4 and is_ready(port), "four events")
-    assert health_at(port)["checks"].keys() == {"assignment", "recovery", "kafka"}
+    assert health_at(port)["checks"].keys() == {"assignment", "recovery", "events", "kafka"}
     assert group.stop(first) == 0
     group.start(port=port)
     wait_until(lambda: is_ready(port), "the table again")
@@ -108,3 +109,14 @@ def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group],
     assert group.start(port=port).wait(20) == UNAVAILABLE
     assert f"127.0.0.1:{port} can't be listened on" in group.output(1)
     assert "Traceback" not in group.output(1)
+
+
+def test_stalled_event_is_named_and_ends_worker(new_group: Callable[..., Group], tmp_path: Path) -> None:
+    group, (port,) = new_group(in_flight=4, longest=0.5), free_ports(tmp_path, 1)
+    group.produce([b"", b"sleep 60", b""])
+    worker = group.start(port=port)
+    place = f"{group.topic}/0 offset 1"
+    wait_until(lambda: health_at(port).get("checks", {}).get("events") == f"stalled at {place}", "not ready")
+    assert worker.wait(30) == FATAL
+    assert f"is stalled at {place}" in group.output()
+    assert group.committed().get(0, 0) <= 1

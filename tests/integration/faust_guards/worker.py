@@ -1,8 +1,8 @@
 """A Faust worker whose events say what to do with them; ``WORKER_SPEC`` (JSON) says which worker it is.
 
-An event's value is one of: nothing · ``sleep SECONDS`` · ``wait FILE`` (until it is there) · ``raise`` · ``write COUNT
-SIZE`` (table records, one of one byte otherwise). Each line of the journal file is ``start``, ``end``,
-``assigned`` or ``closed``, with its details.
+An event's value is one of: nothing · ``sleep SECONDS`` · ``wait FILE`` (until it is there) · ``raise`` · ``stray`` (a
+cancellation that nobody sent) · ``write COUNT SIZE`` (table records, one of one byte otherwise). Each line of the
+journal file is ``start``, ``end``, ``assigned`` or ``closed``, with its details.
 """
 
 import asyncio
@@ -56,6 +56,8 @@ async def process(event: EventT[bytes]) -> None:
                 await asyncio.sleep(0.02)
         case ["raise"]:
             raise ValueError("an event that raises")
+        case ["stray"]:
+            raise asyncio.CancelledError
         case ["write", count, size]:
             write(place, int(count), int(size))
         case _:
@@ -73,7 +75,7 @@ def write(place: tuple[int, int], count: int, size: int) -> None:
 async def agent(stream: StreamT[bytes]) -> None:
     try:
         if spec["in_flight"]:
-            await faust_app.handle(stream, process, in_flight=spec["in_flight"])
+            await faust_app.handle(stream, process, in_flight=spec["in_flight"], longest=spec["longest"])
         else:
             async for event in stream.events():
                 await process(event)
