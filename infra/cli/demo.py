@@ -8,9 +8,10 @@ import shutil
 import signal
 import tempfile
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from aiohttp import web
@@ -28,14 +29,24 @@ from infra.settings import Settings
 
 SAMPLES = Path(__file__).parents[1] / "demo"
 WEBHOOK_TIMEOUT = 30.0
+STALL_SECONDS = 60.0
+"""Seconds without progress after which the demo fails: with seven images that is no slow machine."""
+LOG_LINES = 5
 
 
 class DemoFailedError(ExplainedError):
-    """The demo did not come to its end; the message says where."""
+    """The demo did not come to its end; the message says where, the details are the last lines of the logs."""
+
+    def __init__(self, reason: str, details: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.details = details
 
 
-async def run_demo(settings: Settings, *, keep_data: bool) -> None:
-    """Run the demo; without ``keep_data`` everything that it made is gone afterwards."""
+async def run_demo(settings: Settings, *, keep_data: bool, stall_seconds: float = STALL_SECONDS) -> None:
+    """Run the demo; without ``keep_data`` everything that it made is gone afterwards.
+
+    Raises DemoFailedError, also after ``stall_seconds`` without progress.
+    """
     console = Console(stderr=True)
     task = asyncio.current_task()
     assert task is not None
@@ -53,7 +64,7 @@ async def run_demo(settings: Settings, *, keep_data: bool) -> None:
             console.print("starting Kafka, Cassandra, the API and three workers on this machine …")
             async with running_system(settings, compress_workers=1) as ready:
                 console.print(f"ready at http://{ready.own_address}")
-                await _show(ready, shop, console)
+                await _show(ready, shop, console, stall_seconds)
             console.print("everything is stopped again")
     finally:
         if not keep_data:
@@ -104,13 +115,18 @@ async def _shop(box: WebhookBox) -> AsyncIterator[Shop]:
         await runner.cleanup()
 
 
-async def _show(settings: Settings, shop: Shop, console: Console) -> None:
+async def _show(settings: Settings, shop: Shop, console: Console, stall_seconds: float) -> None:
     file = settings.data_dir / "products.csv"
     await asyncio.to_thread(file.write_bytes, shop.csv())
     async with Client(f"http://{settings.own_address}", settings.first_api_key) as client:
-        request_id = await upload(client, file, f"http://{shop.address}/webhook")
-        console.print(f"uploaded {file.name}: request {request_id}")
-        status = await follow(client, request_id)
+        try:
+            async with asyncio.timeout(stall_seconds) as stall:
+                request_id = await upload(client, file, f"http://{shop.address}/webhook")
+                console.print(f"uploaded {file.name}: request {request_id}")
+                status = await _follow(client, request_id, stall, stall_seconds)
+        except TimeoutError:
+            logs = await asyncio.to_thread(last_lines, settings.data_dir / "logs")
+            raise DemoFailedError(f"no progress for {stall_seconds:g} s", logs) from None
         output = io.BytesIO()
         await client.download(request_id, output)
         _print_rows(output.getvalue())
@@ -124,6 +140,28 @@ async def _show(settings: Settings, shop: Shop, console: Console) -> None:
     click.echo(f"webhook {webhook['id']} arrived: {body['type']}, signed {str(webhook['signature'])[:16]}…")
     if status["failed"]:
         raise DemoFailedError(f"{status['failed']} of the sample images failed")
+
+
+async def _follow(client: Client, request_id: str, stall: asyncio.Timeout, seconds: float) -> dict[str, Any]:
+    """Follow a request to its end; each image that settles puts ``stall`` off by ``seconds``."""
+    settled = -1
+
+    def note(status: dict[str, Any]) -> None:
+        nonlocal settled
+        if (now := status["succeeded"] + status["failed"]) != settled:
+            settled = now
+            stall.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    return await follow(client, request_id, note)
+
+
+def last_lines(folder: Path) -> list[str]:
+    """The last lines of each log in a folder, after the name of its process."""
+    lines = []
+    for file in sorted(folder.glob("*.log")):
+        tail = file.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        lines += [f"{file.stem}: {line}" for line in tail]
+    return lines
 
 
 def _print_rows(content: bytes) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -109,12 +109,15 @@ async def upload(
         raise
 
 
-async def follow(client: Client, request_id: str) -> dict[str, Any]:
-    """Show the progress until the request is not processed any more; returns its last status."""
+async def follow(
+    client: Client, request_id: str, on_status: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """Show the progress until the request has ended; returns its last status. ``on_status`` gets each change."""
     status: dict[str, Any] = {}
     with progress_display() as display:
         async for status in client.follow(request_id, on_trouble=display.trouble):
             display.show(status)
+            on_status(status)
     return status
 
 
