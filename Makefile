@@ -1,8 +1,15 @@
 # Everything installs into .venv of this checkout, from locks with hashes; a second run installs nothing.
 
-PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
-	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
+# PYTHON=… chooses the interpreter; else .venv keeps its own, and a new .venv takes the first one on the PATH.
+ifndef PYTHON
+PYTHON := $(shell for p in $(VENV)/bin/python python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+endif
+VERSION := $(shell "$(PYTHON)" -c 'import sys; sys.version_info < (3, 11) or print("%d.%d.%d" % sys.version_info[:3])' \
+	2>/dev/null)
+# Made again for another version of Python, and so is all that is installed into it.
+ENVIRONMENT := $(VENV)/.python-$(VERSION)
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 JARS := $(VENV)/.jars-installed
@@ -13,12 +20,13 @@ COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --pytho
 .PHONY: install demo up test check bench drill soak lock clean
 .DEFAULT_GOAL := install
 
-$(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "shrinkstream needs Python 3.11 or newer on the PATH" >&2; exit 1; }
-	@echo "installing into $(VENV) with $(PYTHON) (first time only)"
-	@"$(PYTHON)" -m venv $(VENV)
+$(ENVIRONMENT):
+	@test -n "$(VERSION)" || { echo "shrinkstream needs Python 3.11 or newer; found: $(or $(PYTHON),none)" >&2; exit 1; }
+	@echo "installing into $(VENV) with Python $(VERSION) (first time only)"
+	@"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
 
-$(RUNTIME): infra/locks/runtime.txt pyproject.toml | $(VENV)/bin/python
+$(RUNTIME): infra/locks/runtime.txt pyproject.toml $(ENVIRONMENT)
 	@$(PIP) install --require-hashes --no-deps -r infra/locks/runtime.txt
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
