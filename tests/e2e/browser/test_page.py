@@ -212,7 +212,7 @@ def test_ten_thousand_images_are_shown_a_page_at_a_time_and_can_be_cancelled(
     expect(page.get_by_text("Page 2 of 417")).to_be_visible()
     images = page.get_by_role("region", name="Images").get_by_role("listitem")
     expect(images).to_have_count(24)
-    expect(images.first).to_contain_text("Image 25")
+    expect(images.first).to_contain_text(re.compile("(Image|Cup) 25"))  # cancelled, or already fetched
     page.get_by_role("button", name="Previous").click()
     expect(images.first).to_contain_text(re.compile("Image 1$|Cup 1|Image 1Not"))
 
