@@ -2,6 +2,7 @@
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.shop import Shop
+from tests.support import curl
 
 READY_SECONDS = 120
 STOP_SECONDS = 40
@@ -108,3 +110,10 @@ def system(
     process, url = start_system(environment, "--port", "0")
     yield System(url, data_dir, process, {**environment, "SHRINKSTREAM_URL": url})
     assert stop_system(process) == 0
+
+
+@pytest.fixture(scope="session")
+def path_with_curl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A ``PATH`` with a curl: the machine's, or else that of the tests."""
+    path = os.environ["PATH"]
+    return path if shutil.which("curl") else f"{curl.install(tmp_path_factory.mktemp('curl')).parent}:{path}"

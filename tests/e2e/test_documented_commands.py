@@ -9,12 +9,9 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from infra.cassandra.schema import migrations
 from infra.settings import PREFIX, parse_webhook_secrets
@@ -135,10 +132,8 @@ class Printed:
 
 
 def test_the_commands_of_the_documents_do_what_they_say(
-    kafka_address: str, cassandra_address: str, tmp_path: Path
+    kafka_address: str, cassandra_address: str, path_with_curl: str, tmp_path: Path
 ) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("there is no curl on the PATH")
     data = tmp_path / "data"
     data.mkdir()
     folder = reader_folder(tmp_path / "checkout", data)
@@ -146,6 +141,7 @@ def test_the_commands_of_the_documents_do_what_they_say(
     plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment = {
         **plain,
+        "PATH": path_with_curl,
         # Beside other systems on the same servers and ports, and with what `make up` is given in the README.
         "SHRINKSTREAM_TOPIC_PREFIX": "documents",
         "SHRINKSTREAM_CASSANDRA_KEYSPACE": "documents",
