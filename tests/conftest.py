@@ -1,13 +1,12 @@
-"""Fixtures of every test: one real Kafka and one real Cassandra per run, and the folder of real files.
+"""Fixtures of every test: one real Kafka and one real Cassandra per run.
 
-``TEST_KAFKA`` and ``TEST_CASSANDRA`` (``host:port``) name running servers to use instead, ``TEST_SHARED`` the folder.
+``TEST_KAFKA`` and ``TEST_CASSANDRA`` (``host:port``) name running servers to use instead.
 """
 
 import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,6 @@ from infra.embedded import EmbeddedServer, EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
 from tests.s3 import S3Server
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 # What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -66,12 +63,3 @@ def s3_server() -> Iterator[S3Server]:
     """An S3 server whose buckets are shared by all tests: use names of your own."""
     with S3Server() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of real photos, format samples and published clients, which a clone doesn't have."""
-    folder = Path(os.environ.get("TEST_SHARED", SHARED))
-    if not folder.is_dir():
-        pytest.skip(f"no folder of real files at {folder} (set TEST_SHARED)")
-    return folder
