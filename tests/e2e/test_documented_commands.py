@@ -159,7 +159,7 @@ def test_the_commands_of_the_documents_do_what_they_say(
         for given, instead in SUBSTITUTIONS.items():
             text = text.replace(given, instead.format(**places))
         texts.append(text)
-    printed = Printed(blocks, run_blocks(texts, folder=folder, environment=environment, timeout=180))
+    printed = Printed(blocks, run_blocks(texts, folder=folder, environment=environment, timeout=400))
 
     # deployment.md
     assert printed.by("shrinkstream init").splitlines()[-1] == f"created {migrations()[-1][1]}"
