@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import inspect
 import os
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,22 @@ from tests.s3 import S3Server
 
 # What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an ``async def`` test; 60 s, or those of its ``time_limit`` mark, bound a wait that would not end."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+    mark = pyfuncitem.get_closest_marker("time_limit")
+
+    async def bounded() -> None:
+        async with asyncio.timeout(mark.args[0] if mark else 60):
+            await pyfuncitem.obj(**arguments)
+
+    asyncio.run(bounded())
+    return True
 
 
 @pytest.fixture(scope="session")

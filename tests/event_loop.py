@@ -1,20 +1,7 @@
-"""How the tests of asynchronous code run it."""
+"""Waiting for what happens elsewhere."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
-
-T = TypeVar("T")
-
-
-def run(test: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine; code that waits for ever is a failure, not a hanging test run."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(60):
-            return await test
-
-    return asyncio.run(bounded())
+from collections.abc import Awaitable, Callable
 
 
 async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 10) -> None:

@@ -43,7 +43,7 @@ def table(rows: int) -> bytes:
 
 @asynccontextmanager
 async def running_api(settings: Settings) -> AsyncIterator[psutil.Process]:
-    process = subprocess.Popen(  # noqa: ASYNC220 - nothing else runs yet
+    process = subprocess.Popen(
         [sys.executable, "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)}
     )
     try:

@@ -10,13 +10,11 @@ import pytest
 
 from infra.cli import demo, requests
 from infra.settings import Settings
-from tests.event_loop import run
 
 
-def test_stalled_demo_fails_with_last_log_lines(
+async def test_stalled_demo_fails_with_last_log_lines(
     kafka_address: str, cassandra_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     async def upload_while_compress_is_paused(*arguments: Any) -> str:
         for process in psutil.Process().children():
             if process.cmdline()[-2:] == ["worker", "compress"]:
@@ -32,5 +30,5 @@ def test_stalled_demo_fails_with_last_log_lines(
         data_dir=tmp_path,
     )
     with pytest.raises(demo.DemoFailedError, match="no progress for 3 s") as failure:
-        run(demo.run_demo(settings, keep_data=True, stall_seconds=3))
+        await demo.run_demo(settings, keep_data=True, stall_seconds=3)
     assert any(line.startswith("compress: ") for line in failure.value.details)

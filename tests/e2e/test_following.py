@@ -1,6 +1,5 @@
 """Two clients written against the documentation alone: one polls with ETag and downloads, one follows by SSE."""
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -67,43 +66,40 @@ async def stream_of(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
     assert text == "", "the stream ends with a whole event"
 
 
-def test_a_client_follows_a_request_to_its_end_and_comes_back_where_it_was(system: System, shop: Shop) -> None:
+async def test_a_client_follows_a_request_to_its_end_and_comes_back_where_it_was(system: System, shop: Shop) -> None:
     request_id = upload(system.url, many(shop, "followed.jpg", 400))
     url = f"{system.url}/api/requests/{request_id}/events"
 
-    async def follow() -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
-            seen: list[dict[str, object]] = []
-            last_id = ""
-            async with session.get(url) as response:
-                assert response.status == 200
-                assert response.content_type == "text/event-stream"
-                assert response.headers["Cache-Control"] == "no-store"
-                async for event in stream_of(response):
-                    if not event.data:
-                        assert event.retry
-                        continue
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        seen: list[dict[str, object]] = []
+        last_id = ""
+        async with session.get(url) as response:
+            assert response.status == 200
+            assert response.content_type == "text/event-stream"
+            assert response.headers["Cache-Control"] == "no-store"
+            async for event in stream_of(response):
+                if not event.data:
+                    assert event.retry
+                    continue
+                seen.append(json.loads(event.data))
+                last_id = event.id
+                if len(seen) == 2:
+                    break  # the connection is lost
+        async with session.get(url, headers={"Last-Event-ID": last_id}) as response:
+            async for event in stream_of(response):
+                if event.data:
+                    assert event.id != last_id, "what the client knows is not told again"
                     seen.append(json.loads(event.data))
                     last_id = event.id
-                    if len(seen) == 2:
-                        break  # the connection is lost
-            async with session.get(url, headers={"Last-Event-ID": last_id}) as response:
-                async for event in stream_of(response):
-                    if event.data:
-                        assert event.id != last_id, "what the client knows is not told again"
-                        seen.append(json.loads(event.data))
-                        last_id = event.id
-            assert [status["status"] for status in seen] == ["processing"] * (len(seen) - 1) + ["completed"]
-            progress = [int(str(status["progress"])) for status in seen]
-            assert progress == sorted(progress)
-            assert len(seen) > 3
-            times = [str(status["updatedAt"]) for status in seen]
-            assert times == sorted(times)
-            async with session.get(url, headers={"Last-Event-ID": last_id}) as response:
-                assert response.status == 204, "nothing more will come: a browser stops asking"
-            async with session.get(url) as response:
-                (last,) = [event async for event in stream_of(response) if event.data]
-                assert json.loads(last.data) == seen[-1]
-
-    asyncio.run(follow())
+        assert [status["status"] for status in seen] == ["processing"] * (len(seen) - 1) + ["completed"]
+        progress = [int(str(status["progress"])) for status in seen]
+        assert progress == sorted(progress)
+        assert len(seen) > 3
+        times = [str(status["updatedAt"]) for status in seen]
+        assert times == sorted(times)
+        async with session.get(url, headers={"Last-Event-ID": last_id}) as response:
+            assert response.status == 204, "nothing more will come: a browser stops asking"
+        async with session.get(url) as response:
+            (last,) = [event async for event in stream_of(response) if event.data]
+            assert json.loads(last.data) == seen[-1]
     assert completed(system.url, request_id)["progress"] == 100

@@ -1,6 +1,5 @@
 """Read models are thrown away and come back the same, while the system runs."""
 
-import asyncio
 import re
 
 from aiokafka import AIOKafkaProducer
@@ -90,24 +89,20 @@ def test_all_of_progress_is_rebuilt_while_a_request_is_under_way(system: System,
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def test_a_record_that_cannot_be_read_is_put_aside_and_can_be_sent_back(
+async def test_a_record_that_cannot_be_read_is_put_aside_and_can_be_sent_back(
     system: System, shop: Shop, kafka_address: str
 ) -> None:
-    async def write() -> int:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka_address)
-        await producer.start()
-        try:
-            record = await producer.send_and_wait("shrinkstream.image-results", b"{rubbish", key=b"nobody")
-            await producer.send_and_wait("shrinkstream.image-results", None, key=b"nobody")
-            return int(record.offset)
-        finally:
-            await producer.stop()
-
-    offset = asyncio.run(write())
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_address)
+    await producer.start()
+    try:
+        record = await producer.send_and_wait("shrinkstream.image-results", b"{rubbish", key=b"nobody")
+        await producer.send_and_wait("shrinkstream.image-results", None, key=b"nobody")
+    finally:
+        await producer.stop()
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('after-rubbish.jpg')}\n")
     assert completed(system.url, request_id)["succeeded"] == 1
     listed = system.run("dead-letters", "list")
-    (line,) = [line for line in listed.stdout.splitlines() if f"@{offset}  not JSON" in line]
+    (line,) = [line for line in listed.stdout.splitlines() if f"@{record.offset}  not JSON" in line]
     assert line.startswith("shrinkstream.image-results/")
     assert "the record has no value" in listed.stdout
     retried = system.run("dead-letters", "retry", "--topic", "shrinkstream.image-results")

@@ -21,7 +21,7 @@ from streams.events import Event
 from streams.log_reader import LogReader
 from streams.topics import Topics
 from tests import markdown
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.examples import failed, processed, requested
 from tests.markdown import ROOT
 from tests.shell import reader_folder, run_blocks
@@ -127,7 +127,7 @@ async def forget_all(settings: Settings) -> None:
         await session.close()
 
 
-def wait_for(
+async def wait_for(
     newcomer: Newcomer, worker: "subprocess.Popen[bytes]", count: Callable[[], Coroutine[Any, Any, int]], least: int
 ) -> None:
     async def is_reached() -> bool:
@@ -135,12 +135,13 @@ def wait_for(
         return await count() >= least
 
     try:
-        run(eventually(is_reached, timeout=40))
+        await eventually(is_reached, timeout=40)
     except TimeoutError:
         raise AssertionError(newcomer.log) from None
 
 
-def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
+@pytest.mark.time_limit(180)
+async def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
     newcomer: Newcomer, settings: Settings, request_id: str
 ) -> None:
     events = failures(request_id)
@@ -149,25 +150,25 @@ def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
     assert migration.startswith(f"{migrations()[-1][0] + 1:04}_"), "it is to have the next number"
     assert newcomer.run("shrinkstream init") == f"created {migration}\n"
 
-    run(append(settings, events))
+    await append(settings, events)
     with newcomer.worker() as killed:
-        wait_for(newcomer, killed, lambda: rows(settings), 1)
+        await wait_for(newcomer, killed, lambda: rows(settings), 1)
         killed.send_signal(signal.SIGKILL)
-    assert run(committed(settings)) < FAILURES, "some of what it had done comes again"
+    assert await committed(settings) < FAILURES, "some of what it had done comes again"
 
     again = [*events[::7], processed(requested(request_id, FAILURES))]
-    run(append(settings, again))
+    await append(settings, again)
     with newcomer.worker() as worker:
         # Meanwhile Kafka notices that the one before is dead.
         servers = {"TEST_KAFKA": str(settings.kafka_brokers), "TEST_CASSANDRA": str(settings.cassandra_hosts)}
         assert " passed" in newcomer.run("pytest", **servers)
-        wait_for(newcomer, worker, lambda: committed(settings), FAILURES + len(again))
+        await wait_for(newcomer, worker, lambda: committed(settings), FAILURES + len(again))
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0, newcomer.log
     assert newcomer.shown() == wanted
 
-    run(forget_all(settings))
-    assert run(rows(settings)) == 0
+    await forget_all(settings)
+    assert await rows(settings) == 0
     assert newcomer.run("failures replay") == f"{FAILURES + len(again)} events\n"
     assert newcomer.shown() == wanted
 

@@ -10,7 +10,6 @@ from aiohttp.test_utils import BaseTestServer
 from api.context import CONTEXT
 from api.idempotency import Claim, IdempotencyKeys
 from infra.settings import Settings
-from tests.event_loop import run
 from tests.examples import NOON, created
 from tests.integration.test_event_stream import serving
 from tests.integration.test_history import Door
@@ -29,19 +28,16 @@ async def require_come_back(server: BaseTestServer, key: str) -> None:
         assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        assert settings.cassandra_hosts is not None
-        door = Door(settings.cassandra_hosts)
-        await door.open()
-        try:
-            async with serving(settings.model_copy(update={"cassandra_hosts": door.address})) as (server, _):
-                await door.shut()
-                await require_come_back(server, request_id)
-        finally:
+async def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Settings, request_id: str) -> None:
+    assert settings.cassandra_hosts is not None
+    door = Door(settings.cassandra_hosts)
+    await door.open()
+    try:
+        async with serving(settings.model_copy(update={"cassandra_hosts": door.address})) as (server, _):
             await door.shut()
-
-    run(test())
+            await require_come_back(server, request_id)
+    finally:
+        await door.shut()
 
 
 async def lag(app: web.Application, settings: Settings) -> None:
@@ -51,24 +47,18 @@ async def lag(app: web.Application, settings: Settings) -> None:
         await changelog.fold(created(str(uuid4())))
 
 
-def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
+async def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with serving(settings) as (server, app):
-            claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
-            await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
-            await lag(app, settings)
-            await require_come_back(server, request_id)
-
-    run(test())
+    async with serving(settings) as (server, app):
+        claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
+        await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
+        await lag(app, settings)
+        await require_come_back(server, request_id)
 
 
-def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with serving(settings) as (server, app), aiohttp.ClientSession() as client:
-            await lag(app, settings)
-            async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:
-                assert answer.status == 404
-
-    run(test())
+async def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
+    async with serving(settings) as (server, app), aiohttp.ClientSession() as client:
+        await lag(app, settings)
+        async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:
+            assert answer.status == 404

@@ -11,7 +11,7 @@ from structlog.typing import EventDict
 from api import results
 from infra.settings import Settings
 from infra.storage import Storage, StorageError, StoredObject
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.integration.large_image import IMAGE, store_large_image
 from tests.integration.test_event_stream import serving
 
@@ -37,7 +37,7 @@ async def until_broken_off(logs: list[EventDict]) -> None:
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
-def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_other_answer_follows(
+async def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_other_answer_follows(
     settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
@@ -49,27 +49,21 @@ def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_other_
 
     monkeypatch.setattr(Storage, "get", breaking)
 
-    async def test() -> None:
-        async with serving(settings) as (server, _):
-            reader, writer = await ask(server)
-            rest = await reader.read(-1)
-            assert rest.partition(b"\r\n\r\n")[2] in (b"", b"x" * 1000)
-            await until_broken_off(logs)
-            writer.close()
-
-    run(test())
+    async with serving(settings) as (server, _):
+        reader, writer = await ask(server)
+        rest = await reader.read(-1)
+        assert rest.partition(b"\r\n\r\n")[2] in (b"", b"x" * 1000)
+        await until_broken_off(logs)
+        writer.close()
 
 
-def test_a_client_that_reads_nothing_is_dropped(
+async def test_a_client_that_reads_nothing_is_dropped(
     settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "SLOW_CLIENT", 0.3)
     store_large_image(settings)
 
-    async def test() -> None:
-        async with serving(settings) as (server, _):
-            _, writer = await ask(server)
-            await until_broken_off(logs)
-            writer.close()
-
-    run(test())
+    async with serving(settings) as (server, _):
+        _, writer = await ask(server)
+        await until_broken_off(logs)
+        writer.close()

@@ -11,7 +11,6 @@ import pytest
 
 from infra.readiness import NotReady
 from infra.storage import CHECK_KEY, Storage, StorageError, ask_storage
-from tests.event_loop import run
 from tests.s3 import S3Server
 
 MIB = 1024 * 1024
@@ -42,44 +41,35 @@ async def content(storage: Storage, key: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 12 * MIB + 1])
-def test_what_was_put_is_what_is_got(bucket: str, size: int, tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = opened(bucket)
-        data = os.urandom(size)
-        await storage.put("images/a/0.jpg", data, "image/jpeg")
-        assert await content(storage, "images/a/0.jpg") == data
-        source = tmp_path / "source"
-        source.write_bytes(data)
-        await storage.put("csv/a/0.csv", source, "text/csv")
-        assert await content(storage, "csv/a/0.csv") == data
-
-    run(test())
+async def test_what_was_put_is_what_is_got(bucket: str, size: int, tmp_path: Path) -> None:
+    storage = opened(bucket)
+    data = os.urandom(size)
+    await storage.put("images/a/0.jpg", data, "image/jpeg")
+    assert await content(storage, "images/a/0.jpg") == data
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    await storage.put("csv/a/0.csv", source, "text/csv")
+    assert await content(storage, "csv/a/0.csv") == data
 
 
-def test_an_object_has_its_type_and_its_place_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
-    async def test() -> None:
-        await opened(bucket).put("images/a/0.jpg", b"x", "image/jpeg")
-
-    run(test())
+async def test_an_object_has_its_type_and_its_place_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
+    await opened(bucket).put("images/a/0.jpg", b"x", "image/jpeg")
     assert s3_server.keys(bucket) == ["a shop/images/images/a/0.jpg"]
     head = s3_server.client().head_object(Bucket=bucket, Key="a shop/images/images/a/0.jpg")
     assert head["ContentType"] == "image/jpeg"
 
 
-def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(bucket: str) -> None:
-    async def test() -> None:
-        storage = opened(bucket)
-        versions = [bytes([letter]) * MIB for letter in b"abc"]
-        await storage.put("object", versions[0], "image/jpeg")
-        writing = asyncio.create_task(_write_all(storage, versions * 3))
-        seen = set()
-        while not writing.done():
-            seen.add(await content(storage, "object"))
-        await writing
-        assert seen
-        assert seen <= set(versions)
-
-    run(test())
+async def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(bucket: str) -> None:
+    storage = opened(bucket)
+    versions = [bytes([letter]) * MIB for letter in b"abc"]
+    await storage.put("object", versions[0], "image/jpeg")
+    writing = asyncio.create_task(_write_all(storage, versions * 3))
+    seen = set()
+    while not writing.done():
+        seen.add(await content(storage, "object"))
+    await writing
+    assert seen
+    assert seen <= set(versions)
 
 
 async def _write_all(storage: Storage, versions: list[bytes]) -> None:
@@ -87,16 +77,13 @@ async def _write_all(storage: Storage, versions: list[bytes]) -> None:
         await storage.put("object", version, "image/jpeg")
 
 
-def test_a_signed_link_downloads_the_object_and_nothing_has_none(bucket: str) -> None:
-    async def test() -> None:
-        storage = opened(bucket)
-        await storage.put("images/a/ü 0.jpg", b"an image", "image/jpeg")
-        link = await storage.signed_link("images/a/ü 0.jpg")
-        assert link is not None
-        assert await asyncio.to_thread(_download, link) == (b"an image", "image/jpeg")
-        assert await storage.signed_link("images/a/1.jpg") is None
-
-    run(test())
+async def test_a_signed_link_downloads_the_object_and_nothing_has_none(bucket: str) -> None:
+    storage = opened(bucket)
+    await storage.put("images/a/ü 0.jpg", b"an image", "image/jpeg")
+    link = await storage.signed_link("images/a/ü 0.jpg")
+    assert link is not None
+    assert await asyncio.to_thread(_download, link) == (b"an image", "image/jpeg")
+    assert await storage.signed_link("images/a/1.jpg") is None
 
 
 def _download(url: str) -> tuple[bytes, str]:
@@ -104,31 +91,25 @@ def _download(url: str) -> tuple[bytes, str]:
         return response.read(), response.headers["Content-Type"]
 
 
-def test_a_public_bucket_gives_links_that_download(bucket: str, s3_server: S3Server) -> None:
+async def test_a_public_bucket_gives_links_that_download(bucket: str, s3_server: S3Server) -> None:
     s3_server.publish(bucket)
     storage = Storage(f"s3://{bucket}", PUBLIC, f"{s3_server.url}/{bucket}")
 
-    async def test() -> None:
-        await storage.put("images/a/0.jpg", b"an image", "image/jpeg")
-        link = storage.object_link("images/a/0.jpg")
-        assert await asyncio.to_thread(_download, link) == (b"an image", "image/jpeg")
-        with pytest.raises(HTTPError, match="404"):
-            await asyncio.to_thread(_download, storage.object_link("images/a/1.jpg"))
-        assert storage.link("api/download/1") == f"{PUBLIC}/api/download/1", "the API's own pages stay there"
-
-    run(test())
+    await storage.put("images/a/0.jpg", b"an image", "image/jpeg")
+    link = storage.object_link("images/a/0.jpg")
+    assert await asyncio.to_thread(_download, link) == (b"an image", "image/jpeg")
+    with pytest.raises(HTTPError, match="404"):
+        await asyncio.to_thread(_download, storage.object_link("images/a/1.jpg"))
+    assert storage.link("api/download/1") == f"{PUBLIC}/api/download/1", "the API's own pages stay there"
 
 
-def test_what_is_removed_is_gone_and_its_neighbours_are_not(bucket: str, s3_server: S3Server) -> None:
-    async def test() -> None:
-        storage = opened(bucket)
-        await asyncio.gather(*(storage.put(f"images/a/{n}.jpg", b"x", "image/jpeg") for n in range(30)))
-        await storage.put("images/ab/0.jpg", b"x", "image/jpeg")
-        assert await storage.remove("images/a") == 30
-        assert await storage.remove("images/a") == 0, "safe to repeat"
-        assert s3_server.keys(bucket) == ["a shop/images/images/ab/0.jpg"]
-
-    run(test())
+async def test_what_is_removed_is_gone_and_its_neighbours_are_not(bucket: str, s3_server: S3Server) -> None:
+    storage = opened(bucket)
+    await asyncio.gather(*(storage.put(f"images/a/{n}.jpg", b"x", "image/jpeg") for n in range(30)))
+    await storage.put("images/ab/0.jpg", b"x", "image/jpeg")
+    assert await storage.remove("images/a") == 30
+    assert await storage.remove("images/a") == 0, "safe to repeat"
+    assert s3_server.keys(bucket) == ["a shop/images/images/ab/0.jpg"]
 
 
 async def failure_of(storage: Storage) -> str:
@@ -144,56 +125,50 @@ async def failure_of(storage: Storage) -> str:
     return message
 
 
-def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket: str) -> None:
-    message = run(failure_of(opened("no-such-bucket")))
+async def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket: str) -> None:
+    message = await failure_of(opened("no-such-bucket"))
     assert message.startswith(".shrinkstream-check can't be written to s3://no-such-bucket/a shop/images: NoSuchBucket")
 
 
-def test_keys_that_are_not_known_are_told_in_one_line(
+async def test_keys_that_are_not_known_are_told_in_one_line(
     bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, secret = s3_server.new_key()
     s3_server.ask_for_keys(ask=True)
     try:
-        assert "InvalidAccessKeyId" in run(failure_of(opened(bucket)))
+        assert "InvalidAccessKeyId" in await failure_of(opened(bucket))
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
-        assert "SignatureDoesNotMatch" in run(failure_of(opened(bucket)))
+        assert "SignatureDoesNotMatch" in await failure_of(opened(bucket))
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-        run(opened(bucket).check())
+        await opened(bucket).check()
     finally:
         s3_server.ask_for_keys(ask=False)
 
 
-def test_an_endpoint_that_nobody_answers_at_is_told_in_one_line_after_some_attempts(
+async def test_an_endpoint_that_nobody_answers_at_is_told_in_one_line_after_some_attempts(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
 
-    async def test() -> None:
-        with pytest.raises(StorageError, match=r"PUT http://127\.0\.0\.1:9/.*: HTTP error: error sending request$"):
-            await opened(bucket).check()
-
-    run(test())
+    with pytest.raises(StorageError, match=r"PUT http://127\.0\.0\.1:9/.*: HTTP error: error sending request$"):
+        await opened(bucket).check()
 
 
-def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_it_is_gone(
+async def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_it_is_gone(
     bucket: str, s3_server: S3Server
 ) -> None:
     client = s3_server.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     storage = opened(bucket, "shop")
 
-    async def test() -> None:
-        for _ in range(3):
-            await ask_storage(storage)
-        versions = client.list_object_versions(Bucket=bucket)["Versions"]
-        assert [version["Key"] for version in versions] == [f"shop/{CHECK_KEY}"]
-        for version in versions:
-            client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
-        client.delete_bucket(Bucket=bucket)
-        with pytest.raises(NotReady) as refused:
-            await ask_storage(storage)
-        assert "NoSuchBucket" in refused.value.detail
-        assert bucket not in str(refused.value), "which is nobody's business"
-
-    run(test())
+    for _ in range(3):
+        await ask_storage(storage)
+    versions = client.list_object_versions(Bucket=bucket)["Versions"]
+    assert [version["Key"] for version in versions] == [f"shop/{CHECK_KEY}"]
+    for version in versions:
+        client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+    client.delete_bucket(Bucket=bucket)
+    with pytest.raises(NotReady) as refused:
+        await ask_storage(storage)
+    assert "NoSuchBucket" in refused.value.detail
+    assert bucket not in str(refused.value), "which is nobody's business"

@@ -41,147 +41,113 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def test_output_is_appended_to_the_log_and_the_exit_status_is_reported(tmp_path: Path) -> None:
+async def test_output_is_appended_to_the_log_and_the_exit_status_is_reported(tmp_path: Path) -> None:
     log_path = tmp_path / "logs" / "child.log"
 
-    async def scenario() -> None:
-        for status in (0, 3):
-            child = python(
-                log_path, f"import sys; print('out', {status}); sys.stderr.write('err\\n'); sys.exit({status})"
-            )
-            await child.start()
-            assert await child.wait() == status == child.returncode
-
-    asyncio.run(scenario())
+    for status in (0, 3):
+        child = python(log_path, f"import sys; print('out', {status}); sys.stderr.write('err\\n'); sys.exit({status})")
+        await child.start()
+        assert await child.wait() == status == child.returncode
     assert log_path.read_text() == "out 0\nerr\nout 3\nerr\n"
 
 
-def test_the_environment_and_the_working_directory_reach_the_child(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        child = ChildProcess(
-            "child",
-            [sys.executable, "-c", "import os; print(os.environ['GREETING'], os.environ['PATH'] != '', os.getcwd())"],
-            log_path=tmp_path / "log",
-            env={"GREETING": "hello"},
-            cwd=tmp_path,
-        )
-        await child.start()
-        assert await child.wait() == 0
-
-    asyncio.run(scenario())
+async def test_the_environment_and_the_working_directory_reach_the_child(tmp_path: Path) -> None:
+    child = ChildProcess(
+        "child",
+        [sys.executable, "-c", "import os; print(os.environ['GREETING'], os.environ['PATH'] != '', os.getcwd())"],
+        log_path=tmp_path / "log",
+        env={"GREETING": "hello"},
+        cwd=tmp_path,
+    )
+    await child.start()
+    assert await child.wait() == 0
     assert (tmp_path / "log").read_text() == f"hello True {tmp_path}\n"
 
 
-def test_stop_asks_first_and_lets_the_child_finish(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        child = python(
-            tmp_path / "log",
-            "import signal, sys, time\n"
-            "def finish(*_): print('finished'); sys.exit(0)\n"
-            "signal.signal(signal.SIGTERM, finish); print('ready'); time.sleep(60)",
-        )
-        await child.start()
-        await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
-        await child.stop(grace_seconds=END_SECONDS)
-        assert child.returncode == 0
-
-    asyncio.run(scenario())
+async def test_stop_asks_first_and_lets_the_child_finish(tmp_path: Path) -> None:
+    child = python(
+        tmp_path / "log",
+        "import signal, sys, time\n"
+        "def finish(*_): print('finished'); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, finish); print('ready'); time.sleep(60)",
+    )
+    await child.start()
+    await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
+    await child.stop(grace_seconds=END_SECONDS)
+    assert child.returncode == 0
     assert (tmp_path / "log").read_text() == "ready\nfinished\n"
 
 
-def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        child = python(
-            tmp_path / "log",
-            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)",
-        )
-        await child.start()
-        await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
-        await child.stop(grace_seconds=0.2)
-        assert child.returncode == -signal.SIGKILL
-        await child.stop(grace_seconds=0.2)  # nothing left to do is no error
-
-    asyncio.run(scenario())
+async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path: Path) -> None:
+    child = python(
+        tmp_path / "log",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)",
+    )
+    await child.start()
+    await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
+    await child.stop(grace_seconds=0.2)
+    assert child.returncode == -signal.SIGKILL
+    await child.stop(grace_seconds=0.2)  # nothing left to do is no error
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-def test_what_the_child_started_ends_with_it_however_the_child_ends(end: signal.Signals, tmp_path: Path) -> None:
-    async def scenario() -> int:
-        child = python(
-            tmp_path / "log",
-            "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'left'); time.sleep(60)",
-        )
-        await child.start()
-        grandchild = int((await asyncio.to_thread(until_logged, tmp_path / "log", "left")).split()[0])
-        os.kill(child.pid, end)
-        assert await child.wait() == -end
-        await child.stop(END_SECONDS)
-        return grandchild
-
-    assert is_gone(asyncio.run(scenario()))
+async def test_what_the_child_started_ends_with_it_however_the_child_ends(end: signal.Signals, tmp_path: Path) -> None:
+    child = python(
+        tmp_path / "log",
+        "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'left'); time.sleep(60)",
+    )
+    await child.start()
+    grandchild = int((await asyncio.to_thread(until_logged, tmp_path / "log", "left")).split()[0])
+    os.kill(child.pid, end)
+    assert await child.wait() == -end
+    await child.stop(END_SECONDS)
+    assert is_gone(grandchild)
 
 
-def test_the_child_has_a_session_of_its_own_so_ctrl_c_reaches_only_the_parent(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        child = python(tmp_path / "log", "import time; time.sleep(60)")
-        await child.start()
-        try:
-            assert os.getsid(child.pid) == child.pid != os.getsid(0)
-        finally:
-            await child.stop(0)
-
-    asyncio.run(scenario())
+async def test_the_child_has_a_session_of_its_own_so_ctrl_c_reaches_only_the_parent(tmp_path: Path) -> None:
+    child = python(tmp_path / "log", "import time; time.sleep(60)")
+    await child.start()
+    try:
+        assert os.getsid(child.pid) == child.pid != os.getsid(0)
+    finally:
+        await child.stop(0)
 
 
-def test_no_process_is_added_and_a_broken_pipe_ends_a_command_as_usual(tmp_path: Path) -> None:
-    async def scenario() -> int:
-        child = ChildProcess("yes", ["sh", "-c", "yes | head -n 1; echo pid $$"], log_path=tmp_path / "log")
-        await child.start()
-        pid = child.pid
-        await child.wait()
-        return pid
-
+async def test_no_process_is_added_and_a_broken_pipe_ends_a_command_as_usual(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ties a process to its parent without a process in between")
-    pid = asyncio.run(scenario())
+    child = ChildProcess("yes", ["sh", "-c", "yes | head -n 1; echo pid $$"], log_path=tmp_path / "log")
+    await child.start()
+    pid = child.pid
+    await child.wait()
     assert (tmp_path / "log").read_text() == f"y\npid {pid}\n"
 
 
-def test_a_log_over_the_limit_is_moved_aside_at_start(tmp_path: Path) -> None:
+async def test_a_log_over_the_limit_is_moved_aside_at_start(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
     log_path.write_bytes(b"x" * (MAX_LOG_BYTES + 1))
 
-    async def scenario() -> None:
-        child = python(log_path, "print('new')")
-        await child.start()
-        await child.wait()
-
-    asyncio.run(scenario())
+    child = python(log_path, "print('new')")
+    await child.start()
+    await child.wait()
     assert log_path.read_text() == "new\n"
     assert (tmp_path / "log.1").stat().st_size == MAX_LOG_BYTES + 1
 
 
-def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+async def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of_an_earlier_run(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
     log_path.write_text("ERROR of yesterday\n")
-
-    async def scenario() -> str:
-        child = python(log_path, "print('INFO fine'); raise ValueError('the disk is full')")
-        await child.start()
-        await child.wait()
-        return child.last_words()
-
-    assert asyncio.run(scenario()) == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
+    child = python(log_path, "print('INFO fine'); raise ValueError('the disk is full')")
+    await child.start()
+    await child.wait()
+    assert child.last_words() == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
 
 
-def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    async def scenario() -> str:
-        child = ChildProcess("child", ["/no/such/command"], log_path=tmp_path / "log")
-        await child.start()
-        await child.wait()
-        return child.last_words()
-
-    assert "cannot run /no/such/command: No such file or directory" in asyncio.run(scenario())
+async def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    child = ChildProcess("child", ["/no/such/command"], log_path=tmp_path / "log")
+    await child.start()
+    await child.wait()
+    assert "cannot run /no/such/command: No such file or directory" in child.last_words()
 
 
 PARENT = """

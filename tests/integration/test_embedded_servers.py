@@ -24,6 +24,7 @@ from infra.embedded.kafka import EmbeddedKafka
 
 END_SECONDS = 30.0
 
+pytestmark = pytest.mark.time_limit(180)  # of Cassandra some are started, on a machine that may be busy
 each_server = pytest.mark.parametrize("kind", [EmbeddedKafka, EmbeddedCassandra])
 
 
@@ -115,30 +116,27 @@ async def read(server: EmbeddedServer) -> list[str]:
 
 
 @each_server
-def test_data_and_address_survive_a_kill_9_and_the_data_a_move_to_another_port(
+async def test_data_and_address_survive_a_kill_9_and_the_data_a_move_to_another_port(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
     data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
     values = [f"{number:03}" for number in range(200)]
 
-    async def scenario() -> None:
-        async with kind(data_dir) as server:
-            address = server.address
-            await write(server, values[:100], then=lambda: os.kill(server.process.pid, signal.SIGKILL))
-            assert await server.process.wait() == -signal.SIGKILL
+    async with kind(data_dir) as server:
+        address = server.address
+        await write(server, values[:100], then=lambda: os.kill(server.process.pid, signal.SIGKILL))
+        assert await server.process.wait() == -signal.SIGKILL
 
-        async with kind(data_dir) as server:
-            assert server.address == address
-            assert await read(server) == values[:100]
-            await write(server, values[100:])
+    async with kind(data_dir) as server:
+        assert server.address == address
+        assert await read(server) == values[:100]
+        await write(server, values[100:])
 
-        # Somebody else has the port now: the server moves to another one, with its data.
-        taken = await asyncio.start_server(lambda _reader, _writer: None, *address.split(":"))
-        async with taken, kind(data_dir) as server:
-            assert server.address != address
-            assert await read(server) == values
-
-    asyncio.run(scenario())
+    # Somebody else has the port now: the server moves to another one, with its data.
+    taken = await asyncio.start_server(lambda _reader, _writer: None, *address.split(":"))
+    async with taken, kind(data_dir) as server:
+        assert server.address != address
+        assert await read(server) == values
 
 
 def children() -> set[psutil.Process]:
@@ -147,24 +145,20 @@ def children() -> set[psutil.Process]:
 
 
 @each_server
-def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leaves_nothing(
+async def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leaves_nothing(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
     before = children()
+    async with kind(tmp_path) as server:
+        process = psutil.Process(server.process.pid)
+        listening = {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+        assert len(listening) == len(server.port_names)
 
-    async def scenario() -> psutil.Process:
-        async with kind(tmp_path) as server:
-            process = psutil.Process(server.process.pid)
-            listening = {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-            assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-            assert len(listening) == len(server.port_names)
-
-            with pytest.raises(EmbeddedServerError, match=f"another {kind.name} is running on .*{kind.server}"):
-                await kind(tmp_path).start()
-            assert process.is_running()
-        return process
-
-    assert not asyncio.run(scenario()).is_running()
+        with pytest.raises(EmbeddedServerError, match=f"another {kind.name} is running on .*{kind.server}"):
+            await kind(tmp_path).start()
+        assert process.is_running()
+    assert not process.is_running()
     assert children() == before
 
 
@@ -185,7 +179,7 @@ asyncio.run(main())
 
 
 @each_server
-def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_at_once(
+async def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_at_once(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
     with subprocess.Popen(
@@ -196,23 +190,20 @@ def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_at_once
         assert psutil.pid_exists(java)
         parent.kill()
 
-    async def scenario() -> None:
-        async with kind(tmp_path) as server:
-            assert is_gone(java)
-            assert server.process.pid != java
-
-    asyncio.run(scenario())
+    async with kind(tmp_path) as server:
+        assert is_gone(java)
+        assert server.process.pid != java
 
 
 @each_server
-def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reason_and_its_log(
+async def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reason_and_its_log(
     kind: type[EmbeddedServer], tmp_path: Path
 ) -> None:
     server = kind(tmp_path)
     server.directory.mkdir()
     (server.directory / "data").write_text("not a directory")
     with pytest.raises(EmbeddedServerError) as failure:
-        asyncio.run(server.start())
+        await server.start()
     message = str(failure.value)
     assert message.startswith(f"{kind.name} ended with status ")
     assert str(server.directory / "data") in message
@@ -221,49 +212,42 @@ def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reason_and
 
 
 @each_server
-def test_a_server_that_does_not_answer_in_time_is_not_left_behind(kind: type[EmbeddedServer], tmp_path: Path) -> None:
+async def test_a_server_that_does_not_answer_in_time_is_not_left_behind(
+    kind: type[EmbeddedServer], tmp_path: Path
+) -> None:
     server = kind(tmp_path)
     with pytest.raises(EmbeddedServerError, match=r"no answer within 0\.05 s: .* \(log: "):
-        asyncio.run(server.start(timeout=0.05))
+        await server.start(timeout=0.05)
     assert is_gone(server.process.pid)
 
 
-def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> None:
+async def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> None:
     kafka, cassandra = EmbeddedKafka(tmp_path), EmbeddedCassandra(tmp_path)
     kafka.directory.mkdir()
     (kafka.directory / "data").write_text("not a directory")
     before = children()
 
-    async def scenario() -> None:
+    with pytest.raises(EmbeddedServerError, match=r"^Kafka ended"):
         async with EmbeddedServers(kafka, cassandra):
             pytest.fail("one of them can't start")
-
-    with pytest.raises(EmbeddedServerError, match=r"^Kafka ended"):
-        asyncio.run(scenario())
     assert children() == before
 
 
-def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
+async def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dash_in_base64 = uuid.UUID(bytes=bytes([0b111110_00]) + bytes(15))
     monkeypatch.setattr(uuid, "uuid4", lambda: dash_in_base64)
 
-    async def scenario() -> None:
-        async with EmbeddedKafka(tmp_path) as kafka:
-            assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
-
-    asyncio.run(scenario())
+    async with EmbeddedKafka(tmp_path) as kafka:
+        assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
 
 
-def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:
-    async def scenario() -> None:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka_address, request_timeout_ms=3000)
-        await producer.start()
-        try:
-            with pytest.raises(UnknownTopicOrPartitionError):
-                await producer.send_and_wait("no-such-topic", b"lost?")
-        finally:
-            await producer.stop()
-
-    asyncio.run(scenario())
+async def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_address, request_timeout_ms=3000)
+    await producer.start()
+    try:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.send_and_wait("no-such-topic", b"lost?")
+    finally:
+        await producer.stop()

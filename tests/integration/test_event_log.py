@@ -13,12 +13,11 @@ from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import HEADERS, Event, WebhookDelivered, decode
 from streams.topics import Topics
-from tests.event_loop import run
 from tests.examples import completed, created, failed, output_requested, processed, requested
 from tests.integration.topic_reader import events_in, records_in
 
 
-def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
+async def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
     kafka_settings: Settings, request_id: str
 ) -> None:
     image = requested(request_id)
@@ -29,225 +28,196 @@ def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
     ]  # fmt: skip
     topics = Topics(kafka_settings.topic_prefix)
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            for event in events:
-                place = await log.append(event)
-                topic = getattr(topics, event.topic)
-                assert place.topic == topic
-                (record,) = [
-                    record
-                    for record in await records_in(kafka_settings, topic)
-                    if (record.partition, record.offset) == (place.partition, place.offset)
-                ]
-                assert decode(record.value) == event
-                assert record.key == event.key
-                assert dict(record.headers) == {
-                    "content-type": b"application/cloudevents+json",
-                    "traceparent": event.own_traceparent.encode(),
-                    "worker": f"shrinkstream@{socket.gethostname()}-{os.getpid()}".encode(),
-                }
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        for event in events:
+            place = await log.append(event)
+            topic = getattr(topics, event.topic)
+            assert place.topic == topic
+            (record,) = [
+                record
+                for record in await records_in(kafka_settings, topic)
+                if (record.partition, record.offset) == (place.partition, place.offset)
+            ]
+            assert decode(record.value) == event
+            assert record.key == event.key
+            assert dict(record.headers) == {
+                "content-type": b"application/cloudevents+json",
+                "traceparent": event.own_traceparent.encode(),
+                "worker": f"shrinkstream@{socket.gethostname()}-{os.getpid()}".encode(),
+            }
+    finally:
+        await log.stop()
 
 
-def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_topic(kafka_settings: Settings) -> None:
+async def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_topic(kafka_settings: Settings) -> None:
     """So that one progress worker sees it all."""
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            seen = set()
-            for number in range(10):
-                name = f"request-{number}"
-                image = requested(name, number)
-                told = WebhookDelivered(request_id=name, webhook_id="msg_1", attempts=1)
-                events = (created(name), processed(image), output_requested([failed(image)]), completed(name), told)
-                (partition,) = {(await log.append(event)).partition for event in events}
-                seen.add(partition)
-            assert seen == {0, 1}, "requests are spread"
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        seen = set()
+        for number in range(10):
+            name = f"request-{number}"
+            image = requested(name, number)
+            told = WebhookDelivered(request_id=name, webhook_id="msg_1", attempts=1)
+            events = (created(name), processed(image), output_requested([failed(image)]), completed(name), told)
+            (partition,) = {(await log.append(event)).partition for event in events}
+            seen.add(partition)
+        assert seen == {0, 1}, "requests are spread"
+    finally:
+        await log.stop()
 
 
-def test_many_events_at_once_are_all_there_each_once_and_in_order(kafka_settings: Settings, request_id: str) -> None:
+async def test_many_events_at_once_are_all_there_each_once_and_in_order(
+    kafka_settings: Settings, request_id: str
+) -> None:
     events = [processed(requested(request_id, index)) for index in range(2000)]
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            for acknowledged in [await log.enqueue(event) for event in events]:
-                await acknowledged
-        finally:
-            await log.stop()
-        assert await events_in(kafka_settings, log.topics.image_results) == events
-
-    run(test())
-
-
-def test_what_is_under_way_when_the_log_is_stopped_is_still_written(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        under_way = [await log.enqueue(processed(requested(request_id, index))) for index in range(100)]
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        for acknowledged in [await log.enqueue(event) for event in events]:
+            await acknowledged
+    finally:
         await log.stop()
-        assert all(future.done() and future.exception() is None for future in under_way)
-        assert len(await events_in(kafka_settings, log.topics.image_results)) == 100
-
-    run(test())
+    assert await events_in(kafka_settings, log.topics.image_results) == events
 
 
-def test_an_event_that_the_brokers_refuse_is_an_error(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            with pytest.raises(KafkaError):
-                await log.append(requested(request_id, cells=("x" * 2_000_000,)))
-            await log.append(requested(request_id))
-        finally:
-            await log.stop()
-        assert await events_in(kafka_settings, log.topics.image_requests) == [requested(request_id)]
+async def test_what_is_under_way_when_the_log_is_stopped_is_still_written(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    under_way = [await log.enqueue(processed(requested(request_id, index))) for index in range(100)]
+    await log.stop()
+    assert all(future.done() and future.exception() is None for future in under_way)
+    assert len(await events_in(kafka_settings, log.topics.image_results)) == 100
 
-    run(test())
+
+async def test_an_event_that_the_brokers_refuse_is_an_error(kafka_settings: Settings, request_id: str) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        with pytest.raises(KafkaError):
+            await log.append(requested(request_id, cells=("x" * 2_000_000,)))
+        await log.append(requested(request_id))
+    finally:
+        await log.stop()
+    assert await events_in(kafka_settings, log.topics.image_requests) == [requested(request_id)]
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", b"", b"{}"])
-def test_a_dead_letter_keeps_the_record_its_place_and_what_is_wrong(kafka_settings: Settings, value: bytes) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            await log.dead_letter(value, b"key", topic="requests", partition=3, offset=17, error="not JSON: ü")
-        finally:
-            await log.stop()
-        (record,) = await records_in(kafka_settings, log.topics.dead_letters)
-        assert (record.value, record.key) == (value, b"key")
-        assert {name: content.decode() for name, content in record.headers} == {
-            "dead-letter-topic": "requests",
-            "dead-letter-partition": "3",
-            "dead-letter-offset": "17",
-            "dead-letter-error": "not JSON: ü",
-        }
-
-    run(test())
-
-
-def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: Settings) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            await log.dead_letter(None, None, topic="requests", partition=0, offset=0, error="no value")
-        finally:
-            await log.stop()
-        (record,) = await records_in(kafka_settings, log.topics.dead_letters)
-        assert not record.value
-        assert record.key is None
-
-    run(test())
+async def test_a_dead_letter_keeps_the_record_its_place_and_what_is_wrong(
+    kafka_settings: Settings, value: bytes
+) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        await log.dead_letter(value, b"key", topic="requests", partition=3, offset=17, error="not JSON: ü")
+    finally:
+        await log.stop()
+    (record,) = await records_in(kafka_settings, log.topics.dead_letters)
+    assert (record.value, record.key) == (value, b"key")
+    assert {name: content.decode() for name, content in record.headers} == {
+        "dead-letter-topic": "requests",
+        "dead-letter-partition": "3",
+        "dead-letter-offset": "17",
+        "dead-letter-error": "not JSON: ü",
+    }
 
 
-def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: Settings) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        await log.dead_letter(None, None, topic="requests", partition=0, offset=0, error="no value")
+    finally:
+        await log.stop()
+    (record,) = await records_in(kafka_settings, log.topics.dead_letters)
+    assert not record.value
+    assert record.key is None
+
+
+async def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.kafka.REQUEST_TIMEOUT_MS", 1000)
 
-    async def test(address: str) -> None:
+    async def fails_at(address: str) -> None:
         log = EventLog(Settings(kafka_brokers=address))
         async with asyncio.timeout(10):
             with pytest.raises(KafkaUnavailableError, match=f"^Kafka can't be reached at {address}: "):
                 await log.start()
             await log.stop()
 
-    run(test("127.0.0.1:1"))
+    await fails_at("127.0.0.1:1")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        run(test(f"127.0.0.1:{silent.getsockname()[1]}"))
+        await fails_at(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_without_brokers_the_error_says_what_to_set() -> None:
-    async def test() -> None:
-        with pytest.raises(KafkaUnavailableError, match="SHRINKSTREAM_KAFKA_BROKERS"):
-            await EventLog(Settings()).start()
-
-    run(test())
+async def test_without_brokers_the_error_says_what_to_set() -> None:
+    with pytest.raises(KafkaUnavailableError, match="SHRINKSTREAM_KAFKA_BROKERS"):
+        await EventLog(Settings()).start()
 
 
-def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Settings, request_id: str) -> None:
+async def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Settings, request_id: str) -> None:
     # The events of these examples are years away: replays by time go by the record's.
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            place = await log.append(created(request_id))
-        finally:
-            await log.stop()
-        assert abs(place.timestamp / 1000 - time.time()) < 60
-
-    run(test())
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        place = await log.append(created(request_id))
+    finally:
+        await log.stop()
+    assert abs(place.timestamp / 1000 - time.time()) < 60
 
 
-def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_one(
+async def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_one(
     kafka_settings: Settings, request_id: str
 ) -> None:
     images = [requested(request_id, index) for index in range(3000)]
     topic = Topics(kafka_settings.topic_prefix).image_requests
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            batches = await log.start_batches()
-            for start in range(0, len(images), 500):
-                for image in images[start : start + 500]:
-                    await asyncio.to_thread(batches.add, image)
-                await batches.send()
-            offsets = await batches.finish()
-            records = await records_in(kafka_settings, topic)
-            assert sorted(record.value for record in records) == sorted(image.encode() for image in images)
-            for record in records:
-                headers = dict(record.headers)
-                assert headers.pop("traceparent").decode() == decode(record.value).own_traceparent
-                assert headers.pop("worker").decode() == f"shrinkstream@{socket.gethostname()}-{os.getpid()}"
-                assert headers == dict(HEADERS)
-            for partition, (first, last) in offsets.items():
-                assert [record.offset for record in records if record.partition == partition] == [
-                    *range(first, last + 1)
-                ]
-            for image in images[:20]:
-                (batched,) = (record for record in records if record.key == image.key)
-                assert (await log.append(image)).partition == batched.partition
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        batches = await log.start_batches()
+        for start in range(0, len(images), 500):
+            for image in images[start : start + 500]:
+                await asyncio.to_thread(batches.add, image)
+            await batches.send()
+        offsets = await batches.finish()
+        records = await records_in(kafka_settings, topic)
+        assert sorted(record.value for record in records) == sorted(image.encode() for image in images)
+        for record in records:
+            headers = dict(record.headers)
+            assert headers.pop("traceparent").decode() == decode(record.value).own_traceparent
+            assert headers.pop("worker").decode() == f"shrinkstream@{socket.gethostname()}-{os.getpid()}"
+            assert headers == dict(HEADERS)
+        for partition, (first, last) in offsets.items():
+            assert [record.offset for record in records if record.partition == partition] == [*range(first, last + 1)]
+        for image in images[:20]:
+            (batched,) = (record for record in records if record.key == image.key)
+            assert (await log.append(image)).partition == batched.partition
+    finally:
+        await log.stop()
 
 
-def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settings) -> None:
+async def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settings) -> None:
     async def write(log: EventLog, number: int) -> int:
         batches = await log.start_batches()
         for index in range(40):
             batches.add(requested(f"request-{number}", index))
         return sum(last - first + 1 for first, last in (await batches.finish()).values())
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            written = await asyncio.gather(*(write(log, number) for number in range(200)))
-            # Others' records may stand between one's own, so a range may be longer than what one has written.
-            assert min(written) >= 40
-            topic = Topics(kafka_settings.topic_prefix).image_requests
-            assert len(await records_in(kafka_settings, topic)) == 200 * 40
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        written = await asyncio.gather(*(write(log, number) for number in range(200)))
+        # Others' records may stand between one's own, so a range may be longer than what one has written.
+        assert min(written) >= 40
+        topic = Topics(kafka_settings.topic_prefix).image_requests
+        assert len(await records_in(kafka_settings, topic)) == 200 * 40
+    finally:
+        await log.stop()

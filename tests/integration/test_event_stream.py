@@ -23,7 +23,7 @@ from streams.event_log import EventLog
 from streams.progress.view import ProgressView
 from streams.projections.history import History
 from streams.projections.webhooks.store import Deliveries
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.examples import created, processed, requested
 from tests.integration.test_progress_view import Changelog
 
@@ -54,96 +54,84 @@ async def serving(settings: Settings) -> AsyncIterator[tuple[BaseTestServer, web
         await session.close()
 
 
-def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_that_it_lives(
+async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_that_it_lives(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT", 0.5)
 
-    async def test() -> None:
-        async with (
-            serving(settings) as (server, _),
-            Changelog(settings) as changelog,
-            aiohttp.ClientSession() as client,
-        ):
-            await changelog.fold(created(request_id, total=1000))
-            async with client.get(server.make_url(f"/api/requests/{request_id}/events")) as response:
-                text = b""
+    async with (
+        serving(settings) as (server, _),
+        Changelog(settings) as changelog,
+        aiohttp.ClientSession() as client,
+    ):
+        await changelog.fold(created(request_id, total=1000))
+        async with client.get(server.make_url(f"/api/requests/{request_id}/events")) as response:
+            text = b""
 
-                async def has(what: bytes) -> bool:
-                    nonlocal text
-                    text += await response.content.readany()
-                    return what in text
+            async def has(what: bytes) -> bool:
+                nonlocal text
+                text += await response.content.readany()
+                return what in text
 
-                await eventually(lambda: has(b'"succeeded":0'))
-                for index in range(300):
-                    await changelog.fold(processed(requested(request_id, index)))
-                await eventually(lambda: has(b'"succeeded":300'))
-                assert text.count(b"data: ") < 60
-                await eventually(lambda: has(b": still here\n\n"))
-
-    run(test())
+            await eventually(lambda: has(b'"succeeded":0'))
+            for index in range(300):
+                await changelog.fold(processed(requested(request_id, index)))
+            await eventually(lambda: has(b'"succeeded":300'))
+            assert text.count(b"data: ") < 60
+            await eventually(lambda: has(b": still here\n\n"))
 
 
-def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        bounded = settings.model_copy(update={"max_event_streams": 2})
-        async with (
-            serving(bounded) as (server, app),
-            Changelog(bounded) as changelog,
-            aiohttp.ClientSession() as client,
-        ):
-            await changelog.fold(created(request_id))
-            url = server.make_url(f"/api/requests/{request_id}/events")
-            streams = [await client.get(url) for _ in range(2)]
-            assert [stream.status for stream in streams] == [200, 200]
-            async with client.get(url) as refused:
-                assert (refused.status, refused.content_type) == (503, "application/problem+json")
-                assert "Retry-After" in refused.headers
-            for stream in streams:
-                stream.close()
+async def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(settings: Settings, request_id: str) -> None:
+    bounded = settings.model_copy(update={"max_event_streams": 2})
+    async with (
+        serving(bounded) as (server, app),
+        Changelog(bounded) as changelog,
+        aiohttp.ClientSession() as client,
+    ):
+        await changelog.fold(created(request_id))
+        url = server.make_url(f"/api/requests/{request_id}/events")
+        streams = [await client.get(url) for _ in range(2)]
+        assert [stream.status for stream in streams] == [200, 200]
+        async with client.get(url) as refused:
+            assert (refused.status, refused.content_type) == (503, "application/problem+json")
+            assert "Retry-After" in refused.headers
+        for stream in streams:
+            stream.close()
 
-            async def none_left() -> bool:
-                return app[STREAMS].open == 0
+        async def none_left() -> bool:
+            return app[STREAMS].open == 0
 
-            await eventually(none_left)
-
-    run(test())
+        await eventually(none_left)
 
 
-def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memory(
+async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memory(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "SLOW_CLIENT", 0.5)
     monkeypatch.setattr(event_stream, "LEAST_PAUSE", 0.0)
     monkeypatch.setattr(event_stream, "_data", lambda status: b"x" * 4_000_000 + b"%d" % status.succeeded)
 
-    async def test() -> None:
+    async with serving(settings) as (server, app), Changelog(settings) as changelog:
+        await changelog.fold(created(request_id, total=1000))
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writer.write(f"GET /api/requests/{request_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert (await reader.readline()).endswith(b"200 OK\r\n")
+        indexes = count()
+
+        async def dropped() -> bool:
+            await changelog.fold(processed(requested(request_id, next(indexes))))
+            return app[STREAMS].open == 0
+
+        await eventually(dropped)
+        writer.close()
+
+
+async def test_the_end_of_the_server_does_not_wait_for_those_who_follow(settings: Settings, request_id: str) -> None:
+    async with aiohttp.ClientSession() as client:
         async with serving(settings) as (server, app), Changelog(settings) as changelog:
-            await changelog.fold(created(request_id, total=1000))
-            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
-            writer.write(f"GET /api/requests/{request_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            assert (await reader.readline()).endswith(b"200 OK\r\n")
-            indexes = count()
-
-            async def dropped() -> bool:
-                await changelog.fold(processed(requested(request_id, next(indexes))))
-                return app[STREAMS].open == 0
-
-            await eventually(dropped)
-            writer.close()
-
-    run(test())
-
-
-def test_the_end_of_the_server_does_not_wait_for_those_who_follow(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with aiohttp.ClientSession() as client:
-            async with serving(settings) as (server, app), Changelog(settings) as changelog:
-                await changelog.fold(created(request_id))
-                stream = await client.get(server.make_url(f"/api/requests/{request_id}/events"))
-                assert app[STREAMS].open == 1
-            assert app[STREAMS].open == 0
-            text = await stream.content.read()
-            assert text.startswith(b"retry: ")
-
-    run(test())
+            await changelog.fold(created(request_id))
+            stream = await client.get(server.make_url(f"/api/requests/{request_id}/events"))
+            assert app[STREAMS].open == 1
+        assert app[STREAMS].open == 0
+        text = await stream.content.read()
+        assert text.startswith(b"retry: ")

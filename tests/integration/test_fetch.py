@@ -1,11 +1,11 @@
 """Downloads with retries, against a real server on loopback; only the pauses between attempts are not waited for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pytest
 from aiohttp import web
@@ -16,21 +16,9 @@ from hypothesis import strategies as st
 from infra.outbound import AllowList, OutboundClient, Reason
 from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, HostTurns, fetch, pause_after
 
-T = TypeVar("T")
-
 LOOPBACK = AllowList.parse("127.0.0.1")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def run(test: Coroutine[Any, Any, T]) -> T:
-    """Run a test's coroutine; a download that waits for ever is a failure, not a hanging test run."""
-
-    async def bounded() -> T:
-        async with asyncio.timeout(30):
-            return await test
-
-    return asyncio.run(bounded())
 
 
 class Pauses(list[float]):
@@ -100,89 +88,87 @@ async def download(script: Script, pauses: Pauses, *, timeout: float = 20, attem
         )
 
 
-def failure(script: Script, pauses: Pauses, **options: Any) -> FetchFailed:
+async def failure(script: Script, pauses: Pauses, **options: Any) -> FetchFailed:
     with pytest.raises(FetchFailed) as caught:
-        run(download(script, pauses, **options))
+        await download(script, pauses, **options)
     return caught.value
 
 
-def test_a_good_answer_is_taken_at_once() -> None:
+async def test_a_good_answer_is_taken_at_once() -> None:
     script, pauses = Script(OK), Pauses()
-    fetched = run(download(script, pauses))
+    fetched = await download(script, pauses)
     assert fetched.body == b"pixels"
     assert fetched.milliseconds >= 0
     assert (script.requests, pauses) == (1, [])
 
 
 @pytest.mark.parametrize("trouble", [BREAK, Step(429), Step(500), Step(502), Step(503), Step(504)])
-def test_trouble_that_passes_is_retried(trouble: Step) -> None:
+async def test_trouble_that_passes_is_retried(trouble: Step) -> None:
     script, pauses = Script(trouble, trouble, OK), Pauses()
-    assert run(download(script, pauses)).body == b"pixels"
+    assert (await download(script, pauses)).body == b"pixels"
     assert script.requests == 3
     assert pauses == [0.25, 0.5]
 
 
 @pytest.mark.parametrize(("trouble", "reason"), [(BREAK, "fetch_incomplete"), (Step(503), "fetch_http_503")])
-def test_trouble_that_stays_ends_after_the_last_attempt(trouble: Step, reason: str) -> None:
+async def test_trouble_that_stays_ends_after_the_last_attempt(trouble: Step, reason: str) -> None:
     script, pauses = Script(trouble), Pauses()
-    error = failure(script, pauses, attempts=4)
+    error = await failure(script, pauses, attempts=4)
     assert error.reason == reason
     assert script.requests == 4
     assert len(pauses) == 3
 
 
-def test_a_connection_that_is_reset_is_made_again() -> None:
+async def test_a_connection_that_is_reset_is_made_again() -> None:
     # aiohttp repeats a GET once by itself when the server hangs up before it answers: two of these are one attempt
     script, pauses = Script(HANG_UP, HANG_UP, OK), Pauses()
-    assert run(download(script, pauses)).body == b"pixels"
+    assert (await download(script, pauses)).body == b"pixels"
     assert script.requests == 3
     assert pauses == [0.25]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
-def test_an_answer_that_will_not_change_is_not_asked_for_again(status: int) -> None:
+async def test_an_answer_that_will_not_change_is_not_asked_for_again(status: int) -> None:
     script, pauses = Script(Step(status), OK), Pauses()
-    assert failure(script, pauses).reason == f"fetch_http_{status}"
+    assert (await failure(script, pauses)).reason == f"fetch_http_{status}"
     assert (script.requests, pauses) == (1, [])
 
 
-def test_a_wait_that_the_server_asks_for_is_kept() -> None:
+async def test_a_wait_that_the_server_asks_for_is_kept() -> None:
     script, pauses = Script(Step(503, {"Retry-After": "7"}), OK), Pauses()
-    assert run(download(script, pauses)).body == b"pixels"
+    assert (await download(script, pauses)).body == b"pixels"
     assert pauses == [7.25]
 
 
-def test_a_wait_given_as_a_date_is_kept() -> None:
+async def test_a_wait_given_as_a_date_is_kept() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
     script, pauses = Script(Step(429, {"Retry-After": date}), OK), Pauses()
-    assert run(download(script, pauses, timeout=25)).body == b"pixels"
+    assert (await download(script, pauses, timeout=25)).body == b"pixels"
     (pause,) = pauses
     assert 5 < pause <= 10.25
 
 
-def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
     script, pauses = Script(Step(503, {"Retry-After": "21"}), OK), Pauses()
-    assert failure(script, pauses, timeout=20).reason == "fetch_http_503"
+    assert (await failure(script, pauses, timeout=20)).reason == "fetch_http_503"
     assert (script.requests, pauses) == (1, [])
 
 
-def test_pauses_really_pass_and_count_as_download_time() -> None:
-    async def test() -> Fetched:
-        async with serving(Script(Step(503), OK).answer) as server, OutboundClient(LOOPBACK) as client:
-            url = str(server.make_url("/a.jpg"))
-            return await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2, turns=HostTurns(8))
-
-    assert run(test()).milliseconds >= 100
+async def test_pauses_really_pass_and_count_as_download_time() -> None:
+    async with serving(Script(Step(503), OK).answer) as server, OutboundClient(LOOPBACK) as client:
+        url = str(server.make_url("/a.jpg"))
+        fetched = await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2, turns=HostTurns(8))
+    assert fetched.milliseconds >= 100
 
 
-def test_all_attempts_share_one_deadline() -> None:
+async def test_all_attempts_share_one_deadline() -> None:
     async def answer(_: web.Request) -> web.Response:
         await asyncio.sleep(0.2)
         return web.Response(status=503)
 
-    async def test() -> None:
-        async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            url = str(server.make_url("/a.jpg"))
+    async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
+        url = str(server.make_url("/a.jpg"))
+        with pytest.raises(FetchFailed) as caught:
             await fetch(
                 client,
                 url,
@@ -193,13 +179,10 @@ def test_all_attempts_share_one_deadline() -> None:
                 jitter=lambda: 0.0,
                 turns=HostTurns(8),
             )
-
-    with pytest.raises(FetchFailed) as caught:
-        run(test())
     assert caught.value.reason == Reason.TIMEOUT
 
 
-def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
+async def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
     requests = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -209,27 +192,21 @@ def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
             await asyncio.sleep(20)
         return web.Response(body=b"pixels")
 
-    async def test() -> Fetched:
-        async with serving(answer) as server, OutboundClient(LOOPBACK, stall_timeout=0.2) as client:
-            return await fetch(
-                client, str(server.make_url("/")), max_bytes=10, timeout=20, sleep=Pauses(), turns=HostTurns(8)
-            )
-
-    assert run(test()).body == b"pixels"
+    async with serving(answer) as server, OutboundClient(LOOPBACK, stall_timeout=0.2) as client:
+        url = str(server.make_url("/"))
+        fetched = await fetch(client, url, max_bytes=10, timeout=20, sleep=Pauses(), turns=HostTurns(8))
+    assert fetched.body == b"pixels"
     assert requests == 2
 
 
 @pytest.mark.parametrize("status", [200, 204])
-def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
+async def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status)
 
-    async def test() -> None:
+    with pytest.raises(FetchFailed) as caught:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
             await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=10, turns=HostTurns(8))
-
-    with pytest.raises(FetchFailed) as caught:
-        run(test())
     assert caught.value.reason == "fetch_empty"
 
 
@@ -242,18 +219,15 @@ def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
         ("http://images.test:22/", "fetch_forbidden_port"),
     ],
 )
-def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str) -> None:
-    async def test() -> None:
+async def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str) -> None:
+    with pytest.raises(FetchFailed) as caught:
         async with OutboundClient(AllowList()) as client:
             await fetch(client, url, max_bytes=10, timeout=10, turns=HostTurns(8))
-
-    with pytest.raises(FetchFailed) as caught:
-        run(test())
     assert caught.value.reason == reason
     assert caught.value.detail
 
 
-def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
+async def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
     requests = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -261,12 +235,9 @@ def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
         requests += 1
         return web.Response(body=b"a" * 1001)
 
-    async def test() -> None:
+    with pytest.raises(FetchFailed) as caught:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
             await fetch(client, str(server.make_url("/")), max_bytes=1000, timeout=10, turns=HostTurns(8))
-
-    with pytest.raises(FetchFailed) as caught:
-        run(test())
     assert caught.value.reason == "too_large"
     assert requests == 1
 
@@ -274,7 +245,7 @@ def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
 # --- turns ---
 
 
-def test_a_host_sees_only_so_many_downloads_at_a_time() -> None:
+async def test_a_host_sees_only_so_many_downloads_at_a_time() -> None:
     now = most = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -285,82 +256,67 @@ def test_a_host_sees_only_so_many_downloads_at_a_time() -> None:
         now -= 1
         return web.Response(body=b"pixels")
 
-    async def test() -> None:
-        turns = HostTurns(limit=3)
-        async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            url = str(server.make_url("/"))
-            downloads = [fetch(client, url, max_bytes=10, timeout=20, turns=turns) for _ in range(12)]
-            assert len(await asyncio.gather(*downloads)) == 12
-        assert most == 3
-        assert len(turns) == 0
-
-    run(test())
+    turns = HostTurns(limit=3)
+    async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
+        url = str(server.make_url("/"))
+        downloads = [fetch(client, url, max_bytes=10, timeout=20, turns=turns) for _ in range(12)]
+        assert len(await asyncio.gather(*downloads)) == 12
+    assert most == 3
+    assert len(turns) == 0
 
 
-def test_waiting_for_a_turn_does_not_eat_up_the_time_of_the_download() -> None:
+async def test_waiting_for_a_turn_does_not_eat_up_the_time_of_the_download() -> None:
     async def answer(_: web.Request) -> web.Response:
         await asyncio.sleep(0.2)
         return web.Response(body=b"pixels")
 
-    async def test() -> None:
-        turns = HostTurns(limit=1)
-        async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            url = str(server.make_url("/"))
-            # the last begins when its time would be over already
-            downloads = [fetch(client, url, max_bytes=10, timeout=0.5, turns=turns) for _ in range(5)]
-            assert [fetched.body for fetched in await asyncio.gather(*downloads)] == [b"pixels"] * 5
-
-    run(test())
+    turns = HostTurns(limit=1)
+    async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
+        url = str(server.make_url("/"))
+        # the last begins when its time would be over already
+        downloads = [fetch(client, url, max_bytes=10, timeout=0.5, turns=turns) for _ in range(5)]
+        assert [fetched.body for fetched in await asyncio.gather(*downloads)] == [b"pixels"] * 5
 
 
-def test_a_turn_that_does_not_come_in_time_is_a_failure() -> None:
-    async def test() -> None:
-        turns = HostTurns(limit=1)
-        async with OutboundClient(LOOPBACK) as client, turns.turn("127.0.0.1", timeout=1):
-            with pytest.raises(FetchFailed) as caught:
-                await fetch(client, "http://127.0.0.1/", max_bytes=10, timeout=0.05, turns=turns)
-        assert caught.value.reason == Reason.TIMEOUT
-        assert len(turns) == 0
-
-    run(test())
+async def test_a_turn_that_does_not_come_in_time_is_a_failure() -> None:
+    turns = HostTurns(limit=1)
+    async with OutboundClient(LOOPBACK) as client, turns.turn("127.0.0.1", timeout=1):
+        with pytest.raises(FetchFailed) as caught:
+            await fetch(client, "http://127.0.0.1/", max_bytes=10, timeout=0.05, turns=turns)
+    assert caught.value.reason == Reason.TIMEOUT
+    assert len(turns) == 0
 
 
-def test_hosts_do_not_wait_for_each_other_and_are_forgotten() -> None:
-    async def test() -> None:
-        turns = HostTurns(limit=1)
-        async with turns.turn("a.test", timeout=1), turns.turn("b.test", timeout=1):
-            assert len(turns) == 2
-        assert len(turns) == 0
-
-    run(test())
+async def test_hosts_do_not_wait_for_each_other_and_are_forgotten() -> None:
+    turns = HostTurns(limit=1)
+    async with turns.turn("a.test", timeout=1), turns.turn("b.test", timeout=1):
+        assert len(turns) == 2
+    assert len(turns) == 0
 
 
-def test_a_download_that_is_cancelled_gives_its_turn_back() -> None:
-    async def test() -> None:
-        turns = HostTurns(limit=1)
-        entered = asyncio.Event()
+async def test_a_download_that_is_cancelled_gives_its_turn_back() -> None:
+    turns = HostTurns(limit=1)
+    entered = asyncio.Event()
 
-        async def hold() -> None:
-            async with turns.turn("a.test", timeout=1):
-                entered.set()
-                await asyncio.sleep(20)
-
-        async def wait() -> None:
-            async with turns.turn("a.test", timeout=20):
-                raise AssertionError("two at a time")
-
-        holding, waiting = asyncio.create_task(hold()), asyncio.create_task(wait())
-        await entered.wait()
-        await asyncio.sleep(0)
-        for task in (waiting, holding):
-            task.cancel()
-        outcomes = await asyncio.gather(holding, waiting, return_exceptions=True)
-        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    async def hold() -> None:
         async with turns.turn("a.test", timeout=1):
-            assert len(turns) == 1
-        assert len(turns) == 0
+            entered.set()
+            await asyncio.sleep(20)
 
-    run(test())
+    async def wait() -> None:
+        async with turns.turn("a.test", timeout=20):
+            raise AssertionError("two at a time")
+
+    holding, waiting = asyncio.create_task(hold()), asyncio.create_task(wait())
+    await entered.wait()
+    await asyncio.sleep(0)
+    for task in (waiting, holding):
+        task.cancel()
+    outcomes = await asyncio.gather(holding, waiting, return_exceptions=True)
+    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    async with turns.turn("a.test", timeout=1):
+        assert len(turns) == 1
+    assert len(turns) == 0
 
 
 # --- pauses ---

@@ -24,7 +24,6 @@ from streams.progress import healer as healer_module
 from streams.progress.fold import fold, row_key
 from streams.progress.healer import Healer
 from streams.progress.housekeeping import Stalled
-from tests.event_loop import run
 from tests.examples import created, failed, processed, requested
 from tests.integration.topic_reader import events_in
 
@@ -66,89 +65,82 @@ class Table(dict[bytes, bytes]):
         return [(request_id, self[row_key(request_id)]) for request_id in request_ids]
 
 
-def test_only_results_that_the_fold_has_passed_are_written_again(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            images = images_of(request_id, 4)
-            table = Table()
-            table.fold(await asked_for(log, images))
-            results = [processed(images[0]), failed(images[1]), processed(images[2]), processed(images[3])]
-            for result in (*results[:2], results[0]):
-                await log.append(result)
-            await commit_all(kafka_settings, log.topics.group("progress"), log.topics.image_results)
-            await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
-            for result in results[2:]:  # the backlog of a progress worker that was away for long
-                await log.append(result)
-            await Healer(kafka_settings, log).look_after(table.rows(request_id), table.get)
+async def test_only_results_that_the_fold_has_passed_are_written_again(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        images = images_of(request_id, 4)
+        table = Table()
+        table.fold(await asked_for(log, images))
+        results = [processed(images[0]), failed(images[1]), processed(images[2]), processed(images[3])]
+        for result in (*results[:2], results[0]):
+            await log.append(result)
+        await commit_all(kafka_settings, log.topics.group("progress"), log.topics.image_results)
+        await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
+        for result in results[2:]:  # the backlog of a progress worker that was away for long
+            await log.append(result)
+        await Healer(kafka_settings, log).look_after(table.rows(request_id), table.get)
 
-            written = await events_in(kafka_settings, log.topics.image_results, request_id)
-            assert written == [*results[:2], results[0], *results[2:], *results[:2]]
-            assert not await events_in(kafka_settings, log.topics.progress_tasks), "none is lost"
-        finally:
-            await log.stop()
-
-    run(test())
+        written = await events_in(kafka_settings, log.topics.image_results, request_id)
+        assert written == [*results[:2], results[0], *results[2:], *results[:2]]
+        assert not await events_in(kafka_settings, log.topics.progress_tasks), "none is lost"
+    finally:
+        await log.stop()
 
 
-def test_requests_whose_images_queue_keep_no_other_from_its_help(
+async def test_requests_whose_images_queue_keep_no_other_from_its_help(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(healer_module, "REQUESTS_AT_ONCE", 2)
 
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            table, lost, full = Table(), str(uuid4()), str(uuid4())
-            table.fold(await asked_for(log, images_of(lost, 1)))
-            await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
-            queued = [str(uuid4()) for _ in range(4)]
-            for request_id in queued:
-                table.fold(await asked_for(log, images_of(request_id, 1)))
-            table.fold(await asked_for(log, images_of(full, 1)), processed(images_of(full, 1)[0]))
-            healer = Healer(kafka_settings, log)
-            for _ in range(3):
-                await healer.look_after(table.rows(*queued, lost, full), table.get)
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        table, lost, full = Table(), str(uuid4()), str(uuid4())
+        table.fold(await asked_for(log, images_of(lost, 1)))
+        await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
+        queued = [str(uuid4()) for _ in range(4)]
+        for request_id in queued:
+            table.fold(await asked_for(log, images_of(request_id, 1)))
+        table.fold(await asked_for(log, images_of(full, 1)), processed(images_of(full, 1)[0]))
+        healer = Healer(kafka_settings, log)
+        for _ in range(3):
+            await healer.look_after(table.rows(*queued, lost, full), table.get)
 
-            outputs = await events_in(kafka_settings, log.topics.output_requests)
-            assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "at each look"
-            (again,) = await events_in(kafka_settings, log.topics.progress_tasks)
-            assert isinstance(again, ImagesRequestedAgain)
-            assert again.request_id == lost
-        finally:
-            await log.stop()
-
-    run(test())
+        outputs = await events_in(kafka_settings, log.topics.output_requests)
+        assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "at each look"
+        (again,) = await events_in(kafka_settings, log.topics.progress_tasks)
+        assert isinstance(again, ImagesRequestedAgain)
+        assert again.request_id == lost
+    finally:
+        await log.stop()
 
 
-def test_offsets_that_are_not_there_and_a_request_that_cannot_be_helped_hold_up_nothing(
+async def test_offsets_that_are_not_there_and_a_request_that_cannot_be_helped_hold_up_nothing(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test() -> None:
-        log = EventLog(kafka_settings)
-        await log.start()
-        try:
-            elsewhere, broken = str(uuid4()), str(uuid4())
-            table = Table()
-            table.fold(await asked_for(log, images_of(broken, 1)))
-            # As said by a log that was copied from another cluster, which had more partitions.
-            offsets = {0: (0, 5_000_000), 99: (0, 10)}
-            table.fold(created(elsewhere, time=AN_HOUR_AGO, image_offsets=offsets))
-            help_others = Healer._help
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        elsewhere, broken = str(uuid4()), str(uuid4())
+        table = Table()
+        table.fold(await asked_for(log, images_of(broken, 1)))
+        # As said by a log that was copied from another cluster, which had more partitions.
+        offsets = {0: (0, 5_000_000), 99: (0, 10)}
+        table.fold(created(elsewhere, time=AN_HOUR_AGO, image_offsets=offsets))
+        help_others = Healer._help
 
-            async def help_most(healer: Healer, request: Stalled, *others: object) -> None:
-                if request.request_id == broken:
-                    raise OSError("its part of the log can't be read")
-                await help_others(healer, request, *others)  # type: ignore[arg-type]  # passed on as they came
+        async def help_most(healer: Healer, request: Stalled, *others: object) -> None:
+            if request.request_id == broken:
+                raise OSError("its part of the log can't be read")
+            await help_others(healer, request, *others)  # type: ignore[arg-type]  # passed on as they came
 
-            monkeypatch.setattr(Healer, "_help", help_most)
-            await Healer(kafka_settings, log).look_after(table.rows(broken, elsewhere), table.get)
-            (given_up,) = await events_in(kafka_settings, log.topics.image_results)
-            assert isinstance(given_up, ImageFailed)
-            assert (given_up.request_id, given_up.reason) == (elsewhere, "lost")
-        finally:
-            await log.stop()
-
-    run(test())
+        monkeypatch.setattr(Healer, "_help", help_most)
+        await Healer(kafka_settings, log).look_after(table.rows(broken, elsewhere), table.get)
+        (given_up,) = await events_in(kafka_settings, log.topics.image_results)
+        assert isinstance(given_up, ImageFailed)
+        assert (given_up.request_id, given_up.reason) == (elsewhere, "lost")
+    finally:
+        await log.stop()

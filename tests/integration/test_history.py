@@ -29,7 +29,6 @@ from streams.events import (
 )
 from streams.projections.history import NEWEST_REQUEST, History, Runs, utc
 from streams.status import completed_status
-from tests.event_loop import run
 from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 
 OF_PRODUCT = "SELECT * FROM images_by_owner_product WHERE owner = '' AND product_name = ?"
@@ -72,7 +71,7 @@ def of_request(event: Event, request_id: str) -> Event:
 # --- rows
 
 
-def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandra_settings: Settings) -> None:
+async def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandra_settings: Settings) -> None:
     images = [requested(index=index) for index in range(4)]
     again = requested(index=1, attempt=1)
     events: list[Event] = [
@@ -93,21 +92,18 @@ def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandr
         found = await rows_of(session, request_id, products=[f"Shoe of {request_id}"])
         return [{name: str(value).replace(request_id, "…") for name, value in row.items()} for row in found]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            in_order = await rows(session, events)
-            assert len(in_order) == 1 + 4 + 5
-            random = Random(7)
-            for _ in range(12):
-                order = [*events, *random.choices(events, k=4)]
-                random.shuffle(order)
-                assert await rows(session, order) == in_order
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        in_order = await rows(session, events)
+        assert len(in_order) == 1 + 4 + 5
+        random = Random(7)
+        for _ in range(12):
+            order = [*events, *random.choices(events, k=4)]
+            random.shuffle(order)
+            assert await rows(session, order) == in_order
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_late_failure_does_not_overwrite_a_success(
+async def test_a_late_failure_does_not_overwrite_a_success(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     image = requested(request_id, product_name=request_id)
@@ -115,173 +111,148 @@ def test_a_late_failure_does_not_overwrite_a_success(
     late = failed(image, "fetch_timeout").model_copy(update={"time": success.time + timedelta(hours=1)})
     events = [failed(image), success, late]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [events[number] for number in order])
-            (row,) = await session.execute(
-                "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
-            )
-            assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
-            assert utc(row.settled_at) == success.time
-            (product,) = await session.execute(OF_PRODUCT, (request_id,))
-            assert product.output_url == row.output_url
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [events[number] for number in order])
+        (row,) = await session.execute(
+            "SELECT * FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
+        )
+        assert (row.output_url, row.output_path) == (success.output_url, success.output_path)
+        assert utc(row.settled_at) == success.time
+        (product,) = await session.execute(OF_PRODUCT, (request_id,))
+        assert product.output_url == row.output_url
 
 
 @pytest.mark.parametrize("order", list(permutations(range(2))))
-def test_a_retry_outlives_the_first_run(cassandra_settings: Settings, request_id: str, order: Sequence[int]) -> None:
+async def test_a_retry_outlives_the_first_run(
+    cassandra_settings: Settings, request_id: str, order: Sequence[int]
+) -> None:
     first = failed(requested(request_id), "fetch_http_404")
     events = [first, failed(requested(request_id, attempt=1), "fetch_http_410")]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [events[number] for number in order])
-            (row,) = await History(session).images(request_id, 0)
-            assert (row.attempt, row.reason) == (1, "fetch_http_410")
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [events[number] for number in order])
+        (row,) = await History(session).images(request_id, 0)
+        assert (row.attempt, row.reason) == (1, "fetch_http_410")
 
 
-def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings: Settings, request_id: str) -> None:
+async def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings: Settings, request_id: str) -> None:
     indexes = [0, 1, 999, 1000, 1001, 2500]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            events = [processed(requested(request_id, index)) for index in indexes]
-            await record_all(session, Random(1).sample(events, len(events)))
-            history = History(session)
-            found = [[row.image_index for row in await history.images(request_id, bucket)] for bucket in range(4)]
-            assert found == [[0, 1, 999], [1000, 1001], [2500], []]
-            row = (await history.images(request_id, 2))[0]
-            image = requested(request_id, 2500)
-            assert tuple(row.cells) == image.cells
-            assert (row.row_number, row.position, row.input_url) == (2500, 0, image.input_url)
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        events = [processed(requested(request_id, index)) for index in indexes]
+        await record_all(session, Random(1).sample(events, len(events)))
+        history = History(session)
+        found = [[row.image_index for row in await history.images(request_id, bucket)] for bucket in range(4)]
+        assert found == [[0, 1, 999], [1000, 1001], [2500], []]
+        row = (await history.images(request_id, 2))[0]
+        image = requested(request_id, 2500)
+        assert tuple(row.cells) == image.cells
+        assert (row.row_number, row.position, row.input_url) == (2500, 0, image.input_url)
 
 
-def test_a_product_shows_each_time_its_images_were_processed_newest_first(
+async def test_a_product_shows_each_time_its_images_were_processed_newest_first(
     cassandra_settings: Settings, request_id: str
 ) -> None:
     product = f"Shoe {request_id}"
     ids = [f"{request_id}-{number}" for number in range(3)]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            for days, name in enumerate(ids):
-                at = NOON + timedelta(days=days)
-                images = [requested(name, index, product_name=product, time=at) for index in range(2)]
-                await record_all(session, [processed(images[0]), failed(images[1], "too_large")])
-            rows = await session.execute(OF_PRODUCT, (product,))
-            assert [(row.request_id, row.image_index) for row in rows] == [
-                (name, index) for name in reversed(ids) for index in (1, 0)
-            ]
-            assert [row.reason for row in rows] == ["too_large", None] * 3
-            assert [row.output_bytes for row in rows] == [None, 400] * 3
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        for days, name in enumerate(ids):
+            at = NOON + timedelta(days=days)
+            images = [requested(name, index, product_name=product, time=at) for index in range(2)]
+            await record_all(session, [processed(images[0]), failed(images[1], "too_large")])
+        rows = await session.execute(OF_PRODUCT, (product,))
+        assert [(row.request_id, row.image_index) for row in rows] == [
+            (name, index) for name in reversed(ids) for index in (1, 0)
+        ]
+        assert [row.reason for row in rows] == ["too_large", None] * 3
+        assert [row.output_bytes for row in rows] == [None, 400] * 3
 
 
-def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: Settings, request_id: str) -> None:
+async def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: Settings, request_id: str) -> None:
     events = [
         requested(request_id),
         output_requested([failed(requested(request_id))]),
         WebhookAttempted(request_id=request_id, webhook_id="msg_1", attempt=1, milliseconds=1),
     ]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, events)
-            assert await rows_of(session, request_id) == []
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, events)
+        assert await rows_of(session, request_id) == []
 
 
 @pytest.mark.parametrize("product", ["ü" * 500, "a'b; DROP TABLE requests; --", "\u0000", " ", "Ἀ/\\%"])
-def test_any_product_name_that_an_upload_may_have_is_stored(
+async def test_any_product_name_that_an_upload_may_have_is_stored(
     cassandra_settings: Settings, request_id: str, product: str
 ) -> None:
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [processed(requested(request_id, product_name=product))])
-            (row,) = await session.execute(
-                "SELECT product_name FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
-            )
-            assert row.product_name == product
-            rows = await session.execute(OF_PRODUCT, (product,))
-            assert request_id in {row.request_id for row in rows}
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [processed(requested(request_id, product_name=product))])
+        (row,) = await session.execute(
+            "SELECT product_name FROM images_by_request WHERE request_id = ? AND bucket = 0", (request_id,)
+        )
+        assert row.product_name == product
+        rows = await session.execute(OF_PRODUCT, (product,))
+        assert request_id in {row.request_id for row in rows}
 
 
-def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settings: Settings, request_id: str) -> None:
+async def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settings: Settings, request_id: str) -> None:
     last = 2**31 - 1
     image = requested(request_id, 2**24 - 1, row=last, position=last, attempt=2**16 - 1)
     done = processed(image, input_bytes=2**40 - 1, output_bytes=2**40 - 1).model_copy(
         update={"width": last, "height": last}
     )
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            sums = {
-                "total": last,
-                "succeeded": last,
-                "failed": last,
-                "input_bytes": 2**63 - 1,
-                "output_bytes": 2**63 - 1,
-            }
-            await record_all(session, [done, completed(request_id, run=2**16 - 1, **sums)])
-            (row,) = await History(session).images(request_id, image.index // 1000)
-            assert (row.row_number, row.position, row.attempt) == (last, last, 2**16 - 1)
-            status = await History(session).status(request_id)
-            assert status is not None
-            assert status.input_bytes == 2**63 - 1
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        sums = {
+            "total": last,
+            "succeeded": last,
+            "failed": last,
+            "input_bytes": 2**63 - 1,
+            "output_bytes": 2**63 - 1,
+        }
+        await record_all(session, [done, completed(request_id, run=2**16 - 1, **sums)])
+        (row,) = await History(session).images(request_id, image.index // 1000)
+        assert (row.row_number, row.position, row.attempt) == (last, last, 2**16 - 1)
+        status = await History(session).status(request_id)
+        assert status is not None
+        assert status.input_bytes == 2**63 - 1
 
 
 # --- status
 
 
-def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, request_id: str) -> None:
+async def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, request_id: str) -> None:
     done = completed(request_id, webhook_url=RECEIVER, owner="shop")
     told = WebhookDelivered(request_id=request_id, time=NOON + timedelta(minutes=2), webhook_id="msg_1", attempts=1)
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            history = History(session)
-            assert await history.status(request_id) is None
-            await history.record(processed(requested(request_id)))
-            assert await history.status(request_id) is None, "an image alone makes no request"
-            await history.record(created(request_id, total=3, owner="shop", webhook_url=RECEIVER))
-            status = await history.status(request_id)
-            assert status is not None
-            assert (status.status, status.total, status.owner, status.webhook) == ("processing", 3, "shop", None)
-            assert (status.created_at, status.completed_at) == (NOON, None)
-            await history.record(done)
-            assert await history.status(request_id) == completed_status(done, "pending")
-            await history.record(told)
-            assert await history.status(request_id) == completed_status(done, "delivered")
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        history = History(session)
+        assert await history.status(request_id) is None
+        await history.record(processed(requested(request_id)))
+        assert await history.status(request_id) is None, "an image alone makes no request"
+        await history.record(created(request_id, total=3, owner="shop", webhook_url=RECEIVER))
+        status = await history.status(request_id)
+        assert status is not None
+        assert (status.status, status.total, status.owner, status.webhook) == ("processing", 3, "shop", None)
+        assert (status.created_at, status.completed_at) == (NOON, None)
+        await history.record(done)
+        assert await history.status(request_id) == completed_status(done, "pending")
+        await history.record(told)
+        assert await history.status(request_id) == completed_status(done, "delivered")
 
 
-def test_a_webhook_that_was_given_up_is_failed(cassandra_settings: Settings, request_id: str) -> None:
+async def test_a_webhook_that_was_given_up_is_failed(cassandra_settings: Settings, request_id: str) -> None:
     given_up = WebhookFailed(request_id=request_id, webhook_id="msg_1", attempts=9, reason="http_500")
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [completed(request_id, webhook_url=RECEIVER), given_up])
-            status = await History(session).status(request_id)
-            assert status is not None
-            assert status.webhook == "failed"
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [completed(request_id, webhook_url=RECEIVER), given_up])
+        status = await History(session).status(request_id)
+        assert status is not None
+        assert status.webhook == "failed"
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it(
+async def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     told: dict[str, Any] = {"request_id": request_id, "webhook_id": "msg_1", "attempts": 1}
@@ -291,24 +262,18 @@ def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it(
         WebhookFailed(**told, time=NOON + timedelta(days=2), after_attempt=1, reason="http_500"),
     ]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [events[number] for number in order])
-            status = await History(session).status(request_id)
-            assert status is not None
-            assert status.webhook == "delivered"
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [events[number] for number in order])
+        status = await History(session).status(request_id)
+        assert status is not None
+        assert status.webhook == "delivered"
 
 
-def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [completed(request_id), created(request_id)])
-            (row,) = await session.execute("SELECT header FROM requests WHERE request_id = ?", (request_id,))
-            assert tuple(row.header) == HEADER
-
-    run(test())
+async def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [completed(request_id), created(request_id)])
+        (row,) = await session.execute("SELECT header FROM requests WHERE request_id = ?", (request_id,))
+        assert tuple(row.header) == HEADER
 
 
 # --- Cassandra is away
@@ -370,122 +335,98 @@ async def through_a_door(settings: Settings) -> AsyncIterator[tuple[Door, Sessio
         await door.shut()
 
 
-def test_a_cassandra_that_cannot_be_reached_is_a_clear_error() -> None:
-    async def test() -> None:
-        async with asyncio.timeout(20):
-            with pytest.raises(CassandraUnavailableError, match=r"^Cassandra can't be used at 127\.0\.0\.1:1: .+"):
-                await Session.connect(Settings(cassandra_hosts="127.0.0.1:1"))
-
-    run(test())
+async def test_a_cassandra_that_cannot_be_reached_is_a_clear_error() -> None:
+    async with asyncio.timeout(20):
+        with pytest.raises(CassandraUnavailableError, match=r"^Cassandra can't be used at 127\.0\.0\.1:1: .+"):
+            await Session.connect(Settings(cassandra_hosts="127.0.0.1:1"))
 
 
-def test_a_keyspace_that_is_not_there_is_a_clear_error(cassandra_address: str) -> None:
-    async def test() -> None:
-        with pytest.raises(CassandraUnavailableError, match="nothing_here"):
-            await Session.connect(Settings(cassandra_hosts=cassandra_address, cassandra_keyspace="nothing_here"))
-
-    run(test())
+async def test_a_keyspace_that_is_not_there_is_a_clear_error(cassandra_address: str) -> None:
+    with pytest.raises(CassandraUnavailableError, match="nothing_here"):
+        await Session.connect(Settings(cassandra_hosts=cassandra_address, cassandra_keyspace="nothing_here"))
 
 
-def test_without_hosts_the_error_says_what_to_set() -> None:
-    async def test() -> None:
-        with pytest.raises(CassandraUnavailableError, match="SHRINKSTREAM_CASSANDRA_HOSTS"):
-            await Session.connect(Settings())
-
-    run(test())
+async def test_without_hosts_the_error_says_what_to_set() -> None:
+    with pytest.raises(CassandraUnavailableError, match="SHRINKSTREAM_CASSANDRA_HOSTS"):
+        await Session.connect(Settings())
 
 
-def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
+async def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
     cassandra_settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with through_a_door(cassandra_settings) as (door, session):
-            history = History(session)
-            assert await history.status(request_id) is None
-            await door.shut()
-            async with asyncio.timeout(10):
-                with pytest.raises(CassandraUnavailableError, match="doesn't answer"):
-                    await history.status(request_id)
-
-    run(test())
+    async with through_a_door(cassandra_settings) as (door, session):
+        history = History(session)
+        assert await history.status(request_id) is None
+        await door.shut()
+        async with asyncio.timeout(10):
+            with pytest.raises(CassandraUnavailableError, match="doesn't answer"):
+                await history.status(request_id)
 
 
-def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
+async def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
     cassandra_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def test() -> None:
-        async with through_a_door(cassandra_settings) as (door, session):
-            history = History(session)
-            assert await history.status(request_id) is None
-            monkeypatch.setattr(session_module, "REQUEST_TIMEOUT", 0.5)
-            door.block()
-            async with asyncio.timeout(10):
-                with pytest.raises(CassandraUnavailableError):
-                    await history.status(request_id)
-
-    run(test())
+    async with through_a_door(cassandra_settings) as (door, session):
+        history = History(session)
+        assert await history.status(request_id) is None
+        monkeypatch.setattr(session_module, "REQUEST_TIMEOUT", 0.5)
+        door.block()
+        async with asyncio.timeout(10):
+            with pytest.raises(CassandraUnavailableError):
+                await history.status(request_id)
 
 
-def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with through_a_door(cassandra_settings) as (door, session):
-            history = History(session)
-            await history.record(created(request_id))
-            await door.shut()
-            writing = asyncio.create_task(history.record(completed(request_id)))
-            await asyncio.sleep(0.3)
-            assert not writing.done()
-            await door.open()
-            await asyncio.wait_for(writing, 30)
-            status = await history.status(request_id)
-            assert status is not None
-            assert status.status == "completed"
-
-    run(test())
+async def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings: Settings, request_id: str) -> None:
+    async with through_a_door(cassandra_settings) as (door, session):
+        history = History(session)
+        await history.record(created(request_id))
+        await door.shut()
+        writing = asyncio.create_task(history.record(completed(request_id)))
+        await asyncio.sleep(0.3)
+        assert not writing.done()
+        await door.open()
+        await asyncio.wait_for(writing, 30)
+        status = await history.status(request_id)
+        assert status is not None
+        assert status.status == "completed"
 
 
-def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
-    async def test() -> None:
-        async with connected(cassandra_settings) as session, asyncio.timeout(5):
-            with pytest.raises(Exception, match="nothing_here") as error:
-                await session.execute("SELECT * FROM nothing_here", patience=60)
-            assert not isinstance(error.value, CassandraUnavailableError)
-
-    run(test())
+async def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
+    async with connected(cassandra_settings) as session, asyncio.timeout(5):
+        with pytest.raises(Exception, match="nothing_here") as error:
+            await session.execute("SELECT * FROM nothing_here", patience=60)
+        assert not isinstance(error.value, CassandraUnavailableError)
 
 
 # --- pages
 
 
-def test_a_query_gives_all_its_rows_however_many_there_are_and_a_part_of_them_at_a_time(
+async def test_a_query_gives_all_its_rows_however_many_there_are_and_a_part_of_them_at_a_time(
     cassandra_settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await asyncio.gather(
-                *(
-                    session.execute(
-                        "INSERT INTO images_by_request (request_id, bucket, image_index) VALUES (?, 0, ?)",
-                        (request_id, index),
-                    )
-                    for index in range(700)
+    async with connected(cassandra_settings) as session:
+        await asyncio.gather(
+            *(
+                session.execute(
+                    "INSERT INTO images_by_request (request_id, bucket, image_index) VALUES (?, 0, ?)",
+                    (request_id, index),
                 )
+                for index in range(700)
             )
-            query = "SELECT image_index FROM images_by_request WHERE request_id = ? AND bucket = 0"
-            pages = [page async for page in session.pages(query, (request_id,), page_size=300)]
-            assert [len(page) for page in pages] == [300, 300, 100]
-            assert [row.image_index for page in pages for row in page] == list(range(700))
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(session_module, "PAGE_SIZE", 100)
-                assert len(await session.execute(query, (request_id,))) == 700
-
-    run(test())
+        )
+        query = "SELECT image_index FROM images_by_request WHERE request_id = ? AND bucket = 0"
+        pages = [page async for page in session.pages(query, (request_id,), page_size=300)]
+        assert [len(page) for page in pages] == [300, 300, 100]
+        assert [row.image_index for page in pages for row in page] == list(range(700))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(session_module, "PAGE_SIZE", 100)
+            assert len(await session.execute(query, (request_id,))) == 700
 
 
 # --- commands
 
 
-def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whatever_order_its_events_came_in(
+async def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whatever_order_its_events_came_in(
     cassandra_settings: Settings,
 ) -> None:
     at = [NOON + timedelta(minutes=minutes) for minutes in range(10)]
@@ -509,47 +450,41 @@ def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whatever_orde
         ),
     ]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            history, random = History(session), Random(5)
-            for length in range(1, len(story) + 1):
-                for anew in (None, NOON + timedelta(days=1)):
-                    request_id = str(uuid4())
-                    events = [of_request(event, request_id) for event, _ in story[:length]]
-                    random.shuffle(events)
-                    for event in [*events, *random.choices(events, k=2)]:
-                        await history.record(event, anew=anew)
-                    status = await history.status(request_id)
-                    assert status is not None
-                    told = (status.status, status.succeeded, status.failed, status.webhook)
-                    assert told == story[length - 1][1], f"after {length} events"
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        history, random = History(session), Random(5)
+        for length in range(1, len(story) + 1):
+            for anew in (None, NOON + timedelta(days=1)):
+                request_id = str(uuid4())
+                events = [of_request(event, request_id) for event, _ in story[:length]]
+                random.shuffle(events)
+                for event in [*events, *random.choices(events, k=2)]:
+                    await history.record(event, anew=anew)
+                status = await history.status(request_id)
+                assert status is not None
+                told = (status.status, status.succeeded, status.failed, status.webhook)
+                assert told == story[length - 1][1], f"after {length} events"
 
 
-def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_settings: Settings) -> None:
+async def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_settings: Settings) -> None:
     owner = f"owner-{uuid4()}"
     days = (0, 0, 1, 40, 400)
     events = [
         created(str(uuid4()), owner=owner, time=NOON + timedelta(days=day, seconds=n)) for n, day in enumerate(days)
     ]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            await record_all(session, [*events, *events[:2]])
-            history = History(session)
-            places = [place async for place in history.requests_of(owner, NEWEST_REQUEST)]
-            assert places == [(event.time, event.request_id) for event in reversed(events)]
-            for number, place in enumerate(places):
-                assert [after async for after in history.requests_of(owner, place)] == places[number + 1 :]
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [*events, *events[:2]])
+        history = History(session)
+        places = [place async for place in history.requests_of(owner, NEWEST_REQUEST)]
+        assert places == [(event.time, event.request_id) for event in reversed(events)]
+        for number, place in enumerate(places):
+            assert [after async for after in history.requests_of(owner, place)] == places[number + 1 :]
 
 
 # --- retention
 
 
-def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_order(
+async def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_order(
     cassandra_settings: Settings,
 ) -> None:
     events: list[Event] = [
@@ -558,17 +493,14 @@ def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_o
         RequestFilesRemoved(request_id="any", time=NOON + timedelta(days=30)),
     ]
 
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            for order in permutations(events):
-                own = str(uuid4())
-                await record_all(session, [of_request(event, own) for event in order])
-                status = await History(session).status(own)
-                assert status is not None
-                assert (status.status, status.succeeded) == ("expired", 2)
-                assert (status.output_csv_url, status.output_csv_path) == (None, None)
-                assert await History(session).runs(own) == Runs(completed=0, removed=True)
-            await record_all(session, [RequestRetried(request_id=own, run=1, created_at=NOON, time=NOON)])
-            assert await History(session).status(own) == status, "a retry that came too late doesn't count"
-
-    run(test())
+    async with connected(cassandra_settings) as session:
+        for order in permutations(events):
+            own = str(uuid4())
+            await record_all(session, [of_request(event, own) for event in order])
+            status = await History(session).status(own)
+            assert status is not None
+            assert (status.status, status.succeeded) == ("expired", 2)
+            assert (status.output_csv_url, status.output_csv_path) == (None, None)
+            assert await History(session).runs(own) == Runs(completed=0, removed=True)
+        await record_all(session, [RequestRetried(request_id=own, run=1, created_at=NOON, time=NOON)])
+        assert await History(session).status(own) == status, "a retry that came too late doesn't count"

@@ -12,7 +12,7 @@ from api import idempotency
 from api.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.examples import NOON
 
 
@@ -29,85 +29,71 @@ def claim(body: str = "body") -> Claim:
     return Claim(str(uuid4()), body, NOON, is_new=True)
 
 
-def test_the_first_upload_with_a_key_is_new_and_the_others_get_its_request(cassandra_settings: Settings) -> None:
-    async def test() -> None:
-        async with keys(cassandra_settings) as (idempotency_keys, _):
-            owner, first = str(uuid4()), claim("one body")
-            assert await idempotency_keys.claim(owner, "key", first) == first
-            later = Claim(str(uuid4()), "another body", NOON + timedelta(hours=1), is_new=True)
-            found = await idempotency_keys.claim(owner, "key", later)
-            assert found == Claim(first.request_id, "one body", NOON, is_new=False)
-
-    run(test())
+async def test_the_first_upload_with_a_key_is_new_and_the_others_get_its_request(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (idempotency_keys, _):
+        owner, first = str(uuid4()), claim("one body")
+        assert await idempotency_keys.claim(owner, "key", first) == first
+        later = Claim(str(uuid4()), "another body", NOON + timedelta(hours=1), is_new=True)
+        found = await idempotency_keys.claim(owner, "key", later)
+        assert found == Claim(first.request_id, "one body", NOON, is_new=False)
 
 
-def test_of_uploads_at_the_same_moment_exactly_one_is_new(cassandra_settings: Settings) -> None:
-    async def test() -> None:
-        async with keys(cassandra_settings) as (one, _), keys(cassandra_settings) as (two, _):
-            for _ in range(3):
-                owner = str(uuid4())
-                claims = await asyncio.gather(*(api.claim(owner, "key", claim()) for api in (one, two) * 5))
-                assert sum(each.is_new for each in claims) == 1
-                assert len({each.request_id for each in claims}) == 1
-
-    run(test())
+async def test_of_uploads_at_the_same_moment_exactly_one_is_new(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (one, _), keys(cassandra_settings) as (two, _):
+        for _ in range(3):
+            owner = str(uuid4())
+            claims = await asyncio.gather(*(api.claim(owner, "key", claim()) for api in (one, two) * 5))
+            assert sum(each.is_new for each in claims) == 1
+            assert len({each.request_id for each in claims}) == 1
 
 
-def test_a_claim_whose_answer_was_lost_is_still_ours(cassandra_settings: Settings) -> None:
+async def test_a_claim_whose_answer_was_lost_is_still_ours(cassandra_settings: Settings) -> None:
     """The statement is run again, finds its own row, and must not take it for somebody else's upload."""
 
-    async def test() -> None:
-        async with keys(cassandra_settings) as (idempotency_keys, _):
-            owner, ours = str(uuid4()), claim()
-            assert await idempotency_keys.claim(owner, "key", ours) == ours
-            assert await idempotency_keys.claim(owner, "key", ours) == ours
-
-    run(test())
+    async with keys(cassandra_settings) as (idempotency_keys, _):
+        owner, ours = str(uuid4()), claim()
+        assert await idempotency_keys.claim(owner, "key", ours) == ours
+        assert await idempotency_keys.claim(owner, "key", ours) == ours
 
 
 @pytest.mark.parametrize(
     ("owner", "key"), [("a", "other"), ("b", "key"), ("", "key"), ("a", "ü\u0000'; --"), ("a", " ")]
 )
-def test_keys_are_told_apart_by_owner_and_every_letter(cassandra_settings: Settings, owner: str, key: str) -> None:
-    async def test() -> None:
-        async with keys(cassandra_settings) as (idempotency_keys, _):
-            prefix = str(uuid4())
-            await idempotency_keys.claim(f"{prefix}a", "key", claim())
-            assert (await idempotency_keys.claim(prefix + owner, key, claim())).is_new
-
-    run(test())
-
-
-def test_an_owner_without_a_name_has_keys_too(cassandra_settings: Settings) -> None:
-    async def test() -> None:
-        async with keys(cassandra_settings) as (idempotency_keys, _):
-            key = str(uuid4())
-            assert (await idempotency_keys.claim("", key, claim())).is_new
-            assert not (await idempotency_keys.claim("", key, claim())).is_new
-
-    run(test())
+async def test_keys_are_told_apart_by_owner_and_every_letter(
+    cassandra_settings: Settings, owner: str, key: str
+) -> None:
+    async with keys(cassandra_settings) as (idempotency_keys, _):
+        prefix = str(uuid4())
+        await idempotency_keys.claim(f"{prefix}a", "key", claim())
+        assert (await idempotency_keys.claim(prefix + owner, key, claim())).is_new
 
 
-def test_a_key_is_forgotten_after_its_lifetime(cassandra_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        async with keys(cassandra_settings) as (idempotency_keys, session):
-            owner = str(uuid4())
-            await idempotency_keys.claim(owner, "kept", claim())
-            (row,) = await session.execute(
-                "SELECT TTL(request_id) AS seconds FROM idempotency_keys WHERE owner = ? AND key = ?", (owner, "kept")
+async def test_an_owner_without_a_name_has_keys_too(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (idempotency_keys, _):
+        key = str(uuid4())
+        assert (await idempotency_keys.claim("", key, claim())).is_new
+        assert not (await idempotency_keys.claim("", key, claim())).is_new
+
+
+async def test_a_key_is_forgotten_after_its_lifetime(
+    cassandra_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with keys(cassandra_settings) as (idempotency_keys, session):
+        owner = str(uuid4())
+        await idempotency_keys.claim(owner, "kept", claim())
+        (row,) = await session.execute(
+            "SELECT TTL(request_id) AS seconds FROM idempotency_keys WHERE owner = ? AND key = ?", (owner, "kept")
+        )
+        assert LIFETIME_SECONDS - 60 < row.seconds <= LIFETIME_SECONDS == 24 * 3600
+
+        monkeypatch.setattr(idempotency, "LIFETIME_SECONDS", 1)
+        await idempotency_keys.claim(owner, "forgotten", claim())
+
+        async def is_free() -> bool:
+            rows = await session.execute(
+                "SELECT * FROM idempotency_keys WHERE owner = ? AND key = ?", (owner, "forgotten")
             )
-            assert LIFETIME_SECONDS - 60 < row.seconds <= LIFETIME_SECONDS == 24 * 3600
+            return not rows
 
-            monkeypatch.setattr(idempotency, "LIFETIME_SECONDS", 1)
-            await idempotency_keys.claim(owner, "forgotten", claim())
-
-            async def is_free() -> bool:
-                rows = await session.execute(
-                    "SELECT * FROM idempotency_keys WHERE owner = ? AND key = ?", (owner, "forgotten")
-                )
-                return not rows
-
-            await eventually(is_free)
-            assert (await idempotency_keys.claim(owner, "forgotten", claim())).is_new
-
-    run(test())
+        await eventually(is_free)
+        assert (await idempotency_keys.claim(owner, "forgotten", claim())).is_new

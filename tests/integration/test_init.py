@@ -20,7 +20,7 @@ from infra.cli.init import initialise
 from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 
 TABLES = {
     "requests",
@@ -82,93 +82,75 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.close()
 
 
-def test_several_at_once_do_no_harm(fresh: Settings) -> None:
-    async def test() -> None:
-        created = await asyncio.gather(*(initialise(fresh) for _ in range(4)))
-        everything = {*Topics(fresh.topic_prefix).configs(), *(name for _, name, _ in migrations())}
-        assert set().union(*map(set, created)) == everything
-        assert await tables(fresh) >= TABLES
-        assert await initialise(fresh) == []
-
-    run(test())
+async def test_several_at_once_do_no_harm(fresh: Settings) -> None:
+    created = await asyncio.gather(*(initialise(fresh) for _ in range(4)))
+    everything = {*Topics(fresh.topic_prefix).configs(), *(name for _, name, _ in migrations())}
+    assert set().union(*map(set, created)) == everything
+    assert await tables(fresh) >= TABLES
+    assert await initialise(fresh) == []
 
 
-def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
-    async def test() -> None:
-        await migrate(fresh)
-        async with connected(fresh) as session:
-            # As after a kill between the first statement and the second.
-            await session.execute_script("DROP TABLE images_by_request")
-            await session.execute_script("DROP TABLE idempotency_keys")
-            await session.execute("DELETE FROM schema_migrations WHERE number = ?", (1,))
-            await session.execute("INSERT INTO requests (request_id, total) VALUES (?, ?)", ("kept", 7))
-        assert await migrate(fresh) == [migrations()[0][1]]
-        assert await tables(fresh) >= TABLES
-        async with connected(fresh) as session:
-            (row,) = await session.execute("SELECT total FROM requests WHERE request_id = ?", ("kept",))
-            assert row.total == 7
-
-    run(test())
+async def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
+    await migrate(fresh)
+    async with connected(fresh) as session:
+        # As after a kill between the first statement and the second.
+        await session.execute_script("DROP TABLE images_by_request")
+        await session.execute_script("DROP TABLE idempotency_keys")
+        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (1,))
+        await session.execute("INSERT INTO requests (request_id, total) VALUES (?, ?)", ("kept", 7))
+    assert await migrate(fresh) == [migrations()[0][1]]
+    assert await tables(fresh) >= TABLES
+    async with connected(fresh) as session:
+        (row,) = await session.execute("SELECT total FROM requests WHERE request_id = ?", ("kept",))
+        assert row.total == 7
 
 
-def test_a_schema_of_another_version_is_an_error_that_names_what_is_missing(fresh: Settings) -> None:
-    async def test() -> None:
-        await migrate(fresh)
-        async with connected(fresh) as session:
+async def test_a_schema_of_another_version_is_an_error_that_names_what_is_missing(fresh: Settings) -> None:
+    await migrate(fresh)
+    async with connected(fresh) as session:
+        await require_schema(session, fresh.cassandra_keyspace)
+        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (2,))
+        with pytest.raises(SchemaError, match=f"lacks {migrations()[1][1]}: run `shrinkstream init`"):
             await require_schema(session, fresh.cassandra_keyspace)
-            await session.execute("DELETE FROM schema_migrations WHERE number = ?", (2,))
-            with pytest.raises(SchemaError, match=f"lacks {migrations()[1][1]}: run `shrinkstream init`"):
-                await require_schema(session, fresh.cassandra_keyspace)
-            await session.execute_script("DROP TABLE schema_migrations")
-            with pytest.raises(SchemaError, match="lacks 0001_"):
-                await require_schema(session, fresh.cassandra_keyspace)
-
-    run(test())
+        await session.execute_script("DROP TABLE schema_migrations")
+        with pytest.raises(SchemaError, match="lacks 0001_"):
+            await require_schema(session, fresh.cassandra_keyspace)
 
 
-def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Settings) -> None:
+async def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix)
 
-    async def test() -> None:
-        configs = topics.configs()
-        first = {name: config for name, config in configs.items() if name != topics.webhooks}
-        assert set(await create_topics(fresh, first)) == set(first)
-        # A broker knows a new topic a moment after it was created.
-        await eventually(partial(are_there, fresh, first))
-        with pytest.raises(MissingTopicsError, match=f": {topics.webhooks}; `shrinkstream init` creates them"):
-            await require_topics(fresh, configs)
-        more = fresh.model_copy(update={"partitions": 5})
-        assert await create_topics(more, configs) == [topics.webhooks]
-        await eventually(partial(are_there, fresh, configs))
-        async with admin(fresh) as client:
-            found = await client.describe_topics([topics.requests, topics.webhooks])
-            assert {each["topic"]: len(each["partitions"]) for each in found} == {
-                topics.requests: 3,
-                topics.webhooks: 5,
-            }
-
-    run(test())
+    configs = topics.configs()
+    first = {name: config for name, config in configs.items() if name != topics.webhooks}
+    assert set(await create_topics(fresh, first)) == set(first)
+    # A broker knows a new topic a moment after it was created.
+    await eventually(partial(are_there, fresh, first))
+    with pytest.raises(MissingTopicsError, match=f": {topics.webhooks}; `shrinkstream init` creates them"):
+        await require_topics(fresh, configs)
+    more = fresh.model_copy(update={"partitions": 5})
+    assert await create_topics(more, configs) == [topics.webhooks]
+    await eventually(partial(are_there, fresh, configs))
+    async with admin(fresh) as client:
+        found = await client.describe_topics([topics.requests, topics.webhooks])
+        assert {each["topic"]: len(each["partitions"]) for each in found} == {
+            topics.requests: 3,
+            topics.webhooks: 5,
+        }
 
 
-def test_every_statement_of_the_migrations_can_be_run_again(cassandra_settings: Settings) -> None:
-    async def test() -> None:
-        async with connected(cassandra_settings) as session:
-            for _, _, text in migrations():
-                for statement in statements(text):
-                    await session.execute_script(statement)
-
-    run(test())
+async def test_every_statement_of_the_migrations_can_be_run_again(cassandra_settings: Settings) -> None:
+    async with connected(cassandra_settings) as session:
+        for _, _, text in migrations():
+            for statement in statements(text):
+                await session.execute_script(statement)
 
 
-def test_servers_that_are_away_are_clear_errors(fresh: Settings) -> None:
-    async def test() -> None:
-        async with asyncio.timeout(30):
-            with pytest.raises(KafkaUnavailableError, match=r"127\.0\.0\.1:1"):
-                await create_topics(fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}), {})
-            with pytest.raises(CassandraUnavailableError, match=r"127\.0\.0\.1:1"):
-                await migrate(fresh.model_copy(update={"cassandra_hosts": "127.0.0.1:1"}))
-
-    run(test())
+async def test_servers_that_are_away_are_clear_errors(fresh: Settings) -> None:
+    async with asyncio.timeout(30):
+        with pytest.raises(KafkaUnavailableError, match=r"127\.0\.0\.1:1"):
+            await create_topics(fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}), {})
+        with pytest.raises(CassandraUnavailableError, match=r"127\.0\.0\.1:1"):
+            await migrate(fresh.model_copy(update={"cassandra_hosts": "127.0.0.1:1"}))
 
 
 def shrinkstream(*arguments: str, settings: Settings) -> "subprocess.CompletedProcess[str]":
@@ -182,7 +164,7 @@ def shrinkstream(*arguments: str, settings: Settings) -> "subprocess.CompletedPr
     )
 
 
-def test_the_command_creates_everything_once_and_leaves_it_alone_the_second_time(fresh: Settings) -> None:
+async def test_the_command_creates_everything_once_and_leaves_it_alone_the_second_time(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix).configs()
     first = shrinkstream("init", settings=fresh)
     assert first.returncode == 0, first.stderr
@@ -191,18 +173,15 @@ def test_the_command_creates_everything_once_and_leaves_it_alone_the_second_time
     second = shrinkstream("init", settings=fresh)
     assert (second.returncode, second.stdout) == (0, "")
 
-    async def test() -> None:
-        assert await tables(fresh) >= TABLES
-        async with admin(fresh) as client:
-            for description in await client.describe_topics(list(topics)):
-                assert len(description["partitions"]) == 3, description["topic"]
-            for name, config in topics.items():
-                asked = ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(config))
-                (answer,) = await client.describe_configs([asked])
-                ((*_, entries),) = answer.resources
-                assert {entry[0]: entry[1] for entry in entries} == config, name
-
-    run(test())
+    assert await tables(fresh) >= TABLES
+    async with admin(fresh) as client:
+        for description in await client.describe_topics(list(topics)):
+            assert len(description["partitions"]) == 3, description["topic"]
+        for name, config in topics.items():
+            asked = ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(config))
+            (answer,) = await client.describe_configs([asked])
+            ((*_, entries),) = answer.resources
+            assert {entry[0]: entry[1] for entry in entries} == config, name
 
 
 def test_the_command_without_servers_ends_with_one_clear_line(fresh: Settings) -> None:
@@ -218,27 +197,26 @@ async def partitions(settings: Settings) -> dict[str, int]:
     return {each["topic"]: len(each["partitions"]) for each in found}
 
 
-def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Settings) -> None:
+async def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix)
 
     async def grown() -> bool:
         return (await partitions(fresh))[topics.image_requests] == 5
 
-    async def test() -> None:
-        await initialise(fresh)
-        await eventually(partial(are_there, fresh, topics.configs()))
-        assert await initialise(fresh, 5) == [f"5 partitions of {topics.image_requests}"]
-        await eventually(grown)
-        assert set((await partitions(fresh)).values()) == {3, 5}
-        assert await initialise(fresh, 5) == []
-        with pytest.raises(PartitionsError, match=r"image-requests has 5 partitions, and Kafka takes none away$"):
-            await initialise(fresh, 4)
-
-    run(test())
+    await initialise(fresh)
+    await eventually(partial(are_there, fresh, topics.configs()))
+    assert await initialise(fresh, 5) == [f"5 partitions of {topics.image_requests}"]
+    await eventually(grown)
+    assert set((await partitions(fresh)).values()) == {3, 5}
+    assert await initialise(fresh, 5) == []
+    with pytest.raises(PartitionsError, match=r"image-requests has 5 partitions, and Kafka takes none away$"):
+        await initialise(fresh, 4)
 
 
-def test_whoever_is_told_another_number_of_partitions_than_the_topics_have_says_so_and_ends(fresh: Settings) -> None:
-    asyncio.run(initialise(fresh))
+async def test_whoever_is_told_another_number_of_partitions_than_the_topics_have_says_so_and_ends(
+    fresh: Settings,
+) -> None:
+    await initialise(fresh)
     other = fresh.model_copy(update={"partitions": 6})
     for role in (("worker", "progress"), ("worker", "projections"), ("worker", "compress"), ("api",)):
         ended = shrinkstream(*role, settings=other)

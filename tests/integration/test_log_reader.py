@@ -10,7 +10,6 @@ from streams import log_reader
 from streams.event_log import EventLog
 from streams.log_reader import CLOCK_SKEW, LogReader
 from streams.topics import Topics
-from tests.event_loop import run
 from tests.examples import processed, requested
 
 
@@ -24,47 +23,38 @@ async def results_of(settings: Settings, request_id: str, count: int) -> None:
         await log.stop()
 
 
-def test_who_takes_long_over_a_batch_is_not_told_that_kafka_is_silent(
+async def test_who_takes_long_over_a_batch_is_not_told_that_kafka_is_silent(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "SILENCE_SECONDS", 1.0)
     monkeypatch.setattr(log_reader, "BATCH", 1)
 
-    async def test() -> None:
-        await results_of(settings, request_id, 3)
-        async with LogReader.open(settings) as reader:
-            place = await reader.partition_of(Topics(settings.topic_prefix).image_results, request_id.encode())
-            seen = 0
-            async for records in reader.read({place: None}):
-                seen += sum(record.key == request_id.encode() for record in records)
-                if seen == 1:
-                    await asyncio.sleep(1.5)
-            assert seen == 3
-
-    run(test())
+    await results_of(settings, request_id, 3)
+    async with LogReader.open(settings) as reader:
+        place = await reader.partition_of(Topics(settings.topic_prefix).image_results, request_id.encode())
+        seen = 0
+        async for records in reader.read({place: None}):
+            seen += sum(record.key == request_id.encode() for record in records)
+            if seen == 1:
+                await asyncio.sleep(1.5)
+        assert seen == 3
 
 
-def test_what_a_machine_whose_clock_is_behind_has_written_since_a_time_is_found(
+async def test_what_a_machine_whose_clock_is_behind_has_written_since_a_time_is_found(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        await results_of(settings, request_id, 1)
-        now = datetime.now(UTC)
-        async with LogReader.open(settings) as reader:
-            place = await reader.partition_of(Topics(settings.topic_prefix).image_results, request_id.encode())
-            end = (await reader.ends([place]))[place]
-            assert await reader.offset_at(place, now + CLOCK_SKEW / 2) < end
-            assert await reader.offset_at(place, now + CLOCK_SKEW * 2) == end
-            assert await reader.exact_offset_at(place, now + timedelta(seconds=1)) == end
-            assert await reader.offset_at(place, datetime(1970, 1, 1, tzinfo=UTC)) == 0
-
-    run(test())
+    await results_of(settings, request_id, 1)
+    now = datetime.now(UTC)
+    async with LogReader.open(settings) as reader:
+        place = await reader.partition_of(Topics(settings.topic_prefix).image_results, request_id.encode())
+        end = (await reader.ends([place]))[place]
+        assert await reader.offset_at(place, now + CLOCK_SKEW / 2) < end
+        assert await reader.offset_at(place, now + CLOCK_SKEW * 2) == end
+        assert await reader.exact_offset_at(place, now + timedelta(seconds=1)) == end
+        assert await reader.offset_at(place, datetime(1970, 1, 1, tzinfo=UTC)) == 0
 
 
-def test_reading_empty_partitions_ends_without_cancellation(kafka_settings: Settings) -> None:
-    async def test() -> None:
-        async with LogReader.open(kafka_settings) as reader:
-            partitions = await reader.partitions(Topics(kafka_settings.topic_prefix).image_results)
-            assert [records async for records in reader.read(dict.fromkeys(partitions))] == []
-
-    run(test())
+async def test_reading_empty_partitions_ends_without_cancellation(kafka_settings: Settings) -> None:
+    async with LogReader.open(kafka_settings) as reader:
+        partitions = await reader.partitions(Topics(kafka_settings.topic_prefix).image_results)
+        assert [records async for records in reader.read(dict.fromkeys(partitions))] == []

@@ -19,7 +19,6 @@ from streams.projections import output_csv
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.topics import Topics
-from tests.event_loop import run
 from tests.examples import HEADER, failed, output_requested, processed, requested
 from tests.integration.topic_reader import events_in, records_in
 
@@ -86,266 +85,231 @@ def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequest
     return images
 
 
-def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            results = [processed(image) for image in images_of(request_id, [2, 1])]
-            await at.record(list(reversed(results)))
-            await at.output.publish(output_requested(results))
-            assert await at.stored() == (
-                b"\xef\xbb\xbfS. No.,Product Name,Input Image URLs,Output Image URLs\r\n"
-                b'1,"Shoe 0, large","https://shop.example/0/0.jpg,https://shop.example/0/1.jpg",'
-                b'"https://cdn.example/0.jpg,https://cdn.example/1.jpg"\r\n'
-                b'2,"Shoe 1, large",https://shop.example/1/0.jpg,https://cdn.example/2.jpg\r\n'
-            )
-
-    run(test())
-
-
-def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
+async def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            a, b, c, d = images_of(request_id, [3, 1])
-            results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
-            await at.record(results)
-            await at.output.publish(output_requested(results))
-            text = (await at.stored() or b"").decode("utf-8-sig")
-            header, *rows = csv.reader(io.StringIO(text, newline=""))
-            assert header == [*HEADER, "Output Image URLs", "Errors"]
-            assert [row[3] for row in rows] == ["https://cdn.example/0.jpg,,https://cdn.example/2.jpg", ""]
-            assert [row[4] for row in rows] == ["image 2: too_large", "image 1: fetch_http_404"]
-
-    run(test())
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [2, 1])]
+        await at.record(list(reversed(results)))
+        await at.output.publish(output_requested(results))
+        assert await at.stored() == (
+            b"\xef\xbb\xbfS. No.,Product Name,Input Image URLs,Output Image URLs\r\n"
+            b'1,"Shoe 0, large","https://shop.example/0/0.jpg,https://shop.example/0/1.jpg",'
+            b'"https://cdn.example/0.jpg,https://cdn.example/1.jpg"\r\n'
+            b'2,"Shoe 1, large",https://shop.example/1/0.jpg,https://cdn.example/2.jpg\r\n'
+        )
 
 
-def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settings, request_id: str) -> None:
+async def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
+    settings: Settings, request_id: str
+) -> None:
+    async with room(settings, request_id) as at:
+        a, b, c, d = images_of(request_id, [3, 1])
+        results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
+        await at.record(results)
+        await at.output.publish(output_requested(results))
+        text = (await at.stored() or b"").decode("utf-8-sig")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+        assert header == [*HEADER, "Output Image URLs", "Errors"]
+        assert [row[3] for row in rows] == ["https://cdn.example/0.jpg,,https://cdn.example/2.jpg", ""]
+        assert [row[4] for row in rows] == ["image 2: too_large", "image 1: fetch_http_404"]
+
+
+async def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settings, request_id: str) -> None:
     """A row over three of the history's partitions, one that ends with a partition, and one that begins with one."""
     urls_per_row = [3, 2050, 7, 940, 5, 1]
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            images = images_of(request_id, urls_per_row)
-            assert images[2999].row == 3
-            assert images[3000].row == 4
-            results: list[Result] = [
-                failed(image) if image.index in (999, 1500, 3005) else processed(image) for image in images
-            ]
-            await at.record(list(reversed(results)))
-            await at.output.publish(output_requested(results))
-            text = (await at.stored() or b"").decode("utf-8-sig")
-            _, *rows = csv.reader(io.StringIO(text, newline=""))
-            urls = iter([getattr(result, "output_url", "") for result in results])
-            expected = [",".join(next(urls) for _ in range(count)) for count in urls_per_row]
-            assert [row[3] for row in rows] == expected
-            assert [row[:2] for row in rows] == [[str(n + 1), f"Shoe {n}, large"] for n in range(len(rows))]
-            assert [len(row[2].split(",")) for row in rows] == urls_per_row
-            assert [row[4] for row in rows] == [
-                "", "image 997: fetch_http_404; image 1498: fetch_http_404", "", "", "", "image 1: fetch_http_404",
-            ]  # fmt: skip
-
-    run(test())
+    async with room(settings, request_id) as at:
+        images = images_of(request_id, urls_per_row)
+        assert images[2999].row == 3
+        assert images[3000].row == 4
+        results: list[Result] = [
+            failed(image) if image.index in (999, 1500, 3005) else processed(image) for image in images
+        ]
+        await at.record(list(reversed(results)))
+        await at.output.publish(output_requested(results))
+        text = (await at.stored() or b"").decode("utf-8-sig")
+        _, *rows = csv.reader(io.StringIO(text, newline=""))
+        urls = iter([getattr(result, "output_url", "") for result in results])
+        expected = [",".join(next(urls) for _ in range(count)) for count in urls_per_row]
+        assert [row[3] for row in rows] == expected
+        assert [row[:2] for row in rows] == [[str(n + 1), f"Shoe {n}, large"] for n in range(len(rows))]
+        assert [len(row[2].split(",")) for row in rows] == urls_per_row
+        assert [row[4] for row in rows] == [
+            "", "image 997: fetch_http_404; image 1498: fetch_http_404", "", "", "", "image 1: fetch_http_404",
+        ]  # fmt: skip
 
 
-def test_the_completion_says_what_was_counted_and_where_the_output_is(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            a, b = images_of(request_id, [2])
-            due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
-            await at.record([processed(a), failed(b)])
-            await at.output.publish(due)
-            (event,) = await at.completions()
-            assert isinstance(event, RequestCompleted)
-            assert event.output_csv_url == f"http://127.0.0.1:8080/api/download/{request_id}"
-            assert event.output_csv_path == f"csv/{request_id}/0.csv"
-            assert event.time == due.time
-            assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump(exclude={"header"})
-            assert await at.put_off() == []
+async def test_the_completion_says_what_was_counted_and_where_the_output_is(
+    settings: Settings, request_id: str
+) -> None:
+    async with room(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
+        await at.record([processed(a), failed(b)])
+        await at.output.publish(due)
+        (event,) = await at.completions()
+        assert isinstance(event, RequestCompleted)
+        assert event.output_csv_url == f"http://127.0.0.1:8080/api/download/{request_id}"
+        assert event.output_csv_path == f"csv/{request_id}/0.csv"
+        assert event.time == due.time
+        assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump(exclude={"header"})
+        assert await at.put_off() == []
 
-    run(test())
 
-
-def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            a, b = images_of(request_id, [2])
-            await at.record([processed(a), failed(b)])
-            due = output_requested([processed(a), failed(b)])
-            await at.output.publish(due)
-            first = await at.stored()
-            await at.output.publish(due)
-            assert await at.stored() == first
-            one, two = await records_in(at.settings, Topics(at.settings.topic_prefix).requests, request_id)
-            assert one.value == two.value
-            assert one.key == two.key == request_id.encode()
-
-    run(test())
+async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b)])
+        due = output_requested([processed(a), failed(b)])
+        await at.output.publish(due)
+        first = await at.stored()
+        await at.output.publish(due)
+        assert await at.stored() == first
+        one, two = await records_in(at.settings, Topics(at.settings.topic_prefix).requests, request_id)
+        assert one.value == two.value
+        assert one.key == two.key == request_id.encode()
     assert list((settings.data_dir / "spool").iterdir()) == [], "nothing is left behind"
 
 
 # --- gaps
 
 
-def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_the_queue(
+async def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_the_queue(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            results = [processed(image) for image in images_of(request_id, [2, 1])]
-            await at.record([results[0], results[2]])
-            due = output_requested(results)
-            await at.output.publish(due)
-            assert await at.stored() is None
-            assert await at.completions() == []
-            assert await at.put_off() == [due]
-            assert (await at.put_off())[0].id == due.id
-            await at.record(results)
-            await at.output.publish(due)
-            assert await at.stored() is not None
-            assert len(await at.completions()) == 1
-            assert await at.put_off() == [due]
-
-    run(test())
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [2, 1])]
+        await at.record([results[0], results[2]])
+        due = output_requested(results)
+        await at.output.publish(due)
+        assert await at.stored() is None
+        assert await at.completions() == []
+        assert await at.put_off() == [due]
+        assert (await at.put_off())[0].id == due.id
+        await at.record(results)
+        await at.output.publish(due)
+        assert await at.stored() is not None
+        assert len(await at.completions()) == 1
+        assert await at.put_off() == [due]
 
 
-def test_a_history_that_lags_a_little_is_waited_for(
+async def test_a_history_that_lags_a_little_is_waited_for(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_csv, "GAP_PATIENCE", 30.0)
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            results = [processed(image) for image in images_of(request_id, [2])]
-            await at.record(results[:1])
-            publishing = asyncio.create_task(at.output.publish(output_requested(results)))
-            await asyncio.sleep(0.2)
-            assert not publishing.done()
-            assert await at.stored() is None
-            await at.record(results[1:])
-            await asyncio.wait_for(publishing, 10)
-            assert await at.put_off() == []
-            assert len(await at.completions()) == 1
-
-    run(test())
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [2])]
+        await at.record(results[:1])
+        publishing = asyncio.create_task(at.output.publish(output_requested(results)))
+        await asyncio.sleep(0.2)
+        assert not publishing.done()
+        assert await at.stored() is None
+        await at.record(results[1:])
+        await asyncio.wait_for(publishing, 10)
+        assert await at.put_off() == []
+        assert len(await at.completions()) == 1
 
 
-def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes(
+async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output_csv, "GAP_PATIENCE", 0.6)
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            results = [processed(image) for image in images_of(request_id, [1001, 4])]
-            await at.record(results[:-4])
-            publishing = asyncio.create_task(at.output.publish(output_requested(results)))
-            for result in results[-4:]:
-                await asyncio.sleep(0.3)
-                await at.record([result])
-            await asyncio.wait_for(publishing, 10)
-            assert await at.put_off() == []
-            assert len(await at.completions()) == 1
-
-    run(test())
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [1001, 4])]
+        await at.record(results[:-4])
+        publishing = asyncio.create_task(at.output.publish(output_requested(results)))
+        for result in results[-4:]:
+            await asyncio.sleep(0.3)
+            await at.record([result])
+        await asyncio.wait_for(publishing, 10)
+        assert await at.put_off() == []
+        assert len(await at.completions()) == 1
 
 
-def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
+async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
     """Even where the sums agree: the reason would be that of the first run."""
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            first = images_of(request_id, [2])
-            second = [requested(**{**image.model_dump(), "attempt": 1}) for image in first]
-            results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
-            await at.record([*(failed(image, "fetch_timeout") for image in first), results[0]])
-            due = output_requested(results, run=1)
-            await at.output.publish(due)
-            assert await at.put_off() == [due]
-            assert await at.stored(run=1) is None
-            await at.record(results)
-            await at.output.publish(due)
-            assert b"image 2: fetch_http_410" in (await at.stored(run=1) or b"")
-            assert await at.stored(run=0) is None
-
-    run(test())
+    async with room(settings, request_id) as at:
+        first = images_of(request_id, [2])
+        second = [requested(**{**image.model_dump(), "attempt": 1}) for image in first]
+        results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
+        await at.record([*(failed(image, "fetch_timeout") for image in first), results[0]])
+        due = output_requested(results, run=1)
+        await at.output.publish(due)
+        assert await at.put_off() == [due]
+        assert await at.stored(run=1) is None
+        await at.record(results)
+        await at.output.publish(due)
+        assert b"image 2: fetch_http_410" in (await at.stored(run=1) or b"")
+        assert await at.stored(run=0) is None
 
 
-def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_for(
+async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_for(
     settings: Settings, request_id: str
 ) -> None:
     """Its images are being replaced, so that its sums may never be right again."""
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            (image,) = images_of(request_id, [1])
-            again = requested(**{**image.model_dump(), "attempt": 1})
-            await at.record([failed(image), processed(again)])
-            due = output_requested([failed(image)])
-            await at.output.publish(due)
-            assert await at.put_off() == [due]
-            await at.record([RequestRetried(request_id=request_id, run=1, created_at=image.time)])
-            await at.output.publish(due)
-            assert await at.put_off() == [due]
-            assert await at.completions() == []
-            await at.output.publish(output_requested([processed(again)], run=1))
-            assert len(await at.completions()) == 1
-
-    run(test())
+    async with room(settings, request_id) as at:
+        (image,) = images_of(request_id, [1])
+        again = requested(**{**image.model_dump(), "attempt": 1})
+        await at.record([failed(image), processed(again)])
+        due = output_requested([failed(image)])
+        await at.output.publish(due)
+        assert await at.put_off() == [due]
+        await at.record([RequestRetried(request_id=request_id, run=1, created_at=image.time)])
+        await at.output.publish(due)
+        assert await at.put_off() == [due]
+        assert await at.completions() == []
+        await at.output.publish(output_requested([processed(again)], run=1))
+        assert len(await at.completions()) == 1
 
 
-def test_a_success_after_the_completion_comes_into_the_output_csv_once_the_history_has_it(
+async def test_a_success_after_the_completion_comes_into_the_output_csv_once_the_history_has_it(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            a, b = images_of(request_id, [2])
-            await at.record([processed(a), failed(b)])
-            await at.output.publish(output_requested([processed(a), failed(b)]))
-            await at.record(await at.completions())
-            corrected = output_requested([processed(a), processed(b)])
-            await at.output.publish(corrected)
-            assert await at.put_off() == [corrected]
-            await at.record([processed(b)])
-            await at.output.publish(corrected)
-            assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
-            assert b"fetch_http" not in (await at.stored() or b"fetch_http")
-
-    run(test())
+    async with room(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b)])
+        await at.output.publish(output_requested([processed(a), failed(b)]))
+        await at.record(await at.completions())
+        corrected = output_requested([processed(a), processed(b)])
+        await at.output.publish(corrected)
+        assert await at.put_off() == [corrected]
+        await at.record([processed(b)])
+        await at.output.publish(corrected)
+        assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
+        assert b"fetch_http" not in (await at.stored() or b"fetch_http")
 
 
-def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Settings, request_id: str) -> None:
+async def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Settings, request_id: str) -> None:
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            a, b = images_of(request_id, [2])
-            await at.record([processed(a), failed(b), processed(b)])
-            outdated = output_requested([processed(a), failed(b)])
-            await at.output.publish(outdated)
-            assert await at.stored() is None
-            assert await at.put_off() == [outdated]
+    async with room(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b), processed(b)])
+        outdated = output_requested([processed(a), failed(b)])
+        await at.output.publish(outdated)
+        assert await at.stored() is None
+        assert await at.put_off() == [outdated]
 
-            await at.output.publish(output_requested([processed(a), processed(b)]))
-            (event,) = await at.completions()
-            await at.record([event])
-            first = await at.stored()
-            await at.output.publish(outdated)
-            assert await at.put_off() == [outdated], "it would come again for ever"
-            assert await at.completions() == [event]
-            assert await at.stored() == first
-
-    run(test())
+        await at.output.publish(output_requested([processed(a), processed(b)]))
+        (event,) = await at.completions()
+        await at.record([event])
+        first = await at.stored()
+        await at.output.publish(outdated)
+        assert await at.put_off() == [outdated], "it would come again for ever"
+        assert await at.completions() == [event]
+        assert await at.stored() == first
 
 
-def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request_id: str) -> None:
+async def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request_id: str) -> None:
     assert not (settings.data_dir / "spool").exists()
 
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            results = [processed(image) for image in images_of(request_id, [1])]
-            await at.record(results)
-            await at.output.publish(output_requested(results))
-            assert await at.stored() is not None
-
-    run(test())
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [1])]
+        await at.record(results)
+        await at.output.publish(output_requested(results))
+        assert await at.stored() is not None

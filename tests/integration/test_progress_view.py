@@ -22,7 +22,7 @@ from streams.progress.fold import chunk_key, fold, row_key
 from streams.progress.view import ProgressView, StaleViewError
 from streams.status import Status
 from streams.topics import Topics
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.examples import NOON, completed, created, failed, processed, requested
 
 SOON = 10.0
@@ -92,320 +92,277 @@ async def commit(settings: Settings, offsets: dict[TopicPartition, int]) -> None
 # --- a request is known as soon as Kafka has it
 
 
-def test_a_request_is_found_right_after_its_creation_by_every_view(kafka_settings: Settings) -> None:
-    async def test() -> None:
-        async with viewing(kafka_settings) as one, viewing(kafka_settings) as two, logging(kafka_settings) as log:
-            for number in range(20):
-                await log.append(created(f"request-{number}", total=3, owner="shop"))
-                for view in (one, two):
-                    status = await view.get_fresh(f"request-{number}", timeout=SOON)
-                    assert status is not None, f"request {number} is unknown although Kafka has it"
-                    assert (status.status, status.total, status.succeeded) == ("processing", 3, 0)
-                    assert status.owner == "shop"
-        async with viewing(kafka_settings) as later:
-            assert later.get("request-19") is not None
-
-    run(test())
+async def test_a_request_is_found_right_after_its_creation_by_every_view(kafka_settings: Settings) -> None:
+    async with viewing(kafka_settings) as one, viewing(kafka_settings) as two, logging(kafka_settings) as log:
+        for number in range(20):
+            await log.append(created(f"request-{number}", total=3, owner="shop"))
+            for view in (one, two):
+                status = await view.get_fresh(f"request-{number}", timeout=SOON)
+                assert status is not None, f"request {number} is unknown although Kafka has it"
+                assert (status.status, status.total, status.succeeded) == ("processing", 3, 0)
+                assert status.owner == "shop"
+    async with viewing(kafka_settings) as later:
+        assert later.get("request-19") is not None
 
 
-def test_an_unknown_request_is_none(kafka_settings: Settings) -> None:
-    async def test() -> None:
-        async with viewing(kafka_settings) as view:
-            assert view.get("nobody") is None
-            assert await view.get_fresh("nobody", timeout=SOON) is None
-
-    run(test())
+async def test_an_unknown_request_is_none(kafka_settings: Settings) -> None:
+    async with viewing(kafka_settings) as view:
+        assert view.get("nobody") is None
+        assert await view.get_fresh("nobody", timeout=SOON) is None
 
 
-def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        images = [requested(request_id, index) for index in (0, 1, 1500)]
-        results = [processed(images[0]), failed(images[1]), processed(images[2], input_bytes=10, output_bytes=5)]
-        events: Sequence[Event] = [created(request_id, total=2000, webhook_url="https://r.example/"), *results]
-        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+async def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Settings, request_id: str) -> None:
+    images = [requested(request_id, index) for index in (0, 1, 1500)]
+    results = [processed(images[0]), failed(images[1]), processed(images[2], input_bytes=10, output_bytes=5)]
+    events: Sequence[Event] = [created(request_id, total=2000, webhook_url="https://r.example/"), *results]
+    async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
 
-            async def after(event: Event) -> Status:
-                await changelog.fold(event)
-                await view.catch_up(SOON)
-                status = view.get(request_id)
-                assert status is not None
-                return status
-
-            seen = [await after(event) for event in events]
-            sums = [(status.succeeded, status.failed, status.input_bytes, status.output_bytes) for status in seen]
-            assert sums == [(0, 0, 0, 0), (1, 0, 1000, 400), (1, 1, 1000, 400), (2, 1, 1010, 405)]
-            assert seen[-1].updated_at == results[2].time
-            assert (seen[-1].status, seen[-1].webhook, seen[-1].output_csv_url) == ("processing", None, None)
-
-            done = completed(request_id, webhook_url="https://r.example/")
-            status = await after(done)
-            assert (status.status, status.webhook) == ("completed", "pending")
-            assert (status.completed_at, status.output_csv_url) == (done.time, done.output_csv_url)
-            assert status.output_csv_path == done.output_csv_path
-        async with viewing(kafka_settings) as later:
-            assert later.get(request_id) == status
-
-    run(test())
-
-
-def test_a_change_wakes_who_watches_that_request_and_nobody_else(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
-            with view.watching(request_id) as changed, view.watching("another") as other:
-                await changelog.fold(created(request_id))
-                await asyncio.wait_for(changed.wait(), SOON)
-                changed.clear()
-                await changelog.fold(processed(requested(request_id)))
-                await asyncio.wait_for(changed.wait(), SOON)
-                assert not other.is_set()
-            assert view._watchers == {}
-
-    run(test())
-
-
-def test_a_command_is_known_before_the_progress_workers_have_read_it_and_after(
-    kafka_settings: Settings, request_id: str
-) -> None:
-    async def test() -> None:
-        cancelled = RequestCancelled(request_id=request_id, time=NOON + timedelta(hours=2))
-        retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
-        image = requested(request_id)
-        async with (
-            viewing(kafka_settings) as view,
-            logging(kafka_settings) as log,
-            Changelog(kafka_settings) as changelog,
-        ):
-
-            async def seen() -> tuple[str, int, int]:
-                await view.catch_up(SOON)
-                status = view.get(request_id)
-                assert status is not None
-                return status.status, status.failed, status.run
-
-            await changelog.fold(created(request_id, total=2), failed(image))
-            await view.reached(await log.append(cancelled), SOON)
-            assert await seen() == ("cancelled", 1, 0)
-            # A row that was written before the workers read of the cancel says nothing about it.
-            await changelog.fold(RequestRecorded(request_id=request_id, run=0))
-            assert await seen() == ("cancelled", 1, 0)
-            await changelog.fold(cancelled)
-            assert await seen() == ("cancelled", 1, 0)
-            await view.reached(await log.append(retried), SOON)
-            assert await seen() == ("processing", 0, 1)
-            await changelog.fold(retried)
-            assert await seen() == ("processing", 0, 1)
-            assert view._requests[request_id].ahead == {}
-
-    run(test())
-
-
-def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_back(
-    kafka_settings: Settings, request_id: str
-) -> None:
-    async def test() -> None:
-        retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
-        async with (
-            viewing(kafka_settings) as view,
-            logging(kafka_settings) as log,
-            Changelog(kafka_settings) as changelog,
-        ):
-            await changelog.fold(created(request_id), completed(request_id))
-            await changelog.fold(RequestExpired(request_id=request_id, stage="done"))
-            await view.reached(await log.append(retried), SOON)
-            assert view.get(request_id) is None
-            assert view.retry_of(request_id) == retried
-            await changelog.put(row_key(request_id), None)
-            for event in (created(request_id), retried):
-                await changelog.fold(event)
+        async def after(event: Event) -> Status:
+            await changelog.fold(event)
             await view.catch_up(SOON)
-            assert view.retry_of(request_id) is None
             status = view.get(request_id)
             assert status is not None
-            assert status.run == 1
+            return status
 
-    run(test())
+        seen = [await after(event) for event in events]
+        sums = [(status.succeeded, status.failed, status.input_bytes, status.output_bytes) for status in seen]
+        assert sums == [(0, 0, 0, 0), (1, 0, 1000, 400), (1, 1, 1000, 400), (2, 1, 1010, 405)]
+        assert seen[-1].updated_at == results[2].time
+        assert (seen[-1].status, seen[-1].webhook, seen[-1].output_csv_url) == ("processing", None, None)
+
+        done = completed(request_id, webhook_url="https://r.example/")
+        status = await after(done)
+        assert (status.status, status.webhook) == ("completed", "pending")
+        assert (status.completed_at, status.output_csv_url) == (done.time, done.output_csv_url)
+        assert status.output_csv_path == done.output_csv_path
+    async with viewing(kafka_settings) as later:
+        assert later.get(request_id) == status
 
 
-def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        other = f"{request_id}-other"
-        events = [created(request_id), processed(requested(request_id)), created(other), processed(requested(other))]
-        async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
-            await changelog.fold(*events)
-            await changelog.put(chunk_key(request_id, 0), None)
-            await changelog.put(row_key(request_id), None)
+async def test_a_change_wakes_who_watches_that_request_and_nobody_else(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+        with view.watching(request_id) as changed, view.watching("another") as other:
+            await changelog.fold(created(request_id))
+            await asyncio.wait_for(changed.wait(), SOON)
+            changed.clear()
+            await changelog.fold(processed(requested(request_id)))
+            await asyncio.wait_for(changed.wait(), SOON)
+            assert not other.is_set()
+        assert view._watchers == {}
+
+
+async def test_a_command_is_known_before_the_progress_workers_have_read_it_and_after(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    cancelled = RequestCancelled(request_id=request_id, time=NOON + timedelta(hours=2))
+    retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
+    image = requested(request_id)
+    async with (
+        viewing(kafka_settings) as view,
+        logging(kafka_settings) as log,
+        Changelog(kafka_settings) as changelog,
+    ):
+
+        async def seen() -> tuple[str, int, int]:
             await view.catch_up(SOON)
-            async with viewing(kafka_settings) as later:
-                for each in (view, later):
-                    assert each.get(request_id) is None
-                    status = each.get(other)
-                    assert status is not None
-                    assert status.succeeded == 1
+            status = view.get(request_id)
+            assert status is not None
+            return status.status, status.failed, status.run
 
-    run(test())
+        await changelog.fold(created(request_id, total=2), failed(image))
+        await view.reached(await log.append(cancelled), SOON)
+        assert await seen() == ("cancelled", 1, 0)
+        # A row that was written before the workers read of the cancel says nothing about it.
+        await changelog.fold(RequestRecorded(request_id=request_id, run=0))
+        assert await seen() == ("cancelled", 1, 0)
+        await changelog.fold(cancelled)
+        assert await seen() == ("cancelled", 1, 0)
+        await view.reached(await log.append(retried), SOON)
+        assert await seen() == ("processing", 0, 1)
+        await changelog.fold(retried)
+        assert await seen() == ("processing", 0, 1)
+        assert view._requests[request_id].ahead == {}
+
+
+async def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_back(
+    kafka_settings: Settings, request_id: str
+) -> None:
+    retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
+    async with (
+        viewing(kafka_settings) as view,
+        logging(kafka_settings) as log,
+        Changelog(kafka_settings) as changelog,
+    ):
+        await changelog.fold(created(request_id), completed(request_id))
+        await changelog.fold(RequestExpired(request_id=request_id, stage="done"))
+        await view.reached(await log.append(retried), SOON)
+        assert view.get(request_id) is None
+        assert view.retry_of(request_id) == retried
+        await changelog.put(row_key(request_id), None)
+        for event in (created(request_id), retried):
+            await changelog.fold(event)
+        await view.catch_up(SOON)
+        assert view.retry_of(request_id) is None
+        status = view.get(request_id)
+        assert status is not None
+        assert status.run == 1
+
+
+async def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Settings, request_id: str) -> None:
+    other = f"{request_id}-other"
+    events = [created(request_id), processed(requested(request_id)), created(other), processed(requested(other))]
+    async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
+        await changelog.fold(*events)
+        await changelog.put(chunk_key(request_id, 0), None)
+        await changelog.put(row_key(request_id), None)
+        await view.catch_up(SOON)
+        async with viewing(kafka_settings) as later:
+            for each in (view, later):
+                assert each.get(request_id) is None
+                status = each.get(other)
+                assert status is not None
+                assert status.succeeded == 1
 
 
 # --- where reading begins, and that it goes on
 
 
-def test_what_the_progress_app_has_committed_is_taken_from_its_table_alone(kafka_settings: Settings) -> None:
+async def test_what_the_progress_app_has_committed_is_taken_from_its_table_alone(kafka_settings: Settings) -> None:
     """A request that left the table long ago must not come back with each start of the API."""
 
-    async def test() -> None:
-        async with logging(kafka_settings) as log:
-            old = await log.append(created("old"))
-            place = TopicPartition(old.topic, old.partition)
-            others = [TopicPartition(old.topic, 1 - old.partition)]
-            await commit(kafka_settings, {place: old.offset + 1, **dict.fromkeys(others, 0)})
-            for number in range(4):
-                await log.append(created(f"new-{number}"))
-            async with viewing(kafka_settings) as view:
-                assert await view.get_fresh("old", timeout=SOON) is None
-                assert [number for number in range(4) if view.get(f"new-{number}") is None] == []
-
-    run(test())
+    async with logging(kafka_settings) as log:
+        old = await log.append(created("old"))
+        place = TopicPartition(old.topic, old.partition)
+        others = [TopicPartition(old.topic, 1 - old.partition)]
+        await commit(kafka_settings, {place: old.offset + 1, **dict.fromkeys(others, 0)})
+        for number in range(4):
+            await log.append(created(f"new-{number}"))
+        async with viewing(kafka_settings) as view:
+            assert await view.get_fresh("old", timeout=SOON) is None
+            assert [number for number in range(4) if view.get(f"new-{number}") is None] == []
 
 
-def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: Settings) -> None:
+async def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: Settings) -> None:
     """The marks of transactions, and partitions whose records were deleted, end in offsets that no reader gets."""
 
-    async def test() -> None:
-        topics = Topics(kafka_settings.topic_prefix)
-        writer = AIOKafkaProducer(
-            bootstrap_servers=kafka_settings.kafka_brokers, transactional_id=kafka_settings.topic_prefix
-        )
-        await writer.start()
-        try:
-            for number, topic in enumerate((topics.requests, topics.progress_changelog)):
-                async with writer.transaction():
-                    event = created(f"request-{number}")
-                    (record,) = fold(event, lambda _: None).items()
-                    key, value = record if topic == topics.progress_changelog else (event.key, event.encode())
-                    await writer.send_and_wait(topic, value, key, partition=0)
-        finally:
-            await writer.stop()
-        async with logging(kafka_settings) as log:
-            partitions = {(await log.append(created(f"deleted-{number}"))).partition for number in range(9)}
-            assert partitions == {0, 1}
-        admin = AIOKafkaAdminClient(bootstrap_servers=kafka_settings.kafka_brokers)
-        await admin.start()
-        try:
-            await admin.delete_records({TopicPartition(topics.requests, 1): RecordsToDelete(before_offset=-1)})
-        finally:
-            await admin.close()
-        async with viewing(kafka_settings) as view:
-            assert await view.get_fresh("nobody", timeout=SOON) is None
-            assert view.get("request-0") is not None
-            assert view.get("request-1") is not None
-
-    run(test())
+    topics = Topics(kafka_settings.topic_prefix)
+    writer = AIOKafkaProducer(
+        bootstrap_servers=kafka_settings.kafka_brokers, transactional_id=kafka_settings.topic_prefix
+    )
+    await writer.start()
+    try:
+        for number, topic in enumerate((topics.requests, topics.progress_changelog)):
+            async with writer.transaction():
+                event = created(f"request-{number}")
+                (record,) = fold(event, lambda _: None).items()
+                key, value = record if topic == topics.progress_changelog else (event.key, event.encode())
+                await writer.send_and_wait(topic, value, key, partition=0)
+    finally:
+        await writer.stop()
+    async with logging(kafka_settings) as log:
+        partitions = {(await log.append(created(f"deleted-{number}"))).partition for number in range(9)}
+        assert partitions == {0, 1}
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka_settings.kafka_brokers)
+    await admin.start()
+    try:
+        await admin.delete_records({TopicPartition(topics.requests, 1): RecordsToDelete(before_offset=-1)})
+    finally:
+        await admin.close()
+    async with viewing(kafka_settings) as view:
+        assert await view.get_fresh("nobody", timeout=SOON) is None
+        assert view.get("request-0") is not None
+        assert view.get("request-1") is not None
 
 
-def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_address: str, request_id: str) -> None:
+async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_address: str, request_id: str) -> None:
     """As just after their creation: a view that took them for empty would answer 404 for ever."""
     settings = Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2)
 
-    async def test() -> None:
-        view = ProgressView(settings)
-        starting = asyncio.create_task(view.start(timeout=30))
-        try:
-            await asyncio.sleep(0.5)
-            assert not starting.done()
-            await create_topics(settings, Topics(settings.topic_prefix).configs())
-            await starting
-            async with logging(settings) as log:
-                await log.append(created(request_id))
+    view = ProgressView(settings)
+    starting = asyncio.create_task(view.start(timeout=30))
+    try:
+        await asyncio.sleep(0.5)
+        assert not starting.done()
+        await create_topics(settings, Topics(settings.topic_prefix).configs())
+        await starting
+        async with logging(settings) as log:
+            await log.append(created(request_id))
+        assert await view.get_fresh(request_id, timeout=SOON) is not None
+    finally:
+        await view.stop()
+
+
+async def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address: str) -> None:
+    view = ProgressView(Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}"))
+    async with asyncio.timeout(10):
+        with pytest.raises(KafkaUnavailableError):
+            await view.start(timeout=1)
+        await view.stop()
+
+
+async def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
+    topic = Topics(kafka_settings.topic_prefix).requests
+    writer = AIOKafkaProducer(bootstrap_servers=kafka_settings.kafka_brokers)
+    await writer.start()
+    try:
+        async with viewing(kafka_settings) as view, logging(kafka_settings) as log:
+            for value in (None, b"", b"\xff", b"{}", b'{"specversion":"1.0","type":"other","data":{}}'):
+                for partition in (0, 1):
+                    await writer.send_and_wait(topic, value, b"key", partition=partition)
+            await log.append(created(request_id))
             assert await view.get_fresh(request_id, timeout=SOON) is not None
-        finally:
-            await view.stop()
-
-    run(test())
-
-
-def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address: str) -> None:
-    async def test() -> None:
-        view = ProgressView(Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}"))
-        async with asyncio.timeout(10):
-            with pytest.raises(KafkaUnavailableError):
-                await view.start(timeout=1)
-            await view.stop()
-
-    run(test())
-
-
-def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        topic = Topics(kafka_settings.topic_prefix).requests
-        writer = AIOKafkaProducer(bootstrap_servers=kafka_settings.kafka_brokers)
-        await writer.start()
-        try:
-            async with viewing(kafka_settings) as view, logging(kafka_settings) as log:
-                for value in (None, b"", b"\xff", b"{}", b'{"specversion":"1.0","type":"other","data":{}}'):
-                    for partition in (0, 1):
-                        await writer.send_and_wait(topic, value, b"key", partition=partition)
-                await log.append(created(request_id))
-                assert await view.get_fresh(request_id, timeout=SOON) is not None
-        finally:
-            await writer.stop()
-
-    run(test())
+    finally:
+        await writer.stop()
 
 
 # --- Kafka is away
 
 
-def test_a_view_that_was_not_started_is_stale() -> None:
-    async def test() -> None:
-        view = ProgressView(Settings(kafka_brokers="127.0.0.1:1"))
-        with pytest.raises(StaleViewError):
-            await view.get_fresh("anything", timeout=1)
-
-    run(test())
+async def test_a_view_that_was_not_started_is_stale() -> None:
+    view = ProgressView(Settings(kafka_brokers="127.0.0.1:1"))
+    with pytest.raises(StaleViewError):
+        await view.get_fresh("anything", timeout=1)
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "who listens says nothing"])
-def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(listens: bool) -> None:
-    async def test() -> None:
-        with socket.socket() as silent:
-            silent.bind(("127.0.0.1", 0))
-            if listens:
-                silent.listen()
-            address = f"127.0.0.1:{silent.getsockname()[1]}"
-            view = ProgressView(Settings(kafka_brokers=address))
-            async with asyncio.timeout(10):
-                with pytest.raises(KafkaUnavailableError, match=address):
-                    await view.start(timeout=1)
-                await view.stop()
-
-    run(test())
+async def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(listens: bool) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if listens:
+            silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        view = ProgressView(Settings(kafka_brokers=address))
+        async with asyncio.timeout(10):
+            with pytest.raises(KafkaUnavailableError, match=address):
+                await view.start(timeout=1)
+            await view.stop()
 
 
-def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with EmbeddedKafka(tmp_path) as kafka:
-            settings = Settings(
-                kafka_brokers=kafka.address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=1, data_dir=tmp_path
-            )
-            await create_topics(settings, Topics(settings.topic_prefix).configs())
-            async with viewing(settings) as view:
-                async with logging(settings) as log:
-                    await log.append(created("before"))
-                assert await view.get_fresh("before", timeout=SOON) is not None
-                await kafka.stop()
-                async with asyncio.timeout(5):
-                    assert await view.get_fresh("before", timeout=1) is not None, "what is known stays known"
-                    with pytest.raises(StaleViewError):
-                        await view.get_fresh("nobody", timeout=1)
-                await kafka.start()
-                async with logging(settings) as log:
-                    await log.append(created("after"))
+async def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    async with EmbeddedKafka(tmp_path) as kafka:
+        settings = Settings(
+            kafka_brokers=kafka.address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=1, data_dir=tmp_path
+        )
+        await create_topics(settings, Topics(settings.topic_prefix).configs())
+        async with viewing(settings) as view:
+            async with logging(settings) as log:
+                await log.append(created("before"))
+            assert await view.get_fresh("before", timeout=SOON) is not None
+            await kafka.stop()
+            async with asyncio.timeout(5):
+                assert await view.get_fresh("before", timeout=1) is not None, "what is known stays known"
+                with pytest.raises(StaleViewError):
+                    await view.get_fresh("nobody", timeout=1)
+            await kafka.start()
+            async with logging(settings) as log:
+                await log.append(created("after"))
 
-                async def known() -> bool:
-                    try:
-                        return await view.get_fresh("after", timeout=2) is not None
-                    except StaleViewError:
-                        return False
+            async def known() -> bool:
+                try:
+                    return await view.get_fresh("after", timeout=2) is not None
+                except StaleViewError:
+                    return False
 
-                await eventually(known, timeout=30)
-
-    run(test())
+            await eventually(known, timeout=30)

@@ -17,7 +17,6 @@ from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import Report, rebuild_history, rebuild_outputs, recall, verify_history
 from streams.projections.webhooks.store import Deliveries
-from tests.event_loop import run
 from tests.examples import NOON, completed, created, failed, output_requested, processed, requested
 
 
@@ -101,151 +100,132 @@ def again(request_id: str, index: int) -> Any:
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
-def test_a_result_that_comes_while_the_rows_are_looked_through_stays(
+async def test_a_result_that_comes_while_the_rows_are_looked_through_stays(
     settings: Settings, request_id: str, has_ended: bool
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
-            late: list[Event] = [processed(requested(request_id, 1))]
-            if has_ended:
-                stopped = RequestStopped(**completed(request_id).model_dump(), time=NOON + timedelta(hours=1))
-                await at.happen(RequestCancelled(request_id=request_id, time=NOON), stopped)
-                retried = RequestRetried(request_id=request_id, run=1, created_at=NOON)
-                late = [retried, processed(again(request_id, 1))]
-            await at.forge(2)
-            history = Interrupted(at, *late)
-            await at.rebuild(history)
-            await history.interrupt()  # if it was not: rows of a request under way are not looked through
-            assert (await at.row(1))["output_path"] == "images/1.jpg"
-            assert bool(await at.row(2)) is not has_ended, "only of what has ended all is known"
-
-    run(test())
+    async with room(settings, request_id) as at:
+        await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
+        late: list[Event] = [processed(requested(request_id, 1))]
+        if has_ended:
+            stopped = RequestStopped(**completed(request_id).model_dump(), time=NOON + timedelta(hours=1))
+            await at.happen(RequestCancelled(request_id=request_id, time=NOON), stopped)
+            retried = RequestRetried(request_id=request_id, run=1, created_at=NOON)
+            late = [retried, processed(again(request_id, 1))]
+        await at.forge(2)
+        history = Interrupted(at, *late)
+        await at.rebuild(history)
+        await history.interrupt()  # if it was not: rows of a request under way are not looked through
+        assert (await at.row(1))["output_path"] == "images/1.jpg"
+        assert bool(await at.row(2)) is not has_ended, "only of what has ended all is known"
 
 
-def test_what_comes_of_a_retry_that_was_under_way_outlives_the_rebuild(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            images = [requested(request_id, index) for index in range(2)]
-            await at.happen(
-                created(request_id, total=2),
-                *(failed(image) for image in images),
-                completed(request_id, total=2, succeeded=0, failed=2),
-                RequestRetried(request_id=request_id, run=1, created_at=NOON, time=utc_now() - timedelta(seconds=5)),
-            )
-            await at.rebuild()
-            second = [processed(again(request_id, 0)), failed(again(request_id, 1), "fetch_http_410")]
-            done = completed(request_id, run=1, time=utc_now() - timedelta(seconds=1), total=2, succeeded=1, failed=1)
-            await at.happen(*second, done)
-            assert (await at.row(0))["output_path"] == "images/0.jpg"
-            assert ((await at.row(1))["attempt"], (await at.row(1))["reason"]) == (1, "fetch_http_410")
-            status = await at.history.status(request_id)
-            assert status is not None
-            assert (status.status, status.run, status.succeeded) == ("completed", 1, 1)
-
-    run(test())
-
-
-def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            image = requested(request_id)
-            await at.happen(created(request_id), processed(image), completed(request_id, total=1))
-            await at.forge(0)
-            assert (await at.row(0))["output_path"] == "forged"
-            await at.rebuild()
-            assert (await at.row(0))["output_path"] == "images/0.jpg"
-            # A retry of later outlives it, as it does what it follows.
-            await at.happen(
-                RequestRetried(request_id=request_id, run=1, created_at=NOON),
-                processed(requested(request_id, attempt=1, time=utc_now())),
-            )
-            assert (await at.row(0))["attempt"] == 1
-
-    run(test())
+async def test_what_comes_of_a_retry_that_was_under_way_outlives_the_rebuild(
+    settings: Settings, request_id: str
+) -> None:
+    async with room(settings, request_id) as at:
+        images = [requested(request_id, index) for index in range(2)]
+        await at.happen(
+            created(request_id, total=2),
+            *(failed(image) for image in images),
+            completed(request_id, total=2, succeeded=0, failed=2),
+            RequestRetried(request_id=request_id, run=1, created_at=NOON, time=utc_now() - timedelta(seconds=5)),
+        )
+        await at.rebuild()
+        second = [processed(again(request_id, 0)), failed(again(request_id, 1), "fetch_http_410")]
+        done = completed(request_id, run=1, time=utc_now() - timedelta(seconds=1), total=2, succeeded=1, failed=1)
+        await at.happen(*second, done)
+        assert (await at.row(0))["output_path"] == "images/0.jpg"
+        assert ((await at.row(1))["attempt"], (await at.row(1))["reason"]) == (1, "fetch_http_410")
+        status = await at.history.status(request_id)
+        assert status is not None
+        assert (status.status, status.run, status.succeeded) == ("completed", 1, 1)
 
 
-def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            images = [requested(request_id), requested(request_id, attempt=1, time=NOON + timedelta(hours=1))]
-            await at.happen(processed(images[1]), failed(images[0]))
-            await at.history.forget_image(request_id, 0)
-            await recall(settings, at.history, request_id, NOON)
-            assert (await at.row(0))["output_path"] == "images/0.jpg"
-            assert (await at.row(0))["attempt"] == 1
+async def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        image = requested(request_id)
+        await at.happen(created(request_id), processed(image), completed(request_id, total=1))
+        await at.forge(0)
+        assert (await at.row(0))["output_path"] == "forged"
+        await at.rebuild()
+        assert (await at.row(0))["output_path"] == "images/0.jpg"
+        # A retry of later outlives it, as it does what it follows.
+        await at.happen(
+            RequestRetried(request_id=request_id, run=1, created_at=NOON),
+            processed(requested(request_id, attempt=1, time=utc_now())),
+        )
+        assert (await at.row(0))["attempt"] == 1
 
-    run(test())
+
+async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        images = [requested(request_id), requested(request_id, attempt=1, time=NOON + timedelta(hours=1))]
+        await at.happen(processed(images[1]), failed(images[0]))
+        await at.history.forget_image(request_id, 0)
+        await recall(settings, at.history, request_id, NOON)
+        assert (await at.row(0))["output_path"] == "images/0.jpg"
+        assert (await at.row(0))["attempt"] == 1
 
 
 # --- comparison
 
 
-def test_a_result_that_comes_during_a_comparison_is_no_difference_at_the_second_look(
+async def test_a_result_that_comes_during_a_comparison_is_no_difference_at_the_second_look(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
-            first = await at.verify(Interrupted(at, processed(requested(request_id, 1))))
-            assert first.differences == [f"{request_id}/1: a row, but no event"]
-            second = await at.verify(among=first.marks)
-            assert second.differences == []
-            await at.forge(1)
-            third = await at.verify()
-            assert third.difference_count == 1
-            fourth = await at.verify(Interrupted(at, processed(requested(request_id, 2))), among=third.marks)
-            assert fourth.differences == third.differences, "what is new isn't there for a second time"
-
-    run(test())
+    async with room(settings, request_id) as at:
+        await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
+        first = await at.verify(Interrupted(at, processed(requested(request_id, 1))))
+        assert first.differences == [f"{request_id}/1: a row, but no event"]
+        second = await at.verify(among=first.marks)
+        assert second.differences == []
+        await at.forge(1)
+        third = await at.verify()
+        assert third.difference_count == 1
+        fourth = await at.verify(Interrupted(at, processed(requested(request_id, 2))), among=third.marks)
+        assert fourth.differences == third.differences, "what is new isn't there for a second time"
 
 
-def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_difference(
+async def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_difference(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            await at.happen(
-                created(request_id),
-                processed(requested(request_id)),
-                failed(requested(request_id, attempt=1)),
-                failed(requested(request_id, attempt=1)),
-            )
-            assert (await at.verify()).differences == []
-            await at.session.execute(
-                "UPDATE images_by_request SET sha256 = 'x' WHERE request_id = ? AND bucket = 0 AND image_index = 0",
-                (request_id,),
-            )
-            assert (await at.verify()).differences == [f"{request_id}/0: sha256 is 'x', which is not what the log says"]
-
-    run(test())
+    async with room(settings, request_id) as at:
+        await at.happen(
+            created(request_id),
+            processed(requested(request_id)),
+            failed(requested(request_id, attempt=1)),
+            failed(requested(request_id, attempt=1)),
+        )
+        assert (await at.verify()).differences == []
+        await at.session.execute(
+            "UPDATE images_by_request SET sha256 = 'x' WHERE request_id = ? AND bucket = 0 AND image_index = 0",
+            (request_id,),
+        )
+        assert (await at.verify()).differences == [f"{request_id}/0: sha256 is 'x', which is not what the log says"]
 
 
-def test_an_output_csv_is_compared_once_its_request_is_complete_with_what_its_last_completion_counts(
+async def test_an_output_csv_is_compared_once_its_request_is_complete_with_what_its_last_completion_counts(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with room(settings, request_id) as at:
-            storage = Storage.of(settings)
-            output = OutputCsv(at.history, storage, at.log, settings.data_dir / "spool", patience=0)
+    async with room(settings, request_id) as at:
+        storage = Storage.of(settings)
+        output = OutputCsv(at.history, storage, at.log, settings.data_dir / "spool", patience=0)
 
-            async def compared(*, verify: bool = True) -> list[str]:
-                report = Report()
-                await rebuild_outputs(settings, output, request_id, lambda *_: None, report, verify=verify)
-                return report.differences
+        async def compared(*, verify: bool = True) -> list[str]:
+            report = Report()
+            await rebuild_outputs(settings, output, request_id, lambda *_: None, report, verify=verify)
+            return report.differences
 
-            image = requested(request_id)
-            early, late = output_requested([failed(image)]), output_requested([processed(image)])
-            await at.happen(created(request_id), failed(image), early)
-            assert await compared() == [], "nobody has written it yet"
-            await output.publish(early)
-            assert await compared() == []
-            await at.happen(processed(image), late)
-            await output.publish(late)
-            await at.log.append(early)  # put off, and read after the one that is right
-            assert await compared() == []
-            await storage.remove(f"csv/{request_id}")
-            assert len(await compared(verify=False)) == 1
-            assert await compared() == []
-
-    run(test())
+        image = requested(request_id)
+        early, late = output_requested([failed(image)]), output_requested([processed(image)])
+        await at.happen(created(request_id), failed(image), early)
+        assert await compared() == [], "nobody has written it yet"
+        await output.publish(early)
+        assert await compared() == []
+        await at.happen(processed(image), late)
+        await output.publish(late)
+        await at.log.append(early)  # put off, and read after the one that is right
+        assert await compared() == []
+        await storage.remove(f"csv/{request_id}")
+        assert len(await compared(verify=False)) == 1
+        assert await compared() == []

@@ -8,92 +8,79 @@ from infra.settings import Settings
 from streams.compress import recent_results
 from streams.compress.recent_results import RecentResults
 from streams.event_log import EventLog
-from tests.event_loop import run
 from tests.examples import failed, processed, requested
 
 
-def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(settings: Settings, request_id: str) -> None:
+async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(settings: Settings, request_id: str) -> None:
     done, broken, waiting = (requested(request_id, index) for index in range(3))
     again = requested(request_id, 1, attempt=1)
 
-    async def test() -> None:
-        log = EventLog(settings)
-        await log.start()
-        try:
-            await log.append(processed(done))
-            await log.append(failed(broken))
-            recent = RecentResults(settings)
-            known = [await recent.have(image) for image in (done, broken, waiting, again)]
-            assert known == [True, True, False, False]
-            await log.append(processed(waiting))
-            assert not await recent.have(waiting), "what this worker writes itself it has no need to read"
-            recent.expire()
-            assert await recent.have(waiting)
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(settings)
+    await log.start()
+    try:
+        await log.append(processed(done))
+        await log.append(failed(broken))
+        recent = RecentResults(settings)
+        known = [await recent.have(image) for image in (done, broken, waiting, again)]
+        assert known == [True, True, False, False]
+        await log.append(processed(waiting))
+        assert not await recent.have(waiting), "what this worker writes itself it has no need to read"
+        recent.expire()
+        assert await recent.have(waiting)
+    finally:
+        await log.stop()
 
 
-def test_only_the_end_of_the_topic_is_read(
+async def test_only_the_end_of_the_topic_is_read(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recent_results, "TAIL", 50)
     images = [requested(request_id, index) for index in range(80)]
 
-    async def test() -> None:
-        log = EventLog(settings)
-        await log.start()
-        try:
-            for image in images:  # all in the partition of their request
-                await log.append(processed(image))
-            recent = RecentResults(settings)
-            assert [await recent.have(image) for image in images] == [False] * 30 + [True] * 50
-        finally:
-            await log.stop()
-
-    run(test())
+    log = EventLog(settings)
+    await log.start()
+    try:
+        for image in images:  # all in the partition of their request
+            await log.append(processed(image))
+        recent = RecentResults(settings)
+        assert [await recent.have(image) for image in images] == [False] * 30 + [True] * 50
+    finally:
+        await log.stop()
 
 
-def test_what_expires_while_it_is_read_is_read_again(settings: Settings, request_id: str) -> None:
+async def test_what_expires_while_it_is_read_is_read_again(settings: Settings, request_id: str) -> None:
     image = requested(request_id)
 
-    async def test() -> None:
-        log = EventLog(settings)
-        await log.start()
-        try:
-            recent = RecentResults(settings)
-            load = recent._load
-
-            async def overtaken() -> set[tuple[str, int, int]]:
-                recent._load = load  # type: ignore[method-assign]  # only the first time
-                loaded = await load()
-                await log.append(processed(image))  # another worker's last, before this one gets its partitions
-                recent.expire()
-                return loaded
-
-            recent._load = overtaken  # type: ignore[method-assign]  # reads as before, while the world goes on
-            assert await recent.have(image)
-        finally:
-            await log.stop()
-
-    run(test())
-
-
-def test_many_that_ask_at_once_read_it_once(settings: Settings, request_id: str) -> None:
-    async def test() -> None:
+    log = EventLog(settings)
+    await log.start()
+    try:
         recent = RecentResults(settings)
-        loads = 0
         load = recent._load
 
-        async def counted() -> set[tuple[str, int, int]]:
-            nonlocal loads
-            loads += 1
-            return await load()
+        async def overtaken() -> set[tuple[str, int, int]]:
+            recent._load = load  # type: ignore[method-assign]  # only the first time
+            loaded = await load()
+            await log.append(processed(image))  # another worker's last, before this one gets its partitions
+            recent.expire()
+            return loaded
 
-        recent._load = counted  # type: ignore[method-assign]  # counts, and does the same
-        images = [requested(request_id, index) for index in range(30)]
-        assert await asyncio.gather(*(recent.have(image) for image in images)) == [False] * 30
-        assert loads == 1
+        recent._load = overtaken  # type: ignore[method-assign]  # reads as before, while the world goes on
+        assert await recent.have(image)
+    finally:
+        await log.stop()
 
-    run(test())
+
+async def test_many_that_ask_at_once_read_it_once(settings: Settings, request_id: str) -> None:
+    recent = RecentResults(settings)
+    loads = 0
+    load = recent._load
+
+    async def counted() -> set[tuple[str, int, int]]:
+        nonlocal loads
+        loads += 1
+        return await load()
+
+    recent._load = counted  # type: ignore[method-assign]  # counts, and does the same
+    images = [requested(request_id, index) for index in range(30)]
+    assert await asyncio.gather(*(recent.have(image) for image in images)) == [False] * 30
+    assert loads == 1

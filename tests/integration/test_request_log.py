@@ -9,24 +9,19 @@ from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import Event, utc_now
 from streams.status import Status
-from tests.event_loop import run
 from tests.examples import created, failed, processed, requested
 
 
-def log_of(settings: Settings, events: Sequence[Event], status: Status, **limit: int) -> RequestLog:
+async def log_of(settings: Settings, events: Sequence[Event], status: Status, **limit: int) -> RequestLog:
     """Write the events and read the log of the request."""
-
-    async def write_and_read() -> RequestLog:
-        event_log = EventLog(settings)
-        await event_log.start()
-        try:
-            for event in events:
-                await event_log.append(event)
-        finally:
-            await event_log.stop()
-        return await read_log(settings, status, **limit)
-
-    return run(write_and_read())
+    event_log = EventLog(settings)
+    await event_log.start()
+    try:
+        for event in events:
+            await event_log.append(event)
+    finally:
+        await event_log.stop()
+    return await read_log(settings, status, **limit)
 
 
 def status_of(request_id: str, **fields: object) -> Status:
@@ -39,25 +34,25 @@ def status_of(request_id: str, **fields: object) -> Status:
     )  # fmt: skip
 
 
-def test_other_requests_events_are_left_out(settings: Settings, request_id: str) -> None:
+async def test_other_requests_events_are_left_out(settings: Settings, request_id: str) -> None:
     status = status_of(request_id)
     events: list[Event] = []
     for each in (str(uuid4()), request_id, str(uuid4()), str(uuid4())):
         image = requested(each)
         events += [created(each), processed(image)]
-    log = log_of(settings, events, status)
+    log = await log_of(settings, events, status)
     assert sorted(entry.event for entry in log.entries) == ["ImageResults", "RequestCreated"]
     assert [entry.results.succeeded for entry in log.entries if entry.results] == [1]
     assert log.whole
 
 
-def test_no_more_than_so_many_records_are_read_and_that_is_said(settings: Settings, request_id: str) -> None:
+async def test_no_more_than_so_many_records_are_read_and_that_is_said(settings: Settings, request_id: str) -> None:
     status = status_of(request_id, status="completed")
     events = [failed(requested(request_id, index=index)) for index in range(20)]
-    log = log_of(settings, events, status, most_records=15)
+    log = await log_of(settings, events, status, most_records=15)
     assert sum(entry.results.failed for entry in log.entries if entry.results) <= 15
     assert not log.whole
 
 
-def test_an_empty_log_is_an_answer_too(settings: Settings, request_id: str) -> None:
-    assert log_of(settings, [], status_of(request_id)).entries == []
+async def test_an_empty_log_is_an_answer_too(settings: Settings, request_id: str) -> None:
+    assert (await log_of(settings, [], status_of(request_id))).entries == []

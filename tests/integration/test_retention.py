@@ -12,7 +12,6 @@ from streams.event_log import EventLog
 from streams.events import Event, RequestFilesRemoved, RequestRetried, decode
 from streams.log_reader import LogReader
 from streams.projections.retention import Retention
-from tests.event_loop import run
 from tests.examples import NOON, completed, created
 
 PARTITIONS = (0, 1)
@@ -43,59 +42,50 @@ def files(settings: Settings, request_id: str) -> list[Path]:
     return [path for path in (settings.data_dir / "storage").rglob("*") if path.is_file() and request_id in str(path)]
 
 
-def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(kafka_settings: Settings) -> None:
+async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(kafka_settings: Settings) -> None:
     over, still_running, run_again = str(uuid4()), str(uuid4()), str(uuid4())
 
-    async def test() -> None:
-        async with retention(kafka_settings, days=1e-9) as (keeper, event_log, storage):
-            for request_id in (over, still_running, run_again):
-                await event_log.append(created(request_id))
-                await storage.put(f"images/{request_id}/0.jpg", b"x", "image/jpeg")
-                await storage.put(f"csv/{request_id}/0.csv", b"x", "text/csv")
-            for request_id in (over, run_again):
-                await event_log.append(completed(request_id))
-            await event_log.append(RequestRetried(request_id=run_again, run=1, created_at=NOON))
-            await asyncio.sleep(0.01)
-            assert await keeper.look(PARTITIONS) == 1
-            (event,) = await removed(kafka_settings)
-            assert event.request_id == over
-            await keeper.remove(RequestFilesRemoved(request_id=over))
-            await keeper.remove(RequestFilesRemoved(request_id=over))
-            assert await keeper.look(PARTITIONS) == 0, "how far the log was read is remembered"
-            await event_log.append(completed(run_again, run=1))
-            await asyncio.sleep(0.01)
-            assert await keeper.look(PARTITIONS) == 1
-            # They may be in different partitions, which are read in no order.
-            assert sorted(event.request_id for event in await removed(kafka_settings)) == sorted((over, run_again))
-
-    run(test())
+    async with retention(kafka_settings, days=1e-9) as (keeper, event_log, storage):
+        for request_id in (over, still_running, run_again):
+            await event_log.append(created(request_id))
+            await storage.put(f"images/{request_id}/0.jpg", b"x", "image/jpeg")
+            await storage.put(f"csv/{request_id}/0.csv", b"x", "text/csv")
+        for request_id in (over, run_again):
+            await event_log.append(completed(request_id))
+        await event_log.append(RequestRetried(request_id=run_again, run=1, created_at=NOON))
+        await asyncio.sleep(0.01)
+        assert await keeper.look(PARTITIONS) == 1
+        (event,) = await removed(kafka_settings)
+        assert event.request_id == over
+        await keeper.remove(RequestFilesRemoved(request_id=over))
+        await keeper.remove(RequestFilesRemoved(request_id=over))
+        assert await keeper.look(PARTITIONS) == 0, "how far the log was read is remembered"
+        await event_log.append(completed(run_again, run=1))
+        await asyncio.sleep(0.01)
+        assert await keeper.look(PARTITIONS) == 1
+        # They may be in different partitions, which are read in no order.
+        assert sorted(event.request_id for event in await removed(kafka_settings)) == sorted((over, run_again))
     assert files(kafka_settings, over) == []
     assert len(files(kafka_settings, still_running)) == len(files(kafka_settings, run_again)) == 2
     assert not (kafka_settings.data_dir / "storage" / "images" / over).exists(), "no empty folder stays"
 
 
-def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> None:
-    async def test() -> None:
-        async with retention(kafka_settings, days=1) as (keeper, event_log, _):
-            await event_log.append(completed(str(uuid4())))
-            assert await keeper.look(PARTITIONS) == 0
-        async with retention(kafka_settings, days=None) as (keeper, event_log, _):
-            assert await keeper.look(PARTITIONS) == 0
-        assert await removed(kafka_settings) == []
-
-    run(test())
+async def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> None:
+    async with retention(kafka_settings, days=1) as (keeper, event_log, _):
+        await event_log.append(completed(str(uuid4())))
+        assert await keeper.look(PARTITIONS) == 0
+    async with retention(kafka_settings, days=None) as (keeper, event_log, _):
+        assert await keeper.look(PARTITIONS) == 0
+    assert await removed(kafka_settings) == []
 
 
-def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka_settings: Settings) -> None:
+async def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka_settings: Settings) -> None:
     request_id = str(uuid4())
 
-    async def test() -> None:
-        async with retention(kafka_settings, days=1e-9) as (keeper, event_log, _):
-            await event_log.append(completed(request_id))
-            first = RequestFilesRemoved(request_id=request_id)
-            await event_log.append(first)  # as far as the one that died had got
-            await asyncio.sleep(0.01)
-            assert await keeper.look(PARTITIONS) == 0, "it is said already"
-            assert [event.id for event in await removed(kafka_settings)] == [first.id]
-
-    run(test())
+    async with retention(kafka_settings, days=1e-9) as (keeper, event_log, _):
+        await event_log.append(completed(request_id))
+        first = RequestFilesRemoved(request_id=request_id)
+        await event_log.append(first)  # as far as the one that died had got
+        await asyncio.sleep(0.01)
+        assert await keeper.look(PARTITIONS) == 0, "it is said already"
+        assert [event.id for event in await removed(kafka_settings)] == [first.id]

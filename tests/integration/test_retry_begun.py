@@ -11,52 +11,48 @@ from streams.events import (
 )
 from streams.progress.fold import fold, row_key
 from streams.progress.healer import Healer
-from tests.event_loop import run
 from tests.examples import NOON, completed, created, failed, processed, requested
 from tests.integration.topic_reader import events_in
 
 
-def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_table_knows_that_it_did(
+async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_table_knows_that_it_did(
     settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        log = EventLog(settings)
-        await log.start()
-        try:
-            images = [requested(request_id, index) for index in range(4)]
-            # The last is not on the log, which should not happen, and must not keep the request from its end.
-            offsets: dict[int, tuple[int, int]] = {}
-            for image in images[:3]:
-                written = await log.append(image)
-                first, last = offsets.get(written.partition, (written.offset, written.offset))
-                offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
-            retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=completed().time)
-            table: dict[bytes, bytes] = {}
-            story: list[Event] = [created(request_id, total=4, owner="shop", image_offsets=offsets)]
-            story += [processed(images[0]), *(failed(image) for image in images[1:]), completed(request_id), retried]
-            for event in story:
-                table |= {key: value for key, value in fold(event, table.get).items() if value is not None}
-            healer, key = Healer(settings, log), row_key(request_id)
-            for _ in range(2):
-                await healer.look_after([(request_id, table[key])], table.get)
+    log = EventLog(settings)
+    await log.start()
+    try:
+        images = [requested(request_id, index) for index in range(4)]
+        # The last is not on the log, which should not happen, and must not keep the request from its end.
+        offsets: dict[int, tuple[int, int]] = {}
+        for image in images[:3]:
+            written = await log.append(image)
+            first, last = offsets.get(written.partition, (written.offset, written.offset))
+            offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+        retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=completed().time)
+        table: dict[bytes, bytes] = {}
+        story: list[Event] = [created(request_id, total=4, owner="shop", image_offsets=offsets)]
+        story += [processed(images[0]), *(failed(image) for image in images[1:]), completed(request_id), retried]
+        for event in story:
+            table |= {key: value for key, value in fold(event, table.get).items() if value is not None}
+        healer, key = Healer(settings, log), row_key(request_id)
+        for _ in range(2):
+            await healer.look_after([(request_id, table[key])], table.get)
 
-            topics = log.topics
-            asked = [
-                event
-                for index in range(4)
-                for event in await events_in(settings, topics.image_requests, f"{request_id}/{index}")
-                if isinstance(event, ImageRequested) and event.attempt == 1
-            ]
-            assert asked == [
-                image.model_copy(update={"attempt": 1, "owner": "shop", "time": retried.time}) for image in images[1:3]
-            ]
-            (unheard_of,) = await events_in(settings, topics.image_results, request_id)
-            assert isinstance(unheard_of, ImageFailed)
-            assert (unheard_of.index, unheard_of.attempt, unheard_of.reason) == (3, 1, "lost")
-            (again,) = await events_in(settings, topics.progress_tasks, request_id)
-            assert isinstance(again, ImagesRequestedAgain)
-            assert (again.run, again.heal, again.missing) == (1, 0, 2)
-        finally:
-            await log.stop()
-
-    run(test())
+        topics = log.topics
+        asked = [
+            event
+            for index in range(4)
+            for event in await events_in(settings, topics.image_requests, f"{request_id}/{index}")
+            if isinstance(event, ImageRequested) and event.attempt == 1
+        ]
+        assert asked == [
+            image.model_copy(update={"attempt": 1, "owner": "shop", "time": retried.time}) for image in images[1:3]
+        ]
+        (unheard_of,) = await events_in(settings, topics.image_results, request_id)
+        assert isinstance(unheard_of, ImageFailed)
+        assert (unheard_of.index, unheard_of.attempt, unheard_of.reason) == (3, 1, "lost")
+        (again,) = await events_in(settings, topics.progress_tasks, request_id)
+        assert isinstance(again, ImagesRequestedAgain)
+        assert (again.run, again.heal, again.missing) == (1, 0, 2)
+    finally:
+        await log.stop()

@@ -11,26 +11,22 @@ import pytest
 from infra.settings import Settings, environment_of
 from streams import request_records
 from streams.event_log import EventLog
-from streams.events import Event, RequestCreated, utc_now
+from streams.events import Event, utc_now
 from streams.log_reader import LogReader
 from streams.request_records import find_created
 from streams.topics import Topics
 from tests.console_script import shrinkstream
-from tests.event_loop import run
 from tests.examples import created, failed, processed, requested
 
 
-def write(settings: Settings, *events: Event) -> None:
-    async def append() -> None:
-        log = EventLog(settings, role="test")
-        await log.start()
-        try:
-            for written in [await log.enqueue(event) for event in events]:
-                await written
-        finally:
-            await log.stop()
-
-    run(append())
+async def write(settings: Settings, *events: Event) -> None:
+    log = EventLog(settings, role="test")
+    await log.start()
+    try:
+        for written in [await log.enqueue(event) for event in events]:
+            await written
+    finally:
+        await log.stop()
 
 
 def request_of(request_id: str, images: int) -> list[Event]:
@@ -54,10 +50,10 @@ def names(lines: Sequence[dict[str, Any]]) -> list[str]:
     return [line["event"] for line in lines if line["kind"] == "event"]
 
 
-def test_a_trace_has_the_requests_events_and_no_others(settings: Settings, request_id: str) -> None:
+async def test_a_trace_has_the_requests_events_and_no_others(settings: Settings, request_id: str) -> None:
     others = [event for _ in range(20) for event in request_of(str(uuid4()), 2)]
     events = request_of(request_id, 4)
-    write(settings, *others, *events, *others, events[-1])
+    await write(settings, *others, *events, *others, events[-1])
     head, *lines = traced(settings, request_id)
     assert (head["requestId"], head["status"], head["total"]) == (request_id, "processing", 4)
     assert head["traceId"] == request_id.replace("-", "")
@@ -75,8 +71,8 @@ def test_a_trace_has_the_requests_events_and_no_others(settings: Settings, reque
     assert [line["repeat"] for line in told if line["event"] == "ImageFailed"] == [False, True]
 
 
-def test_a_large_request_is_counted_unless_every_line_is_wanted(settings: Settings, request_id: str) -> None:
-    write(settings, *request_of(request_id, 400))
+async def test_a_large_request_is_counted_unless_every_line_is_wanted(settings: Settings, request_id: str) -> None:
+    await write(settings, *request_of(request_id, 400))
     _, *lines = traced(settings, request_id)
     assert names(lines) == ["RequestCreated"]
     assert sum(line["count"] for line in lines if line["kind"] == "events") == 402
@@ -91,26 +87,22 @@ def test_an_unknown_request_is_said_to_be_one(settings: Settings, request_id: st
 
 
 @pytest.mark.parametrize(("most", "is_found"), [(1000, True), (200, False)])
-def test_a_request_of_long_ago_is_looked_for_backwards_and_not_for_ever(
+async def test_a_request_of_long_ago_is_looked_for_backwards_and_not_for_ever(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch, most: int, is_found: bool
 ) -> None:
     monkeypatch.setattr(request_records, "FIRST_LOOK", 16)
     topic = Topics(settings.topic_prefix).requests
     wanted = created(request_id)
-
-    async def look() -> RequestCreated | None:
-        async with LogReader.open(settings) as reader:
-            place = await reader.partition_of(topic, wanted.key)
-            log = EventLog(settings)
-            await log.start()
-            try:
-                for event in (wanted, *(created(str(uuid4())) for _ in range(300))):
-                    await log.enqueue(event, partition=place.partition)
-            finally:
-                await log.stop()
-            return await find_created(reader, topic, request_id, most)
-
-    assert run(look()) == (wanted if is_found else None)
+    async with LogReader.open(settings) as reader:
+        place = await reader.partition_of(topic, wanted.key)
+        log = EventLog(settings)
+        await log.start()
+        try:
+            for event in (wanted, *(created(str(uuid4())) for _ in range(300))):
+                await log.enqueue(event, partition=place.partition)
+        finally:
+            await log.stop()
+        assert await find_created(reader, topic, request_id, most) == (wanted if is_found else None)
 
 
 def test_without_a_kafka_it_says_so_in_a_line(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -27,7 +26,7 @@ from streams.projections.webhooks.message import completion_id
 from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
 from tests import npm_oracle
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 from tests.examples import completed, created
 from tests.integration.conftest import system_with_topics
 from tests.integration.projections_worker import ProjectionsWorker
@@ -98,282 +97,238 @@ def shown(events: list[Event]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_completion_reaches_its_receiver_signed_and_is_written_down(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver().listening() as receiver:
-            await complete(system, completed(request_id, webhook_url=receiver.url))
-            events = await settled(system, request_id)
-            assert shown(events) == [(1, 200, None), ("WebhookDelivered",)]
-            ((message),) = receiver.verified()
-            assert message["type"] == "request.completed"
-            headers, body, _ = receiver.got[0]
-            assert npm_oracle.accepts(SECRET, headers, body)
-            assert not npm_oracle.accepts(SECRET, headers, body.replace(b"completed", b"cancelled"))
-            assert receiver.got[0].webhook_id == completion_id(request_id, 0)
-            assert receiver.got[0].headers["content-type"] == "application/json"
-
-    run(test())
+async def test_a_completion_reaches_its_receiver_signed_and_is_written_down(system: Settings, request_id: str) -> None:
+    async with Receiver().listening() as receiver:
+        await complete(system, completed(request_id, webhook_url=receiver.url))
+        events = await settled(system, request_id)
+        assert shown(events) == [(1, 200, None), ("WebhookDelivered",)]
+        ((message),) = receiver.verified()
+        assert message["type"] == "request.completed"
+        headers, body, _ = receiver.got[0]
+        assert npm_oracle.accepts(SECRET, headers, body)
+        assert not npm_oracle.accepts(SECRET, headers, body.replace(b"completed", b"cancelled"))
+        assert receiver.got[0].webhook_id == completion_id(request_id, 0)
+        assert receiver.got[0].headers["content-type"] == "application/json"
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver((500, 302, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
-            await complete(system, completed(request_id, webhook_url=receiver.url))
-            events = await settled(system, request_id)
-            assert shown(events) == [
-                (1, 500, "http_500"),
-                (2, 302, "http_302"),
-                (3, 200, None),
-                ("WebhookDelivered",),
-            ]
-            assert len({(one.webhook_id, one.body) for one in receiver.got}) == 1
-            assert len(receiver.verified()) == 3
-            assert receiver.elsewhere == 0
-            for earlier, later in zip(events[:2], receiver.got[1:], strict=True):
-                assert isinstance(earlier, WebhookAttempted)
-                assert earlier.next_attempt_at is not None
-                assert later.at > 0
-
-    run(test())
+async def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: Settings, request_id: str) -> None:
+    async with Receiver((500, 302, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
+        await complete(system, completed(request_id, webhook_url=receiver.url))
+        events = await settled(system, request_id)
+        assert shown(events) == [
+            (1, 500, "http_500"),
+            (2, 302, "http_302"),
+            (3, 200, None),
+            ("WebhookDelivered",),
+        ]
+        assert len({(one.webhook_id, one.body) for one in receiver.got}) == 1
+        assert len(receiver.verified()) == 3
+        assert receiver.elsewhere == 0
+        for earlier, later in zip(events[:2], receiver.got[1:], strict=True):
+            assert isinstance(earlier, WebhookAttempted)
+            assert earlier.next_attempt_at is not None
+            assert later.at > 0
 
 
 @pytest.mark.usefixtures("worker")
-def test_who_never_confirms_is_given_up_after_the_schedule_and_who_is_gone_at_once(
+async def test_who_never_confirms_is_given_up_after_the_schedule_and_who_is_gone_at_once(
     system: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        async with Receiver((500,)).listening() as broken, Receiver((410,)).listening() as gone:
-            await complete(
-                system,
-                completed(f"{request_id}-broken", webhook_url=broken.url),
-                completed(f"{request_id}-gone", webhook_url=gone.url),
-            )
-            events = await settled(system, f"{request_id}-broken")
-            assert shown(events) == [*((n, 500, "http_500") for n in (1, 2, 3, 4)), ("WebhookFailed",)]
-            assert [one.last for one in events if isinstance(one, WebhookAttempted)] == [False, False, False, True]
-            assert shown(await settled(system, f"{request_id}-gone")) == [(1, 410, "http_410"), ("WebhookFailed",)]
-            assert (len(broken.got), len(gone.got)) == (4, 1)
-
-    run(test())
+    async with Receiver((500,)).listening() as broken, Receiver((410,)).listening() as gone:
+        await complete(
+            system,
+            completed(f"{request_id}-broken", webhook_url=broken.url),
+            completed(f"{request_id}-gone", webhook_url=gone.url),
+        )
+        events = await settled(system, f"{request_id}-broken")
+        assert shown(events) == [*((n, 500, "http_500") for n in (1, 2, 3, 4)), ("WebhookFailed",)]
+        assert [one.last for one in events if isinstance(one, WebhookAttempted)] == [False, False, False, True]
+        assert shown(await settled(system, f"{request_id}-gone")) == [(1, 410, "http_410"), ("WebhookFailed",)]
+        assert (len(broken.got), len(gone.got)) == (4, 1)
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_completion_that_is_told_again_is_not_sent_again(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver().listening() as receiver:
-            event = completed(request_id, webhook_url=receiver.url)
-            await complete(system, event)
-            await settled(system, request_id)
-            other = completed(f"{request_id}-other", webhook_url=receiver.url)
-            await complete(system, event, event, other)
-            await settled(system, other.request_id)
-            await asyncio.sleep(1)
-            assert [one.webhook_id for one in receiver.got].count(completion_id(request_id, 0)) == 1
-
-    run(test())
+async def test_a_completion_that_is_told_again_is_not_sent_again(system: Settings, request_id: str) -> None:
+    async with Receiver().listening() as receiver:
+        event = completed(request_id, webhook_url=receiver.url)
+        await complete(system, event)
+        await settled(system, request_id)
+        other = completed(f"{request_id}-other", webhook_url=receiver.url)
+        await complete(system, event, event, other)
+        await settled(system, other.request_id)
+        await asyncio.sleep(1)
+        assert [one.webhook_id for one in receiver.got].count(completion_id(request_id, 0)) == 1
 
 
 @pytest.mark.usefixtures("worker")
-def test_the_next_run_of_a_request_has_a_message_of_its_own(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver().listening() as receiver:
-            for number in (0, 1):
-                await complete(system, completed(request_id, run=number, webhook_url=receiver.url))
-                await settled(system, request_id, times=number + 1)
-            assert [one.webhook_id for one in receiver.got] == [completion_id(request_id, n) for n in (0, 1)]
-
-    run(test())
+async def test_the_next_run_of_a_request_has_a_message_of_its_own(system: Settings, request_id: str) -> None:
+    async with Receiver().listening() as receiver:
+        for number in (0, 1):
+            await complete(system, completed(request_id, run=number, webhook_url=receiver.url))
+            await settled(system, request_id, times=number + 1)
+        assert [one.webhook_id for one in receiver.got] == [completion_id(request_id, n) for n in (0, 1)]
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_redelivery_has_the_same_id_and_the_whole_schedule_again(system: Settings, request_id: str) -> None:
+async def test_a_redelivery_has_the_same_id_and_the_whole_schedule_again(system: Settings, request_id: str) -> None:
     webhook_id = completion_id(request_id, 0)
 
-    async def test() -> None:
-        async with Receiver((500, 500, 500, 500, 500, 200)).listening() as receiver:
-            wish = WebhookRedeliveryRequested(request_id=request_id, webhook_id=webhook_id, after_attempt=4)
-            await complete(system, completed(request_id, webhook_url=receiver.url))
-            await settled(system, request_id)
-            await complete(system, wish, wish)
-            events = await settled(system, request_id, times=2)
-            attempts = [one for one in events if isinstance(one, WebhookAttempted)]
-            assert [one.attempt for one in attempts] == [1, 2, 3, 4, 5, 6]
-            assert [one.after_attempt for one in attempts] == [0, 0, 0, 0, 4, 4]
-            assert isinstance(events[-1], WebhookDelivered)
-            await asyncio.sleep(0.7)
-            assert len(receiver.got) == 6, "a wish told twice is one wish"
-            assert {one.webhook_id for one in receiver.got} == {webhook_id}
-
-    run(test())
+    async with Receiver((500, 500, 500, 500, 500, 200)).listening() as receiver:
+        wish = WebhookRedeliveryRequested(request_id=request_id, webhook_id=webhook_id, after_attempt=4)
+        await complete(system, completed(request_id, webhook_url=receiver.url))
+        await settled(system, request_id)
+        await complete(system, wish, wish)
+        events = await settled(system, request_id, times=2)
+        attempts = [one for one in events if isinstance(one, WebhookAttempted)]
+        assert [one.attempt for one in attempts] == [1, 2, 3, 4, 5, 6]
+        assert [one.after_attempt for one in attempts] == [0, 0, 0, 0, 4, 4]
+        assert isinstance(events[-1], WebhookDelivered)
+        await asyncio.sleep(0.7)
+        assert len(receiver.got) == 6, "a wish told twice is one wish"
+        assert {one.webhook_id for one in receiver.got} == {webhook_id}
 
 
 @pytest.mark.usefixtures("worker")
-def test_receivers_that_are_silent_do_not_delay_the_others(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with AsyncExitStack() as stack:
-            silent = [await stack.enter_async_context(Receiver(seconds=60).listening()) for _ in range(4)]
-            prompt = await stack.enter_async_context(Receiver().listening())
-            events = [
-                completed(f"{request_id}-{number}-{place}", webhook_url=receiver.url)
-                for number in range(25)
-                for place, receiver in enumerate([*silent, prompt])
-            ]
-            await complete(system, *events)
-            await prompt.wait_for(25, timeout=12)  # less than one silence
-            assert all(receiver.most_at_once <= 8 for receiver in silent)
-
-    run(test())
+async def test_receivers_that_are_silent_do_not_delay_the_others(system: Settings, request_id: str) -> None:
+    async with AsyncExitStack() as stack:
+        silent = [await stack.enter_async_context(Receiver(seconds=60).listening()) for _ in range(4)]
+        prompt = await stack.enter_async_context(Receiver().listening())
+        events = [
+            completed(f"{request_id}-{number}-{place}", webhook_url=receiver.url)
+            for number in range(25)
+            for place, receiver in enumerate([*silent, prompt])
+        ]
+        await complete(system, *events)
+        await prompt.wait_for(25, timeout=12)  # less than one silence
+        assert all(receiver.most_at_once <= 8 for receiver in silent)
 
 
 @pytest.mark.usefixtures("worker")
-def test_retry_after_is_waited_for(system: Settings, request_id: str) -> None:
-    async def test() -> None:
-        async with Receiver((429, 200), headers={"Retry-After": "2"}).listening() as receiver:
-            await complete(system, completed(request_id, webhook_url=receiver.url))
-            first, second = await receiver.wait_for(2)
-            assert second.at - first.at >= 2
-
-    run(test())
+async def test_retry_after_is_waited_for(system: Settings, request_id: str) -> None:
+    async with Receiver((429, 200), headers={"Retry-After": "2"}).listening() as receiver:
+        await complete(system, completed(request_id, webhook_url=receiver.url))
+        first, second = await receiver.wait_for(2)
+        assert second.at - first.at >= 2
 
 
 # --- processes that end
 
 
-def own_system(system: Settings, kafka_address: str, folder: Path, **changes: Any) -> Settings:
+@pytest.fixture
+def own(system: Settings, kafka_settings: Settings) -> Settings:
     """Topics that no other worker reads."""
-    prefix = system_with_topics(kafka_address, folder).topic_prefix
-    return system.model_copy(update={"topic_prefix": prefix, "data_dir": folder, **changes})
+    return system.model_copy(update=kafka_settings.model_dump(include={"topic_prefix", "data_dir"}))
 
 
-def test_a_worker_killed_between_two_attempts_goes_on_with_the_next(
-    system: Settings, kafka_address: str, tmp_path: Path
-) -> None:
-    own = own_system(system, kafka_address, tmp_path, webhook_schedule="4,0.5")
+async def test_a_worker_killed_between_two_attempts_goes_on_with_the_next(own: Settings) -> None:
+    own = own.model_copy(update={"webhook_schedule": "4,0.5"})
     request_ids = [str(uuid4()) for _ in range(5)]
 
-    async def test() -> None:
-        worker = ProjectionsWorker(own)
-        try:
-            async with Receiver((500,) * 5 + (200,)).listening() as receiver:
-                await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids))
-                await receiver.wait_for(5)
-                for one in request_ids:
-                    await eventually(lambda one=one: _has_attempt(own, one))  # type: ignore[misc]
-                worker.kill()
-                worker.start_again()
-                for one in request_ids:
-                    assert shown(await settled(own, one)) == [
-                        (1, 500, "http_500"),
-                        (2, 200, None),
-                        ("WebhookDelivered",),
-                    ]
-                assert len(receiver.got) == 10
-        finally:
+    worker = ProjectionsWorker(own)
+    try:
+        async with Receiver((500,) * 5 + (200,)).listening() as receiver:
+            await complete(own, *(completed(one, webhook_url=receiver.url) for one in request_ids))
+            await receiver.wait_for(5)
+            for one in request_ids:
+                await eventually(lambda one=one: _has_attempt(own, one))  # type: ignore[misc]
             worker.kill()
-
-    run(test())
+            worker.start_again()
+            for one in request_ids:
+                assert shown(await settled(own, one)) == [
+                    (1, 500, "http_500"),
+                    (2, 200, None),
+                    ("WebhookDelivered",),
+                ]
+            assert len(receiver.got) == 10
+    finally:
+        worker.kill()
 
 
 async def _has_attempt(system: Settings, request_id: str) -> bool:
     return bool(await told(system, request_id))
 
 
-def test_a_worker_killed_during_a_post_repeats_that_one_attempt_when_its_claim_has_ended(
-    system: Settings, kafka_address: str, tmp_path: Path
-) -> None:
-    own = own_system(system, kafka_address, tmp_path)
+async def test_a_worker_killed_during_a_post_repeats_that_one_attempt_when_its_claim_has_ended(own: Settings) -> None:
     request_id = str(uuid4())
 
-    async def test() -> None:
-        first = ProjectionsWorker(own, "first")
-        second = None
-        try:
-            async with Receiver(seconds=6).listening() as receiver:
-                await complete(own, completed(request_id, webhook_url=receiver.url))
-                await receiver.wait_for(1)
-                first.kill()
-                second = ProjectionsWorker(own, "second")
-                await receiver.wait_for(2, timeout=40)
-                assert receiver.got[1].at - receiver.got[0].at > 15, "the first POST might still be under way"
-                assert shown(await settled(own, request_id)) == [(1, 200, None), ("WebhookDelivered",)]
-                assert {one.webhook_id for one in receiver.got} == {completion_id(request_id, 0)}
-                assert receiver.most_at_once == 1
-        finally:
-            for worker in filter(None, (first, second)):
-                worker.kill()
-
-    run(test())
+    first = ProjectionsWorker(own, "first")
+    second = None
+    try:
+        async with Receiver(seconds=6).listening() as receiver:
+            await complete(own, completed(request_id, webhook_url=receiver.url))
+            await receiver.wait_for(1)
+            first.kill()
+            second = ProjectionsWorker(own, "second")
+            await receiver.wait_for(2, timeout=40)
+            assert receiver.got[1].at - receiver.got[0].at > 15, "the first POST might still be under way"
+            assert shown(await settled(own, request_id)) == [(1, 200, None), ("WebhookDelivered",)]
+            assert {one.webhook_id for one in receiver.got} == {completion_id(request_id, 0)}
+            assert receiver.most_at_once == 1
+    finally:
+        for worker in filter(None, (first, second)):
+            worker.kill()
 
 
-def test_two_workers_that_come_and_go_send_each_message_once(
-    system: Settings, kafka_address: str, tmp_path: Path
-) -> None:
-    own = own_system(system, kafka_address, tmp_path)
+async def test_two_workers_that_come_and_go_send_each_message_once(own: Settings) -> None:
     request_ids: list[str] = []
 
-    async def test() -> None:
-        workers = [ProjectionsWorker(own, "first")]
-        try:
-            async with Receiver(seconds=0.2).listening() as receiver, appending(own) as log:
+    workers = [ProjectionsWorker(own, "first")]
+    try:
+        async with Receiver(seconds=0.2).listening() as receiver, appending(own) as log:
 
-                async def complete_some() -> None:
-                    for _ in range(10):
-                        request_ids.append(str(uuid4()))
-                        await log.append(completed(request_ids[-1], webhook_url=receiver.url))
+            async def complete_some() -> None:
+                for _ in range(10):
+                    request_ids.append(str(uuid4()))
+                    await log.append(completed(request_ids[-1], webhook_url=receiver.url))
 
+            await complete_some()
+            await receiver.wait_for(1)
+            workers.append(ProjectionsWorker(own, "second"))
+            while "webhook attempted" not in workers[1].log:
                 await complete_some()
-                await receiver.wait_for(1)
-                workers.append(ProjectionsWorker(own, "second"))
-                while "webhook attempted" not in workers[1].log:
-                    await complete_some()
-                    await asyncio.sleep(0.5)
-                assert await asyncio.to_thread(workers[0].stop) == 0, workers[0].log
-                await complete_some()
-                wanted = sorted(completion_id(one, 0) for one in request_ids)
-                await receiver.wait_for(len(wanted))
-                await asyncio.sleep(1)
-                assert sorted(one.webhook_id for one in receiver.got) == wanted
-        finally:
-            for worker in workers:
-                worker.process.kill()
-
-    run(test())
+                await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(workers[0].stop) == 0, workers[0].log
+            await complete_some()
+            wanted = sorted(completion_id(one, 0) for one in request_ids)
+            await receiver.wait_for(len(wanted))
+            await asyncio.sleep(1)
+            assert sorted(one.webhook_id for one in receiver.got) == wanted
+    finally:
+        for worker in workers:
+            worker.process.kill()
 
 
 # --- read models
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_rebuild_from_nothing_brings_messages_and_hints_back_and_sends_nothing(
+async def test_a_rebuild_from_nothing_brings_messages_and_hints_back_and_sends_nothing(
     system: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        session = await Session.connect(system)
-        try:
-            async with Receiver((200, 429, 200), headers={"Retry-After": "6"}).listening() as receiver:
-                done, waiting = f"{request_id}-done", f"{request_id}-waiting"
-                await complete(system, created(done), completed(done, webhook_url=receiver.url))
-                await settled(system, done)
-                await complete(system, completed(waiting, webhook_url=receiver.url, time=utc_now()))
-                await eventually(lambda: _has_attempt(system, waiting))
-                deliveries = Deliveries(session, system.partitions)
-                ids = [completion_id(one, 0) for one in (done, waiting)]
-                before = [await deliveries.load(one) for one in ids]
-                for table in ("webhook_deliveries", "webhook_due", "webhook_due_slots"):
-                    await session.execute_script(f"TRUNCATE {table}")
-                assert (await deliveries.load(ids[0])).origin is None
-                for one in (done, waiting):
-                    await rebuild_history(system, History(session), deliveries, one, lambda *_: None)
-                after = [await deliveries.load(one) for one in ids]
-                assert [(one.origin, one.attempts, one.due) for one in after] == [
-                    (one.origin, one.attempts, one.due) for one in before
-                ]
-                assert shown(await settled(system, waiting)) == [
-                    (1, 429, "http_429"), (2, 200, None), ("WebhookDelivered",)
-                ]  # fmt: skip
-                assert len(receiver.got) == 3
-        finally:
-            await session.close()
-
-    run(test())
+    session = await Session.connect(system)
+    try:
+        async with Receiver((200, 429, 200), headers={"Retry-After": "6"}).listening() as receiver:
+            done, waiting = f"{request_id}-done", f"{request_id}-waiting"
+            await complete(system, created(done), completed(done, webhook_url=receiver.url))
+            await settled(system, done)
+            await complete(system, completed(waiting, webhook_url=receiver.url, time=utc_now()))
+            await eventually(lambda: _has_attempt(system, waiting))
+            deliveries = Deliveries(session, system.partitions)
+            ids = [completion_id(one, 0) for one in (done, waiting)]
+            before = [await deliveries.load(one) for one in ids]
+            for table in ("webhook_deliveries", "webhook_due", "webhook_due_slots"):
+                await session.execute_script(f"TRUNCATE {table}")
+            assert (await deliveries.load(ids[0])).origin is None
+            for one in (done, waiting):
+                await rebuild_history(system, History(session), deliveries, one, lambda *_: None)
+            after = [await deliveries.load(one) for one in ids]
+            assert [(one.origin, one.attempts, one.due) for one in after] == [
+                (one.origin, one.attempts, one.due) for one in before
+            ]
+            assert shown(await settled(system, waiting)) == [
+                (1, 429, "http_429"), (2, 200, None), ("WebhookDelivered",)
+            ]  # fmt: skip
+            assert len(receiver.got) == 3
+    finally:
+        await session.close()

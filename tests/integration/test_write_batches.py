@@ -10,7 +10,6 @@ from cassandra import InvalidRequest
 from infra.cassandra.session import Session
 from infra.cassandra.write_batches import MAX_BYTES, MAX_WRITES, WriteBatches
 from infra.settings import Settings
-from tests.event_loop import run
 
 INSERT = "INSERT INTO requests (request_id, owner) VALUES (?, ?)"
 
@@ -32,66 +31,57 @@ async def connect(settings: Settings) -> NotingSession:
     return session
 
 
-def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassandras_limits(
+async def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassandras_limits(
     cassandra_settings: Settings, request_id: str
 ) -> None:
     owners = [str(number) * (2000 if number % 20 == 0 else 100) for number in range(200)]
 
-    async def test() -> None:
-        session = await connect(cassandra_settings)
-        try:
-            writes = WriteBatches(session, patience=5, in_flight=2)
-            await asyncio.gather(
-                *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
+    session = await connect(cassandra_settings)
+    try:
+        writes = WriteBatches(session, patience=5, in_flight=2)
+        await asyncio.gather(
+            *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
+        )
+        for number, owner in enumerate(owners):
+            (row,) = await session.execute(
+                "SELECT owner FROM requests WHERE request_id = ?", (f"{request_id}-{number}",)
             )
-            for number, owner in enumerate(owners):
-                (row,) = await session.execute(
-                    "SELECT owner FROM requests WHERE request_id = ?", (f"{request_id}-{number}",)
-                )
-                assert row.owner == owner
-            assert len(session.batches) < len(owners) / 4
-            assert max(map(len, session.batches)) == MAX_WRITES
-            assert max(map(sum, session.batches)) <= MAX_BYTES
-        finally:
-            await session.close()
-
-    run(test())
+            assert row.owner == owner
+        assert len(session.batches) < len(owners) / 4
+        assert max(map(len, session.batches)) == MAX_WRITES
+        assert max(map(sum, session.batches)) <= MAX_BYTES
+    finally:
+        await session.close()
 
 
-def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settings: Settings, request_id: str) -> None:
-    async def test() -> None:
-        session = await connect(cassandra_settings)
-        try:
-            writes = WriteBatches(session, patience=5, in_flight=1)
-            owners = ["small", "x" * 3 * MAX_BYTES, "small"]
-            await asyncio.gather(
-                *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
-            )
-            assert session.batches == []
-            (row,) = await session.execute("SELECT owner FROM requests WHERE request_id = ?", (f"{request_id}-1",))
-            assert row.owner == owners[1]
-        finally:
-            await session.close()
-
-    run(test())
+async def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settings: Settings, request_id: str) -> None:
+    session = await connect(cassandra_settings)
+    try:
+        writes = WriteBatches(session, patience=5, in_flight=1)
+        owners = ["small", "x" * 3 * MAX_BYTES, "small"]
+        await asyncio.gather(
+            *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
+        )
+        assert session.batches == []
+        (row,) = await session.execute("SELECT owner FROM requests WHERE request_id = ?", (f"{request_id}-1",))
+        assert row.owner == owners[1]
+    finally:
+        await session.close()
 
 
-def test_whoever_asked_for_a_write_that_cassandra_refuses_is_told_and_the_next_ones_are_made(
+async def test_whoever_asked_for_a_write_that_cassandra_refuses_is_told_and_the_next_ones_are_made(
     cassandra_settings: Settings, request_id: str
 ) -> None:
-    async def test() -> None:
-        session = await connect(cassandra_settings)
-        try:
-            writes = WriteBatches(session, patience=5, in_flight=1)
-            bad = [writes.write("INSERT INTO no_such_table (a) VALUES (?)", (str(number),)) for number in range(3)]
-            outcomes = await asyncio.gather(*bad, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [InvalidRequest] * 3
-            with pytest.raises(InvalidRequest):
-                await writes.write("INSERT INTO no_such_table (a) VALUES (?)", ("one more",))
-            await writes.write(INSERT, (request_id, "after it"))
-            (row,) = await session.execute("SELECT owner FROM requests WHERE request_id = ?", (request_id,))
-            assert row.owner == "after it"
-        finally:
-            await session.close()
-
-    run(test())
+    session = await connect(cassandra_settings)
+    try:
+        writes = WriteBatches(session, patience=5, in_flight=1)
+        bad = [writes.write("INSERT INTO no_such_table (a) VALUES (?)", (str(number),)) for number in range(3)]
+        outcomes = await asyncio.gather(*bad, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [InvalidRequest] * 3
+        with pytest.raises(InvalidRequest):
+            await writes.write("INSERT INTO no_such_table (a) VALUES (?)", ("one more",))
+        await writes.write(INSERT, (request_id, "after it"))
+        (row,) = await session.execute("SELECT owner FROM requests WHERE request_id = ?", (request_id,))
+        assert row.owner == "after it"
+    finally:
+        await session.close()

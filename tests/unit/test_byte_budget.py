@@ -48,21 +48,18 @@ def test_an_image_beyond_the_limit_is_let_through_alone() -> None:
     assert peak_of([[50, 50, 50], [10]]) <= 160
 
 
-def test_a_download_that_is_given_up_gives_its_bytes_back() -> None:
-    async def main() -> None:
-        budget = ByteBudget(LIMIT)
-        with budget.holding() as first:
-            await first.grow(90)
+async def test_a_download_that_is_given_up_gives_its_bytes_back() -> None:
+    budget = ByteBudget(LIMIT)
+    with budget.holding() as first:
+        await first.grow(90)
 
-            async def second() -> None:
-                with budget.holding() as holding:
-                    await holding.grow(90)
+        async def second() -> None:
+            with budget.holding() as holding:
+                await holding.grow(90)
 
-            waiting = asyncio.create_task(second())
-            await asyncio.sleep(0.01)
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-            assert budget.held == 90
-        assert budget.held == 0
-
-    asyncio.run(main())
+        waiting = asyncio.create_task(second())
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert budget.held == 90
+    assert budget.held == 0

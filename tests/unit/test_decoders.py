@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from streams.compress.decoders import DecoderPool, DecoderUnavailable, ImageReje
 
 LIMIT = 100_000_000
 MEMORY = 1024**3
+pytestmark = pytest.mark.time_limit(120)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
 
 
@@ -36,16 +37,13 @@ def endless_jpeg(side: int = 5_000, scans: int = 1_500) -> bytes:
     return data[:-2] + data[last_scan:-2] * scans + data[-2:]
 
 
-def run(scenario: Callable[[DecoderPool], Awaitable[None]], timeout: float = 20, memory: int = MEMORY) -> None:
-    """Runs ``scenario`` with a pool of two decoders; none of them may outlive the pool."""
-
-    async def main() -> None:
-        async with DecoderPool(2, timeout, memory) as pool:
-            await scenario(pool)
-            last = pool.process_ids
-        assert not any(alive(pid) for pid in last)
-
-    asyncio.run(asyncio.wait_for(main(), 120))
+@contextlib.asynccontextmanager
+async def decoding(timeout: float = 20, memory: int = MEMORY) -> AsyncIterator[DecoderPool]:
+    """A pool of two decoders; none of them may outlive the pool."""
+    async with DecoderPool(2, timeout, memory) as pool:
+        yield pool
+        last = pool.process_ids
+    assert not any(alive(pid) for pid in last)
 
 
 def alive(pid: int) -> bool:
@@ -86,39 +84,32 @@ async def two_decoders(pool: DecoderPool) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_images_come_back_to_their_own_callers() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_images_come_back_to_their_own_callers() -> None:
+    async with decoding() as pool:
         results = await asyncio.gather(*(shrunk(pool, jpeg(width=20 + n)) for n in range(30)))
         assert [result.width for result in results] == [20 + n for n in range(30)]
 
-    run(scenario)
 
-
-def test_a_rejection_keeps_its_reason_and_the_decoder() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_a_rejection_keeps_its_reason_and_the_decoder() -> None:
+    async with decoding() as pool:
         before = pool.process_ids
         assert await reason(pool, b"<html>") == Reason.NOT_AN_IMAGE
         assert await reason(pool, jpeg()[:200]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
         assert pool.process_ids == before
 
-    run(scenario)
 
-
-def test_an_original_that_is_kept_is_the_callers_own() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_an_original_that_is_kept_is_the_callers_own() -> None:
+    async with decoding() as pool:
         small = (await shrunk(pool, jpeg())).data
         again = await shrunk(pool, small)
         assert again.kept_original
         assert again.data == small
 
-    run(scenario)
 
-
-def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
+async def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
     hostile = endless_jpeg()
     assert len(hostile) < 200_000
-
-    async def scenario(pool: DecoderPool) -> None:
+    async with decoding(timeout=2) as pool:
         started = time.monotonic()
         attack = asyncio.create_task(reason(pool, hostile))
         others = 0
@@ -130,8 +121,6 @@ def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
         assert others > 10
         await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
         await two_decoders(pool)
-
-    run(scenario, timeout=2)
 
 
 @LINUX
@@ -156,8 +145,8 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
 
 
 @LINUX
-def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
+    async with decoding() as pool:
         attack = asyncio.create_task(reason(pool, endless_jpeg()))
         for _ in range(2):
             decoder = await busy_decoder(pool)
@@ -168,29 +157,23 @@ def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
         assert await attack == Reason.DECODE_CRASHED
         await two_decoders(pool)
 
-    run(scenario)
-
 
 @LINUX
-def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more() -> None:
+async def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more() -> None:
     slow = endless_jpeg(scans=150)
-
-    async def scenario(pool: DecoderPool) -> None:
+    async with decoding(timeout=60) as pool:
         image = asyncio.create_task(shrunk(pool, slow))
         killed = await busy_decoder(pool)
         os.kill(killed, signal.SIGKILL)
         assert (await image).width == 5_000
         assert killed not in pool.process_ids
 
-    run(scenario, timeout=60)
-
 
 @LINUX
-def test_a_signal_to_the_whole_service_ends_no_image() -> None:
+async def test_a_signal_to_the_whole_service_ends_no_image() -> None:
     """What systemd sends, and ``kill -TERM -PGID``: the decoders go on while the worker lets its images end."""
     slow = endless_jpeg(scans=150)
-
-    async def scenario(pool: DecoderPool) -> None:
+    async with decoding(timeout=60) as pool:
         before = pool.process_ids
         image = asyncio.create_task(shrunk(pool, slow))
         await busy_decoder(pool)
@@ -199,11 +182,9 @@ def test_a_signal_to_the_whole_service_ends_no_image() -> None:
         assert (await image).width == 5_000
         assert pool.process_ids == before
 
-    run(scenario, timeout=60)
 
-
-def test_decoders_killed_while_idle_fail_no_image() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_decoders_killed_while_idle_fail_no_image() -> None:
+    async with decoding() as pool:
         before = pool.process_ids
         for pid in before:
             os.kill(pid, signal.SIGKILL)
@@ -211,11 +192,9 @@ def test_decoders_killed_while_idle_fail_no_image() -> None:
         await two_decoders(pool)
         assert not set(before) & set(pool.process_ids)
 
-    run(scenario)
 
-
-def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
+    async with decoding() as pool:
         given_up = [asyncio.create_task(shrunk(pool, jpeg(1_000 + n, 1_000))) for n in range(8)]
         await asyncio.sleep(0.01)
         for task in given_up:
@@ -223,27 +202,21 @@ def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
         results = await asyncio.gather(*(shrunk(pool, jpeg(width=20 + n)) for n in range(6)))
         assert [result.width for result in results] == [20 + n for n in range(6)]
 
-    run(scenario)
-
 
 @LINUX
-def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_is_not() -> None:
+async def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_is_not() -> None:
     """8000 x 8000 pixels of four bytes are 256 MB, in a decoder of 200."""
     buffer = io.BytesIO()
     Image.new("RGB", (8_000, 8_000)).save(buffer, "PNG")
-
-    async def scenario(pool: DecoderPool) -> None:
+    async with decoding(memory=200 * 1024**2) as pool:
         assert await reason(pool, buffer.getvalue()) == Reason.DECODE_MEMORY
         assert (await shrunk(pool, jpeg())).width == 64
 
-    run(scenario, memory=200 * 1024**2)
 
-
-def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
+async def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
     buffer = io.BytesIO()
     Image.new("I;16", (9_000, 9_000), 700).save(buffer, "PNG", compress_level=1)
-
-    async def scenario(pool: DecoderPool) -> None:
+    async with decoding(timeout=60) as pool:
         assert await reason(pool, buffer.getvalue()) == Reason.TOO_MANY_PIXELS
         try:
             result = await pool.shrink(buffer.getvalue(), quality=50, max_pixels=2 * LIMIT)
@@ -252,8 +225,6 @@ def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
         else:
             assert result.width == 9_000
         assert (await shrunk(pool, jpeg())).width == 64
-
-    run(scenario, timeout=60)
 
 
 @LINUX
@@ -310,37 +281,29 @@ def test_the_parent_does_not_load_pillow() -> None:
 
 
 @LINUX
-def test_a_decoder_leaves_no_core_and_ignores_the_terminals_interrupt() -> None:
-    async def scenario(pool: DecoderPool) -> None:
+async def test_a_decoder_leaves_no_core_and_ignores_the_terminals_interrupt() -> None:
+    async with decoding() as pool:
         pid = pool.process_ids[0]
         assert core_limit(pid) == ["0", "0"]
         os.kill(pid, signal.SIGINT)
         await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
         assert pid in pool.process_ids
 
-    run(scenario)
 
-
-def test_a_closed_pool_says_so() -> None:
-    async def main() -> None:
-        async with DecoderPool(1, 20, MEMORY) as pool:
-            waiting = asyncio.create_task(shrunk(pool, endless_jpeg()))
-            await asyncio.sleep(0.3)
-        with pytest.raises(DecoderUnavailable):
-            await waiting
-        with pytest.raises(DecoderUnavailable):
-            await shrunk(pool, jpeg())
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+async def test_a_closed_pool_says_so() -> None:
+    async with DecoderPool(1, 20, MEMORY) as pool:
+        waiting = asyncio.create_task(shrunk(pool, endless_jpeg()))
+        await asyncio.sleep(0.3)
+    with pytest.raises(DecoderUnavailable):
+        await waiting
+    with pytest.raises(DecoderUnavailable):
+        await shrunk(pool, jpeg())
 
 
 @pytest.mark.parametrize("interpreter", ["/bin/false", "/nonexistent/python"])
-def test_a_pool_whose_decoders_cannot_start_says_so(interpreter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pool_whose_decoders_cannot_start_says_so(interpreter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", interpreter)
 
-    async def main() -> None:
-        with pytest.raises(DecoderUnavailable):
-            async with DecoderPool(2, 20, MEMORY):
-                pass
-
-    asyncio.run(asyncio.wait_for(main(), 60))
+    with pytest.raises(DecoderUnavailable):
+        async with DecoderPool(2, 20, MEMORY):
+            pass

@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from streams.progress.rebuild import unless_interrupted
-from tests.event_loop import run
 
 
 class Reading:
@@ -28,35 +27,26 @@ class Reading:
         return "read"
 
 
-def test_reading_that_nothing_interrupts_has_its_result_or_its_error() -> None:
-    async def test() -> None:
-        reading = Reading()
-        reading.let_go.set()
-        assert await unless_interrupted(reading(), lambda: False) == "read"
-        with pytest.raises(OSError, match="no broker"):
-            await unless_interrupted(reading(OSError("no broker")), lambda: True)
-
-    run(test())
+async def test_reading_that_nothing_interrupts_has_its_result_or_its_error() -> None:
+    reading = Reading()
+    reading.let_go.set()
+    assert await unless_interrupted(reading(), lambda: False) == "read"
+    with pytest.raises(OSError, match="no broker"):
+        await unless_interrupted(reading(OSError("no broker")), lambda: True)
 
 
-def test_reading_ends_without_a_result_once_it_is_interrupted() -> None:
-    async def test() -> None:
-        reading = Reading()
-        assert await unless_interrupted(reading(), lambda: True) is None
-        assert reading.cancelled
-
-    run(test())
+async def test_reading_ends_without_a_result_once_it_is_interrupted() -> None:
+    reading = Reading()
+    assert await unless_interrupted(reading(), lambda: True) is None
+    assert reading.cancelled
 
 
-def test_reading_ends_with_the_one_who_waits_for_it() -> None:
-    async def test() -> None:
-        reading = Reading()
-        waiting = asyncio.create_task(unless_interrupted(reading(), lambda: False))
-        await reading.began.wait()
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        await asyncio.sleep(0)
-        assert reading.cancelled
-
-    run(test())
+async def test_reading_ends_with_the_one_who_waits_for_it() -> None:
+    reading = Reading()
+    waiting = asyncio.create_task(unless_interrupted(reading(), lambda: False))
+    await reading.began.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0)
+    assert reading.cancelled

@@ -159,7 +159,7 @@ class Order:
         return {"order": "4711", "trace_id": "abc"}
 
 
-def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pytest.CaptureFixture[str]) -> None:
     order = Order()
 
     async def work() -> None:
@@ -168,15 +168,12 @@ def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pyte
         structlog.get_logger("ours").info("begun", trace_id="of the line")
         logging.getLogger("theirs").warning("hear, hear")
 
-    async def both() -> None:
-        await asyncio.create_task(work())
-        structlog.get_logger("ours").info("done")
-
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:
         configure_logging("INFO")
-        asyncio.run(both())
+        await asyncio.create_task(work())
+        structlog.get_logger("ours").info("done")
     finally:
         root.handlers, root.level = before, level
         structlog.reset_defaults()

@@ -10,7 +10,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from api.problems import Problem, RowProblem, not_found, problem_middleware, unavailable
-from tests.event_loop import run
 
 MAX_BODY = 1000
 
@@ -58,31 +57,27 @@ async def _teapot(request: web.Request) -> web.Response:
     raise web.HTTPBadRequest(reason="the form is broken")
 
 
-def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, Any]:
+async def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse, Any]:
     """Send one request to a server with the middleware; the answer and its JSON."""
-
-    async def test() -> tuple[aiohttp.ClientResponse, Any]:
-        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
-        app.add_routes(
-            [
-                web.get("/crash", _crash),
-                web.get("/crash-within", _crash_within),
-                web.post("/read", _read),
-                web.get("/refuse", _refuse),
-                web.get("/redirect", _redirect),
-                web.get("/unknown", _unknown),
-                web.get("/away", _away),
-                web.get("/bad", _teapot),
-            ]
-        )
-        async with (
-            TestClient(TestServer(app, host="127.0.0.1")) as client,
-            client.request(method, path, allow_redirects=False, **options) as answer,
-        ):
-            await answer.read()
-            return answer, await answer.json(content_type=None) if answer.status >= 400 else None
-
-    return run(test())
+    app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
+    app.add_routes(
+        [
+            web.get("/crash", _crash),
+            web.get("/crash-within", _crash_within),
+            web.post("/read", _read),
+            web.get("/refuse", _refuse),
+            web.get("/redirect", _redirect),
+            web.get("/unknown", _unknown),
+            web.get("/away", _away),
+            web.get("/bad", _teapot),
+        ]
+    )
+    async with (
+        TestClient(TestServer(app, host="127.0.0.1")) as client,
+        client.request(method, path, allow_redirects=False, **options) as answer,
+    ):
+        await answer.read()
+        return answer, await answer.json(content_type=None) if answer.status >= 400 else None
 
 
 @pytest.mark.parametrize(
@@ -98,10 +93,10 @@ def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientResponse,
         ("GET", "/away", None, 503, "unavailable"),
     ],
 )
-def test_every_error_is_a_problem_with_the_members_of_the_rfc(
+async def test_every_error_is_a_problem_with_the_members_of_the_rfc(
     method: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
-    answer, problem = ask(method, path, data=body)
+    answer, problem = await ask(method, path, data=body)
     assert answer.status == status
     assert answer.content_type == "application/problem+json"
     assert problem["status"] == status
@@ -110,9 +105,9 @@ def test_every_error_is_a_problem_with_the_members_of_the_rfc(
     assert problem["detail"]
 
 
-def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
+async def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
     with capture_logs() as logs:
-        answer, problem = ask("GET", "/crash?token=hunter2")
+        answer, problem = await ask("GET", "/crash?token=hunter2")
     shown = str(problem) + str(answer.headers)
     for inside in ("hunter2", "private", "RuntimeError", "Traceback", "app.py"):
         assert inside not in shown
@@ -121,41 +116,41 @@ def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
     assert entry["exc_info"]
 
 
-def test_a_crash_within_an_answer_ends_the_connection_and_is_logged() -> None:
+async def test_a_crash_within_an_answer_ends_the_connection_and_is_logged() -> None:
     with capture_logs() as logs, pytest.raises(aiohttp.ClientPayloadError):
-        ask("GET", "/crash-within")
+        await ask("GET", "/crash-within")
     assert [entry["path"] for entry in logs if entry["log_level"] == "error"] == ["/crash-within"]
 
 
-def test_a_wrong_method_is_told_the_right_ones() -> None:
-    answer, _ = ask("DELETE", "/read")
+async def test_a_wrong_method_is_told_the_right_ones() -> None:
+    answer, _ = await ask("DELETE", "/read")
     assert answer.headers["Allow"] == "POST"
 
 
-def test_a_problem_carries_its_errors_its_members_and_its_headers() -> None:
-    answer, problem = ask("GET", "/refuse")
+async def test_a_problem_carries_its_errors_its_members_and_its_headers() -> None:
+    answer, problem = await ask("GET", "/refuse")
     assert problem["errors"] == [{"row": 2, "column": "S. No.", "code": "serial_missing", "message": "empty"}]
     assert problem["limit"] == 100
     assert answer.headers["X-Extra"] == "1"
 
 
-def test_a_problem_without_a_list_of_errors_has_no_such_member() -> None:
-    _, problem = ask("GET", "/unknown?id=x")
+async def test_a_problem_without_a_list_of_errors_has_no_such_member() -> None:
+    _, problem = await ask("GET", "/unknown?id=x")
     assert set(problem) == {"type", "title", "status", "detail"}
 
 
-def test_what_may_heal_says_when_to_come_back() -> None:
-    answer, _ = ask("GET", "/away")
+async def test_what_may_heal_says_when_to_come_back() -> None:
+    answer, _ = await ask("GET", "/away")
     assert int(answer.headers["Retry-After"]) > 0
 
 
-def test_an_overlong_id_is_not_repeated_in_full() -> None:
-    _, problem = ask("GET", f"/unknown?id={'x' * 500}")
+async def test_an_overlong_id_is_not_repeated_in_full() -> None:
+    _, problem = await ask("GET", f"/unknown?id={'x' * 500}")
     assert len(problem["detail"]) < 120
 
 
-def test_redirects_and_successes_pass_untouched() -> None:
-    answer, _ = ask("GET", "/redirect")
+async def test_redirects_and_successes_pass_untouched() -> None:
+    answer, _ = await ask("GET", "/redirect")
     assert (answer.status, answer.headers["Location"]) == (302, "/elsewhere")
-    answer, _ = ask("POST", "/read", data=b"x")
+    answer, _ = await ask("POST", "/read", data=b"x")
     assert answer.status == 200

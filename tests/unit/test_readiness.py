@@ -11,7 +11,7 @@ import pytest
 from infra import metrics, readiness
 from infra.probes import ProbesError, serving_probes
 from infra.readiness import NOT_OPEN, NotReady, Readiness
-from tests.event_loop import eventually, run
+from tests.event_loop import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -61,45 +61,39 @@ def test_before_the_first_answer_nobody_is_ready() -> None:
     assert outcome(of(Server())) == NOT_OPEN
 
 
-def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_back_too() -> None:
-    async def test() -> None:
-        server = Server()
-        checks = of(server)
-        async with checks.asking():
-            await becomes(checks, "ok")
-            server.problem = NotReady("it doesn't answer", "connection refused by 10.0.0.1")
-            await becomes(checks, "it doesn't answer")
-            server.problem = ZeroDivisionError("a defect of the check")
-            await becomes(checks, "ZeroDivisionError")
-            server.problem = None
-            await becomes(checks, "ok")
-            server.hangs = True
-            await becomes(checks, "no answer in 0.05 s")
-            started = time.monotonic()
-            outcome(checks)
-            assert time.monotonic() - started < 0.05, "nobody waits for who hangs"
-            server.hangs = False
-            await becomes(checks, "ok")
-        asked = server.asked
-        await asyncio.sleep(0.1)
-        assert server.asked == asked, "nobody is asked any more"
-
-    run(test())
+async def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_back_too() -> None:
+    server = Server()
+    checks = of(server)
+    async with checks.asking():
+        await becomes(checks, "ok")
+        server.problem = NotReady("it doesn't answer", "connection refused by 10.0.0.1")
+        await becomes(checks, "it doesn't answer")
+        server.problem = ZeroDivisionError("a defect of the check")
+        await becomes(checks, "ZeroDivisionError")
+        server.problem = None
+        await becomes(checks, "ok")
+        server.hangs = True
+        await becomes(checks, "no answer in 0.05 s")
+        started = time.monotonic()
+        outcome(checks)
+        assert time.monotonic() - started < 0.05, "nobody waits for who hangs"
+        server.hangs = False
+        await becomes(checks, "ok")
+    asked = server.asked
+    await asyncio.sleep(0.1)
+    assert server.asked == asked, "nobody is asked any more"
 
 
-def test_a_state_is_looked_at_when_somebody_asks_and_is_a_metric_like_every_check() -> None:
-    async def test() -> None:
-        problems: list[str] = []
-        checks = of(Server())
-        checks.add_state("state", lambda: problems[0] if problems else None)
-        async with checks.asking():
-            await becomes(checks, "ok")
-            problems.append("not any more")
-            assert checks.health().checks == {"state": "not any more", "server": "ok"}
-            (family,) = metrics.READY.collect()
-            assert {sample.labels["check"]: sample.value for sample in family.samples} == {"state": 0, "server": 1}
-
-    run(test())
+async def test_a_state_is_looked_at_when_somebody_asks_and_is_a_metric_like_every_check() -> None:
+    problems: list[str] = []
+    checks = of(Server())
+    checks.add_state("state", lambda: problems[0] if problems else None)
+    async with checks.asking():
+        await becomes(checks, "ok")
+        problems.append("not any more")
+        assert checks.health().checks == {"state": "not any more", "server": "ok"}
+        (family,) = metrics.READY.collect()
+        assert {sample.labels["check"]: sample.value for sample in family.samples} == {"state": 0, "server": 1}
 
 
 def get(address: tuple[str, int], path: str) -> tuple[int, str, str]:
@@ -111,26 +105,23 @@ def get(address: tuple[str, int], path: str) -> tuple[int, str, str]:
         return error.code, error.headers["Content-Type"], error.read().decode()
 
 
-def test_a_worker_answers_probes_and_prometheus() -> None:
-    async def test() -> None:
-        server = Server()
-        server.problem = NotReady("it doesn't answer", "a detail for the log alone")
-        checks = of(server)
-        registry = metrics.registry_of("progress")
-        async with serving_probes("127.0.0.1", 0, checks, registry) as address, checks.asking():
-            await becomes(checks, "it doesn't answer")
-            status, _, body = await asyncio.to_thread(get, address, "/healthz")
-            assert (status, json.loads(body)) == (200, {"status": "ok"})
-            status, kind, body = await asyncio.to_thread(get, address, "/readyz")
-            assert (status, kind) == (503, "application/json; charset=utf-8")
-            assert json.loads(body) == {"status": "not ready", "checks": {"server": "it doesn't answer"}}
-            status, kind, body = await asyncio.to_thread(get, address, "/metrics")
-            assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
-            assert 'shrinkstream_info{role="progress"' in body
-            assert 'shrinkstream_ready{check="server"} 0.0' in body
-            assert "shrinkstream_images_total" not in body, "what another role does"
-            with pytest.raises(ProbesError, match=f"{address[0]}:{address[1]} can't be listened on"):
-                async with serving_probes(*address, checks, registry):
-                    pass
-
-    run(test())
+async def test_a_worker_answers_probes_and_prometheus() -> None:
+    server = Server()
+    server.problem = NotReady("it doesn't answer", "a detail for the log alone")
+    checks = of(server)
+    registry = metrics.registry_of("progress")
+    async with serving_probes("127.0.0.1", 0, checks, registry) as address, checks.asking():
+        await becomes(checks, "it doesn't answer")
+        status, _, body = await asyncio.to_thread(get, address, "/healthz")
+        assert (status, json.loads(body)) == (200, {"status": "ok"})
+        status, kind, body = await asyncio.to_thread(get, address, "/readyz")
+        assert (status, kind) == (503, "application/json; charset=utf-8")
+        assert json.loads(body) == {"status": "not ready", "checks": {"server": "it doesn't answer"}}
+        status, kind, body = await asyncio.to_thread(get, address, "/metrics")
+        assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+        assert 'shrinkstream_info{role="progress"' in body
+        assert 'shrinkstream_ready{check="server"} 0.0' in body
+        assert "shrinkstream_images_total" not in body, "what another role does"
+        with pytest.raises(ProbesError, match=f"{address[0]}:{address[1]} can't be listened on"):
+            async with serving_probes(*address, checks, registry):
+                pass

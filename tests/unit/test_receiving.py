@@ -10,7 +10,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from api import uploads
 from api.problems import problem_middleware
 from infra.settings import Settings
-from tests.event_loop import run
 
 HEADERS = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
 FORM_BEGUN = b'2f\r\n--b\r\nContent-Disposition: form-data; name="file\r\n'
@@ -26,7 +25,7 @@ FORM_BEGUN = b'2f\r\n--b\r\nContent-Disposition: form-data; name="file\r\n'
     ],
     ids=["nothing of a CSV", "some of a CSV", "nothing of a form", "some of a form"],
 )
-def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
+async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content_type: str, begun: bytes
 ) -> None:
     monkeypatch.setattr(uploads, "PIECE_TIMEOUT", 0.2)
@@ -36,18 +35,14 @@ def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
         async with uploads._receive(request, settings):
             return web.Response()
 
-    async def test() -> bytes:
-        app = web.Application(middlewares=[problem_middleware])
-        app.add_routes([web.post("/", receive)])
-        async with TestClient(TestServer(app, host="127.0.0.1")) as client:
-            reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-            writer.write(HEADERS.format(content_type).encode() + begun)
-            async with asyncio.timeout(10):
-                answer = await reader.readuntil(b"}")
-            writer.close()
-            return answer
-
-    answer = run(test())
+    app = web.Application(middlewares=[problem_middleware])
+    app.add_routes([web.post("/", receive)])
+    async with TestClient(TestServer(app, host="127.0.0.1")) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(HEADERS.format(content_type).encode() + begun)
+        async with asyncio.timeout(10):
+            answer = await reader.readuntil(b"}")
+        writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"urn:shrinkstream:problem:upload-too-slow" in answer
     assert list((tmp_path / "spool").iterdir()) == []

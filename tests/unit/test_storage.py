@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
 from infra.storage import Storage, StorageError, ask_storage
-from tests.event_loop import run
 
 MIB = 1024 * 1024
 
@@ -34,88 +33,70 @@ async def content(storage: Storage, key: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 3 * MIB + 1])
-def test_what_was_put_is_what_is_got(tmp_path: Path, size: int) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        data = os.urandom(size)
-        await storage.put("images/a/0.jpg", data, "image/jpeg")
-        assert await content(storage, "images/a/0.jpg") == data
-
-    run(test())
+async def test_what_was_put_is_what_is_got(tmp_path: Path, size: int) -> None:
+    storage = folder(tmp_path)
+    data = os.urandom(size)
+    await storage.put("images/a/0.jpg", data, "image/jpeg")
+    assert await content(storage, "images/a/0.jpg") == data
 
 
-def test_a_file_is_put_as_its_content(tmp_path: Path) -> None:
-    async def test() -> None:
-        source = tmp_path / "source"
-        source.write_bytes(b"x" * MIB)
-        storage = folder(tmp_path / "storage")
-        await storage.put("csv/1.csv", source, "text/csv")
-        assert await content(storage, "csv/1.csv") == b"x" * MIB
-
-    run(test())
+async def test_a_file_is_put_as_its_content(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * MIB)
+    storage = folder(tmp_path / "storage")
+    await storage.put("csv/1.csv", source, "text/csv")
+    assert await content(storage, "csv/1.csv") == b"x" * MIB
 
 
-def test_a_copy_is_an_object_of_its_own(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        await storage.put("images/a/0.jpg", b"first", "image/jpeg")
-        assert await storage.copy("images/a/0.jpg", "images/b/7.jpg")
-        await storage.put("images/a/0.jpg", b"second", "image/jpeg")
-        assert await content(storage, "images/b/7.jpg") == b"first"
-
-    run(test())
+async def test_a_copy_is_an_object_of_its_own(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    await storage.put("images/a/0.jpg", b"first", "image/jpeg")
+    assert await storage.copy("images/a/0.jpg", "images/b/7.jpg")
+    await storage.put("images/a/0.jpg", b"second", "image/jpeg")
+    assert await content(storage, "images/b/7.jpg") == b"first"
 
 
-def test_what_is_not_there_is_not_copied(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        assert not await storage.copy("images/a/0.jpg", "images/b/7.jpg")
-        assert await content(storage, "images/b/7.jpg") is None
-
-    run(test())
+async def test_what_is_not_there_is_not_copied(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    assert not await storage.copy("images/a/0.jpg", "images/b/7.jpg")
+    assert await content(storage, "images/b/7.jpg") is None
 
 
-def test_what_is_not_there_is_none(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        await storage.put("images/a/0.jpg", b"x", "image/jpeg")
-        assert await storage.get("images/a/1.jpg") is None
-        assert await storage.get("images/a") is None, "a folder is no object"
-
-    run(test())
+async def test_what_is_not_there_is_none(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    await storage.put("images/a/0.jpg", b"x", "image/jpeg")
+    assert await storage.get("images/a/1.jpg") is None
+    assert await storage.get("images/a") is None, "a folder is no object"
 
 
-def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        versions = [bytes([letter]) * MIB for letter in b"abcd"]
-        await storage.put("object", versions[0], "image/jpeg")
-        seen: list[bytes] = []
-        stop = threading.Event()
+async def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    versions = [bytes([letter]) * MIB for letter in b"abcd"]
+    await storage.put("object", versions[0], "image/jpeg")
+    seen: list[bytes] = []
+    stop = threading.Event()
 
-        def watch() -> None:
-            while not stop.is_set():
-                seen.append((tmp_path / "object").read_bytes())
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append((tmp_path / "object").read_bytes())
 
-        watching = asyncio.create_task(asyncio.to_thread(watch))
-        try:
-            for _ in range(5):
-                for version in versions:
-                    await storage.put("object", version, "image/jpeg")
-        finally:
-            stop.set()
-            await watching
-        assert seen
-        assert set(seen) <= set(versions)
-
-    run(test())
+    watching = asyncio.create_task(asyncio.to_thread(watch))
+    try:
+        for _ in range(5):
+            for version in versions:
+                await storage.put("object", version, "image/jpeg")
+    finally:
+        stop.set()
+        await watching
+    assert seen
+    assert set(seen) <= set(versions)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"], "nothing is left behind"
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40))
 def test_any_name_is_stored_within_the_folder_or_refused(tmp_path: Path, name: str) -> None:
-    async def test() -> None:
+    async def store() -> None:
         storage = folder(tmp_path / "root")
         try:
             await storage.put(f"images/{name}", name.encode(), "image/jpeg")
@@ -124,23 +105,20 @@ def test_any_name_is_stored_within_the_folder_or_refused(tmp_path: Path, name: s
         else:
             assert await content(storage, f"images/{name}") == name.encode()
 
-    run(test())
+    asyncio.run(store())
     assert {path.name for path in tmp_path.iterdir()} == {"root"}
 
 
 @pytest.mark.parametrize("key", ["../outside", "images/../../outside", "/etc/../../outside"])
-def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
-    async def test() -> None:
-        root = tmp_path / "a" / "b" / "root"
-        (tmp_path / "a" / "b" / "outside").parent.mkdir(parents=True)
-        (tmp_path / "a" / "b" / "outside").write_bytes(b"private")
-        storage = folder(root)
-        with pytest.raises(StorageError):
-            await storage.put(key, b"x", "text/plain")
-        assert await storage.get(key) is None
-        assert (tmp_path / "a" / "b" / "outside").read_bytes() == b"private"
-
-    run(test())
+async def test_no_key_leads_out_of_the_folder(tmp_path: Path, key: str) -> None:
+    root = tmp_path / "a" / "b" / "root"
+    (tmp_path / "a" / "b" / "outside").parent.mkdir(parents=True)
+    (tmp_path / "a" / "b" / "outside").write_bytes(b"private")
+    storage = folder(root)
+    with pytest.raises(StorageError):
+        await storage.put(key, b"x", "text/plain")
+    assert await storage.get(key) is None
+    assert (tmp_path / "a" / "b" / "outside").read_bytes() == b"private"
 
 
 def test_links_lead_to_the_public_address_and_are_urls() -> None:
@@ -148,13 +126,10 @@ def test_links_lead_to_the_public_address_and_are_urls() -> None:
     assert storage.link("images/a b/ü?.jpg") == "https://shrink.example/base/images/a%20b/%C3%BC%3F.jpg"
 
 
-def test_a_folder_with_odd_letters_in_its_name_is_that_folder(tmp_path: Path) -> None:
-    async def test() -> None:
-        odd = tmp_path / "a b%20ü#?"
-        await folder(odd).put("x", b"1", "text/plain")
-        assert (odd / "x").read_bytes() == b"1"
-
-    run(test())
+async def test_a_folder_with_odd_letters_in_its_name_is_that_folder(tmp_path: Path) -> None:
+    odd = tmp_path / "a b%20ü#?"
+    await folder(odd).put("x", b"1", "text/plain")
+    assert (odd / "x").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("url", ["ftp://example.com/x", "gs://bucket/x", "/var/lib", "", "memory:///"])
@@ -173,21 +148,18 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
         folder(tmp_path / "file" / "storage")
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path / "storage")
+async def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    storage = folder(tmp_path / "storage")
+    await storage.check()
+    # Not by its permissions: they mean nothing to root, as which containers run tests.
+    (tmp_path / "storage" / "images").write_bytes(b"a file where a folder must be")
+    with pytest.raises(StorageError, match=r"images/a\.jpg can't be written to file://") as error:
+        await storage.put("images/a.jpg", b"x", "image/jpeg")
+    assert "\n" not in str(error.value)
+    (tmp_path / "storage").rename(tmp_path / "elsewhere")
+    (tmp_path / "storage").write_bytes(b"")
+    with pytest.raises(StorageError):
         await storage.check()
-        # Not by its permissions: they mean nothing to root, as which containers run tests.
-        (tmp_path / "storage" / "images").write_bytes(b"a file where a folder must be")
-        with pytest.raises(StorageError, match=r"images/a\.jpg can't be written to file://") as error:
-            await storage.put("images/a.jpg", b"x", "image/jpeg")
-        assert "\n" not in str(error.value)
-        (tmp_path / "storage").rename(tmp_path / "elsewhere")
-        (tmp_path / "storage").write_bytes(b"")
-        with pytest.raises(StorageError):
-            await storage.check()
-
-    run(test())
 
 
 def test_the_storage_of_the_settings_is_in_the_data_dir_unless_they_say_otherwise(tmp_path: Path) -> None:
@@ -196,26 +168,20 @@ def test_the_storage_of_the_settings_is_in_the_data_dir_unless_they_say_otherwis
     assert Storage.of(Settings(data_dir=tmp_path, storage_url=elsewhere)).url == elsewhere
 
 
-def test_what_is_removed_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        for name in ("a/0.jpg", "a/1.jpg", "ab/0.jpg"):
-            await storage.put(f"images/{name}", b"x", "image/jpeg")
-        assert await storage.remove("images/a") == 2
-        assert await storage.remove("images/a") == 0, "safe to repeat"
-        assert await content(storage, "images/ab/0.jpg") == b"x"
-        assert not (tmp_path / "images" / "a").exists(), "no empty folder stays"
-
-    run(test())
+async def test_what_is_removed_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    for name in ("a/0.jpg", "a/1.jpg", "ab/0.jpg"):
+        await storage.put(f"images/{name}", b"x", "image/jpeg")
+    assert await storage.remove("images/a") == 2
+    assert await storage.remove("images/a") == 0, "safe to repeat"
+    assert await content(storage, "images/ab/0.jpg") == b"x"
+    assert not (tmp_path / "images" / "a").exists(), "no empty folder stays"
 
 
-def test_a_folder_has_no_signed_links(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path)
-        await storage.put("images/a/0.jpg", b"x", "image/jpeg")
-        assert await storage.signed_link("images/a/0.jpg") is None
-
-    run(test())
+async def test_a_folder_has_no_signed_links(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    await storage.put("images/a/0.jpg", b"x", "image/jpeg")
+    assert await storage.signed_link("images/a/0.jpg") is None
 
 
 def test_objects_have_a_public_address_of_their_own_where_there_is_one() -> None:
@@ -279,35 +245,29 @@ asyncio.run(test())
 """
 
 
-def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path: Path) -> None:
+async def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path)], timeout=30, check=False, cwd=Path(__file__).parents[2]
     )
     assert not (tmp_path / "object").exists()
     assert any(path.is_file() for path in tmp_path.rglob("*"))
 
-    async def test() -> None:
-        storage = folder(tmp_path)
-        assert await storage.sweep(timedelta(hours=1)) == 0, "it could still be written at"
-        assert await storage.sweep(timedelta(0)) == 1
-        await storage.put("object", b"whole", "image/jpeg")
-        assert await storage.sweep(timedelta(0)) == 0
-        assert await content(storage, "object") == b"whole"
-
-    run(test())
+    storage = folder(tmp_path)
+    assert await storage.sweep(timedelta(hours=1)) == 0, "it could still be written at"
+    assert await storage.sweep(timedelta(0)) == 1
+    await storage.put("object", b"whole", "image/jpeg")
+    assert await storage.sweep(timedelta(0)) == 0
+    assert await content(storage, "object") == b"whole"
 
 
-def test_a_folder_that_can_not_be_written_to_any_more_is_not_ready(tmp_path: Path) -> None:
-    async def test() -> None:
-        storage = folder(tmp_path / "storage")
+async def test_a_folder_that_can_not_be_written_to_any_more_is_not_ready(tmp_path: Path) -> None:
+    storage = folder(tmp_path / "storage")
+    await ask_storage(storage)
+    (tmp_path / "storage").rename(tmp_path / "elsewhere")
+    (tmp_path / "storage").write_bytes(b"a file in its place")
+    with pytest.raises(NotReady) as refused:
         await ask_storage(storage)
-        (tmp_path / "storage").rename(tmp_path / "elsewhere")
-        (tmp_path / "storage").write_bytes(b"a file in its place")
-        with pytest.raises(NotReady) as refused:
-            await ask_storage(storage)
-        assert str(tmp_path) in refused.value.detail
-        assert str(tmp_path) not in str(refused.value)
-        with pytest.raises(NotReady, match=NOT_OPEN):
-            await ask_storage(None)
-
-    run(test())
+    assert str(tmp_path) in refused.value.detail
+    assert str(tmp_path) not in str(refused.value)
+    with pytest.raises(NotReady, match=NOT_OPEN):
+        await ask_storage(None)

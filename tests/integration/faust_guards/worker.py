@@ -52,7 +52,7 @@ async def process(event: EventT[bytes]) -> None:
             await asyncio.sleep(float(seconds))
             write(place, 1, 1)
         case ["wait", file]:
-            while not Path(file).exists():  # noqa: ASYNC110, ASYNC240 - it is what tells two processes
+            while not Path(file).exists():  # noqa: ASYNC110 - it is what tells two processes
                 await asyncio.sleep(0.02)
         case ["raise"]:
             raise ValueError("an event that raises")
