@@ -1,20 +1,21 @@
-"""Fixtures of every test: one real Kafka and one real Cassandra per run.
+"""Fixtures of every test: a real Kafka and a real Cassandra that all workers share.
 
 ``TEST_KAFKA`` and ``TEST_CASSANDRA`` (``host:port``) name running servers to use instead.
 """
 
 import asyncio
+import faulthandler
 import inspect
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
+from types import FrameType
 
 import pytest
 
-from infra.embedded import EmbeddedServer, EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
 from tests.s3 import S3Server
+from tests.support.servers import KINDS, ServerHost, shared_servers
 
 # What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,43 +37,57 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+TEST_SECONDS = 300  # more than the slowest needs on a busy machine; fixtures included
+_host = pytest.StashKey[ServerHost]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the process that controls the run, not a worker of pytest-xdist
+        config.stash[_host] = ServerHost()
+        config.stash[_host].listen()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _host in config.stash:
+        config.stash[_host].close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that hangs fails, with the stacks of all threads, and the run goes on."""
+
+    def give_up(_signum: int, _frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.stderr.fileno())
+        pytest.fail(f"the test took longer than {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.fixture(scope="session")
-def server_addresses(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, str]]:
-    """Address by fixture name of every server that the selected tests ask for, all started side by side."""
+def server_addresses(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Address by name of every server that the selected tests ask for, all started side by side."""
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
-    data_dir = tmp_path_factory.mktemp("servers")
-    addresses: dict[str, str] = {}
-    servers: dict[str, EmbeddedServer] = {}
-    for fixture, variable, server in (
-        ("kafka_address", "TEST_KAFKA", EmbeddedKafka(data_dir)),
-        ("cassandra_address", "TEST_CASSANDRA", EmbeddedCassandra(data_dir)),
-    ):
-        if os.environ.get(variable):
-            addresses[fixture] = os.environ[variable]
-        elif fixture in wanted:
-            servers[fixture] = server
-    # In the main thread, which outlives the tests: a server ends with the thread that started it.
-    with asyncio.Runner() as runner:
-        embedded = EmbeddedServers(*servers.values())
-        runner.run(embedded.start())
-        try:
-            yield addresses | {fixture: server.address for fixture, server in servers.items()}
-        finally:
-            runner.run(embedded.stop())
+    given = {name: address for name in KINDS if (address := os.environ.get(f"TEST_{name.upper()}"))}
+    missing = [name for name in KINDS if name not in given and f"{name}_address" in wanted]
+    return given | shared_servers(missing, tmp_path_factory.mktemp("servers"))
 
 
 @pytest.fixture(scope="session")
 def kafka_address(server_addresses: dict[str, str]) -> str:
     """``host:port`` of a Kafka whose topics are shared by all tests: use names of your own."""
-    return server_addresses["kafka_address"]
+    return server_addresses["kafka"]
 
 
 @pytest.fixture(scope="session")
 def cassandra_address(server_addresses: dict[str, str]) -> str:
     """``host:port`` of a Cassandra whose keyspaces are shared by all tests: use names of your own."""
-    return server_addresses["cassandra_address"]
+    return server_addresses["cassandra"]
 
 
 @pytest.fixture(scope="session")
