@@ -43,6 +43,7 @@ $(DEV): infra/locks/dev.txt tests/npm/package-lock.json tests/npm/chromium.mjs $
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)
 	@$(VENV)/bin/python -m infra.embedded.jars
+	@$(VENV)/bin/python -m infra.embedded.class_data
 	@touch $@
 
 install: $(RUNTIME) $(JARS)

@@ -121,14 +121,15 @@ def install(jars: Iterable[Jar], directory: Path = INSTALLED) -> int:
 
     A file appears under its name only when complete and checked, so two installs at once do no harm.
     """
-    missing = [jar for jar in jars if not _is_intact(directory / jar.filename, jar.sha256)]
+    missing = [jar for jar in jars if not is_intact(directory / jar.filename, jar.sha256)]
     if missing:
         directory.mkdir(parents=True, exist_ok=True)
         _fetch_all(missing, directory)
     return len(missing)
 
 
-def _is_intact(path: Path, sha256: str) -> bool:
+def is_intact(path: Path, sha256: str) -> bool:
+    """Is the file there, with these bytes?"""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256

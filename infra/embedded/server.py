@@ -35,6 +35,12 @@ def _class_path_of(server: "Server") -> list[Path]:
     return ensure_jars(server)
 
 
+def _class_data_options(server: "Server", class_path: Sequence[Path]) -> list[str]:
+    from infra.embedded.class_data import class_data_options  # as above
+
+    return class_data_options(server, class_path)
+
+
 class EmbeddedServer(ABC):
     """A Java server as a child process, everything of it under ``data_dir``; start it again to go on with the data.
 
@@ -53,6 +59,7 @@ class EmbeddedServer(ABC):
         self._process: ChildProcess | None = None
         self._ports: dict[str, int] = {}
         self._class_path: list[Path] = []
+        self.options: Sequence[str] | None = None  # of ``java``; None: those that :meth:`start` finds best
 
     @property
     def address(self) -> str:
@@ -84,6 +91,8 @@ class EmbeddedServer(ABC):
         one holds the data dir; JarError when its jars can't be had. A server that didn't start is not left behind.
         """
         self._class_path = await asyncio.to_thread(_class_path_of, self.server)
+        if self.options is None:
+            self.options = await asyncio.to_thread(_class_data_options, self.server, self._class_path)
         self.directory.mkdir(parents=True, exist_ok=True)
         # The lock belongs to the open file, which the server inherits: it is held for just as long as any process
         # works on the data, even when this one is killed.
@@ -114,6 +123,7 @@ class EmbeddedServer(ABC):
     def java(self, *arguments: str, pass_fds: Sequence[int] = ()) -> ChildProcess:
         """A Java process with the server's class path that logs to the server's log, not started yet."""
         options = (
+            *(self.options or ()),
             "-cp",
             os.pathsep.join(map(str, self._class_path)),
             f"-Dlogback.configurationFile={HERE}/logback.xml",
