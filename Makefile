@@ -54,8 +54,16 @@ demo: install
 up: install
 	@$(VENV)/bin/shrinkstream up
 
-test: install check
-	$(VENV)/bin/python -m pytest
+# Half of the tests wait for something: four workers keep two cores busy. Groups: tests/support/run.py.
+WORKERS = --numprocesses 4 --dist loadscope --no-loadscope-reorder
+
+# make test ARGS="-k name"; style and types are checked beside the tests and told of at the end.
+test: install $(DEV)
+	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
+	$(VENV)/bin/python -m pytest $(WORKERS) --durations 10 $(ARGS); tests=$$?; \
+	wait $$check; checked=$$?; \
+	test $$checked = 0 && echo "make check: passed" || { cat $(VENV)/check.log; echo "make check: FAILED"; }; \
+	exit $$((tests ? tests : checked))
 
 # make bench BENCH="images replay --json after.json --against before.json"
 bench: install $(DEV)

@@ -4,21 +4,20 @@
 """
 
 import asyncio
-import faulthandler
 import inspect
 import os
 import signal
-import sys
-from collections.abc import Generator, Iterator
-from types import FrameType
+from collections.abc import Iterator
 
 import pytest
 
 from tests.s3 import S3Server
-from tests.support.servers import KINDS, ServerHost, shared_servers
+from tests.support.servers import KINDS, shared_servers
 
 # What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+pytest_plugins = ["tests.support.run"]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,38 +34,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(bounded())
     return True
-
-
-TEST_SECONDS = 300  # more than the slowest needs on a busy machine; fixtures included
-_host = pytest.StashKey[ServerHost]()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # the process that controls the run, not a worker of pytest-xdist
-        config.stash[_host] = ServerHost()
-        config.stash[_host].listen()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if _host in config.stash:
-        config.stash[_host].close()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """A test that hangs fails, with the stacks of all threads, and the run goes on."""
-
-    def give_up(_signum: int, _frame: FrameType | None) -> None:
-        faulthandler.dump_traceback(sys.stderr.fileno())
-        pytest.fail(f"the test took longer than {TEST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(TEST_SECONDS)
-    try:
-        return (yield)
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="session")

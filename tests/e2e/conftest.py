@@ -9,20 +9,23 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from tests.e2e.shop import Shop
 from tests.support import curl
+from tests.support.processes import leashed
 
 READY_SECONDS = 120
 STOP_SECONDS = 40
 
 
 class System:
-    """A running `shrinkstream up` and its address."""
+    """A running `shrinkstream up` and its address; ``name`` is that of its keyspace and the prefix of its topics."""
 
     def __init__(self, url: str, data_dir: Path, process: "subprocess.Popen[str]", environment: dict[str, str]) -> None:
+        self.name = environment.get("SHRINKSTREAM_TOPIC_PREFIX", "shrinkstream")
         self.url = url
         self.data_dir = data_dir
         self.process = process
@@ -48,7 +51,7 @@ def _pass_on(lines: Iterable[str], to: Callable[[str], None]) -> None:
 def start_system(environment: dict[str, str], *arguments: str) -> "tuple[subprocess.Popen[str], str]":
     """Start `up` and wait for its ready line; returns the process and the address."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "infra.cli", "up", *arguments],
+        [*leashed(), "-m", "infra.cli", "up", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -98,10 +101,13 @@ def system(
     kafka_address: str, cassandra_address: str, shop: Shop, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     data_dir = tmp_path_factory.mktemp("system")
+    name = f"system_{uuid4().hex[:8]}"  # each worker of the tests has a system on the same servers
     environment = {
         **os.environ,
         "SHRINKSTREAM_KAFKA_BROKERS": kafka_address,
         "SHRINKSTREAM_CASSANDRA_HOSTS": cassandra_address,
+        "SHRINKSTREAM_TOPIC_PREFIX": name,
+        "SHRINKSTREAM_CASSANDRA_KEYSPACE": name,
         "SHRINKSTREAM_DATA_DIR": str(data_dir),
         "SHRINKSTREAM_FETCH_ALLOW": shop.address,
         "SHRINKSTREAM_FETCH_TIMEOUT": "5",

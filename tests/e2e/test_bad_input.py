@@ -17,7 +17,7 @@ def post(system: System, csv: bytes, **fields: str) -> Answer:
     return call(system.url, "POST", "/api/upload", body, headers)
 
 
-def events_written(kafka_address: str) -> int:
+def events_written(system: System, kafka_address: str) -> int:
     """How many events are on the topics that an upload writes to."""
 
     async def ends() -> int:
@@ -26,7 +26,7 @@ def events_written(kafka_address: str) -> int:
         try:
             partitions = [
                 TopicPartition(topic, number)
-                for topic in ("shrinkstream.requests", "shrinkstream.image-requests")
+                for topic in (f"{system.name}.requests", f"{system.name}.image-requests")
                 for number in range(8)
             ]
             return sum((await consumer.end_offsets(partitions)).values())
@@ -50,7 +50,7 @@ def events_written(kafka_address: str) -> int:
     ids=["empty", "an image", "a spreadsheet", "json", "header only", "wrong header", "unterminated quote"],
 )
 def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: str, csv: bytes) -> None:
-    before = events_written(kafka_address)
+    before = events_written(system, kafka_address)
     answer = post(system, csv)
     assert answer.status == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -58,11 +58,11 @@ def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: 
     assert problem["type"] == "urn:shrinkstream:problem:csv-rejected"
     assert problem["detail"]
     assert problem["errors"]
-    assert events_written(kafka_address) == before
+    assert events_written(system, kafka_address) == before
 
 
 def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: System, kafka_address: str) -> None:
-    before = events_written(kafka_address)
+    before = events_written(system, kafka_address)
     answer = post(
         system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n2,,http://example.com/b.jpg\n3,Sock,ftp://x/y\n".encode()
     )
@@ -72,7 +72,7 @@ def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: Syste
         (4, "Input Image URLs"),
     ]
     assert all(error["message"] for error in answer.json["errors"])
-    assert events_written(kafka_address) == before
+    assert events_written(system, kafka_address) == before
 
 
 @pytest.mark.parametrize(

@@ -29,13 +29,14 @@ def read_topic(address: str, topic: str) -> list[Any]:
 
 def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: System, kafka_address: str) -> None:
     # Beside the running system, on the same servers: so it needs names of its own.
-    names = {"SHRINKSTREAM_TOPIC_PREFIX": "demo", "SHRINKSTREAM_CASSANDRA_KEYSPACE": "demo"}
+    name = f"{system.name}_demo"
+    names = {"SHRINKSTREAM_TOPIC_PREFIX": name, "SHRINKSTREAM_CASSANDRA_KEYSPACE": name}
     demo = system.run("demo", timeout=120, **names)
     assert demo.returncode == 0, demo.stderr
     request_id = demo.stderr.split("request ")[1].split()[0]
     events = [
         (record, json.loads(record.value()))
-        for record in read_topic(kafka_address, "demo.image-results")
+        for record in read_topic(kafka_address, f"{name}.image-results")
         if record.key() == request_id.encode()
     ]
     for record, event in events:
@@ -49,7 +50,7 @@ def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: Sy
     assert len({event["id"] for _, event in events}) == 7
     (completed,) = [
         json.loads(record.value())
-        for record in read_topic(kafka_address, "demo.requests")
+        for record in read_topic(kafka_address, f"{name}.requests")
         if record.key() == request_id.encode() and b"RequestCompleted" in record.value()
     ]
     assert completed["data"]["total"] == completed["data"]["succeeded"] == 7

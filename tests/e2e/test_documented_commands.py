@@ -79,13 +79,13 @@ def test_every_document_with_commands_is_run_somewhere() -> None:
 
 def test_every_target_of_make_exists_and_is_run_by_a_test() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    recipes = dict(re.findall(r"^(\w+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE))
+    recipes = dict(re.findall(r"^([\w-]+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE))
     for path in markdown.documents():
-        for target in re.findall(r"`make (\w+)`", path.read_text()):
+        for target in re.findall(r"`make ([\w-]+)`", path.read_text()):
             assert target in recipes, f"{path}: make {target}"
     for block in shell_blocks("README.md"):
         if is_of_make(block):
-            (target,) = re.findall(r"make (\w+)", block.text)
+            (target,) = re.findall(r"make ([\w-]+)", block.text)
             command, _ = MADE[target]
             assert command in recipes[target]
 

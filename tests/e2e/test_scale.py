@@ -76,7 +76,7 @@ def test_the_topic_of_waiting_images_grows_under_way_and_all_its_partitions_are_
     rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(200))
     under_way = upload(system.url, HEADER + rows)
     grown = system.run("init", "--partitions", "12")
-    assert (grown.returncode, grown.stdout) == (0, "created 12 partitions of shrinkstream.image-requests\n")
+    assert (grown.returncode, grown.stdout) == (0, f"created 12 partitions of {system.name}.image-requests\n")
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     # An API that starts now spreads images over all twelve; workers that were there before have to notice.

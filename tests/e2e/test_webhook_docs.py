@@ -41,8 +41,10 @@ def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('docs.jpg')}\n", webhookUrl=f"{shop.url}/webhook/docs")
     status = delivered(system.url, request_id)
 
-    assert "127.0.0.1:9092" in consumer
-    with running(consumer.replace("127.0.0.1:9092", kafka_address)) as process:
+    for given, instead in (("127.0.0.1:9092", kafka_address), ("shrinkstream.requests", f"{system.name}.requests")):
+        assert given in consumer
+        consumer = consumer.replace(given, instead)
+    with running(consumer) as process:
         assert process.stdout is not None
         heard = next(line for line in process.stdout if request_id in line)
         assert heard.split()[1] == status["outputCsvUrl"]

@@ -3,7 +3,6 @@
 import http.client
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from infra.embedded.ports import remembered_ports
 from infra.settings import Settings, environment_of
 from tests.e2e.published_clients import Answer, call
 from tests.integration.conftest import system_with_topics
+from tests.support.processes import leashed
 
 READY_SECONDS = 60
 KEY, OTHER_KEY = "sesame", "open"
@@ -46,9 +46,7 @@ def running_api(settings: Settings, **changes: Any) -> Iterator[Api]:
     """Start an API with these settings but for the ``changes``; end it with the block."""
     port = remembered_ports(settings.data_dir / "api-port.json", ["api"])["api"]
     settings = settings.model_copy(update={"port": port, **changes})
-    process = subprocess.Popen(
-        [sys.executable, "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)}
-    )
+    process = subprocess.Popen([*leashed(), "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)})
     try:
         deadline = time.monotonic() + READY_SECONDS
         while not _answers(port):

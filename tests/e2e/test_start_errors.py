@@ -1,0 +1,64 @@
+"""What can't be started says why in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import System
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        (["api"], "kafka"),
+        (["api"], "cassandra"),
+        (["init"], "kafka"),
+        (["init"], "cassandra"),
+        (["worker", "compress"], "kafka"),
+        (["worker", "progress"], "kafka"),
+        (["worker", "projections"], "kafka"),
+        (["worker", "projections"], "cassandra"),
+    ],
+)
+def test_servers_that_are_not_there_are_one_clear_line(
+    system: System, tmp_path: Path, command: list[str], missing: str, kafka_address: str, cassandra_address: str
+) -> None:
+    addresses = {"kafka": kafka_address, "cassandra": cassandra_address, missing: "127.0.0.1:1"}
+    result = subprocess.run(
+        [sys.executable, "-m", "infra.cli", *command],
+        env={
+            **system.environment,
+            "SHRINKSTREAM_DATA_DIR": str(tmp_path),
+            "SHRINKSTREAM_KAFKA_BROKERS": addresses["kafka"],
+            "SHRINKSTREAM_CASSANDRA_HOSTS": addresses["cassandra"],
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert re.search(f"{missing}.*127.0.0.1:1", result.stderr, re.IGNORECASE), result.stderr
+
+
+def test_what_a_part_can_not_be_run_with_is_told_at_once(system: System, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "up", "--port", "0"],
+        env={
+            **system.environment,
+            "SHRINKSTREAM_DATA_DIR": str(tmp_path),
+            "SHRINKSTREAM_HOST": "0.0.0.0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    *before, line = result.stderr.splitlines()
+    assert all("process ended and is started again" in said for said in before), result.stderr
+    assert "SHRINKSTREAM_HOST=0.0.0.0 is open to the network: set SHRINKSTREAM_API_KEYS" in line
