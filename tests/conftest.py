@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 from tests.support.servers import KINDS, shared_servers
 
 # What a script begins in the background ignores Ctrl-C, and so would every program that the tests start and interrupt.

@@ -26,7 +26,8 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _free_ports() -> Iterator[int]:
+def free_ports() -> Iterator[int]:
+    """Loopback ports that a server could listen on now, in random order."""
     for port in random.sample(CANDIDATES, ATTEMPTS):
         if is_free(port):
             yield port
@@ -37,7 +38,7 @@ def remembered_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
     remembered: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         remembered = json.loads(path.read_text())
-    unused = (port for port in _free_ports() if port not in remembered.values())
+    unused = (port for port in free_ports() if port not in remembered.values())
     ports = {
         name: remembered[name] if name in remembered and is_free(remembered[name]) else next(unused) for name in names
     }

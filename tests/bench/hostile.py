@@ -28,9 +28,8 @@ from streams.compress.decoders import DecoderPool
 from streams.compress.recent_results import RecentResults
 from streams.event_log import EventLog
 from streams.events import ImageFailed, ImageRequested
-from tests.integration.test_outbound import Answer, Names, Site, drips, says, serving
-from tests.unit.test_decoders import endless_jpeg, jpeg
-from tests.unit.test_shrink import png_header
+from tests.support.http_site import Answer, Names, Site, drips, says, serving
+from tests.support.images import endless_jpeg, jpeg, png_header
 
 MIB = 1024**2
 TIMEOUT = 5.0

@@ -16,8 +16,8 @@ from tests.bench.processes import COMPRESSING, cpu_seconds, watched_memory
 from tests.bench.raw_loop import Measured
 from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, upload
-from tests.e2e.shop import Shop, photo
+from tests.support.published_clients import call, upload
+from tests.support.shop import Shop, photo
 
 ROUNDS = 3
 WARM_UP = 200  # images: Java compiles what it runs often

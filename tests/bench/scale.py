@@ -15,7 +15,7 @@ from infra.embedded.ports import LOOPBACK
 from tests.bench.images import through_the_system
 from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.shop import photo
+from tests.support.shop import photo
 
 IMAGES = 320
 WORKERS = (1, 2, 4)

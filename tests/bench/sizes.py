@@ -18,8 +18,8 @@ from subprocess import Popen
 from tests.bench.processes import cpu_seconds, resident_bytes, watched_memory
 from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, upload
+from tests.support.shop import Shop
 
 # Images of a request, and how many requests one after another.
 SIZES = ((100, 20), (1_000, 5), (10_000, 1), (100_000, 1))

@@ -29,7 +29,7 @@ from streams.log_reader import LogReader
 from streams.projections.webhooks.message import completion_id
 from streams.topics import Topics
 from tests.bench.report import Row
-from tests.integration.projections_worker import ProjectionsWorker
+from tests.support.projections_worker import ProjectionsWorker
 
 COMPLETIONS = 1000
 COMPLETION_SECONDS = 50.0

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, curl_form
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, curl_form
+from tests.support.shop import Shop
 
 # What tells each process of `up` apart, in its command line.
 ROLES = {

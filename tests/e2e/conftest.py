@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.e2e.shop import Shop
 from tests.support import curl
 from tests.support.processes import leashed
+from tests.support.shop import Shop
 
 READY_SECONDS = 120
 STOP_SECONDS = 40

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer
 
 from streams.events import RequestCreated, decode
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, completed
+from tests.support.published_clients import call, completed
 
 PREFIX = "atomic"
 IMAGES = 50_000

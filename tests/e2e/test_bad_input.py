@@ -6,8 +6,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import Answer, call, curl_form
-from tests.e2e.shop import Shop
+from tests.support.published_clients import Answer, call, curl_form
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

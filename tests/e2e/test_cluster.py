@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -19,11 +18,12 @@ from infra.embedded import EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
 from infra.embedded.security import Security
-from tests.certificates import write_certificates
 from tests.e2e.conftest import System, start_system, stop_system
-from tests.e2e.published_clients import call, completed, upload, wait_for
-from tests.e2e.shop import Shop
-from tests.s3 import S3Server
+from tests.support.certificates import write_certificates
+from tests.support.published_clients import call, completed, upload, wait_for
+from tests.support.s3 import S3Server
+from tests.support.shop import Shop
+from tests.support.waiting import wait_until
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 BUCKET = "shrink-images"
@@ -117,6 +117,10 @@ def test_a_bucket_that_is_not_there_is_one_line_of_whoever_needs_it(cluster: Sys
     assert "Traceback" not in failed.stderr
 
 
+def objects_of(s3_server: S3Server, request_id: str) -> list[str]:
+    return [key for key in s3_server.keys(BUCKET) if request_id in key]
+
+
 def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     cluster: System, shop: Shop, s3_server: S3Server
 ) -> None:
@@ -135,11 +139,11 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
         assert len(content) < len(shop.files[f"cluster-{number}.jpg"])
         Image.open(io.BytesIO(content)).verify()
     kept = [f"a-shop/csv/{request_id}/0.csv", *(f"a-shop/images/{request_id}/{number}.jpg" for number in range(3))]
-    assert [key for key in s3_server.keys(BUCKET) if request_id in key] == kept
+    assert objects_of(s3_server, request_id) == kept
 
     expired = wait_for(cluster.url, request_id, "status", "expired", timeout=60)
     assert (expired["progress"], expired["succeeded"], expired["outputCsvUrl"]) == (100, 3, None)
-    wait_until_removed(s3_server, request_id)
+    wait_until(lambda: not objects_of(s3_server, request_id), "removed objects")
     for path in (f"/api/download/{request_id}", f"/images/{request_id}/0.jpg"):
         gone = call(cluster.url, "GET", path)
         assert (gone.status, gone.json["type"]) == (410, "urn:shrinkstream:problem:expired")
@@ -153,13 +157,6 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     for arguments in ((), ("--verify",)):
         replayed = cluster.run("replay", "output", "--request", request_id, *arguments)
         assert replayed.returncode == 0, replayed.stdout + replayed.stderr
-    assert not [key for key in s3_server.keys(BUCKET) if request_id in key], "a replay brought them back"
+    assert not objects_of(s3_server, request_id), "a replay brought them back"
     assert cluster.run("replay", "history", "--request", request_id).returncode == 0
     assert call(cluster.url, "GET", f"/api/status/{request_id}").json["status"] == "expired"
-
-
-def wait_until_removed(s3_server: S3Server, request_id: str, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while keys := [key for key in s3_server.keys(BUCKET) if request_id in key]:
-        assert time.monotonic() < deadline, keys
-        time.sleep(0.1)

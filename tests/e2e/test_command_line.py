@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.console_script import Running, shrinkstream
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import upload
-from tests.e2e.shop import Shop, photo
+from tests.support.console_script import Running, shrinkstream
+from tests.support.published_clients import upload
+from tests.support.shop import Shop, photo
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

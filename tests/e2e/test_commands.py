@@ -10,9 +10,9 @@ import psutil
 
 from streams.events import RequestCancelled
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import Answer, call, completed, delivered, upload
-from tests.e2e.shop import Shop, photo
-from tests.e2e.test_consumers import read_topic
+from tests.support.published_clients import Answer, call, completed, delivered, upload
+from tests.support.shop import Shop, photo
+from tests.support.topic_reader import read_topic
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

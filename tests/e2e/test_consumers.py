@@ -2,29 +2,9 @@
 
 import json
 from collections import Counter
-from typing import Any
-
-from confluent_kafka import Consumer, TopicPartition
 
 from tests.e2e.conftest import System
-
-
-def read_topic(address: str, topic: str) -> list[Any]:
-    """Every record of a topic, from the first to the last there is now."""
-    consumer = Consumer({"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False})
-    try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
-        consumer.assign([TopicPartition(topic, n, 0) for n in partitions])
-        records: list[Any] = []
-        while len(records) < sum(ends.values()):
-            record = consumer.poll(10)
-            assert record is not None, f"{len(records)} of {sum(ends.values())} records"
-            assert record.error() is None
-            records.append(record)
-        return records
-    finally:
-        consumer.close()
+from tests.support.topic_reader import read_topic
 
 
 def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: System, kafka_address: str) -> None:

@@ -9,20 +9,18 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from infra.cassandra.schema import migrations
+from infra.embedded.ports import free_ports
 from infra.settings import PREFIX, parse_webhook_secrets
-from tests import markdown
-from tests.e2e import test_lifecycle
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import completed, upload
-from tests.e2e.shop import Shop
-from tests.e2e.test_webhook_docs import free_port
-from tests.markdown import ROOT, Block
-from tests.shell import reader_folder, run_blocks
+from tests.support import markdown
+from tests.support.markdown import ROOT, Block
+from tests.support.published_clients import completed, upload
+from tests.support.shell import reader_folder, run_blocks
+from tests.support.shop import Shop
 
 # Text of a document → what is run in its place.
 SUBSTITUTIONS: dict[str, str] = {
@@ -42,12 +40,8 @@ SUBSTITUTIONS: dict[str, str] = {
     ". .shrinkstream/env": ":",
 }
 
-# Target of make → what it runs, and the test that runs the same.
-MADE: dict[str, tuple[str, Callable[..., None] | None]] = {
-    "demo": ("shrinkstream demo", test_lifecycle.test_the_demo_shows_what_came_out_and_leaves_nothing_behind),
-    "up": ("shrinkstream up", test_lifecycle.test_a_second_up_goes_on_where_a_killed_one_was),
-    "test": ("python -m pytest", None),  # this run
-}
+# Target of make → what it runs; test_lifecycle runs the first two, and whoever reads this the third.
+MADE = {"demo": "shrinkstream demo", "up": "shrinkstream up", "test": "python -m pytest"}
 MARKS = {"docker", "kubectl", "kafka"}
 ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/test_adding_a_projection.py
 BESIDE_UP = {"docs/command-line.md", "docs/monitoring.md"}
@@ -86,8 +80,7 @@ def test_every_target_of_make_exists_and_is_run_by_a_test() -> None:
     for block in shell_blocks("README.md"):
         if is_of_make(block):
             (target,) = re.findall(r"make ([\w-]+)", block.text)
-            command, _ = MADE[target]
-            assert command in recipes[target]
+            assert MADE[target] in recipes[target]
 
 
 # --- the session of somebody who starts a system by hand and works with it
@@ -137,7 +130,7 @@ def test_the_commands_of_the_documents_do_what_they_say(
     data = tmp_path / "data"
     data.mkdir()
     folder = reader_folder(tmp_path / "checkout", data)
-    shop, api = free_port(), free_port()
+    shop, api = next(free_ports()), next(free_ports())
     plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     environment = {
         **plain,

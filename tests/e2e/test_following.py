@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, curl_form, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, curl_form, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

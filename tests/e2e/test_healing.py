@@ -25,8 +25,8 @@ from streams.events import (
     decode,
 )
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, completed, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, upload
+from tests.support.shop import Shop
 
 PREFIX = "healing"
 HEADER = "S. No.,Product Name,Input Image URLs\n"

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import Answer, call, completed, upload
-from tests.e2e.shop import Shop
-from tests.scrape import addresses
+from tests.support.published_clients import Answer, call, completed, upload
+from tests.support.scrape import addresses
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.e2e.conftest import System, start_system, stop_system
-from tests.e2e.published_clients import Answer, call, completed, curl_form, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import Answer, call, completed, curl_form, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from streams.events import ImageRequested
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import completed, delivered, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import completed, delivered, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 ROLES = ("api", "compress", "progress", "projections")

@@ -7,8 +7,8 @@ from PIL import Image
 from standardwebhooks import Webhook
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, delivered, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, delivered, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

@@ -9,9 +9,9 @@ import pytest
 
 from infra.metrics import DEFINITIONS, ROLES
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, delivered, upload
-from tests.e2e.shop import Shop
-from tests.scrape import Scrape, scrape
+from tests.support.published_clients import call, completed, delivered, upload
+from tests.support.scrape import Scrape, scrape
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 LAG = "shrinkstream_consumer_lag_records"

@@ -7,8 +7,8 @@ spelling; none of them would have to be changed.
 import pytest
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, curl_form
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, curl_form
+from tests.support.shop import Shop
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from aiokafka import AIOKafkaProducer
 from cassandra.cluster import Cluster
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, delivered, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, delivered, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -92,37 +92,18 @@ def test_all_of_progress_is_rebuilt_while_a_request_is_under_way(system: System,
 async def test_a_record_that_cannot_be_read_is_put_aside_and_can_be_sent_back(
     system: System, shop: Shop, kafka_address: str
 ) -> None:
-<<<<<<< HEAD
     producer = AIOKafkaProducer(bootstrap_servers=kafka_address)
     await producer.start()
     try:
-        record = await producer.send_and_wait("shrinkstream.image-results", b"{rubbish", key=b"nobody")
-        await producer.send_and_wait("shrinkstream.image-results", None, key=b"nobody")
+        record = await producer.send_and_wait(f"{system.name}.image-results", b"{rubbish", key=b"nobody")
+        await producer.send_and_wait(f"{system.name}.image-results", None, key=b"nobody")
     finally:
         await producer.stop()
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('after-rubbish.jpg')}\n")
     assert completed(system.url, request_id)["succeeded"] == 1
     listed = system.run("dead-letters", "list")
     (line,) = [line for line in listed.stdout.splitlines() if f"@{record.offset}  not JSON" in line]
-    assert line.startswith("shrinkstream.image-results/")
-=======
-    async def write() -> int:
-        producer = AIOKafkaProducer(bootstrap_servers=kafka_address)
-        await producer.start()
-        try:
-            record = await producer.send_and_wait(f"{system.name}.image-results", b"{rubbish", key=b"nobody")
-            await producer.send_and_wait(f"{system.name}.image-results", None, key=b"nobody")
-            return int(record.offset)
-        finally:
-            await producer.stop()
-
-    offset = asyncio.run(write())
-    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('after-rubbish.jpg')}\n")
-    assert completed(system.url, request_id)["succeeded"] == 1
-    listed = system.run("dead-letters", "list")
-    (line,) = [line for line in listed.stdout.splitlines() if f"@{offset}  not JSON" in line]
     assert line.startswith(f"{system.name}.image-results/")
->>>>>>> 74821fb (Run the tests on four workers in random order)
     assert "the record has no value" in listed.stdout
     retried = system.run("dead-letters", "retry", "--topic", f"{system.name}.image-results")
     assert retried.returncode == 0

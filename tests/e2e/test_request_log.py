@@ -3,8 +3,8 @@
 from datetime import datetime
 
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, delivered, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, delivered, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 

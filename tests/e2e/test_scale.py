@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from infra.embedded.ports import free_ports
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, completed, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -48,17 +48,10 @@ def wait_until_ready(url: str) -> None:
     raise AssertionError(f"{url} is not ready")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def test_a_status_asked_at_another_api_right_after_the_202_is_never_a_404(
     system: System, shop: Shop, tmp_path: Path
 ) -> None:
-    port = free_port()
+    port = next(free_ports())
     url = f"http://127.0.0.1:{port}"
     image = shop.add("two-apis.jpg")
     with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
@@ -77,7 +70,7 @@ def test_the_topic_of_waiting_images_grows_under_way_and_all_its_partitions_are_
     under_way = upload(system.url, HEADER + rows)
     grown = system.run("init", "--partitions", "12")
     assert (grown.returncode, grown.stdout) == (0, f"created 12 partitions of {system.name}.image-requests\n")
-    port = free_port()
+    port = next(free_ports())
     url = f"http://127.0.0.1:{port}"
     # An API that starts now spreads images over all twelve; workers that were there before have to notice.
     with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
@@ -109,7 +102,7 @@ def test_two_apis_tell_the_same_story_while_a_progress_worker_comes_and_goes(
 ) -> None:
     image = shop.add("two-stories.jpg")
     rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(800))
-    port = free_port()
+    port = next(free_ports())
     urls = (system.url, f"http://127.0.0.1:{port}")
     told: dict[str, list[int]] = {url: [] for url in urls}
     with another(system, "api", SHRINKSTREAM_PORT=str(port), SHRINKSTREAM_DATA_DIR=str(tmp_path)):
@@ -162,7 +155,7 @@ def test_a_csv_that_is_refused_is_one_clear_line_on_the_command_line(system: Sys
 
 def test_a_server_that_is_not_there_is_one_clear_line_on_the_command_line() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "status", "some-id", "--server", f"http://127.0.0.1:{free_port()}"],
+        [sys.executable, "-m", "infra.cli", "status", "some-id", "--server", f"http://127.0.0.1:{next(free_ports())}"],
         env=os.environ,
         capture_output=True,
         text=True,

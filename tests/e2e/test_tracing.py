@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.console_script import shrinkstream
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, curl_form, delivered
-from tests.e2e.shop import Shop
+from tests.support.console_script import shrinkstream
+from tests.support.published_clients import call, completed, curl_form, delivered
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests import markdown
+from infra.embedded.ports import free_ports
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, delivered, upload
-from tests.e2e.shop import Shop
+from tests.support import markdown
+from tests.support.published_clients import call, delivered, upload
+from tests.support.shop import Shop
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -26,12 +27,6 @@ def running(program: str, **variables: str) -> Iterator["subprocess.Popen[str]"]
     finally:
         process.kill()
         process.communicate()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop: Shop, kafka_address: str) -> None:
@@ -50,7 +45,7 @@ def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop
         assert heard.split()[1] == status["outputCsvUrl"]
 
     (sent,) = shop.received(request_id)
-    port = free_port()
+    port = next(free_ports())
     assert "port=9000" in receiver
     with running(receiver.replace("port=9000", f"port={port}"), WEBHOOK_SECRET=shop.secret) as process:
         _wait_until_it_listens(port)

@@ -20,11 +20,11 @@ from streams.event_log import EventLog
 from streams.events import Event
 from streams.log_reader import LogReader
 from streams.topics import Topics
-from tests import markdown
-from tests.event_loop import eventually
-from tests.examples import failed, processed, requested
-from tests.markdown import ROOT
-from tests.shell import reader_folder, run_blocks
+from tests.support import markdown
+from tests.support.examples import failed, processed, requested
+from tests.support.markdown import ROOT
+from tests.support.shell import reader_folder, run_blocks
+from tests.support.waiting import eventually
 
 DOCUMENT = markdown.read("docs/adding-a-projection.md")
 HOSTS = ("slow.example", "gone.example", "empty.example")

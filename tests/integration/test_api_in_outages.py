@@ -10,10 +10,10 @@ from aiohttp.test_utils import BaseTestServer
 from api.context import CONTEXT
 from api.idempotency import Claim, IdempotencyKeys
 from infra.settings import Settings
-from tests.examples import NOON, created
-from tests.integration.test_event_stream import serving
-from tests.integration.test_history import Door
-from tests.integration.test_progress_view import Changelog
+from tests.support.api_server import serving_api
+from tests.support.changelog import Changelog
+from tests.support.examples import NOON, created
+from tests.support.tcp_proxy import TcpProxy
 
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 
@@ -30,10 +30,10 @@ async def require_come_back(server: BaseTestServer, key: str) -> None:
 
 async def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Settings, request_id: str) -> None:
     assert settings.cassandra_hosts is not None
-    door = Door(settings.cassandra_hosts)
+    door = TcpProxy(settings.cassandra_hosts)
     await door.open()
     try:
-        async with serving(settings.model_copy(update={"cassandra_hosts": door.address})) as (server, _):
+        async with serving_api(settings.model_copy(update={"cassandra_hosts": door.address})) as (server, _):
             await door.shut()
             await require_come_back(server, request_id)
     finally:
@@ -50,7 +50,7 @@ async def lag(app: web.Application, settings: Settings) -> None:
 async def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
     settings: Settings, request_id: str
 ) -> None:
-    async with serving(settings) as (server, app):
+    async with serving_api(settings) as (server, app):
         claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
         await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
         await lag(app, settings)
@@ -58,7 +58,7 @@ async def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_t
 
 
 async def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
-    async with serving(settings) as (server, app), aiohttp.ClientSession() as client:
+    async with serving_api(settings) as (server, app), aiohttp.ClientSession() as client:
         await lag(app, settings)
         async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:
             assert answer.status == 404

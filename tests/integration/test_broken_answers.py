@@ -11,9 +11,9 @@ from structlog.typing import EventDict
 from api import results
 from infra.settings import Settings
 from infra.storage import Storage, StorageError, StoredObject
-from tests.event_loop import eventually
-from tests.integration.large_image import IMAGE, store_large_image
-from tests.integration.test_event_stream import serving
+from tests.support.api_server import serving_api
+from tests.support.large_image import IMAGE, store_large_image
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_
 
     monkeypatch.setattr(Storage, "get", breaking)
 
-    async with serving(settings) as (server, _):
+    async with serving_api(settings) as (server, _):
         reader, writer = await ask(server)
         rest = await reader.read(-1)
         assert rest.partition(b"\r\n\r\n")[2] in (b"", b"x" * 1000)
@@ -63,7 +63,7 @@ async def test_a_client_that_reads_nothing_is_dropped(
     monkeypatch.setattr(results, "SLOW_CLIENT", 0.3)
     store_large_image(settings)
 
-    async with serving(settings) as (server, _):
+    async with serving_api(settings) as (server, _):
         _, writer = await ask(server)
         await until_broken_off(logs)
         writer.close()

@@ -11,7 +11,7 @@ import pytest
 
 from infra.readiness import NotReady
 from infra.storage import CHECK_KEY, Storage, StorageError, ask_storage
-from tests.s3 import S3Server
+from tests.support.s3 import S3Server
 
 MIB = 1024 * 1024
 PUBLIC = "https://shrink.example"

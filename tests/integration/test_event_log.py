@@ -13,8 +13,8 @@ from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import HEADERS, Event, WebhookDelivered, decode
 from streams.topics import Topics
-from tests.examples import completed, created, failed, output_requested, processed, requested
-from tests.integration.topic_reader import events_in, records_in
+from tests.support.examples import completed, created, failed, output_requested, processed, requested
+from tests.support.topic_reader import events_in, records_in
 
 
 async def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(

@@ -1,57 +1,18 @@
 """Streams of status objects over real sockets: few for many changes, none left behind, none that fill the memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import count
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import BaseTestServer, TestServer
 
 from api import event_stream
-from api.app import create_app
-from api.context import Context
 from api.event_stream import STREAMS
-from infra.cassandra.session import Session
-from infra.outbound import AllowList
-from infra.readiness import Readiness
 from infra.settings import Settings
-from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.progress.view import ProgressView
-from streams.projections.history import History
-from streams.projections.webhooks.store import Deliveries
-from tests.event_loop import eventually
-from tests.examples import created, processed, requested
-from tests.integration.test_progress_view import Changelog
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[tuple[BaseTestServer, web.Application]]:
-    session = await Session.connect(settings)
-    view = ProgressView(settings)
-    await view.start()
-    app = create_app(
-        Context(
-            settings,
-            EventLog(settings),
-            view,
-            session,
-            History(session),
-            Deliveries(session, settings.partitions),
-            Storage.of(settings),
-            AllowList.parse(""),
-            Readiness(),
-        )
-    )
-    try:
-        async with TestServer(app, host="127.0.0.1") as server:
-            yield server, app
-    finally:
-        await view.stop()
-        await session.close()
+from tests.support.api_server import serving_api
+from tests.support.changelog import Changelog
+from tests.support.examples import created, processed, requested
+from tests.support.waiting import eventually
 
 
 async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_that_it_lives(
@@ -60,7 +21,7 @@ async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_tha
     monkeypatch.setattr(event_stream, "HEARTBEAT", 0.5)
 
     async with (
-        serving(settings) as (server, _),
+        serving_api(settings) as (server, _),
         Changelog(settings) as changelog,
         aiohttp.ClientSession() as client,
     ):
@@ -84,7 +45,7 @@ async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_tha
 async def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(settings: Settings, request_id: str) -> None:
     bounded = settings.model_copy(update={"max_event_streams": 2})
     async with (
-        serving(bounded) as (server, app),
+        serving_api(bounded) as (server, app),
         Changelog(bounded) as changelog,
         aiohttp.ClientSession() as client,
     ):
@@ -111,7 +72,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memo
     monkeypatch.setattr(event_stream, "LEAST_PAUSE", 0.0)
     monkeypatch.setattr(event_stream, "_data", lambda status: b"x" * 4_000_000 + b"%d" % status.succeeded)
 
-    async with serving(settings) as (server, app), Changelog(settings) as changelog:
+    async with serving_api(settings) as (server, app), Changelog(settings) as changelog:
         await changelog.fold(created(request_id, total=1000))
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
         writer.write(f"GET /api/requests/{request_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -128,7 +89,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memo
 
 async def test_the_end_of_the_server_does_not_wait_for_those_who_follow(settings: Settings, request_id: str) -> None:
     async with aiohttp.ClientSession() as client:
-        async with serving(settings) as (server, app), Changelog(settings) as changelog:
+        async with serving_api(settings) as (server, app), Changelog(settings) as changelog:
             await changelog.fold(created(request_id))
             stream = await client.get(server.make_url(f"/api/requests/{request_id}/events"))
             assert app[STREAMS].open == 1

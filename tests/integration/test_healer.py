@@ -24,8 +24,8 @@ from streams.progress import healer as healer_module
 from streams.progress.fold import fold, row_key
 from streams.progress.healer import Healer
 from streams.progress.housekeeping import Stalled
-from tests.examples import created, failed, processed, requested
-from tests.integration.topic_reader import events_in
+from tests.support.examples import created, failed, processed, requested
+from tests.support.topic_reader import events_in
 
 AN_HOUR_AGO = utc_now() - timedelta(hours=1)
 

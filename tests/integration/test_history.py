@@ -1,7 +1,6 @@
 """The history on a real Cassandra: the same rows whatever order and however often the events come."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,7 +28,8 @@ from streams.events import (
 )
 from streams.projections.history import NEWEST_REQUEST, History, Runs, utc
 from streams.status import completed_status
-from tests.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
+from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
+from tests.support.tcp_proxy import TcpProxy
 
 OF_PRODUCT = "SELECT * FROM images_by_owner_product WHERE owner = '' AND product_name = ?"
 RECEIVER = "https://receiver.example/hook"
@@ -279,54 +279,10 @@ async def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, re
 # --- Cassandra is away
 
 
-class Door:
-    """A way to Cassandra that can be shut (connections break) or blocked (nothing passes, nothing breaks)."""
-
-    def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._behind = (host, int(port))
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._free = asyncio.Event()
-        self._free.set()
-        self.port = 0
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def shut(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        self._free.set()
-
-    def block(self) -> None:
-        self._free.clear()
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        behind_reader, behind_writer = await asyncio.open_connection(*self._behind)
-        self._writers |= {writer, behind_writer}
-        await asyncio.gather(self._copy(reader, behind_writer), self._copy(behind_reader, writer))
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65536):
-                await self._free.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-
 @asynccontextmanager
-async def through_a_door(settings: Settings) -> AsyncIterator[tuple[Door, Session]]:
+async def through_a_door(settings: Settings) -> AsyncIterator[tuple[TcpProxy, Session]]:
     assert settings.cassandra_hosts is not None
-    door = Door(settings.cassandra_hosts)
+    door = TcpProxy(settings.cassandra_hosts)
     await door.open()
     try:
         async with connected(settings.model_copy(update={"cassandra_hosts": door.address})) as session:

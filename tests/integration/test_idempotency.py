@@ -12,8 +12,8 @@ from api import idempotency
 from api.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from tests.event_loop import eventually
-from tests.examples import NOON
+from tests.support.examples import NOON
+from tests.support.waiting import eventually
 
 
 @asynccontextmanager

@@ -20,7 +20,7 @@ from infra.cli.init import initialise
 from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
-from tests.event_loop import eventually
+from tests.support.waiting import eventually
 
 TABLES = {
     "requests",

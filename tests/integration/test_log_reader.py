@@ -10,7 +10,7 @@ from streams import log_reader
 from streams.event_log import EventLog
 from streams.log_reader import CLOCK_SKEW, LogReader
 from streams.topics import Topics
-from tests.examples import processed, requested
+from tests.support.examples import processed, requested
 
 
 async def results_of(settings: Settings, request_id: str, count: int) -> None:

@@ -19,8 +19,8 @@ from streams.projections import output_csv
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.topics import Topics
-from tests.examples import HEADER, failed, output_requested, processed, requested
-from tests.integration.topic_reader import events_in, records_in
+from tests.support.examples import HEADER, failed, output_requested, processed, requested
+from tests.support.topic_reader import events_in, records_in
 
 Result = ImageProcessed | ImageFailed
 WRITES_AT_ONCE = 100

@@ -7,9 +7,9 @@ from infra.cassandra.session import Session
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.projections.history import History
-from tests.event_loop import eventually
-from tests.examples import output_requested, processed, requested
-from tests.integration.projections_worker import ProjectionsWorker
+from tests.support.examples import output_requested, processed, requested
+from tests.support.projections_worker import ProjectionsWorker
+from tests.support.waiting import eventually
 
 OUTPUTS = 3000  # more than Faust puts into an agent's queue by default
 

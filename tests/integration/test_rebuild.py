@@ -17,7 +17,7 @@ from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import Report, rebuild_history, rebuild_outputs, recall, verify_history
 from streams.projections.webhooks.store import Deliveries
-from tests.examples import NOON, completed, created, failed, output_requested, processed, requested
+from tests.support.examples import NOON, completed, created, failed, output_requested, processed, requested
 
 
 @dataclass

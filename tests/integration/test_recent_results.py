@@ -8,7 +8,7 @@ from infra.settings import Settings
 from streams.compress import recent_results
 from streams.compress.recent_results import RecentResults
 from streams.event_log import EventLog
-from tests.examples import failed, processed, requested
+from tests.support.examples import failed, processed, requested
 
 
 async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(settings: Settings, request_id: str) -> None:

@@ -9,7 +9,7 @@ from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import Event, utc_now
 from streams.status import Status
-from tests.examples import created, failed, processed, requested
+from tests.support.examples import created, failed, processed, requested
 
 
 async def log_of(settings: Settings, events: Sequence[Event], status: Status, **limit: int) -> RequestLog:

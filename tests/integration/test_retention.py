@@ -12,7 +12,7 @@ from streams.event_log import EventLog
 from streams.events import Event, RequestFilesRemoved, RequestRetried, decode
 from streams.log_reader import LogReader
 from streams.projections.retention import Retention
-from tests.examples import NOON, completed, created
+from tests.support.examples import NOON, completed, created
 
 PARTITIONS = (0, 1)
 

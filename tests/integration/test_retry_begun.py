@@ -11,8 +11,8 @@ from streams.events import (
 )
 from streams.progress.fold import fold, row_key
 from streams.progress.healer import Healer
-from tests.examples import NOON, completed, created, failed, processed, requested
-from tests.integration.topic_reader import events_in
+from tests.support.examples import NOON, completed, created, failed, processed, requested
+from tests.support.topic_reader import events_in
 
 
 async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_table_knows_that_it_did(

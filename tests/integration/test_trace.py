@@ -15,8 +15,8 @@ from streams.events import Event, utc_now
 from streams.log_reader import LogReader
 from streams.request_records import find_created
 from streams.topics import Topics
-from tests.console_script import shrinkstream
-from tests.examples import created, failed, processed, requested
+from tests.support.console_script import shrinkstream
+from tests.support.examples import created, failed, processed, requested
 
 
 async def write(settings: Settings, *events: Event) -> None:

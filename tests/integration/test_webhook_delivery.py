@@ -25,13 +25,13 @@ from streams.projections.rebuild import rebuild_history
 from streams.projections.webhooks.message import completion_id
 from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
-from tests import npm_oracle
-from tests.event_loop import eventually
-from tests.examples import completed, created
 from tests.integration.conftest import system_with_topics
-from tests.integration.projections_worker import ProjectionsWorker
-from tests.integration.receiver import SECRET, Receiver
-from tests.integration.topic_reader import events_in
+from tests.support import npm_oracle
+from tests.support.examples import completed, created
+from tests.support.projections_worker import ProjectionsWorker
+from tests.support.receiver import SECRET, Receiver
+from tests.support.topic_reader import events_in
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import psutil
 
 from tests.drill.drill import HEADER, ROLES
 from tests.e2e.conftest import start_system, stop_system
-from tests.e2e.published_clients import call, curl_form
-from tests.e2e.shop import Shop
+from tests.support.published_clients import call, curl_form
+from tests.support.shop import Shop
 
 # Rows of each upload, again and again; every eleventh of all images can't be fetched.
 ROWS = (3, 40, 8, 150, 20)

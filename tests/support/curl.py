@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.e2e.published_clients import curl_form
-from tests.markdown import ROOT
+from tests.support.markdown import ROOT
+from tests.support.published_clients import curl_form
 
 TIMEOUT_SECONDS = 60
 CANNOT_CONNECT, HTTP_ERROR = 7, 22  # curl's exit codes

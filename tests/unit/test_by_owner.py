@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.progress.by_owner import Place, RequestsByOwner
-from tests.examples import NOON
+from tests.support.examples import NOON
 
 PLACES = st.tuples(st.integers(0, 5).map(lambda seconds: NOON + timedelta(seconds=seconds)), st.sampled_from("abc"))
 CHANGES = st.lists(st.tuples(st.sampled_from(["anna", ""]), st.booleans(), PLACES))

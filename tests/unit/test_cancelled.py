@@ -2,7 +2,7 @@
 
 from streams.compress.cancelled import CancelledRequests
 from streams.events import RequestCancelled
-from tests.examples import created, requested
+from tests.support.examples import created, requested
 
 
 def cancelled(request_id: str, run: int = 0) -> bytes:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from streams.topics import Topics
-from tests import markdown
-from tests.markdown import ROOT
+from tests.support import markdown
+from tests.support.markdown import ROOT
 
 DEPLOYMENT = markdown.read("docs/deployment.md")
 K8S = "".join(path.read_text() for path in (ROOT / "infra" / "k8s").iterdir())

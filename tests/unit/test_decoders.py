@@ -15,26 +15,12 @@ import pytest
 from PIL import Image
 
 from streams.compress.decoders import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
+from tests.support.images import endless_jpeg, jpeg
 
 LIMIT = 100_000_000
 MEMORY = 1024**3
 pytestmark = pytest.mark.time_limit(120)
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
-
-
-def jpeg(width: int = 64, height: int = 48) -> bytes:
-    buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((width, height)).convert("RGB").save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def endless_jpeg(side: int = 5_000, scans: int = 1_500) -> bytes:
-    """A valid progressive JPEG whose last scan stands there ``scans`` times; each passes over every block."""
-    buffer = io.BytesIO()
-    Image.new("L", (side, side), 128).save(buffer, "JPEG", quality=50, progressive=True)
-    data = buffer.getvalue()
-    last_scan = data.rindex(b"\xff\xda")
-    return data[:-2] + data[last_scan:-2] * scans + data[-2:]
 
 
 @contextlib.asynccontextmanager

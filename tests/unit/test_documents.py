@@ -15,8 +15,8 @@ from streams.event_log import EventLog, record_of
 from streams.events import Event
 from streams.status import Status
 from streams.topics import Topics
-from tests.examples import NOON
-from tests.unit.test_events import EXAMPLES, name_of
+from tests.support.event_examples import EXAMPLES, name_of
+from tests.support.examples import NOON
 
 ASYNCAPI = asyncapi.document(Topics(), version="1")
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from api import asyncapi
 from streams.events import EVENT_CLASSES, Event, decode
 from streams.topics import Topics
-from tests.markdown import ROOT
+from tests.support.markdown import ROOT
 
 DOCUMENT = ROOT / "docs" / "events.md"
 ASYNCAPI = asyncapi.document(Topics(), version="1")

@@ -43,7 +43,7 @@ from streams.progress.fold import (
     row_key,
     split_key,
 )
-from tests.examples import HEADER, NOON, REQUEST_ID, completed, created, failed, processed, requested
+from tests.support.examples import HEADER, NOON, REQUEST_ID, completed, created, failed, processed, requested
 
 RECEIVER = "https://receiver.example/hook"
 

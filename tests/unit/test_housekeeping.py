@@ -15,7 +15,7 @@ from streams.events import (
 )
 from streams.progress.fold import fold, row_key, split_key
 from streams.progress.housekeeping import Limits, Stalled, Task, Unasked, abandoned, task_for
-from tests.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
+from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
 
 LIMITS = Limits(stall_after=timedelta(minutes=5), heal_limit=2, grace=timedelta(hours=1))
 CANCELLED = RequestCancelled(request_id=REQUEST_ID, time=NOON + timedelta(minutes=1))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streams.events import ImageFailed, ImageProcessed
 from streams.projections.history import IMAGE_COLUMNS, milliseconds_of
 from streams.projections.image_digest import ImageDigest
-from tests.examples import failed, processed, requested
+from tests.support.examples import failed, processed, requested
 
 Result = ImageProcessed | ImageFailed
 

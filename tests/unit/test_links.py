@@ -5,8 +5,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests import markdown
-from tests.markdown import ROOT
+from tests.support import markdown
+from tests.support.markdown import ROOT
 
 DOCUMENTS = markdown.documents()
 INDEX = ROOT / "docs" / "README.md"

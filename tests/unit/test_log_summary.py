@@ -18,7 +18,7 @@ from streams.events import (
     WebhookAttempted,
     WebhookFailed,
 )
-from tests.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
+from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 
 def log_of(*events: Event) -> RequestLog:

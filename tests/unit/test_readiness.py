@@ -11,7 +11,7 @@ import pytest
 from infra import metrics, readiness
 from infra.probes import ProbesError, serving_probes
 from infra.readiness import NOT_OPEN, NotReady, Readiness
-from tests.event_loop import eventually
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)

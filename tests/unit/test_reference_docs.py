@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from api.app import route_table
 from infra.cli.main import main
 from infra.settings import PREFIX, Settings
-from tests import markdown
-from tests.markdown import ROOT
-from tests.shell import reader_folder, run_blocks
+from tests.support import markdown
+from tests.support.markdown import ROOT
+from tests.support.shell import reader_folder, run_blocks
 
 API = (ROOT / "docs" / "api.md").read_text()
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()

@@ -20,7 +20,7 @@ from streams.events import (
     WebhookAttempted,
     WebhookDelivered,
 )
-from tests.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
+from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 LATER = NOON + timedelta(hours=5)
 

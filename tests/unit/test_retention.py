@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from streams.events import Event, RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
 from streams.projections.retention import ENDINGS, Finished
-from tests.examples import NOON, completed, created
+from tests.support.examples import NOON, completed, created
 
 
 def events_of(request_id: str) -> list[Event]:

@@ -3,7 +3,6 @@
 import io
 import random
 import struct
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
 
 from streams.compress.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
+from tests.support.images import png_header
 
 LIMIT = 100_000_000
 RED, BLUE, CLEAR = (200, 30, 30), (30, 30, 200), (0, 0, 0, 0)
@@ -50,16 +50,6 @@ def rejection(data: bytes, **options: Any) -> Reason:
     with pytest.raises(ImageRejected) as caught:
         shrink(data, **{"max_pixels": LIMIT, **options})
     return caught.value.reason
-
-
-def png_header(width: int, height: int, depth: int = 8) -> bytes:
-    """A PNG that promises ``width`` x ``height`` pixels and has none."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-    ihdr = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", ihdr) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 # --- formats

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.status import Status, completed_status
-from tests.examples import NOON, REQUEST_ID, completed
+from tests.support.examples import NOON, REQUEST_ID, completed
 
 
 def status(**fields: object) -> Status:

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from infra import supervisor
 from infra.embedded.process import ChildProcess
 from infra.supervisor import Supervised, Supervisor
-from tests.event_loop import eventually
+from tests.support.waiting import eventually
 
 FIRST, LONGEST = 0.02, 0.1
 FOR_EVER = "import time; time.sleep(600)"

@@ -6,7 +6,7 @@ import tomllib
 
 import yaml
 
-from tests.markdown import ROOT
+from tests.support.markdown import ROOT
 
 TEXT = (ROOT / "THIRD_PARTY.md").read_text()
 CODE_OF_OTHERS = ("api/web/redoc", "infra/demo", "tests/schemas")

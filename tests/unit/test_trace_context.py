@@ -11,8 +11,8 @@ from streams.events import Event, WebhookAttempted, decode
 from streams.progress.fold import Sums, decode_row, fold, output_request, row_key
 from streams.projections.webhooks.outcome import outcome_of
 from streams.trace_context import PATTERN, trace_id_of, traceparent_of, usable
-from tests.examples import REQUEST_ID, created, failed, processed, requested
-from tests.unit.test_events import EXAMPLES, name_of
+from tests.support.event_examples import EXAMPLES, name_of
+from tests.support.examples import REQUEST_ID, created, failed, processed, requested
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GIVEN = f"00-{TRACE}-{PARENT}-01"

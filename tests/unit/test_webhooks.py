@@ -26,8 +26,8 @@ from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
 from streams.webhook_standing import standing
-from tests import npm_oracle
-from tests.examples import NOON, completed
+from tests.support import npm_oracle
+from tests.support.examples import NOON, completed
 
 KEY = bytes(range(24))
 OTHER_KEY = bytes(range(24, 48))

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from infra.embedded.ports import remembered_ports
 from tests.e2e.browser.visitor import HEADER, choose, expect_end, start
 from tests.e2e.conftest import System
-from tests.e2e.shop import Shop
+from tests.support.shop import Shop
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.browser.visitor import HEADER, choose, expect_end
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import completed, upload
-from tests.e2e.shop import Shop
+from tests.support.published_clients import completed, upload
+from tests.support.shop import Shop
 
 LONG_WORD = "Donaudampfschifffahrtsgesellschaftskapitaensmuetze" * 3
 

@@ -15,8 +15,8 @@ from playwright.sync_api import Page, expect
 from tests.e2e.browser.visitor import HEADER, choose, expect_end, progress, start
 from tests.e2e.browser.wire import Wire
 from tests.e2e.conftest import System
-from tests.e2e.published_clients import call, completed, upload
-from tests.e2e.shop import Shop, photo
+from tests.support.published_clients import call, completed, upload
+from tests.support.shop import Shop, photo
 
 HOSTILE = '<img src=x onerror="document.title=1">&amp;'
 

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 
 from infra.embedded.ports import remembered_ports
 from infra.settings import Settings, environment_of
-from tests.e2e.published_clients import Answer, call
 from tests.integration.conftest import system_with_topics
 from tests.support.processes import leashed
+from tests.support.published_clients import Answer, call
 
 READY_SECONDS = 60
 KEY, OTHER_KEY = "sesame", "open"

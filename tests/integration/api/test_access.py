@@ -10,8 +10,8 @@ from aiokafka import AIOKafkaConsumer
 
 from infra.settings import Settings, environment_of
 from streams.topics import Topics
-from tests.e2e.published_clients import Answer, call
 from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
+from tests.support.published_clients import Answer, call
 
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 BAD_CSV = CSV + b",Hat,ftp://shop.example/hat.jpg\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from infra.embedded.ports import remembered_ports
-from tests.console_script import Running, shrinkstream
 from tests.integration.api.conftest import KEY, Api
+from tests.support.console_script import Running, shrinkstream
 
 CSV = "S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/1.jpg\n2,Hat,https://shop.example/2.jpg\n"
 

@@ -14,8 +14,9 @@ import pytest
 
 from infra.disk import free_bytes
 from tests.integration.api.conftest import KEY, Api, running_api
-from tests.integration.large_image import IMAGE, store_large_image
-from tests.scrape import Scrape, samples_of
+from tests.support.large_image import IMAGE, store_large_image
+from tests.support.scrape import Scrape, samples_of
+from tests.support.waiting import wait_until
 
 HEADER = b"S. No.,Product Name,Input Image URLs\n"
 CSV = HEADER + b"1,Shoe,https://shop.example/shoe.jpg\n"
@@ -34,15 +35,6 @@ def answer_of(connection: socket.socket) -> http.client.HTTPResponse:
     response = http.client.HTTPResponse(connection)
     response.begin()
     return response
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 CHUNKED = "Content-Type: text/csv\r\nTransfer-Encoding: chunked\r\n"
@@ -100,9 +92,9 @@ def test_another_packing_is_refused_and_the_known_ones_are_named(api: Api, encod
 def test_a_client_that_hangs_up_leaves_no_file_behind(api: Api, begun: str) -> None:
     connection = connect(api, begun)
     connection.sendall(b"100\r\n" + b"x" * 0x100 + b"\r\n")
-    assert eventually(lambda: len(api.spooled()) == 1)
+    wait_until(lambda: len(api.spooled()) == 1, "an upload in the spool")
     connection.close()
-    assert eventually(lambda: not api.spooled())
+    wait_until(lambda: not api.spooled(), "an empty spool")
 
 
 def images_answered(api: Api, status: int) -> float:
@@ -118,21 +110,21 @@ def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api)
     connection.sendall(f"GET /{IMAGE} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
     assert connection.recv(15) == b"HTTP/1.1 200 OK"
     connection.close()
-    assert eventually(lambda: images_answered(api, 200) > before)
+    wait_until(lambda: images_answered(api, 200) > before, "the counted image")
     assert images_answered(api, 500) == 0
 
 
 def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api) -> None:
     first, second = connect(strict_api, CHUNKED), connect(strict_api, CHUNKED)
     try:
-        assert eventually(lambda: len(strict_api.spooled()) == 2)
+        wait_until(lambda: len(strict_api.spooled()) == 2, "two uploads in the spool")
         refused = strict_api.call("POST", "/api/upload", CSV, Content_Type="text/csv")
         assert (refused.status, refused.json["type"]) == (503, "urn:shrinkstream:problem:unavailable")
         assert int(refused.headers["retry-after"]) > 0
     finally:
         first.close()
         second.close()
-    assert eventually(lambda: not strict_api.spooled())
+    wait_until(lambda: not strict_api.spooled(), "an empty spool")
     assert strict_api.call("POST", "/api/upload?validate_only=1", CSV, Content_Type="text/csv").status == 200
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,6 @@ from tests.integration.faust_guards.cluster import Cluster
 ROOT = Path(__file__).parents[3]
 Place = tuple[int, int]
 """Partition and offset."""
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout: float = 25) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
-        time.sleep(0.05)
 
 
 def at_once(work: Callable[["Group"], None], *groups: "Group") -> None:

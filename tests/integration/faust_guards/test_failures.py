@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.integration.faust_guards.group import Group, at_once, wait_until
+from tests.integration.faust_guards.group import Group, at_once
+from tests.support.waiting import wait_until
 
 FATAL = 70
 

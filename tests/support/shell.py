@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.markdown import ROOT
+from tests.support.markdown import ROOT
 
 _MARK = "\x1e"  # ASCII's record separator: no command prints it
 

@@ -1,7 +1,8 @@
 """What is on a topic, from the first record to the last there is now."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import confluent_kafka as other
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from infra.settings import Settings
@@ -30,3 +31,21 @@ async def records_in(settings: Settings, topic: str, request_id: str | None = No
 
 async def events_in(settings: Settings, topic: str, request_id: str | None = None) -> list[Event]:
     return [decode(record.value) for record in await records_in(settings, topic, request_id)]
+
+
+def read_topic(address: str, topic: str) -> list[Any]:
+    """Every record of a topic, read by a client library that shares no code with ours."""
+    consumer = other.Consumer({"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False})
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ends = {n: consumer.get_watermark_offsets(other.TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+        consumer.assign([other.TopicPartition(topic, n, 0) for n in partitions])
+        records: list[Any] = []
+        while len(records) < sum(ends.values()):
+            record = consumer.poll(10)
+            assert record is not None, f"{len(records)} of {sum(ends.values())} records"
+            assert record.error() is None
+            records.append(record)
+        return records
+    finally:
+        consumer.close()

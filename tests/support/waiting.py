@@ -1,6 +1,7 @@
 """Waiting for what happens elsewhere."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 
@@ -9,3 +10,11 @@ async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 1
     async with asyncio.timeout(timeout):
         while not await question():  # noqa: ASYNC110 - what is asked for happens on a server
             await asyncio.sleep(0.02)
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 25) -> None:
+    """Return as soon as the condition holds; AssertionError if that takes longer than ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {timeout} s: {what}"
+        time.sleep(0.05)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = {".venv", ".git", ".shrinkstream", "build", "node_modules"}
 
 _FENCE = re.compile(r"^(`{3,})([^`]*)$")

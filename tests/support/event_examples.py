@@ -1,0 +1,98 @@
+"""An example of each event of the vocabulary."""
+
+from datetime import timedelta
+
+from streams.events import (
+    Event,
+    ImagesRequestedAgain,
+    ImagesSettled,
+    ProgressRebuildRequested,
+    ProgressRebuilt,
+    RequestCancelled,
+    RequestExpired,
+    RequestFilesRemoved,
+    RequestRecorded,
+    RequestRetried,
+    RequestStopped,
+    WebhookAttempted,
+    WebhookDelivered,
+    WebhookFailed,
+    WebhookRedeliveryRequested,
+)
+from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
+
+WEBHOOK_ID = "msg_4f1d2c3b5a697887"
+RECEIVER = "https://receiver.example/hook"
+FIRST = requested(quality=60)
+
+# What each stored sample says. A sample is never changed: a new version of an event gets a new file.
+STORED: dict[str, Event] = {
+    "RequestCreated.v1": created(
+        total=3, rows=2, owner="shop", webhook_url=RECEIVER, image_offsets={0: (17, 18), 5: (4, 4)}
+    ),
+    "ImageRequested.v1": FIRST,
+    "ImageProcessed.v1": processed(FIRST),
+    "ImageFailed.v1": failed(FIRST),
+    "OutputCsvRequested.v1": output_requested(
+        [processed(FIRST), failed(requested(index=1))], webhook_url=RECEIVER, owner="shop"
+    ),
+    "RequestCompleted.v1": completed(webhook_url=RECEIVER, owner="shop"),
+    "WebhookAttempted.v1": WebhookAttempted(
+        request_id=REQUEST_ID,
+        time=NOON,
+        webhook_id=WEBHOOK_ID,
+        attempt=2,
+        status=503,
+        milliseconds=41,
+        reason="http_503",
+    ),
+    "WebhookDelivered.v1": WebhookDelivered(request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=3),
+    "WebhookFailed.v1": WebhookFailed(
+        request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, attempts=9, reason="http_410"
+    ),
+    "WebhookRedeliveryRequested.v1": WebhookRedeliveryRequested(
+        request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, run=1, after_attempt=8
+    ),
+    "ImagesRequestedAgain.v1": ImagesRequestedAgain(
+        request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
+    ),
+    "ImagesSettled.v1": ImagesSettled(
+        request_id=REQUEST_ID,
+        time=NOON,
+        run=1,
+        first=300,
+        count=100,
+        created_at=NOON,
+        webhook_url=RECEIVER,
+        webhook_events=("image.processed", "image.failed"),
+    ),
+    "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestCancelled.v1": RequestCancelled(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestRetried.v1": RequestRetried(request_id=REQUEST_ID, time=NOON + timedelta(days=2), run=2, created_at=NOON),
+    "RequestStopped.v1": RequestStopped(
+        request_id=REQUEST_ID,
+        time=NOON,
+        run=1,
+        total=3,
+        succeeded=1,
+        failed=1,
+        input_bytes=1000,
+        output_bytes=400,
+        created_at=NOON - timedelta(hours=1),
+        webhook_url=RECEIVER,
+        owner="shop",
+    ),
+    "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
+    "RequestFilesRemoved.v1": RequestFilesRemoved(request_id=REQUEST_ID, time=NOON),
+    "ProgressRebuildRequested.v1": ProgressRebuildRequested(
+        request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
+    ),
+    "ProgressRebuilt.v1": ProgressRebuilt(
+        request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, events=4000, changed=2, seconds=0.25
+    ),
+}
+EXAMPLES = list(STORED.values())
+
+
+def name_of(event: Event) -> str:
+    return type(event).__name__
