@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 PR_SET_PDEATHSIG = 1
@@ -36,19 +35,19 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
 
 def watch(parent: int, command: Sequence[str]) -> int:
     """Run the command, pass SIGTERM on, kill it when the parent is gone; its exit status (any POSIX system)."""
+    signals: list[int] = []
+    # Before the command starts: SIGTERM would end this process, and leave the command behind.
+    signal.signal(signal.SIGTERM, lambda signum, _frame: signals.append(signum))
     # close_fds would close the lock that the command is to hold.
     child = subprocess.Popen(command, close_fds=False)  # noqa: S603 - our own command line
-
-    def pass_on(signum: int, _frame: FrameType | None) -> None:
-        child.send_signal(signum)
-
-    signal.signal(signal.SIGTERM, pass_on)
     while True:
         try:
             status = child.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             if os.getppid() != parent:
                 child.kill()
+            while signals:
+                child.send_signal(signals.pop())
         else:
             return status if status >= 0 else 128 - status
 

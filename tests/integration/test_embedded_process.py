@@ -198,6 +198,16 @@ def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, sta
     assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == status
 
 
+def test_the_watching_leash_passes_on_sigterm_during_start() -> None:
+    code = (
+        "import os, signal, subprocess, sys; from infra.embedded.leash import watch; start = subprocess.Popen\n"
+        "def interrupted(*arguments, **options):\n"
+        "    child = start(*arguments, **options); os.kill(os.getpid(), signal.SIGTERM); return child\n"
+        "subprocess.Popen = interrupted; sys.exit(watch(os.getppid(), ['sleep', '60']))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == 128 + 15
+
+
 def test_the_watching_leash_passes_sigterm_on() -> None:
     code = (
         "import os, sys; from infra.embedded.leash import watch;"
