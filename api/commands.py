@@ -17,7 +17,7 @@ from api.trace_header import TRACEPARENT, context_of
 from infra.settings import Settings
 from streams.events import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
-from streams.status import Status
+from streams.request.status import Status
 
 log = structlog.get_logger(__name__)
 

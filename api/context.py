@@ -21,7 +21,7 @@ from streams.event_log import EventLog
 from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
 from streams.projections.webhooks.store import Deliveries
-from streams.status import Status
+from streams.request.status import Status
 from streams.topics import Topics
 
 

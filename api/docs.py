@@ -14,7 +14,7 @@ from api import asyncapi, openapi
 from api.routes import Answer, Parameter, Route
 from infra.settings import Settings
 from streams.projections.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
-from streams.status import WebhookMessage
+from streams.request.status import WebhookMessage
 from streams.topics import Topics
 
 WEB = Path(__file__).parent / "web"

@@ -20,7 +20,7 @@ from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
-from streams.status import Status
+from streams.request.status import Status
 
 LEAST_PAUSE = 0.25  # seconds between two events: what changes meanwhile is told in one
 HEARTBEAT = 15.0  # seconds of silence; proxies close what is silent for a minute

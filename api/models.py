@@ -5,7 +5,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
-from streams.status import Status
+from streams.request.status import Status
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET
-from streams.status import Status
+from streams.request.status import Status
 
 STOPPED = ("cancelled", "expired")  # what has no result by now gets none
 DEFAULT_LIMIT = 100

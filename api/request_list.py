@@ -5,7 +5,6 @@ from datetime import datetime
 from heapq import merge
 from http import HTTPStatus
 from itertools import islice
-from typing import get_args
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -20,7 +19,8 @@ from infra.cassandra.session import CassandraUnavailableError
 from streams.events import Time
 from streams.progress.view import StaleViewError
 from streams.projections.history import NEWEST_REQUEST
-from streams.status import Status, StatusWord
+from streams.request.lifecycle import Phase
+from streams.request.status import Status
 
 DEFAULT_LIMIT = 50
 MOST = 200
@@ -37,7 +37,7 @@ async def list_requests(request: web.Request) -> web.Response:
     """``GET /api/requests``: a page of status objects; ``?status=`` for those of one status only."""
     context, owner = request.app[CONTEXT], request[OWNER]
     limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
-    wanted = choice_of(request, "status", get_args(StatusWord))
+    wanted = choice_of(request, "status", tuple(Phase))
     before = cursor_of(request, _PLACE)
     try:
         if before is None:
@@ -87,7 +87,7 @@ def routes() -> list[Route]:
             summary="List requests",
             description="Those of the key that asks, newest first.",
             parameters=(
-                Parameter("status", "query", StatusWord, "only requests of this status"),
+                Parameter("status", "query", Phase, "only requests of this status"),
                 *page_parameters(most=MOST),
             ),
             answers={HTTPStatus.OK: Answer("A page of status objects", {"application/json": RequestPage})},

@@ -16,8 +16,8 @@ from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events import UnreadableEvent, decode
 from streams.log_reader import LogReader, Record
+from streams.request.status import Status
 from streams.request_records import RequestRecords
-from streams.status import Status
 from streams.topics import Topics
 
 READINGS_AT_ONCE = 2  # in one API process: each holds some megabytes of records, and the broker busy

@@ -12,7 +12,7 @@ from api.problems import not_found, unavailable
 from api.routes import Answer, Parameter, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
-from streams.status import Status
+from streams.request.status import Status
 
 RETRY_AFTER_SECONDS = "1"
 

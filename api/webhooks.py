@@ -18,7 +18,7 @@ from infra.cassandra.session import CassandraUnavailableError
 from streams.events import WebhookKind, WebhookRedeliveryRequested
 from streams.projections.webhooks.delivery import Delivery, DeliveryState
 from streams.projections.webhooks.message import completion_id
-from streams.webhook_standing import WebhookState
+from streams.request.webhook import WebhookState
 
 log = structlog.get_logger(__name__)
 

@@ -41,7 +41,7 @@ from streams.events import (
     WebhookKind,
     WebhookRedeliveryRequested,
 )
-from streams.webhook_standing import Standing, WebhookState, standing
+from streams.request.webhook import DeliveryStatus, WebhookState, delivery_status
 
 IMAGES_PER_CHUNK = 1000
 IMAGES_PER_MESSAGE = 100
@@ -73,7 +73,7 @@ class RequestRow(BaseModel):
     completed_failed: int | None = None  # how many of its images the output CSV says have failed
     output_csv_url: str | None = None
     output_csv_path: str | None = None
-    webhook_standing: Standing | None = None
+    webhook_standing: DeliveryStatus | None = None
     webhook_events: tuple[WebhookKind, ...] | None = None
     recorded_run: int | None = None
     image_offsets: dict[int, tuple[int, int]] = {}
@@ -325,7 +325,7 @@ def _webhook(
     row: RequestRow, event: RequestCompleted | WebhookDelivered | WebhookFailed | WebhookRedeliveryRequested
 ) -> dict[str, object]:
     """What changes of a row by what the event says of its webhook."""
-    said = standing(event)
+    said = delivery_status(event)
     news: dict[str, object] = {"updated_at": max(row.updated_at, event.time)}
     if said is not None and (row.webhook_standing is None or said > row.webhook_standing):
         news["webhook_standing"] = said

@@ -46,7 +46,7 @@ from streams.progress.fold import (
     row_key,
     split_key,
 )
-from streams.status import Status, status_word
+from streams.request.status import Status, status_word
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)

@@ -27,8 +27,8 @@ from streams.events import (
     WebhookFailed,
     WebhookRedeliveryRequested,
 )
-from streams.status import Status, status_word
-from streams.webhook_standing import WebhookState, standing
+from streams.request.status import Status, status_word
+from streams.request.webhook import WebhookState, delivery_status
 
 IMAGES_PER_BUCKET = 1000
 
@@ -249,7 +249,7 @@ class History:
         )
 
     async def _record_webhook(self, event: Event, anew: datetime | None) -> None:
-        said = standing(event)
+        said = delivery_status(event)
         if said is None:
             return
         # The greatest standing holds, as in the progress table; within one, times are in the order of events.

@@ -27,7 +27,7 @@ from streams.events import (
     WebhookFailed,
 )
 from streams.projections.history import NEWEST_REQUEST, History, Runs, utc
-from streams.status import completed_status
+from streams.request.status import completed_status
 from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 from tests.support.tcp_proxy import TcpProxy
 

@@ -20,7 +20,7 @@ from streams.event_log import EventLog
 from streams.events import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
 from streams.progress.fold import chunk_key, fold, row_key
 from streams.progress.view import ProgressView, StaleViewError
-from streams.status import Status
+from streams.request.status import Status
 from streams.topics import Topics
 from tests.support.changelog import Changelog
 from tests.support.examples import NOON, completed, created, failed, processed, requested

@@ -8,7 +8,7 @@ from api.request_log import read_log
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import Event, utc_now
-from streams.status import Status
+from streams.request.status import Status
 from tests.support.examples import created, failed, processed, requested
 
 

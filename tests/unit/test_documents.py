@@ -13,7 +13,7 @@ from api.context import Context
 from infra.settings import Settings
 from streams.event_log import EventLog, record_of
 from streams.events import Event
-from streams.status import Status
+from streams.request.status import Status
 from streams.topics import Topics
 from tests.support.event_examples import EXAMPLES, name_of
 from tests.support.examples import NOON

@@ -25,7 +25,8 @@ from streams.projections.webhooks.message import completion_id, message
 from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
-from streams.webhook_standing import standing
+from streams.request.webhook import delivery_status
+from tests import npm_oracle
 from tests.support import npm_oracle
 from tests.support.examples import NOON, completed
 
@@ -285,13 +286,11 @@ FAILED_AGAIN = about(WebhookFailed, after_attempt=8)
         ([COMPLETED, about(WebhookDelivered, kind="image.processed")], "pending"),
     ],
 )
-def test_how_a_webhook_stands_does_not_depend_on_the_order_in_which_it_is_heard(
-    events: Sequence[Event], state: str
-) -> None:
+def test_order_of_events_does_not_change_delivery_status(events: Sequence[Event], state: str) -> None:
     for order in permutations(events):
-        greatest = max(said for event in order if (said := standing(event)) is not None)
+        greatest = max(said for event in order if (said := delivery_status(event)) is not None)
         assert greatest.state == state
 
 
-def test_without_a_receiver_there_is_no_standing() -> None:
-    assert standing(completed(webhook_url=None)) is None
+def test_request_without_receiver_has_no_delivery_status() -> None:
+    assert delivery_status(completed(webhook_url=None)) is None

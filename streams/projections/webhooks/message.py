@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from streams.events import NAMESPACE, ImagesSettled, RequestCompleted, WebhookKind
-from streams.status import WebhookMessage, completed_status
+from streams.request.status import WebhookMessage, completed_status
 
 
 def completion_id(request_id: str, run: int) -> str:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.status import Status, completed_status
+from streams.request.status import Status, completed_status
 from tests.support.examples import NOON, REQUEST_ID, completed
 
 

@@ -1,5 +1,6 @@
-"""The status object: what people, programs and webhook receivers are told about a request."""
+"""The status object: the body of status answers and, at completion, of webhooks."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
@@ -7,27 +8,26 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
 from streams.events import RequestCompleted
-from streams.webhook_standing import WebhookState
+from streams.request.lifecycle import Phase, RequestState
+from streams.request.tally import Tally, add_up, from_milliseconds
+from streams.request.webhook import WebhookState
 
-StatusWord = Literal["processing", "completed", "cancelled", "expired"]
 
-
-def status_word(*, expired: bool, completed: bool, cancelled: bool) -> StatusWord:
-    """What a request is called: completion wins over a cancellation, and is over when its files are removed."""
+def status_word(*, expired: bool, completed: bool, cancelled: bool) -> Phase:
     if expired:
-        return "expired"
+        return Phase.EXPIRED
     if completed:
-        return "completed"
-    return "cancelled" if cancelled else "processing"
+        return Phase.COMPLETED
+    return Phase.CANCELLED if cancelled else Phase.PROCESSING
 
 
 class Status(BaseModel):
-    """How far a request is. ``progress`` is 100 exactly when it is completed, or was until its files were removed."""
+    """How far a request is. ``progress`` is 100 exactly when it is completed, or was until it expired."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     request_id: str
-    status: StatusWord
+    status: Phase
     total: int
     succeeded: int
     failed: int
@@ -37,7 +37,7 @@ class Status(BaseModel):
     updated_at: AwareDatetime
     completed_at: AwareDatetime | None = None
     output_csv_url: str | None = None
-    output_csv_path: str | None = Field(None, exclude=True, description="key in the storage; not told to the outside")
+    output_csv_path: str | None = Field(None, exclude=True, description="key in the storage; internal")
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: WebhookState | None = None
     run: int = Field(0, exclude=True, description="0, and one more after each retry")
@@ -62,7 +62,7 @@ class Status(BaseModel):
         """The status of the same request when a retry has begun of which nothing else is known yet."""
         return self.model_copy(
             update={
-                "status": "processing",
+                "status": Phase.PROCESSING,
                 "failed": 0,
                 "updated_at": max(self.updated_at, began_at),
                 "completed_at": None,
@@ -71,6 +71,30 @@ class Status(BaseModel):
                 "webhook": None,
                 "run": run,
             }
+        )
+
+    @classmethod
+    def of(cls, state: RequestState, tallies: Iterable[Tally]) -> Self:
+        """The status of a request, given its state and the tallies of its images."""
+        sums = add_up(tallies, state.run)
+        completion = state.completion if state.is_completed else None
+        readable = None if state.is_expired else completion
+        return cls(
+            request_id=state.request_id,
+            status=state.phase,
+            total=state.total,
+            succeeded=sums.succeeded,
+            failed=sums.failed,
+            input_bytes=sums.input_bytes,
+            output_bytes=sums.output_bytes,
+            created_at=state.created_at,
+            updated_at=max(state.updated_at, from_milliseconds(sums.updated_ms)),
+            completed_at=completion.at if completion else None,
+            output_csv_url=readable.output_csv_url if readable else None,
+            output_csv_path=readable.output_csv_path if readable else None,
+            owner=state.owner,
+            webhook=state.webhook,
+            run=state.run,
         )
 
 
@@ -86,7 +110,7 @@ def completed_status(event: RequestCompleted, webhook: WebhookState | None) -> S
     """The status of a request at the moment of its completion."""
     return Status(
         request_id=event.request_id,
-        status="completed",
+        status=Phase.COMPLETED,
         total=event.total,
         succeeded=event.succeeded,
         failed=event.failed,
