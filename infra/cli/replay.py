@@ -20,8 +20,8 @@ from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.events import ProgressRebuildRequested, ProgressRebuilt, UnreadableEvent, decode
 from streams.log_reader import LogReader, partition_of
-from streams.progress.fold import split_key
 from streams.progress.rebuild import corrections, fold_partition
+from streams.progress.store import split_key
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import OnEvents, Report, rebuild_history, rebuild_outputs, verify_history

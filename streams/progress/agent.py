@@ -1,10 +1,11 @@
-"""The progress app: folds events into the table, asks for output CSVs, begins retries, helps what stands still."""
+"""The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
 
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from aiokafka import TopicPartition
@@ -17,14 +18,15 @@ from streams.consume import read
 from streams.event_log import EventLog
 from streams.events import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried, utc_now
 from streams.log_reader import partition_of
-from streams.progress.fold import Changes, fold, images_due, must_return, output_due, row_key, split_key
-from streams.progress.healer import REQUESTS_AT_ONCE, Healer
-from streams.progress.housekeeping import abandoned
 from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
+from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
+from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
+from streams.request.lifecycle import must_restore
+from streams.request.reactions import reactions
 from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.5  # how soon a retry begins
 LONGEST_FOLD = 120.0
@@ -43,21 +45,21 @@ class Progress:
     """What the agent and the timer share."""
 
     event_log: EventLog
-    healer: Healer
+    reconciler: Reconciler
 
 
 async def _open(stack: AsyncExitStack) -> Progress:
     event_log = EventLog(settings(), role="progress")
     await event_log.start()
     stack.push_async_callback(event_log.stop)
-    return Progress(event_log, Healer(settings(), event_log))
+    return Progress(event_log, Reconciler(settings(), event_log))
 
 
 resources = Resources(_open)
 
 
-# One agent for all topics: their events are folded one after the other, so that no two of them ever read a
-# record, wait, and write over each other's change.
+# One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and
+# overwrite each other's change.
 @app.agent(app.topic(*topics.of_progress, key_type=bytes, value_type=bytes), name="fold")
 async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
@@ -74,45 +76,40 @@ async def fold_events(stream: StreamT[bytes]) -> None:
 
 async def _take(event: Event, event_log: EventLog) -> None:
     if isinstance(event, ProgressRebuildRequested):
-        if event.partition in _own_partitions():  # whoever wrote it into another one has not reached its worker
+        if event.partition in _own_partitions():  # or else it was written into the wrong one
             await _rebuild(event, event_log)
         return
-    if must_return(event, table.get) and not await _bring_back(event):
-        await _put_off(event, event_log)
-        return
-    _write(fold(event, table.get))
     if isinstance(event, RequestRetried):
+        if must_restore(read_row(event.request_id, table.get), event) and not await _restore(event):
+            await _requeue(event, event_log)
+            return
         _retried.add(event.request_id)
-    for settled in images_due(event, table.get):
-        await event_log.append(settled)
-    due = output_due(event, table.get)
-    if due is not None:
+    folded = fold(event, table.get)
+    apply(folded.changes, table)
+    for due in reactions(event, folded.entry, folded.tally, partial(read_tallies, folded.entry, table.get)):
         await event_log.append(due)
 
 
-async def _put_off(event: Event, event_log: EventLog, partition: int | None = None) -> None:
-    """To the end of the queue: reading the log would outlast a rebalance, and the partition's next owner can do it."""
+async def _requeue(event: Event, event_log: EventLog, partition: int | None = None) -> None:
+    """Append the event again: reading the log would outlast a rebalance, and the partition's next owner can do it."""
     await event_log.append(event, partition=partition)
-    log.warning("put off for a rebalance", **event.log_fields())
+    logger.warning("event requeued because of a rebalance", **event.log_fields())
 
 
 def _is_interrupted() -> bool:
     return bool(app.rebalancing or app.should_stop)
 
 
-async def _bring_back(event: RequestRetried) -> bool:
-    """Put a request that left the table into it again, from the log; this retry is on that, too.
-
-    False: there was no time for that.
-    """
+async def _restore(event: RequestRetried) -> bool:
+    """Fold an evicted request from the log into the table, this retry included; False: a rebalance interrupted it."""
     partition = _partition_of(row_key(event.request_id))
     reading = fold_partition(settings(), partition, event.request_id, since=event.created_at)
     rebuilt = await unless_interrupted(reading, _is_interrupted)
     if rebuilt is None:
         return False
-    # All of its chunks are gone, and a worker that was killed here has left none that are not written over.
-    _write(corrections(rebuilt.records, {}))
-    log.info("request is back in the table", request_id=event.request_id, events=rebuilt.events)
+    # All of its tallies were evicted, and those that a worker killed here has left are overwritten.
+    apply(corrections(rebuilt.records, {}), table)
+    logger.info("evicted request restored", request_id=event.request_id, events=rebuilt.events)
     return True
 
 
@@ -122,7 +119,7 @@ async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None
     reading = fold_partition(settings(), event.partition, event.only_request)
     rebuilt = await unless_interrupted(reading, _is_interrupted)
     if rebuilt is None:
-        await _put_off(event, event_log, event.partition)
+        await _requeue(event, event_log, event.partition)
         return
     present = {
         key: value
@@ -130,7 +127,7 @@ async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None
         if about(key, event.only_request) and _partition_of(key) == event.partition
     }
     changes = corrections(rebuilt.records, present)
-    _write(changes)
+    apply(changes, table)
     done = ProgressRebuilt(
         request_id=event.request_id,
         rebuild_id=event.rebuild_id,
@@ -140,68 +137,59 @@ async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None
         seconds=round(time.monotonic() - started, 3),
     )
     await event_log.append(done, partition=event.partition)
-    log.warning("progress rebuilt", partition=event.partition, events=rebuilt.events, changed=len(changes))
+    logger.warning("progress rebuilt", partition=event.partition, events=rebuilt.events, changed=len(changes))
 
 
-def _write(changes: Changes) -> None:
-    for key, value in changes.items():
-        if value is None:
-            table.pop(key, None)
-        else:
-            table[key] = value
-
-
-# Retries that were seen, so that they need not wait for the next look at everything.
+# Requests with a retry to start, so that it need not wait for the next pass over all requests.
 _retried: set[str] = set()
-_looking = asyncio.Lock()  # or two looks would ask for the same images
-
-
-_looked_at: set[int] = set()  # partitions; another worker may have had them before, and died over a retry
+_reconciling = asyncio.Lock()  # or two passes would request the same images
+# Partitions that had a pass since they were assigned: their earlier owner may have died over a retry.
+_reconciled: set[int] = set()
 
 
 @app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
-async def begin_retries() -> None:
+async def start_retries() -> None:
     if app.rebalancing or app.in_recovery:
         return
     own = _own_partitions()
-    _looked_at.intersection_update(own)  # one that went and came back has had another owner
-    if not own <= _looked_at:
-        await _look_after(_own_rows())
-        _looked_at.update(own)
+    _reconciled.intersection_update(own)  # one that was revoked and assigned again has had another owner
+    if not own <= _reconciled:
+        await _reconcile(_own_rows())
+        _reconciled.update(own)
     elif _retried:
-        await _look_after(_retried_rows())
+        await _reconcile(_retried_rows())
 
 
-# As often as needed to notice a standstill at about its time.
+# Often enough to notice a stalled request at about its time.
 @app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
-async def look_after_requests() -> None:
+async def reconcile_requests() -> None:
     if not app.rebalancing and not app.in_recovery:
-        await _look_after(_own_rows())
-        await _forget_abandoned()
+        await _reconcile(_own_rows())
+        await _evict_orphans()
 
 
-async def _forget_abandoned() -> None:
+async def _evict_orphans() -> None:
     async with resources as shared:
         try:
             own = _own_partitions()
-            for event in abandoned(list(table.items()), table.get, utc_now()):
+            for event in orphaned(list(table.items()), table.get, utc_now()):
                 if _partition_of(row_key(event.request_id)) in own:
                     await shared.event_log.append(event)
-                    log.warning("results of no request forgotten", request_id=event.request_id)
+                    logger.warning("results without a request evicted", request_id=event.request_id)
         except Exception:
-            log.exception("forgetting the results of no request failed; the next look tries again")
+            logger.exception("evicting results without a request failed; retrying in the next pass")
 
 
-async def _look_after(rows: Iterable[tuple[str, bytes]]) -> None:
-    async with _looking, resources as shared:
+async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
+    async with _reconciling, resources as shared:
         try:
-            await shared.healer.look_after(rows, table.get)
+            await shared.reconciler.run_pass(rows, table.get)
         except Exception:
-            log.exception("looking after requests failed; the next look tries again")
+            logger.exception("reconciling requests failed; retrying in the next pass")
 
 
 def _retried_rows() -> Iterator[tuple[str, bytes]]:
-    for _ in range(min(len(_retried), REQUESTS_AT_ONCE)):  # the others in a moment
+    for _ in range(min(len(_retried), REQUESTS_PER_PASS)):  # the others in the next one
         request_id = _retried.pop()
         value = table.get(row_key(request_id))
         if value is not None:

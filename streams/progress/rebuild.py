@@ -1,4 +1,4 @@
-"""Building a partition of the progress table anew from the log, with the same fold."""
+"""Rebuilds a partition of the progress table from the log, with the same fold."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import UnreadableEvent, decode
-from streams.log_reader import LogReader, Record
-from streams.progress.fold import Changes, fold, split_key
+from streams.events import decode_or_none
+from streams.log_reader import LogReader
+from streams.progress.store import Changes, apply, fold, split_key
 from streams.topics import Topics
 
 INTERRUPTION_CHECK = 0.2  # seconds
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """The records that the log says there should be, and how many events said so."""
+    """The records of the table as the log has them, and the number of events they are folded from."""
 
     records: dict[bytes, bytes]
     events: int
@@ -31,16 +31,16 @@ class Rebuilt:
 async def fold_partition(
     settings: Settings, partition: int, only_request: str | None = None, since: datetime | None = None
 ) -> Rebuilt:
-    """Fold all that the log has, in one partition, about all requests or one; ``since`` its creation, where known.
+    """Fold the events of one partition about all requests, or about one; ``since`` its creation, where known.
 
-    It may read further than a live worker has got: what that folds later is then a repeat, and changes nothing.
+    It may read further than a live worker has: the events that this folds later are then repeats.
     """
     topics = Topics(settings.topic_prefix)
     key = only_request.encode() if only_request else None
     records: dict[bytes, bytes] = {}
     events = 0
     async with LogReader.open(settings) as reader:
-        # One topic after the other: what is said of a request comes after what made it.
+        # One topic after the other: events about a request come after its RequestCreated.
         for topic in topics.of_progress:
             place = TopicPartition(topic, partition)
             start = None if since is None else await reader.offset_at(place, since)
@@ -48,24 +48,14 @@ async def fold_partition(
                 for record in batch:
                     if key is None or record.key == key:
                         events += 1
-                        _fold_record(record, records)
+                        event = decode_or_none(record.value)
+                        if event is not None:
+                            apply(fold(event, records.get).changes, records)
     return Rebuilt(records, events)
 
 
-def _fold_record(record: Record, records: dict[bytes, bytes]) -> None:
-    try:
-        event = decode(record.value)
-    except UnreadableEvent:
-        return  # among the dead letters already
-    for key, value in fold(event, records.get).items():
-        if value is None:
-            records.pop(key, None)
-        else:
-            records[key] = value
-
-
 async def unless_interrupted(work: Coroutine[Any, Any, T], interrupted: Callable[[], bool]) -> T | None:
-    """What comes of ``work``; None where ``interrupted`` says before that is there that nobody may wait any longer."""
+    """The result of ``work``, or None if ``interrupted`` first says that there is no more time for it."""
     task = asyncio.create_task(work)
     try:
         while not (await asyncio.wait({task}, timeout=INTERRUPTION_CHECK))[0]:
@@ -79,9 +69,9 @@ async def unless_interrupted(work: Coroutine[Any, Any, T], interrupted: Callable
 
 
 def corrections(rebuilt: dict[bytes, bytes], present: dict[bytes, bytes]) -> Changes:
-    """What has to change for ``present`` to become ``rebuilt``; the rows of requests after their chunks.
+    """The changes that make ``present`` into ``rebuilt``; the rows of requests after their tallies.
 
-    A row says that its request is in the table: after a kill half-way, it must not say so of half a request.
+    A row means that its request is in the table: after a kill half-way, there must be none of half a request.
     """
     changed: Changes = {key: value for key, value in rebuilt.items() if present.get(key) != value}
     changed.update(dict.fromkeys(present.keys() - rebuilt.keys()))

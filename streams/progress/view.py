@@ -29,27 +29,15 @@ from infra.kafka import (
     unreachable,
 )
 from infra.settings import Settings
-from streams.events import Event, RequestCancelled, RequestCreated, RequestRetried, UnreadableEvent, decode
-from streams.progress.by_owner import RequestsByOwner
-from streams.progress.fold import (
-    EMPTY,
-    Chunk,
-    RequestRow,
-    add_up,
-    decode_chunk,
-    decode_row,
-    done_run,
-    encode_row,
-    fold,
-    from_milliseconds,
-    is_done,
-    row_key,
-    split_key,
-)
-from streams.request.status import Status, status_word
+from streams.events import Event, RequestCancelled, RequestCreated, RequestRetried, decode_or_none
+from streams.progress.owner_index import RequestsByOwner
+from streams.progress.store import decode_row, decode_tally, split_key
+from streams.request.lifecycle import RequestState, Tombstone, evolve
+from streams.request.status import Status
+from streams.request.tally import EMPTY, Tally
 from streams.topics import Topics
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 POLL_MS = 200
 MAX_RECORDS = 10_000
@@ -61,54 +49,29 @@ class StaleViewError(ExplainedError):
 
 @dataclass
 class _Request:
-    row: RequestRow | None = None
-    chunks: dict[int, Chunk] = field(default_factory=dict)
-    # What is on the requests topic and not in the row yet: the latest of each kind.
+    state: RequestState | None = None
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    # Events on the requests topic that the row doesn't have yet: the latest of each kind.
     ahead: dict[type[Event], RequestRetried | RequestCancelled] = field(default_factory=dict)
-    # What all this comes to, until something of it changes: many may ask meanwhile.
+    # Kept until something of the request changes: many clients may poll it meanwhile.
     known_status: Status | None = None
 
     @property
     def is_empty(self) -> bool:
-        return self.row is None and not self.chunks and not self.ahead
+        return self.state is None and not self.tallies and not self.ahead
 
-    def current_row(self) -> RequestRow | None:
-        """The row as it is once the progress workers have read what this view has."""
-        row = self.row
-        for event in self.ahead.values() if row else ():
-            assert row is not None
-            value = fold(event, {row_key(event.request_id): encode_row(row)}.get).get(row_key(event.request_id))
-            row = decode_row(value) if value else row
-        return row
+    def current(self) -> RequestState | None:
+        """The state once the progress workers have folded what this view has read."""
+        state: RequestState | Tombstone | None = self.state
+        for event in self.ahead.values():
+            state = evolve(state, event)
+        return state if isinstance(state, RequestState) else None
 
-    def status(self, request_id: str) -> Status | None:
+    def status(self) -> Status | None:
         if self.known_status is None:
-            self.known_status = self._status(request_id)
+            state = self.current()
+            self.known_status = None if state is None else Status.of(state, self.tallies.values())
         return self.known_status
-
-    def _status(self, request_id: str) -> Status | None:
-        row = self.current_row()
-        if row is None:
-            return None
-        sums = add_up(iter(self.chunks.values()), row.run)
-        readable = row.is_completed and not row.files_removed
-        return Status(
-            request_id=request_id,
-            status=status_word(expired=row.files_removed, completed=row.is_completed, cancelled=row.is_cancelled),
-            total=row.total,
-            succeeded=sums.succeeded,
-            failed=sums.failed,
-            input_bytes=sums.input_bytes,
-            output_bytes=sums.output_bytes,
-            created_at=row.created_at,
-            updated_at=max(row.updated_at, from_milliseconds(sums.updated_ms)),
-            completed_at=row.completed_at if row.is_completed else None,
-            output_csv_url=row.output_csv_url if readable else None,
-            output_csv_path=row.output_csv_path if readable else None,
-            owner=row.owner,
-            webhook=row.webhook,
-            run=row.run,
-        )
 
 
 class ProgressView:
@@ -118,7 +81,7 @@ class ProgressView:
         self._settings = settings
         self._topics = Topics(settings.topic_prefix)
         self._requests: dict[str, _Request] = {}
-        self._done: set[str] = set()
+        self._evicted: set[str] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._partitions: list[TopicPartition] = []
         self._positions: dict[TopicPartition, int] = {}
@@ -174,12 +137,12 @@ class ProgressView:
     def get(self, request_id: str) -> Status | None:
         """The status as of the last record read, or None for a request that is not there."""
         request = self._requests.get(request_id)
-        return request.status(request_id) if request else None
+        return request.status() if request else None
 
     def retry_of(self, request_id: str) -> RequestRetried | None:
-        """The retry of a request that left the progress table, for as long as it is not in it again."""
+        """The retry of an evicted request, until that is restored."""
         request = self._requests.get(request_id)
-        retried = request.ahead.get(RequestRetried) if request and request.row is None else None
+        retried = request.ahead.get(RequestRetried) if request and request.state is None else None
         return retried if isinstance(retried, RequestRetried) else None
 
     def requests_of(self, owner: str, before: tuple[datetime, str] | None) -> Iterator[tuple[datetime, str]]:
@@ -189,13 +152,13 @@ class ProgressView:
         """
         return self._by_owner.newest_first(owner, before)
 
-    def chunk_failed(self, request_id: str, number: int) -> int | None:
-        """How many of 1,000 images have failed; None where the view doesn't know."""
+    def chunk_failed(self, request_id: str, chunk: int) -> int | None:
+        """How many images of a chunk have failed in the current run; None where the view doesn't know."""
         request = self._requests.get(request_id)
-        row = request.current_row() if request else None
-        if request is None or row is None:
+        state = request.current() if request else None
+        if request is None or state is None:
             return None
-        return request.chunks.get(number, EMPTY).failed_in(row.run)
+        return request.tallies.get(chunk, EMPTY).failed_in(state.run)
 
     async def get_fresh(self, request_id: str, timeout: float = 5) -> Status | None:
         """The status; where the request is not known, after catching up with all that Kafka has by now.
@@ -273,7 +236,7 @@ class ProgressView:
         try:
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
         except KafkaError as error:
-            log.warning("progress view can't read", error=str(error))
+            logger.warning("progress view cannot read from Kafka", error=str(error))
             await asyncio.sleep(1)
             return
         for partition, records in batches.items():
@@ -293,45 +256,43 @@ class ProgressView:
 
     def _take_change(self, record: ConsumerRecord[bytes, bytes]) -> None:
         assert record.key is not None
-        request_id, number = split_key(record.key)
+        request_id, chunk = split_key(record.key)
         request = self._requests.setdefault(request_id, _Request())
-        if number is None:
-            done = is_done(record.value)
-            # A request that left the table must not come back with its RequestCreated.
-            (self._done.add if done else self._done.discard)(request_id)
-            self._put_row(request_id, request, decode_row(record.value) if record.value and not done else None)
-            if is_done(record.value):
-                run = done_run(record.value)
-                request.ahead = {kind: event for kind, event in request.ahead.items() if event.run > run}
+        if chunk is None:
+            entry = decode_row(record.value) if record.value else None
+            if isinstance(entry, Tombstone):
+                self._evicted.add(request_id)
+                self._put(request_id, request, None)
+                request.ahead = {kind: event for kind, event in request.ahead.items() if event.run > entry.run}
+            else:
+                self._evicted.discard(request_id)
+                self._put(request_id, request, entry)
         elif record.value:
-            request.chunks[number] = decode_chunk(record.value)
+            request.tallies[chunk] = decode_tally(record.value)
         else:
-            request.chunks.pop(number, None)
+            request.tallies.pop(chunk, None)
         self._changed(request_id, request)
 
-    def _put_row(self, request_id: str, request: _Request, row: RequestRow | None) -> None:
-        if request.row is not None:
-            self._by_owner.discard(request.row.owner, request.row.created_at, request_id)
-        if row is not None:
-            self._by_owner.add(row.owner, row.created_at, request_id)
-            # What the row knows needs not be remembered beside it.
-            request.ahead = {kind: event for kind, event in request.ahead.items() if not _knows(row, event)}
-        request.row = row
+    def _put(self, request_id: str, request: _Request, state: RequestState | None) -> None:
+        if request.state is not None:
+            self._by_owner.discard(request.state.owner, request.state.created_at, request_id)
+        if state is not None:
+            self._by_owner.add(state.owner, state.created_at, request_id)
+            # An event that changes nothing of the row is in it.
+            ahead = request.ahead.items()
+            request.ahead = {kind: event for kind, event in ahead if evolve(state, event) is not state}
+        request.state = state
 
     def _take_request(self, record: ConsumerRecord[bytes, bytes]) -> None:
-        try:
-            event: Event = decode(record.value)
-        except UnreadableEvent:
-            return  # the progress workers put it aside
+        event = decode_or_none(record.value)
         if not isinstance(event, RequestCreated | RequestRetried | RequestCancelled):
             return
         request = self._requests.setdefault(event.request_id, _Request())
         if isinstance(event, RequestCreated):
-            if request.row is None and event.request_id not in self._done:
-                created = fold(event, lambda _: None)[row_key(event.request_id)]
-                assert created is not None
-                self._put_row(event.request_id, request, decode_row(created))
-        elif request.row is None or not _knows(request.row, event):
+            # A redelivery must not resurrect an evicted request.
+            if request.state is None and event.request_id not in self._evicted:
+                self._put(event.request_id, request, RequestState.of(event))
+        elif request.state is None or evolve(request.state, event) is not request.state:
             known = request.ahead.get(type(event))
             if known is None or known.run < event.run:
                 request.ahead[type(event)] = event
@@ -343,10 +304,3 @@ class ProgressView:
             del self._requests[request_id]
         for changed in self._watchers.get(request_id, ()):
             changed.set()
-
-
-def _knows(row: RequestRow, event: RequestRetried | RequestCancelled) -> bool:
-    """Whether a row is one into which the event, or a later one of its kind, has been folded."""
-    if isinstance(event, RequestRetried):
-        return row.run >= event.run
-    return row.cancelled_run is not None and row.cancelled_run >= event.run

@@ -27,7 +27,7 @@ IMAGES_PER_MESSAGE = 100
 assert IMAGES_PER_CHUNK % IMAGES_PER_MESSAGE == 0, "the images of a message are in one chunk"
 
 Tallies = Callable[[], Iterable[Tally]]
-"""Reads the tallies of all chunks of a request, in order."""
+"""Reads the tallies of all chunks of a request, in order, as far as they are asked for."""
 
 
 def reactions(

@@ -5,7 +5,7 @@ itself. One without progress is stalled: its state is compared with the log, and
 at most so many rounds; after that its missing images have failed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from streams.events import (
     RequestStopped,
 )
 from streams.request.lifecycle import RequestState, Tombstone
-from streams.request.reactions import last_change, output_requested, stopped
-from streams.request.tally import Tally, add_up, unsettled
+from streams.request.reactions import Tallies, last_change, output_requested, stopped
+from streams.request.tally import add_up, unsettled
 
 TOMBSTONE_KEPT = timedelta(days=7)
 """A redelivery of an event older than that is as good as impossible."""
@@ -57,19 +57,16 @@ Task = RetryDue | Stalled | OutputCsvRequested | RequestStopped | RequestExpired
 
 
 def next_task(
-    request_id: str, state: RequestState | Tombstone, tallies: Sequence[Tally], now: datetime, limits: Limits
+    request_id: str, state: RequestState | Tombstone, tallies: Tallies, now: datetime, limits: Limits
 ) -> Task | None:
-    """The task that a pass over the table finds for a request: an event to publish, or images to look for.
-
-    ``tallies``: of all its chunks; of a tombstone, none.
-    """
+    """The task that a pass over the table finds for a request: an event to publish, or images to look for."""
     if isinstance(state, Tombstone):
         is_old = now - state.evicted_at > TOMBSTONE_KEPT
         return RequestExpired(request_id=request_id, stage="forgotten", run=state.run) if is_old else None
     if state.is_completed:
         is_finished = state.webhook != "pending" and state.recorded_run == state.run
         return _evicted(state) if is_finished and now - state.updated_at > limits.grace else None
-    sums = add_up(tallies, state.run)
+    sums = add_up(tallies(), state.run)
     idle = now - last_change(state, sums)
     if state.is_cancelled:
         if idle <= limits.grace:
@@ -197,5 +194,5 @@ def _evicted(state: RequestState) -> RequestExpired:
     return RequestExpired(request_id=state.request_id, stage="done", run=state.run)
 
 
-def _missing(state: RequestState, tallies: Sequence[Tally]) -> frozenset[int]:
-    return frozenset(unsettled(tallies, state.total, state.run))
+def _missing(state: RequestState, tallies: Tallies) -> Set[int]:
+    return frozenset(unsettled(tallies(), state.total, state.run))

@@ -18,7 +18,7 @@ from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
-from streams.progress.fold import chunk_key, fold, row_key
+from streams.progress.store import fold, row_key, tally_key
 from streams.progress.view import ProgressView, StaleViewError
 from streams.request.status import Status
 from streams.topics import Topics
@@ -187,7 +187,7 @@ async def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Setti
     events = [created(request_id), processed(requested(request_id)), created(other), processed(requested(other))]
     async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
         await changelog.fold(*events)
-        await changelog.put(chunk_key(request_id, 0), None)
+        await changelog.put(tally_key(request_id, 0), None)
         await changelog.put(row_key(request_id), None)
         await view.catch_up(SOON)
         async with viewing(kafka_settings) as later:
@@ -228,7 +228,7 @@ async def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: 
         for number, topic in enumerate((topics.requests, topics.progress_changelog)):
             async with writer.transaction():
                 event = created(f"request-{number}")
-                (record,) = fold(event, lambda _: None).items()
+                (record,) = fold(event, lambda _: None).changes.items()
                 key, value = record if topic == topics.progress_changelog else (event.key, event.encode())
                 await writer.send_and_wait(topic, value, key, partition=0)
     finally:

@@ -9,8 +9,8 @@ from streams.events import (
     ImagesRequestedAgain,
     RequestRetried,
 )
-from streams.progress.fold import fold, row_key
-from streams.progress.healer import Healer
+from streams.progress.reconciler import Reconciler
+from streams.progress.store import apply, fold, row_key
 from tests.support.examples import NOON, completed, created, failed, processed, requested
 from tests.support.topic_reader import events_in
 
@@ -33,10 +33,10 @@ async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_tabl
         story: list[Event] = [created(request_id, total=4, owner="shop", image_offsets=offsets)]
         story += [processed(images[0]), *(failed(image) for image in images[1:]), completed(request_id), retried]
         for event in story:
-            table |= {key: value for key, value in fold(event, table.get).items() if value is not None}
-        healer, key = Healer(settings, log), row_key(request_id)
+            apply(fold(event, table.get).changes, table)
+        reconciler, key = Reconciler(settings, log), row_key(request_id)
         for _ in range(2):
-            await healer.look_after([(request_id, table[key])], table.get)
+            await reconciler.run_pass([(request_id, table[key])], table.get)
 
         topics = log.topics
         asked = [

@@ -4,7 +4,7 @@ from aiokafka import AIOKafkaProducer
 
 from infra.settings import Settings
 from streams.events import Event
-from streams.progress.fold import fold
+from streams.progress.store import fold
 from streams.topics import Topics
 
 
@@ -25,7 +25,7 @@ class Changelog:
 
     async def fold(self, *events: Event) -> None:
         for event in events:
-            for key, value in fold(event, self._table.get).items():
+            for key, value in fold(event, self._table.get).changes.items():
                 await self.put(key, value)
 
     async def put(self, key: bytes, value: bytes | None) -> None:

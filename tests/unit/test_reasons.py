@@ -6,7 +6,7 @@ from pathlib import Path
 from infra import outbound
 from infra.settings import PREFIX, Settings
 from streams.compress import fetch, outcome
-from streams.progress import healer
+from streams.request import reconcile
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "limits-and-reasons.md"
@@ -22,7 +22,7 @@ def test_every_reason_is_documented_and_every_documented_reason_exists() -> None
     of_images, _, _ = DOCUMENT.read_text().partition(REFUSED)
     documented = re.findall(r"^\| `([a-z0-9_<>]+)` \|", of_images, re.MULTILINE)
     assert len(documented) == len(set(documented))
-    known = {*map(str, outbound.Reason), *map(str, outcome.Reason), fetch.EMPTY, healer.REASON}
+    known = {*map(str, outbound.Reason), *map(str, outcome.Reason), fetch.EMPTY, reconcile.REASON}
     assert set(documented) == known | {"fetch_http_<status>"}
 
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events import Event, WebhookAttempted, decode
-from streams.progress.fold import Sums, decode_row, fold, output_request, row_key
 from streams.projections.webhooks.outcome import outcome_of
+from streams.request.lifecycle import RequestState
+from streams.request.reactions import output_requested
+from streams.request.tally import Sums
 from streams.trace_context import PATTERN, trace_id_of, traceparent_of, usable
 from tests.support.event_examples import EXAMPLES, name_of
 from tests.support.examples import REQUEST_ID, created, failed, processed, requested
@@ -127,10 +129,7 @@ def test_the_callers_context_goes_with_all_that_follows_from_an_upload() -> None
     image = requested(traceparent=GIVEN)
     for result in (processed(image), failed(image)):
         assert result.traceparent == GIVEN
-    value = fold(creation, lambda _: None)[row_key(REQUEST_ID)]
-    assert value is not None
-    asked = output_request(REQUEST_ID, decode_row(value), Sums())
-    assert asked.traceparent == GIVEN
+    assert output_requested(RequestState.of(creation), Sums()).traceparent == GIVEN
     attempted = WebhookAttempted(
         request_id=REQUEST_ID, webhook_id="msg_1", attempt=1, status=204, milliseconds=5, traceparent=GIVEN
     )

@@ -26,7 +26,6 @@ from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
 from streams.request.webhook import delivery_status
-from tests import npm_oracle
 from tests.support import npm_oracle
 from tests.support.examples import NOON, completed
 

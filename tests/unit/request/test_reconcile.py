@@ -29,7 +29,7 @@ from streams.request.reconcile import (
     plan,
     unknown_image,
 )
-from tests.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
+from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
 from tests.unit.request.folded import Folded
 
 LIMITS = Limits(stall_after=timedelta(minutes=5), rounds=2, grace=timedelta(hours=1))
@@ -41,7 +41,7 @@ LATE = NOON + timedelta(hours=2)
 def task_after(*events: Event, at: datetime = LATE) -> Task | None:
     request = Folded(*events)
     assert request.entry is not None
-    return next_task(REQUEST_ID, request.entry, request.tallies, at, LIMITS)
+    return next_task(REQUEST_ID, request.entry, lambda: request.tallies, at, LIMITS)
 
 
 def recorded(run: int) -> RequestRecorded:

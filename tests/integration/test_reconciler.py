@@ -1,6 +1,4 @@
-"""What the healer finds on a real log for requests that stand still: it repeats nothing that comes by itself, and none
-of them keeps it from the others.
-"""
+"""Reconciliation on a real log: only missed results are published again, and no request starves the others."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -20,10 +18,10 @@ from streams.events import (
     RequestCreated,
     utc_now,
 )
-from streams.progress import healer as healer_module
-from streams.progress.fold import fold, row_key
-from streams.progress.healer import Healer
-from streams.progress.housekeeping import Stalled
+from streams.progress import reconciler as reconciler_module
+from streams.progress.reconciler import Reconciler
+from streams.progress.store import apply, fold, row_key
+from streams.request.reconcile import Stalled
 from tests.support.examples import created, failed, processed, requested
 from tests.support.topic_reader import events_in
 
@@ -59,15 +57,13 @@ def images_of(request_id: str, count: int) -> list[ImageRequested]:
 class Table(dict[bytes, bytes]):
     def fold(self, *events: Event) -> None:
         for event in events:
-            self.update({key: value for key, value in fold(event, self.get).items() if value is not None})
+            apply(fold(event, self.get).changes, self)
 
     def rows(self, *request_ids: str) -> list[tuple[str, bytes]]:
         return [(request_id, self[row_key(request_id)]) for request_id in request_ids]
 
 
-async def test_only_results_that_the_fold_has_passed_are_written_again(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_only_missed_results_are_published_again(kafka_settings: Settings, request_id: str) -> None:
     log = EventLog(kafka_settings)
     await log.start()
     try:
@@ -81,7 +77,7 @@ async def test_only_results_that_the_fold_has_passed_are_written_again(
         await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
         for result in results[2:]:  # the backlog of a progress worker that was away for long
             await log.append(result)
-        await Healer(kafka_settings, log).look_after(table.rows(request_id), table.get)
+        await Reconciler(kafka_settings, log).run_pass(table.rows(request_id), table.get)
 
         written = await events_in(kafka_settings, log.topics.image_results, request_id)
         assert written == [*results[:2], results[0], *results[2:], *results[:2]]
@@ -90,10 +86,10 @@ async def test_only_results_that_the_fold_has_passed_are_written_again(
         await log.stop()
 
 
-async def test_requests_whose_images_queue_keep_no_other_from_its_help(
+async def test_queued_images_do_not_starve_other_requests(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(healer_module, "REQUESTS_AT_ONCE", 2)
+    monkeypatch.setattr(reconciler_module, "REQUESTS_PER_PASS", 2)
 
     log = EventLog(kafka_settings)
     await log.start()
@@ -105,12 +101,12 @@ async def test_requests_whose_images_queue_keep_no_other_from_its_help(
         for request_id in queued:
             table.fold(await asked_for(log, images_of(request_id, 1)))
         table.fold(await asked_for(log, images_of(full, 1)), processed(images_of(full, 1)[0]))
-        healer = Healer(kafka_settings, log)
+        reconciler = Reconciler(kafka_settings, log)
         for _ in range(3):
-            await healer.look_after(table.rows(*queued, lost, full), table.get)
+            await reconciler.run_pass(table.rows(*queued, lost, full), table.get)
 
         outputs = await events_in(kafka_settings, log.topics.output_requests)
-        assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "at each look"
+        assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "in each pass"
         (again,) = await events_in(kafka_settings, log.topics.progress_tasks)
         assert isinstance(again, ImagesRequestedAgain)
         assert again.request_id == lost
@@ -118,7 +114,7 @@ async def test_requests_whose_images_queue_keep_no_other_from_its_help(
         await log.stop()
 
 
-async def test_offsets_that_are_not_there_and_a_request_that_cannot_be_helped_hold_up_nothing(
+async def test_unreadable_request_and_foreign_offsets_do_not_stop_a_pass(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = EventLog(kafka_settings)
@@ -130,15 +126,15 @@ async def test_offsets_that_are_not_there_and_a_request_that_cannot_be_helped_ho
         # As said by a log that was copied from another cluster, which had more partitions.
         offsets = {0: (0, 5_000_000), 99: (0, 10)}
         table.fold(created(elsewhere, time=AN_HOUR_AGO, image_offsets=offsets))
-        help_others = Healer._help
+        reconcile_others = Reconciler._reconcile
 
-        async def help_most(healer: Healer, request: Stalled, *others: object) -> None:
-            if request.request_id == broken:
+        async def reconcile_most(reconciler: Reconciler, task: Stalled, *others: object) -> None:
+            if task.state.request_id == broken:
                 raise OSError("its part of the log can't be read")
-            await help_others(healer, request, *others)  # type: ignore[arg-type]  # passed on as they came
+            await reconcile_others(reconciler, task, *others)  # type: ignore[arg-type]  # passed on as they came
 
-        monkeypatch.setattr(Healer, "_help", help_most)
-        await Healer(kafka_settings, log).look_after(table.rows(broken, elsewhere), table.get)
+        monkeypatch.setattr(Reconciler, "_reconcile", reconcile_most)
+        await Reconciler(kafka_settings, log).run_pass(table.rows(broken, elsewhere), table.get)
         (given_up,) = await events_in(kafka_settings, log.topics.image_results)
         assert isinstance(given_up, ImageFailed)
         assert (given_up.request_id, given_up.reason) == (elsewhere, "lost")

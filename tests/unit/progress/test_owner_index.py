@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.progress.by_owner import Place, RequestsByOwner
+from streams.progress.owner_index import Place, RequestsByOwner
 from tests.support.examples import NOON
 
 PLACES = st.tuples(st.integers(0, 5).map(lambda seconds: NOON + timedelta(seconds=seconds)), st.sampled_from("abc"))

@@ -1,0 +1,254 @@
+"""Passes over the progress table: starts retries, reconciles stalled requests, evicts finished ones."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
+from datetime import datetime, timedelta
+from functools import partial
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.structs import RecordMetadata
+
+from infra import metrics
+from infra.settings import Settings
+from streams.event_log import EventLog
+from streams.events import (
+    Event,
+    ImageFailed,
+    ImageProcessed,
+    ImageRequested,
+    ImagesRequestedAgain,
+    decode_or_none,
+    utc_now,
+)
+from streams.log_reader import LogReader, Record
+from streams.progress.store import Read, decode_row, read_tallies
+from streams.request.lifecycle import RequestState
+from streams.request.reconcile import (
+    Committed,
+    Limits,
+    LoggedRequest,
+    LoggedResult,
+    RetryDue,
+    Stalled,
+    counting,
+    given_up,
+    in_run,
+    next_task,
+    plan,
+    unknown_image,
+)
+
+logger = structlog.get_logger(__name__)
+
+REQUESTS_PER_PASS = 20
+"""Requests for which one pass reads the log."""
+WRITES_IN_FLIGHT = 2000
+RECORDS_AT_ONCE = 200  # until other tasks of the event loop get their turn
+
+
+class Reconciler:
+    """Carries out the tasks of the requests in this worker's partitions."""
+
+    def __init__(self, settings: Settings, events: EventLog) -> None:
+        self._settings = settings
+        self._events = events
+        self._topics = events.topics
+        self._limits = Limits(
+            timedelta(seconds=settings.stall_after), settings.heal_limit, timedelta(seconds=settings.progress_grace)
+        )
+        # Cooldown per (request, run). The table lags behind the events just written, and a request whose images are
+        # merely queued must not starve the others.
+        self._reconciled: dict[tuple[str, int], datetime] = {}
+
+    async def run_pass(self, rows: Iterable[tuple[str, bytes]], read: Read) -> None:
+        """Carry out what is due of the requests; of those that need the log read, the rest in the next pass."""
+        now = utc_now()
+        self._reconciled = {key: at for key, at in self._reconciled.items() if now - at <= self._limits.stall_after}
+        found: list[RetryDue | Stalled] = []
+        for request_id, value in rows:
+            entry = decode_row(value)
+            match next_task(request_id, entry, partial(read_tallies, entry, read), now, self._limits):
+                case RetryDue() | Stalled() as task:
+                    if _key(task) not in self._reconciled and len(found) < REQUESTS_PER_PASS:
+                        found.append(task)
+                case None:
+                    pass
+                case event:
+                    await self._events.append(event)
+            await asyncio.sleep(0)
+        if found:
+            async with LogReader.open(self._settings) as reader:
+                for task in sorted(found, key=lambda task: isinstance(task, Stalled)):  # a client waits for a retry
+                    try:
+                        await self._carry_out(task, reader)
+                    except Exception:  # must not keep the others from their turn
+                        logger.exception(
+                            "reconciling request failed; retrying in a later pass", request_id=task.state.request_id
+                        )
+
+    async def _carry_out(self, task: RetryDue | Stalled, reader: LogReader) -> None:
+        if isinstance(task, RetryDue):
+            await self._rerequest(task.state, task.missing, 0, reader)  # after a kill, the same events again
+            self._reconciled[_key(task)] = utc_now()
+        else:
+            self._reconciled[_key(task)] = utc_now()  # also if that fails: then it is the others' turn
+            await self._reconcile(task, reader)
+
+    async def _reconcile(self, task: Stalled, reader: LogReader) -> None:
+        state = task.state
+        # Read before the results: what compress has handled by now has its result among them.
+        handled = await reader.committed(self._topics.group("compress"), self._topics.image_requests)
+        partition = await reader.partition_of(self._topics.image_results, state.request_id.encode())
+        folded = (await reader.committed(self._topics.group("progress"), partition.topic))[partition]
+        start = await reader.offset_at(partition, state.created_at)
+        results = [result async for result in self._results(task, {partition: start}, reader)]
+        requests = []
+        if task.missing - {result.image for result in results}:
+            requests = [request async for request in self._requests(task, reader)]
+        found = plan(task, results, requests, Committed(folded, {tp.partition: end for tp, end in handled.items()}))
+        if found.republish:
+            await self._republish(state, partition, found.republish, reader)
+        await self._fail_unknown(state, found.unknown)
+        if found.fail:
+            await self._give_up(state, found.fail, reader)
+        if found.rerequest:
+            await self._rerequest(state, found.rerequest, state.rounds + 1, reader)
+
+    async def _results(
+        self, task: Stalled, starts: Mapping[TopicPartition, int], reader: LogReader
+    ) -> AsyncIterator[LoggedResult]:
+        """The results on the log that count for missing images."""
+        key = task.state.request_id.encode()
+        async for record, event in _events(reader.read(starts), lambda found: found == key):
+            if isinstance(event, ImageProcessed | ImageFailed):
+                result = LoggedResult(record.offset, event.index, event.attempt, isinstance(event, ImageProcessed))
+                for each in counting(task, (result,)):
+                    yield each
+
+    async def _requests(self, task: Stalled, reader: LogReader) -> AsyncIterator[LoggedRequest]:
+        async for record, image in self._images(task.state, reader):
+            if image.index in task.missing:
+                yield LoggedRequest(record.partition, record.offset, image.index, image.attempt)
+
+    async def _images(self, state: RequestState, reader: LogReader) -> AsyncIterator[tuple[Record, ImageRequested]]:
+        """Every ImageRequested of the request, in whatever run."""
+        topic, prefix = self._topics.image_requests, f"{state.request_id}/".encode()
+        present = await reader.ends(await reader.partitions(topic))
+        ranges = {TopicPartition(topic, number): offsets for number, offsets in state.image_offsets.items()}
+        # The offsets in an event may be of another cluster: what isn't there is not waited for.
+        starts: dict[TopicPartition, int | None] = {tp: first for tp, (first, _) in ranges.items() if tp in present}
+        ends = {tp: min(ranges[tp][1] + 1, present[tp]) for tp in starts}
+        # Between the first and the last there may be many of other requests.
+        async for record, event in _events(reader.read(starts, ends), lambda key: key.startswith(prefix)):
+            if isinstance(event, ImageRequested):
+                yield record, event
+
+    async def _republish(
+        self, state: RequestState, partition: TopicPartition, offsets: Set[int], reader: LogReader
+    ) -> None:
+        writes = _Writes(self._events)
+        key = state.request_id.encode()
+        records = reader.read({partition: min(offsets)}, {partition: max(offsets) + 1})
+        async for record, event in _events(records, lambda found: found == key):
+            if record.offset in offsets:
+                await writes.add(event)
+        await writes.finish()
+        metrics.RESULTS_REPEATED.inc(len(offsets))
+        logger.warning("missed results published again", request_id=state.request_id, results=len(offsets))
+
+    async def _rerequest(self, state: RequestState, images: Set[int], cause: int, reader: LogReader) -> None:
+        """Request images in the current run; one that was never requested before has failed.
+
+        ``cause``: 0 for a retry, otherwise the number of the round in which the request is reconciled.
+        """
+        offsets = dict(state.image_offsets)
+
+        def extend(written: RecordMetadata) -> None:
+            first, last = offsets.get(written.partition, (written.offset, written.offset))
+            offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+
+        writes = _Writes(self._events, extend)
+        missing = set(images)
+        async for image in self._each_once(state, missing, reader):
+            await writes.add(in_run(image, state))
+        await writes.finish()
+        await self._fail_unknown(state, missing)
+        count = len(images) - len(missing)
+        await self._events.append(
+            ImagesRequestedAgain(
+                request_id=state.request_id,
+                run=state.run,
+                heal=cause,
+                missing=count,
+                image_offsets=offsets,
+                traceparent=state.traceparent,
+            )
+        )
+        metrics.ASKED_AGAIN.labels("lost" if cause else "retry").inc(count)
+        metrics.REQUESTS_HEALED.inc(cause > 0)
+        logger.warning("images requested again", request_id=state.request_id, images=count, run=state.run, round=cause)
+
+    async def _give_up(self, state: RequestState, images: Set[int], reader: LogReader) -> None:
+        writes = _Writes(self._events)
+        async for image in self._each_once(state, set(images), reader):
+            await writes.add(given_up(image, state))
+        await writes.finish()
+        metrics.GIVEN_UP.inc(len(images))
+        logger.error("lost images failed", request_id=state.request_id, images=len(images))
+
+    async def _fail_unknown(self, state: RequestState, images: Collection[int]) -> None:
+        writes = _Writes(self._events)
+        for index in sorted(images):
+            await writes.add(unknown_image(state, index))
+        await writes.finish()
+        if images:
+            metrics.GIVEN_UP.inc(len(images))
+            logger.error("images that the log doesn't have failed", request_id=state.request_id, images=len(images))
+
+    async def _each_once(
+        self, state: RequestState, images: set[int], reader: LogReader
+    ) -> AsyncIterator[ImageRequested]:
+        """The first ImageRequested of each of the images; takes them out of ``images``."""
+        async for _, image in self._images(state, reader):
+            if image.index in images:
+                images.discard(image.index)
+                yield image
+
+
+class _Writes:
+    """Publishes many events with a bounded number in flight; ``written`` is called for each."""
+
+    def __init__(self, events: EventLog, written: Callable[[RecordMetadata], None] = lambda _: None) -> None:
+        self._events = events
+        self._written = written
+        self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
+
+    async def add(self, event: Event) -> None:
+        self._pending.append(await self._events.enqueue(event))
+        if len(self._pending) > WRITES_IN_FLIGHT:
+            self._written(await self._pending.popleft())
+
+    async def finish(self) -> None:
+        """Wait until all are acknowledged."""
+        while self._pending:
+            self._written(await self._pending.popleft())
+
+
+def _key(task: RetryDue | Stalled) -> tuple[str, int]:
+    return task.state.request_id, task.state.run
+
+
+async def _events(
+    batches: AsyncIterator[list[Record]], is_wanted: Callable[[bytes], bool]
+) -> AsyncIterator[tuple[Record, Event]]:
+    """The events of the records with a wanted key; those that can't be decoded are dead letters already."""
+    async for records in batches:
+        for number, record in enumerate(records):
+            if record.key is not None and is_wanted(record.key):
+                event = decode_or_none(record.value)
+                if event is not None:
+                    yield record, event
+            if number % RECORDS_AT_ONCE == 0:
+                await asyncio.sleep(0)
