@@ -213,7 +213,7 @@ async def look_for_old_files() -> None:
         return
     async with resources as shared:
         try:
-            await shared.retention.look(sorted(own))
+            await shared.retention.run_pass(sorted(own))
             if 0 in own:  # one worker is enough for that
                 await shared.storage.sweep(PARTIAL_KEPT)
         except Exception:

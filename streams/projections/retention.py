@@ -1,10 +1,9 @@
-"""Removing the files of requests that finished longer ago than ``RETENTION_DAYS``.
+"""Expires requests that ended longer ago than ``RETENTION_DAYS``, and removes their files.
 
-The requests topic is its own calendar: a partition is read up to where it was that many days ago, and every
-request whose last word there is an ending has had its time. An event says so first, and the files go when that
-event is consumed, which Kafka repeats until it is done; so a crash leaves nothing half-removed, and a rebuild
-knows what it must not bring back. How far the calendar has been read is the offset of a consumer group without
-members.
+The requests topic is its own calendar: a partition is read up to where it was that many days ago, and a request that
+had ended by then, and whose end is still the same, expires. An event says so first, and the files are removed when it
+is consumed, which Kafka repeats until it is done; so a crash leaves nothing half-removed, and a rebuild knows what it
+must not restore. The position in the calendar is the offset of a consumer group without members.
 """
 
 from collections.abc import Iterable
@@ -17,107 +16,103 @@ from infra.kafka import commit_offsets
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.event_log import EventLog
-from streams.events import (
-    Event,
-    RequestCancelled,
-    RequestCompleted,
-    RequestFilesRemoved,
-    RequestStopped,
-    decode_or_none,
-    utc_now,
-)
+from streams.events import Event, RequestFilesRemoved, decode_or_none, utc_now
 from streams.log_reader import LogReader
+from streams.request.lifecycle import Lifecycle, advance
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
-# What a request's last word must be: with any other it is still, or again, being worked on.
-ENDINGS: tuple[type[Event], ...] = (RequestCompleted, RequestStopped)
-# What neither ends nor begins anything: a cancellation is followed by an ending, or came too late.
-ASIDES: tuple[type[Event], ...] = (RequestCancelled,)
-REQUESTS_AT_ONCE = 50_000  # what one look remembers of a partition, some 10 MB
+REQUESTS_AT_ONCE = 50_000
+"""Candidates that one pass over a partition remembers: some 20 MB."""
 GROUP = "retention"
 
 
-class Finished:
-    """Which requests have ended and not been touched since, as the log of a partition is read in order. Pure."""
+class Candidates:
+    """The requests that ended before a time and weren't touched since, as the log of a partition is read in order.
+
+    The reading begins at some offset, so a request's RequestCreated may not be among its events. Pure.
+    """
 
     def __init__(self) -> None:
-        self._ended: dict[str, None] = {}
+        self._lives: dict[str, Lifecycle] = {}
 
     def __len__(self) -> int:
-        return len(self._ended)
+        return len(self._lives)
 
     def read_old(self, event: Event) -> None:
-        """An event from before the border: an ending makes the request a candidate."""
-        if isinstance(event, ENDINGS):
-            self._ended[event.request_id] = None
-        elif not isinstance(event, ASIDES):
-            self._ended.pop(event.request_id, None)
+        """Apply an event from before that time."""
+        before = self._lives.get(event.request_id, Lifecycle())
+        after = advance(before, event)
+        if after is not before:
+            self._lives[event.request_id] = after
 
     def read_later(self, event: Event) -> None:
-        """An event from after it: the request is in use, ended again or removed already."""
-        if not isinstance(event, ASIDES):
-            self._ended.pop(event.request_id, None)
+        """Apply an event from after it: a request that is retried, ended again or expired is no candidate any more."""
+        life = self._lives.get(event.request_id)
+        if life is not None:
+            after = advance(life, event)
+            if after.is_expired or after.end != life.end:
+                del self._lives[event.request_id]
 
     @property
     def requests(self) -> list[str]:
-        return list(self._ended)
+        return [request_id for request_id, life in self._lives.items() if life.end is not None and not life.is_expired]
 
 
 class Retention:
-    """Finds what has had its time, in the partitions that this worker has, and removes it."""
+    """Finds and expires requests in this worker's partitions, and removes the files of expired ones."""
 
     def __init__(self, settings: Settings, event_log: EventLog, storage: Storage) -> None:
         self._settings = settings
-        self._log = event_log
+        self._events = event_log
         self._storage = storage
         self._group = event_log.topics.group(GROUP)
 
-    async def look(self, partitions: Iterable[int]) -> int:
-        """Write the events about requests whose time is over, in these partitions; returns how many."""
+    async def run_pass(self, partitions: Iterable[int]) -> int:
+        """Expire the requests in these partitions whose retention time is over; returns how many."""
         if self._settings.retention_days is None:
             return 0
         border = utc_now() - timedelta(days=self._settings.retention_days)
         found = 0
         async with LogReader.open(self._settings) as reader:
-            begun = await reader.committed(self._group, self._log.topics.requests)
-            for partition in (TopicPartition(self._log.topics.requests, number) for number in partitions):
+            begun = await reader.committed(self._group, self._events.topics.requests)
+            for partition in (TopicPartition(self._events.topics.requests, number) for number in partitions):
                 position, end = max(0, begun[partition]), await reader.exact_offset_at(partition, border)
                 while position < end:
-                    requests, position = await self._finished(reader, partition, position, end)
-                    await self._say_removed(requests)
+                    requests, position = await self._candidates(reader, partition, position, end)
+                    await self._expire(requests)
                     found += len(requests)
                 # Also where it is the same: Kafka forgets a group's offsets that are not renewed.
                 await commit_offsets(self._settings, self._group, {partition: position})
         return found
 
-    async def _finished(
+    async def _candidates(
         self, reader: LogReader, partition: TopicPartition, start: int, end: int
     ) -> tuple[list[str], int]:
-        """The requests that have had their time between two offsets, and how far was read for that."""
-        finished = Finished()
+        """The requests to expire that ended between two offsets, and how far was read for that."""
+        candidates = Candidates()
         position = start
         async for records in reader.read({partition: start}, {partition: end}):
             for record in records:
                 if (event := decode_or_none(record.value)) is not None:
-                    finished.read_old(event)
+                    candidates.read_old(event)
             position = records[-1].offset + 1 if records else position
-            if len(finished) >= REQUESTS_AT_ONCE:
+            if len(candidates) >= REQUESTS_AT_ONCE:
                 break
         else:
             position = end
-        if len(finished):
+        if len(candidates):
             async for records in reader.read({partition: position}):
                 for record in records:
                     if (event := decode_or_none(record.value)) is not None:
-                        finished.read_later(event)
-        return finished.requests, position
+                        candidates.read_later(event)
+        return candidates.requests, position
 
-    async def _say_removed(self, requests: list[str]) -> None:
-        for written in [await self._log.enqueue(RequestFilesRemoved(request_id=request)) for request in requests]:
+    async def _expire(self, requests: list[str]) -> None:
+        for written in [await self._events.enqueue(RequestFilesRemoved(request_id=request)) for request in requests]:
             await written
 
     async def remove(self, event: RequestFilesRemoved) -> None:
-        """Remove a request's images and output CSVs; nothing happens where they are gone already."""
+        """Remove a request's images and output CSVs, as far as they are there."""
         images, csvs = [await self._storage.remove(f"{kind}/{event.request_id}") for kind in ("images", "csv")]
-        log.info("files removed", request_id=event.request_id, images=images, csvs=csvs)
+        logger.info("files of expired request removed", request_id=event.request_id, images=images, csvs=csvs)

@@ -90,9 +90,19 @@ class Lifecycle:
         return self.cancelled_run is not None and self.cancelled_run >= self.run and not self.is_completed
 
     @property
+    def end(self) -> Completion | int | None:
+        """The end of the current run: its completion, or the run if it was stopped; None while it is under way."""
+        if self.is_completed:
+            return self.completion
+        return self.stopped_run if self.stopped_run is not None and self.stopped_run >= self.run else None
+
+    @property
     def is_ended(self) -> bool:
-        """Whether nothing of the current run is under way."""
-        return self.is_completed or self.is_expired or (self.stopped_run is not None and self.stopped_run >= self.run)
+        return self.is_expired or self.end is not None
+
+    def is_past(self, run: int) -> bool:
+        """Whether a run is completed, or a later one has begun: nobody waits for its output any more."""
+        return (self.completion is not None and self.completion.run >= run) or self.retried_run > run
 
     @property
     def phase(self) -> Phase:

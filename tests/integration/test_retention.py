@@ -54,15 +54,15 @@ async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(
             await event_log.append(completed(request_id))
         await event_log.append(RequestRetried(request_id=run_again, run=1, created_at=NOON))
         await asyncio.sleep(0.01)
-        assert await keeper.look(PARTITIONS) == 1
+        assert await keeper.run_pass(PARTITIONS) == 1
         (event,) = await removed(kafka_settings)
         assert event.request_id == over
         await keeper.remove(RequestFilesRemoved(request_id=over))
         await keeper.remove(RequestFilesRemoved(request_id=over))
-        assert await keeper.look(PARTITIONS) == 0, "how far the log was read is remembered"
+        assert await keeper.run_pass(PARTITIONS) == 0, "how far the log was read is remembered"
         await event_log.append(completed(run_again, run=1))
         await asyncio.sleep(0.01)
-        assert await keeper.look(PARTITIONS) == 1
+        assert await keeper.run_pass(PARTITIONS) == 1
         # They may be in different partitions, which are read in no order.
         assert sorted(event.request_id for event in await removed(kafka_settings)) == sorted((over, run_again))
     assert files(kafka_settings, over) == []
@@ -73,9 +73,9 @@ async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(
 async def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> None:
     async with retention(kafka_settings, days=1) as (keeper, event_log, _):
         await event_log.append(completed(str(uuid4())))
-        assert await keeper.look(PARTITIONS) == 0
+        assert await keeper.run_pass(PARTITIONS) == 0
     async with retention(kafka_settings, days=None) as (keeper, event_log, _):
-        assert await keeper.look(PARTITIONS) == 0
+        assert await keeper.run_pass(PARTITIONS) == 0
     assert await removed(kafka_settings) == []
 
 
@@ -87,5 +87,5 @@ async def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka
         first = RequestFilesRemoved(request_id=request_id)
         await event_log.append(first)  # as far as the one that died had got
         await asyncio.sleep(0.01)
-        assert await keeper.look(PARTITIONS) == 0, "it is said already"
+        assert await keeper.run_pass(PARTITIONS) == 0, "it is said already"
         assert [event.id for event in await removed(kafka_settings)] == [first.id]

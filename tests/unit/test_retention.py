@@ -1,51 +1,72 @@
-"""Which requests have had their time: those whose last word is an ending, and an old one."""
+"""Which requests expire: those that ended long ago and whose end is still the same."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events import Event, RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
-from streams.projections.retention import ENDINGS, Finished
+from streams.projections.retention import Candidates
+from streams.request.lifecycle import Lifecycle, advance
 from tests.support.examples import NOON, completed, created
 
+CANCELLED = RequestCancelled(request_id="a")
+STOPPED = RequestStopped(**completed("a").model_dump())
+RETRIED = RequestRetried(request_id="a", run=1, created_at=NOON)
+EXPIRED = RequestFilesRemoved(request_id="a")
+EVENTS: list[Event] = [created("a"), CANCELLED, STOPPED, completed("a"), completed("a", failed=0), RETRIED, EXPIRED]
+HISTORIES = st.lists(
+    st.sampled_from([event.model_copy(update={"request_id": name}) for name in "abc" for event in EVENTS]), max_size=30
+)
 
-def events_of(request_id: str) -> list[Event]:
-    return [
-        created(request_id),
-        completed(request_id),
-        RequestStopped(**completed(request_id).model_dump()),
-        RequestRetried(request_id=request_id, run=1, created_at=NOON),
-        RequestFilesRemoved(request_id=request_id),
-    ]
 
-
-HISTORIES = st.lists(st.sampled_from([event for name in "abc" for event in events_of(name)]), max_size=30)
+def expiring(old: list[Event], later: list[Event]) -> list[str]:
+    candidates = Candidates()
+    for event in old:
+        candidates.read_old(event)
+    for event in later:
+        candidates.read_later(event)
+    return candidates.requests
 
 
 @given(HISTORIES, HISTORIES)
-def test_a_request_is_over_when_its_last_word_is_an_old_ending(old: list[Event], later: list[Event]) -> None:
-    finished = Finished()
-    for event in old:
-        finished.read_old(event)
-    for event in later:
-        finished.read_later(event)
-    last_words = {event.request_id: event for event in old}
-    talked_of_later = {event.request_id for event in later}
-    assert set(finished.requests) == {
-        name for name, event in last_words.items() if isinstance(event, ENDINGS) and name not in talked_of_later
-    }
-    assert len(finished) == len(finished.requests)
+def test_ended_request_expires_unless_touched_later(old: list[Event], later: list[Event]) -> None:
+    expected = []
+    for name in "abc":
+        lives = [Lifecycle()]
+        for event in (*old, *later):
+            lives.append(advance(lives[-1], event) if event.request_id == name else lives[-1])
+        ends = [None if life.is_expired else life.end for life in lives[len(old) :]]
+        if ends[0] is not None and all(end == ends[0] for end in ends):
+            expected.append(name)
+    assert sorted(expiring(old, later)) == expected
 
 
-def test_a_cancellation_that_came_too_late_keeps_nothing_for_ever() -> None:
-    finished = Finished()
-    for event in (created("a"), completed("a"), RequestCancelled(request_id="a")):
-        finished.read_old(event)
-    finished.read_later(RequestCancelled(request_id="a"))
-    assert finished.requests == ["a"]
+@pytest.mark.parametrize(
+    ("old", "later", "expires"),
+    [
+        ([created("a")], [], False),
+        ([completed("a")], [], True),
+        ([STOPPED], [], True),
+        ([completed("a"), EXPIRED], [], False),
+        ([completed("a")], [EXPIRED], False),
+        ([completed("a"), RETRIED], [], False),
+        ([completed("a")], [RETRIED], False),
+        ([completed("a")], [RETRIED, completed("a", run=1)], False),
+        ([RETRIED, completed("a", run=1)], [], True),
+        ([completed("a")], [completed("a", failed=0)], False),
+        ([completed("a")], [completed("a")], True),
+        ([RETRIED, completed("a")], [], False),
+        # Not before its last image has its result.
+        ([created("a"), CANCELLED], [], False),
+        # A cancellation that came too late changes nothing.
+        ([completed("a"), CANCELLED], [CANCELLED], True),
+    ],
+)
+def test_last_end_decides(old: list[Event], later: list[Event], expires: bool) -> None:
+    assert expiring(old, later) == (["a"] if expires else [])
 
 
-def test_what_is_cancelled_has_not_ended_before_its_last_image_has() -> None:
-    finished = Finished()
-    for event in (created("a"), RequestCancelled(request_id="a")):
-        finished.read_old(event)
-    assert finished.requests == []
+def test_creations_are_not_remembered() -> None:
+    candidates = Candidates()
+    candidates.read_old(created("a"))
+    assert len(candidates) == 0
