@@ -21,6 +21,7 @@ from streams.event_log import EventLog
 from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
 from streams.projections.webhooks.store import Deliveries
+from streams.request.lifecycle import RequestState, evolve
 from streams.request.status import Status
 from streams.topics import Topics
 
@@ -40,20 +41,19 @@ class Context:
     readiness: Readiness
 
     async def status(self, request_id: str) -> Status | None:
-        """The status of a request: from the progress table, or from the history once it has left that.
+        """The status of a request: from the progress table, or from the history once it is evicted.
 
         A request that neither knows is looked for among what Kafka has by now, so that a status asked for
         right after the 202 is found by any API process. Raises StaleViewError when that takes too long.
         """
-        status = (
-            self.view.get(request_id) or await self.history.status(request_id) or await self.view.get_fresh(request_id)
-        )
+        if (status := self.view.get(request_id)) is not None:
+            return status
+        if (found := await self.history.request(request_id)) is None:
+            return await self.view.get_fresh(request_id)
+        state, tally = found
         retried = self.view.retry_of(request_id)
-        if status is None or retried is None or status.status == "expired":
-            return status  # a retry that came after the files went doesn't count
-        if retried.run > status.run:
-            return status.in_run(retried.run, retried.time)
-        return status
+        after = evolve(state, retried) if retried is not None else state
+        return Status.of(after, (tally,)) if isinstance(after, RequestState) else None
 
 
 CONTEXT = web.AppKey("context", Context)

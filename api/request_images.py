@@ -14,8 +14,9 @@ from api.problems import unavailable
 from api.routes import Answer, Parameter, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET
+from streams.projections.history import IMAGE_COLUMNS
 from streams.request.status import Status
+from streams.request.tally import IMAGES_PER_CHUNK, chunk_of, chunk_range
 
 STOPPED = ("cancelled", "expired")  # what has no result by now gets none
 DEFAULT_LIMIT = 100
@@ -44,8 +45,8 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
     items: list[Image] = []
     index, buckets_read = start, 0
     while index < status.total and len(items) < limit and buckets_read < MOST_BUCKETS:
-        bucket = index // IMAGES_PER_BUCKET
-        end = min((bucket + 1) * IMAGES_PER_BUCKET, status.total)
+        bucket, _ = chunk_of(index)
+        end = chunk_range(bucket, status.total).stop
         if not may_have(bucket):
             index = end
             continue
@@ -54,7 +55,7 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
             status.request_id,
             bucket,
             start=index,
-            limit=limit - len(items) if wanted is None else IMAGES_PER_BUCKET,
+            limit=limit - len(items) if wanted is None else IMAGES_PER_CHUNK,
             patience=0,
         )
         while index < end and len(items) < limit:

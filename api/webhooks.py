@@ -115,10 +115,10 @@ async def _deliveries(request: web.Request, request_id: str) -> list[Delivery]:
     """The messages about a request's completions, newest first."""
     context = request.app[CONTEXT]
     try:
-        run = await context.history.completed_run(request_id)
-        if run is None:
+        completion = (await context.history.lifecycle(request_id, patience=0)).completion
+        if completion is None:
             return []
-        runs = range(run, max(-1, run - RUNS_SHOWN), -1)
+        runs = range(completion.run, max(-1, completion.run - RUNS_SHOWN), -1)
         loaded = await asyncio.gather(*(context.deliveries.load(completion_id(request_id, number)) for number in runs))
     except CassandraUnavailableError:
         raise unavailable("the history doesn't answer") from None

@@ -27,10 +27,10 @@ from streams.events import (
     WebhookFailed,
     WebhookRedeliveryRequested,
 )
-from streams.request.status import Status, status_word
-from streams.request.webhook import WebhookState, delivery_status
-
-IMAGES_PER_BUCKET = 1000
+from streams.request.lifecycle import Completion, Lifecycle, RequestState
+from streams.request.status import Status
+from streams.request.tally import IMAGES_PER_CHUNK, Tally, chunk_of
+from streams.request.webhook import DeliveryStatus, WebhookState, delivery_status
 
 # How long a write waits for a Cassandra that is away before its worker gives up and is started anew, in seconds.
 PATIENCE = 120.0
@@ -118,32 +118,6 @@ _SELECT_PRODUCT_IMAGES = """
 # After every time and every id that there may be.
 END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 NEWEST_REQUEST = (END_OF_TIME, "")
-
-
-class Runs(NamedTuple):
-    """The latest run of a request that is completed, that was cancelled, that a retry began; None: there is none.
-
-    ``removed``: its files are, because their time was over.
-    """
-
-    completed: int | None = None
-    cancelled: int | None = None
-    retried: int | None = None
-    removed: bool = False
-
-    def after(self, event: Event) -> "Runs":
-        """With what an event says, in whatever order they come."""
-        match event:
-            case RequestCompleted():
-                return self._replace(completed=max(event.run, self.completed or 0))
-            case RequestCancelled():
-                return self._replace(cancelled=max(event.run, self.cancelled or 0))
-            case RequestRetried():
-                return self._replace(retried=max(event.run, self.retried or 0))
-            case RequestFilesRemoved():
-                return self._replace(removed=True)
-            case _:
-                return self
 
 
 class ProductPlace(NamedTuple):
@@ -270,7 +244,7 @@ class History:
         )
         image = (
             event.request_id,
-            event.index // IMAGES_PER_BUCKET,
+            chunk_of(event.index)[0],
             event.index,
             event.attempt,
             event.row,
@@ -309,51 +283,22 @@ class History:
     async def _write(self, cql: str, *parameters: Any) -> None:
         await self._session.execute(cql, parameters, patience=PATIENCE)
 
-    async def status(self, request_id: str) -> Status | None:
-        """The status of a request as the history knows it: complete once it is completed."""
+    async def request(self, request_id: str) -> tuple[RequestState, Tally] | None:
+        """A request as the history has it, with one tally of all its images; None before its RequestCreated is here."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,))
         if not rows or rows[0].total is None:
             return None
-        row = rows[0]
-        is_expired = row.expired_at is not None
-        # A retry that was accepted while its files were being removed doesn't count.
-        run = max(row.run or 0, (row.cancelled_run if is_expired else row.retried_run) or 0)
-        is_completed = row.completed_at is not None and (row.run or 0) >= run
-        is_cancelled = row.cancelled_run is not None and row.cancelled_run >= run
-        changes = (row.updated_at, row.cancelled_at, row.retried_at, row.expired_at)
-        is_readable = is_completed and not is_expired
-        return Status(
-            request_id=request_id,
-            status=status_word(expired=is_expired, completed=is_completed, cancelled=is_cancelled),
-            total=row.total,
-            succeeded=row.succeeded or 0,
-            # In a retry that is under way, what had failed waits again.
-            failed=(row.failed or 0) if is_completed or is_cancelled else 0,
-            input_bytes=row.input_bytes or 0,
-            output_bytes=row.output_bytes or 0,
-            created_at=utc(row.created_at),
-            updated_at=max(utc(change) for change in changes if change),
-            completed_at=utc(row.completed_at) if is_completed else None,
-            output_csv_url=row.output_csv_url if is_readable else None,
-            output_csv_path=row.output_csv_path if is_readable else None,
-            owner=row.owner or "",
-            webhook=webhook_state(row) if is_completed else None,
-            run=run,
-        )
+        return _state_of(rows[0]), _tally_of(rows[0])
 
-    async def is_past(self, request_id: str, run: int) -> bool:
-        """Whether this run of a request is completed, or a later one has begun: its output is not waited for."""
-        runs = await self.runs(request_id)
-        return (runs.completed is not None and runs.completed >= run) or (
-            runs.retried is not None and runs.retried > run
-        )
+    async def status(self, request_id: str) -> Status | None:
+        """The status of a request as the history has it: completed once that is in Cassandra."""
+        found = await self.request(request_id)
+        return None if found is None else Status.of(found[0], (found[1],))
 
-    async def runs(self, request_id: str) -> Runs:
-        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=PATIENCE)
-        if not rows:
-            return Runs()
-        row = rows[0]
-        return Runs(row.run, row.cancelled_run, row.retried_run, removed=row.expired_at is not None)
+    async def lifecycle(self, request_id: str, *, patience: float = PATIENCE) -> Lifecycle:
+        """The runs of a request; with none while the history has nothing about it."""
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=patience)
+        return Lifecycle(**_runs_of(rows[0])) if rows else Lifecycle()
 
     async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
         """Whether a request is among those of its owner."""
@@ -362,19 +307,13 @@ class History:
             await self._session.execute(_SELECT_DAY, place[:2])
         )
 
-    async def completed_run(self, request_id: str) -> int | None:
-        """The last run of a request that was completed; None before the first is."""
-        rows = await self._session.execute(_SELECT_REQUEST, (request_id,))
-        run: int | None = rows[0].run if rows else None
-        return run
-
     async def whole_images(
         self,
         request_id: str,
         bucket: int,
         *,
         start: int = 0,
-        limit: int = IMAGES_PER_BUCKET,
+        limit: int = IMAGES_PER_CHUNK,
         patience: float = PATIENCE,
     ) -> dict[int, tuple[Any, ...]]:
         """The ``IMAGE_COLUMNS`` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
@@ -382,7 +321,7 @@ class History:
         return {row[0]: tuple(row[1:]) for row in rows}
 
     async def forget_image(self, request_id: str, index: int) -> None:
-        await self._write(_DELETE_IMAGE, request_id, index // IMAGES_PER_BUCKET, index)
+        await self._write(_DELETE_IMAGE, request_id, chunk_of(index)[0], index)
 
     async def requests_of(self, owner: str, before: tuple[datetime, str]) -> AsyncIterator[tuple[datetime, str]]:
         """When each request of an owner was created, and its id, newest first, from ``before`` (not included) on."""
@@ -402,10 +341,45 @@ class History:
         return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), patience=PATIENCE)
 
 
-def webhook_state(row: Any) -> WebhookState | None:
-    # One that was recorded before completions said so has no state yet.
-    state: WebhookState | None = row.webhook or ("pending" if row.webhook_url and row.completed_at else None)
-    return state
+def _state_of(row: Any) -> RequestState:
+    changes = (row.updated_at, row.cancelled_at, row.retried_at, row.expired_at)
+    # A completion without a delivery status is about to get one.
+    webhook: WebhookState | None = row.webhook or ("pending" if row.webhook_url and row.completed_at else None)
+    return RequestState(
+        request_id=row.request_id,
+        total=row.total,
+        header=tuple(row.header or ()),
+        owner=row.owner or "",
+        created_at=utc(row.created_at),
+        updated_at=max(utc(change) for change in changes if change),
+        webhook_url=row.webhook_url,
+        delivery=DeliveryStatus.of(webhook, row.run or 0) if webhook else None,
+        **_runs_of(row),
+    )
+
+
+def _runs_of(row: Any) -> dict[str, Any]:
+    """The fields of a Lifecycle; what a request was stopped with has no run in the history."""
+    completion = None
+    if row.completed_at is not None:
+        completion = Completion(
+            row.run or 0, utc(row.completed_at), row.failed or 0, row.output_csv_url, row.output_csv_path
+        )
+    return {
+        "retried_run": row.retried_run or 0,
+        "retried_at": utc(row.retried_at) if row.retried_at else None,
+        "cancelled_run": row.cancelled_run,
+        "completion": completion,
+        "is_expired": row.expired_at is not None,
+    }
+
+
+def _tally_of(row: Any) -> Tally:
+    """The sums of the last run that ended."""
+    run = max(row.run or 0, row.cancelled_run or 0)
+    return Tally(
+        run, row.succeeded or 0, row.failed or 0, row.input_bytes or 0, row.output_bytes or 0, updated_ms=0, states=b""
+    )
 
 
 def milliseconds_of(event: ImageProcessed) -> int:

@@ -20,7 +20,8 @@ from infra.storage import Storage
 from streams.event_log import EventLog
 from streams.events import OutputCsvRequested, RequestCompleted, utc_now
 from streams.projections import csv_format
-from streams.projections.history import IMAGES_PER_BUCKET, History
+from streams.projections.history import History
+from streams.request.tally import chunk_count, chunk_range
 
 log = structlog.get_logger(__name__)
 
@@ -64,14 +65,14 @@ class OutputCsv:
 
         Done again, it writes the same bytes to the same place and an event of the same id.
         """
-        if (await self._history.runs(event.request_id)).removed:
-            return  # an old event read again must not bring back what was removed
+        if (await self._history.lifecycle(event.request_id)).is_expired:
+            return  # a redelivered event must not restore what was removed
         path = output_path(event)
         try:
             await self._write(event, path)
         except HistoryLagsError as lag:
-            past = await self._history.is_past(event.request_id, event.run)
-            if past and not isinstance(lag, _SuccessesMissingError):
+            life = await self._history.lifecycle(event.request_id)
+            if life.is_past(event.run) and not isinstance(lag, _SuccessesMissingError):
                 return  # what it counts is out of date: a late success was told since, or a retry has begun
             await asyncio.sleep(GAP_POLL)
             # To the end of the queue: others must not wait behind it, and it must not be lost.
@@ -139,9 +140,8 @@ class OutputCsv:
 
     async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
         loop = asyncio.get_running_loop()
-        for bucket in range(-(-event.total // IMAGES_PER_BUCKET)):
-            first = bucket * IMAGES_PER_BUCKET
-            wanted = list(range(first, min(first + IMAGES_PER_BUCKET, event.total)))
+        for bucket in range(chunk_count(event.total)):
+            wanted = list(chunk_range(bucket, event.total))
             seen, deadline = -1, 0.0
             while True:
                 rows = await self._history.images(event.request_id, bucket)

@@ -5,7 +5,7 @@ readers see it all the time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import AsyncIterator, Callable, Container, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,18 +20,18 @@ from streams.events import (
     OutputCsvRequested,
     RequestCompleted,
     RequestCreated,
-    RequestFilesRemoved,
     RequestRetried,
-    RequestStopped,
     decode_or_none,
     utc_now,
 )
 from streams.log_reader import LogReader, partition_of
-from streams.projections.history import IMAGES_PER_BUCKET, History, Runs
+from streams.projections.history import History
 from streams.projections.image_digest import ImageDigest
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
 from streams.projections.webhooks.images import ImageMessages
 from streams.projections.webhooks.store import Deliveries
+from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
+from streams.request.tally import chunk_count, chunk_range
 from streams.topics import Topics
 
 WRITES_IN_FLIGHT = 256
@@ -147,24 +147,19 @@ async def rebuild_history(
     return report
 
 
-async def _under_way(settings: Settings, request_id: str | None) -> dict[str, int]:
-    """The requests whose last run has no end on the log, and which run that is."""
-    runs: dict[str, int] = {}
+async def _under_way(settings: Settings, request_id: str | None) -> Set[str]:
+    """The requests whose current run has no end on the log."""
+    lives: dict[str, Lifecycle] = {}
     async for events in LogOfRequests(settings, request_id, lambda _, __: None).events(
         Topics(settings.topic_prefix).requests
     ):
         for event in events:
-            run = runs.get(event.request_id, 0)
-            match event:
-                case RequestCreated():
-                    runs[event.request_id] = run
-                case RequestRetried():
-                    runs[event.request_id] = max(run, event.run)
-                case RequestCompleted() | RequestStopped() if event.run >= run:
-                    runs.pop(event.request_id, None)
-                case RequestFilesRemoved():
-                    runs.pop(event.request_id, None)
-    return runs
+            # Requests that have ended are not remembered: only a retry, not an event about an earlier run, counts.
+            if event.request_id in lives or isinstance(event, RequestCreated | RequestRetried):
+                life = advance(lives.pop(event.request_id, Lifecycle()), event)
+                if not life.is_ended:
+                    lives[event.request_id] = life
+    return lives.keys()
 
 
 async def _unspoken(history: History, log: LogOfRequests, request_id: str, indexes: set[int]) -> set[int]:
@@ -173,7 +168,7 @@ async def _unspoken(history: History, log: LogOfRequests, request_id: str, index
     It is read again after them: agents go on meanwhile, and a result is on the log before its row is there.
     """
     rows: set[int] = set()
-    for bucket in range(max(indexes) // IMAGES_PER_BUCKET + 2):
+    for bucket in range(chunk_count(max(indexes) + 1) + 1):
         rows |= (await history.whole_images(request_id, bucket)).keys() - indexes
     if rows:
         async for events in log.events(log.topics.image_results):
@@ -216,7 +211,7 @@ async def verify_history(
 async def _verify_partition(history: History, log: LogOfRequests, partition: int, report: Report) -> None:
     results: dict[str, dict[int, ImageDigest]] = {}
     created: dict[str, tuple[str, datetime]] = {}
-    runs: dict[str, Runs] = {}
+    lives: dict[str, Lifecycle] = {}
     async for events in log.events(log.topics.image_results, log.topics.requests, only_partition=partition):
         for event in events:
             if isinstance(event, ImageProcessed | ImageFailed):
@@ -225,19 +220,20 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
             elif isinstance(event, RequestCreated):
                 created[event.request_id] = (event.owner, event.time)
             else:
-                runs[event.request_id] = runs.get(event.request_id, Runs()).after(event)
+                lives[event.request_id] = advance(lives.get(event.request_id, Lifecycle()), event)
     for of_request, (owner, created_at) in created.items():
-        said, known = runs.get(of_request, Runs()), await history.runs(of_request)
-        if known != said:
-            report.differs(f"{of_request}: {known}, the log says {said}")
+        expected = _facts(lives.get(of_request, Lifecycle()))
+        found = _facts(await history.lifecycle(of_request))
+        if found != expected:
+            report.differs(f"{of_request}: {found}, but {expected} on the log")
         if not await history.is_listed(owner, created_at, of_request):
             report.differs(f"{of_request}: it is not in the list of its owner")
     for of_request, images in results.items():
-        for bucket in range(max(images) // IMAGES_PER_BUCKET + 2):
+        total = max(images) + 1
+        for bucket in range(chunk_count(total) + 1):
             rows = await history.whole_images(of_request, bucket)
-            first = bucket * IMAGES_PER_BUCKET
-            spoken_of = images.keys() & range(first, first + IMAGES_PER_BUCKET)
-            for index in sorted(spoken_of | rows.keys()):
+            on_log = images.keys() & chunk_range(bucket, total)
+            for index in sorted(on_log | rows.keys()):
                 row, image = rows.get(index), images.get(index)
                 if image is None:
                     report.differs(f"{of_request}/{index}: a row, but no event")
@@ -245,6 +241,16 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
                     report.differs(f"{of_request}/{index}: an event, but no row")
                 elif wrong := image.wrong_columns(row):
                     report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
+
+
+def _facts(life: Lifecycle) -> dict[str, int | bool | None]:
+    """The facts about a request's runs that the history keeps."""
+    return {
+        "completed run": None if life.completion is None else life.completion.run,
+        "cancelled run": life.cancelled_run,
+        "retried run": life.retried_run,
+        "expired": life.is_expired,
+    }
 
 
 async def rebuild_outputs(
@@ -256,38 +262,29 @@ async def rebuild_outputs(
     *,
     verify: bool,
 ) -> None:
-    """Write the output CSV of every completed request again, or compare it; nobody is told.
+    """Write the output CSV of every completed request again, or compare it; no event is published.
 
-    While a retry is under way there is none: the images of the earlier one are being replaced. Those of requests
-    whose files were removed stay away.
+    While a retry is under way there is none: the images of the earlier run are being replaced.
     """
     log = LogOfRequests(settings, request_id, on_events)
-    headers: dict[str, tuple[str, ...]] = {}
-    completed: dict[str, RequestCompleted] = {}
-    runs: dict[str, int] = {}
-    removed: set[str] = set()
+    states: dict[str, RequestState] = {}
+    completed: dict[str, RequestCompleted] = {}  # of each request, the event of its state's completion
     async for events in log.events(log.topics.requests):
         for event in events:
-            match event:
-                case RequestCreated():
-                    headers[event.request_id] = event.header
-                case RequestCompleted():
-                    known = completed.get(event.request_id)
-                    # A success may come after the end of its run, which then ends again with fewer failures.
-                    if known is None or (event.run, -event.failed) >= (known.run, -known.failed):
-                        completed[event.request_id] = event
-                case RequestRetried():
-                    runs[event.request_id] = max(runs.get(event.request_id, 0), event.run)
-                case RequestFilesRemoved():
-                    removed.add(event.request_id)
+            state = evolve(states.get(event.request_id), event)
+            if isinstance(state, RequestState):
+                states[event.request_id] = state
+                if isinstance(event, RequestCompleted) and state.completion == Completion.of(event):
+                    completed[event.request_id] = event
     report.events += log.read
-    for done in completed.values():
-        if done.request_id in removed or done.request_id not in headers or done.run < runs.get(done.request_id, 0):
+    for request_id, done in completed.items():
+        state = states[request_id]
+        if state.phase is not Phase.COMPLETED:
             continue
         due = OutputCsvRequested(
             **done.model_dump(exclude={"output_csv_url", "output_csv_path"}),
             time=done.time,
-            header=headers[done.request_id],
+            header=state.header,
         )
         try:
             if not await output.differs(due):

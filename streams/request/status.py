@@ -1,7 +1,6 @@
 """The status object: the body of status answers and, at completion, of webhooks."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
@@ -11,14 +10,6 @@ from streams.events import RequestCompleted
 from streams.request.lifecycle import Phase, RequestState
 from streams.request.tally import Tally, add_up, from_milliseconds
 from streams.request.webhook import WebhookState
-
-
-def status_word(*, expired: bool, completed: bool, cancelled: bool) -> Phase:
-    if expired:
-        return Phase.EXPIRED
-    if completed:
-        return Phase.COMPLETED
-    return Phase.CANCELLED if cancelled else Phase.PROCESSING
 
 
 class Status(BaseModel):
@@ -57,21 +48,6 @@ class Status(BaseModel):
     def as_dict(self) -> dict[str, object]:
         """The object as it is handed out."""
         return self.model_dump(mode="json", by_alias=True)
-
-    def in_run(self, run: int, began_at: datetime) -> Self:
-        """The status of the same request when a retry has begun of which nothing else is known yet."""
-        return self.model_copy(
-            update={
-                "status": Phase.PROCESSING,
-                "failed": 0,
-                "updated_at": max(self.updated_at, began_at),
-                "completed_at": None,
-                "output_csv_url": None,
-                "output_csv_path": None,
-                "webhook": None,
-                "run": run,
-            }
-        )
 
     @classmethod
     def of(cls, state: RequestState, tallies: Iterable[Tally]) -> Self:

@@ -5,7 +5,7 @@ earlier one. Within a run a confirmed delivery is final; otherwise the last manu
 it fails as well.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from streams.events import Event, RequestCompleted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 
@@ -19,6 +19,11 @@ class DeliveryStatus(NamedTuple):
     delivered: bool
     after_attempt: int
     failed: bool
+
+    @classmethod
+    def of(cls, state: WebhookState, run: int) -> Self:
+        """The status of the first deliveries about a run, from its state."""
+        return cls(run, state == "delivered", 0, state == "failed")
 
     @property
     def state(self) -> WebhookState:

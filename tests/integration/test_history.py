@@ -26,7 +26,7 @@ from streams.events import (
     WebhookDelivered,
     WebhookFailed,
 )
-from streams.projections.history import NEWEST_REQUEST, History, Runs, utc
+from streams.projections.history import NEWEST_REQUEST, History, utc
 from streams.request.status import completed_status
 from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 from tests.support.tcp_proxy import TcpProxy
@@ -457,6 +457,7 @@ async def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_w
             assert status is not None
             assert (status.status, status.succeeded) == ("expired", 2)
             assert (status.output_csv_url, status.output_csv_path) == (None, None)
-            assert await History(session).runs(own) == Runs(completed=0, removed=True)
+            life = await History(session).lifecycle(own)
+            assert (life.run, life.is_completed, life.is_expired) == (0, True, True)
         await record_all(session, [RequestRetried(request_id=own, run=1, created_at=NOON, time=NOON)])
         assert await History(session).status(own) == status, "a retry that came too late doesn't count"

@@ -9,10 +9,11 @@ import structlog
 
 from streams.event_log import EventLog
 from streams.events import ImagesSettled
-from streams.projections.history import IMAGE_COLUMNS, IMAGES_PER_BUCKET, History
+from streams.projections.history import IMAGE_COLUMNS, History
 from streams.projections.webhooks.delivery import Origin
 from streams.projections.webhooks.message import images_id, images_message
 from streams.projections.webhooks.store import Deliveries, Hint
+from streams.request.tally import chunk_of
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class ImageMessages:
 
     async def record(self, event: ImagesSettled) -> list[Hint] | None:
         """Record the messages and return the hints of those that are to be sent; None: the history lags."""
-        rows = await self._history.whole_images(event.request_id, event.first // IMAGES_PER_BUCKET)
+        rows = await self._history.whole_images(event.request_id, chunk_of(event.first)[0])
         images: dict[int, dict[str, Any]] = {}
         for index in range(event.first, event.first + event.count):
             if index not in rows:
