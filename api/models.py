@@ -98,3 +98,29 @@ class ImagePage(Page[Image]):
 
 class ProductHistoryPage(Page[ProductImage]):
     """What was processed of a product, newest first."""
+
+
+class ResultSums(Answer):
+    """The results of images in an interval."""
+
+    succeeded: int = 0
+    failed: int = 0
+    input_bytes: int = Field(0, description="of the images that succeeded")
+    output_bytes: int = 0
+
+
+class LogEntry(Answer):
+    """An event, or the results of an interval."""
+
+    time: AwareDatetime
+    until: AwareDatetime | None = Field(None, description="when the last of the `results` came, where there are some")
+    event: str = Field(description="name of the event; `ImageResults` for those of an interval")
+    text: str = Field(description="what happened, for people")
+    results: ResultSums | None = None
+
+
+class RequestLog(Answer):
+    """The events of a request, oldest first."""
+
+    entries: list[LogEntry]
+    whole: bool = Field(description="false: there are more events than are read for one answer")

@@ -1,28 +1,35 @@
-"""What happened to a request and when, read from the topics themselves."""
+"""The log of a request: its timeline, read from the topics themselves."""
 
 import asyncio
+from dataclasses import replace
 from http import HTTPStatus
 
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT
-from api.log_summary import LogSummary, RequestLog
+from api.models import LogEntry, RequestLog, ResultSums
 from api.paging import json_answer
 from api.problems import unavailable
 from api.routes import Answer, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
-from streams.events import UnreadableEvent, decode
+from streams.events import UnreadableEvent
 from streams.log_reader import LogReader, Record
+from streams.request.sentences import counted
 from streams.request.status import Status
-from streams.request_records import RequestRecords
+from streams.request.timeline import EventLine, Interval, Timeline
+from streams.request_records import RequestRecords, logged
 from streams.topics import Topics
 
 READINGS_AT_ONCE = 2  # in one API process: each holds some megabytes of records, and the broker busy
 MOST_RECORDS = 200_000  # looked at in one topic for one answer; other requests' records are among them
 SECONDS = 20.0
+MOST_INTERVALS = 60
+MOST_ENTRIES = 1000
+# The order of entries at the same time: events are dated by what they follow from.
+_ORDER = {name: place for place, name in enumerate(("RequestCreated", "ImageResults", "OutputCsvRequested"))}
 
 READINGS = web.AppKey("log_readings", asyncio.Semaphore)
 
@@ -41,8 +48,8 @@ async def request_log(request: web.Request) -> web.Response:
 
 
 async def read_log(settings: Settings, status: Status, *, most_records: int = MOST_RECORDS) -> RequestLog:
-    """What the topics say of a request; at most ``most_records`` of each are looked at."""
-    summary = LogSummary()
+    """The log of a request; at most ``most_records`` of each topic are read."""
+    timeline = Timeline(with_repeats=False, most_intervals=MOST_INTERVALS, most_lines=MOST_ENTRIES)
     topics = Topics(settings.topic_prefix)
     # The log goes on for ever; no result that came later than the last change concerns this request.
     settled = None if status.status == "processing" else status.updated_at
@@ -51,18 +58,52 @@ async def read_log(settings: Settings, status: Status, *, most_records: int = MO
         for topic in (*topics.of_progress, topics.output_requests):
             await records_of.add(topic, status.created_at, settled if topic == topics.image_results else None)
         async for records in records_of.read():
-            await asyncio.to_thread(_add, summary, records)
-    if not records_of.whole:
-        summary.leave_out()
-    return summary.log()
+            await asyncio.to_thread(_add, timeline, records)
+    return log_of(timeline, is_whole=records_of.whole)
 
 
-def _add(summary: LogSummary, records: list[Record]) -> None:
+def log_of(timeline: Timeline, *, is_whole: bool = True) -> RequestLog:
+    entries = [*map(_event, timeline.events), *(entry for each in timeline.intervals if (entry := _results(each)))]
+    entries.sort(key=lambda entry: (entry.until or entry.time, _ORDER.get(entry.event, len(_ORDER))))
+    return RequestLog(entries=entries, whole=is_whole and not timeline.left_out)
+
+
+def _add(timeline: Timeline, records: list[Record]) -> None:
     for record in records:
         try:
-            summary.add(decode(record.value))
+            event = logged(record)
         except UnreadableEvent:
-            summary.leave_out()  # whoever acts on the record has put it among the dead letters
+            timeline.left_out.append("a record on the dead-letter topic")
+        else:
+            timeline.add(replace(event, at=event.event.time))  # people know an event by its own time
+
+
+def _event(line: EventLine) -> LogEntry:
+    return LogEntry(time=line.first, event=line.name, text=line.text)
+
+
+def _results(interval: Interval) -> LogEntry | None:
+    """One entry for the results in an interval; None where it has none."""
+    groups = [group for name in ("ImageProcessed", "ImageFailed") if (group := interval.groups.get(name))]
+    if not groups:
+        return None
+    counts = {group.name: group.count for group in groups}
+    sums = ResultSums(
+        succeeded=counts.get("ImageProcessed", 0),
+        failed=counts.get("ImageFailed", 0),
+        input_bytes=sum(group.input_bytes for group in groups),
+        output_bytes=sum(group.output_bytes for group in groups),
+    )
+    parts = [f"{counted(sums.succeeded, 'image')} compressed"] if sums.succeeded else []
+    if sums.failed:
+        parts.append(f"{counted(sums.failed, 'image')} failed")
+    return LogEntry(
+        time=min(group.first for group in groups),
+        until=max(group.last for group in groups),
+        event="ImageResults",
+        text=", ".join(parts),
+        results=sums,
+    )
 
 
 def routes() -> list[Route]:

@@ -5,12 +5,14 @@ number of records.
 """
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from aiokafka import TopicPartition
 
-from streams.events import RequestCreated, decode_or_none
+from streams.event_log import WORKER
+from streams.events import RequestCreated, decode, decode_or_none
 from streams.log_reader import CLOCK_SKEW, LogReader, Record
+from streams.request.timeline import Logged
 
 FIRST_LOOK = 10_000
 
@@ -58,6 +60,13 @@ class RequestRecords:
                 for record in records
                 if record.key is not None and (record.key == self._key or record.key.startswith(about_image))
             ]
+
+
+def logged(record: Record) -> Logged:
+    """The event of a record, at the time that the record was written. Raises UnreadableEvent."""
+    worker = dict(record.headers).get(WORKER, b"?").decode(errors="replace")
+    written = datetime.fromtimestamp(record.timestamp / 1000, UTC)
+    return Logged(decode(record.value), written, record.topic, record.partition, record.offset, worker)
 
 
 async def find_created(reader: LogReader, topic: str, request_id: str, most_records: int) -> RequestCreated | None:

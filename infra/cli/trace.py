@@ -1,4 +1,4 @@
-"""``shrinkstream trace``: a request's life, read from the topics themselves."""
+"""``shrinkstream trace``: a request's timeline, read from the topics themselves."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,21 +6,21 @@ from datetime import UTC, datetime, timedelta
 import click
 import orjson
 
-from infra.cli.request_trace import EventLine, Gap, GroupLine, Line, Logged, RequestTrace
 from infra.cli.terminal import printable
 from infra.errors import ExplainedError
 from infra.kafka import require_topics
 from infra.settings import Settings
 from streams.events import RequestCreated, UnreadableEvent
 from streams.log_reader import LogReader
-from streams.request_records import RequestRecords, find_created
+from streams.request.timeline import EventLine, Gap, GroupLine, Line, Timeline
+from streams.request_records import RequestRecords, find_created, logged
 from streams.topics import Topics
 
 MOST_SEARCHED = 5_000_000  # records in which the RequestCreated is looked for: a few seconds for each million
 MOST_RECORDS = 3_000_000  # read of each partition
 LINES_AT_ONCE = 1000
 SMALL = 20
-"""A request of so many images has a line for each event, asked for or not."""
+"""A request with at most this many images has a line for each event."""
 
 
 class UnknownRequestError(ExplainedError):
@@ -34,13 +34,13 @@ async def print_trace(settings: Settings, request_id: str, *, every_line: bool, 
         created = await find_created(reader, topics.requests, request_id, MOST_SEARCHED)
         if created is None:
             raise UnknownRequestError(f"there is no RequestCreated of {request_id} on {topics.requests}")
-        trace = RequestTrace(every_line=every_line or created.total <= SMALL)
+        trace = Timeline(every_image=every_line or created.total <= SMALL)
         await _read(reader, topics, created, trace)
     show = _print_json if as_json else _print_text
     show(trace, created, topics)
 
 
-async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trace: RequestTrace) -> None:
+async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trace: Timeline) -> None:
     since = created.time
     about_request = RequestRecords(reader, created.request_id, MOST_RECORDS)
     for topic in (topics.requests, topics.output_requests, topics.webhooks, topics.progress_tasks):
@@ -56,26 +56,26 @@ async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trac
         trace.left_out.append(f"of some partitions no more than {MOST_RECORDS:,} records were read")
 
 
-async def _add_all(source: RequestRecords, trace: RequestTrace) -> None:
+async def _add_all(source: RequestRecords, trace: Timeline) -> None:
     unreadable = 0
     async for records in source.read():
         for record in records:
             try:
-                trace.add(Logged.of(record))
+                trace.add(logged(record))
             except UnreadableEvent:
                 unreadable += 1
     if unreadable:
         trace.left_out.append(f"{unreadable:,} records can't be read: see `shrinkstream dead-letters list`")
 
 
-def _print_json(trace: RequestTrace, created: RequestCreated, topics: Topics) -> None:
+def _print_json(trace: Timeline, created: RequestCreated, topics: Topics) -> None:
     head = {
         "kind": "request",
         "requestId": created.request_id,
         "traceId": created.trace_id,
         "createdAt": created.time,
         "total": created.total,
-        "status": trace.state,
+        "status": trace.phase,
         "events": dict(trace.counts),
         "repeats": trace.repeats,
         "leftOut": trace.left_out,
@@ -85,8 +85,8 @@ def _print_json(trace: RequestTrace, created: RequestCreated, topics: Topics) ->
         click.echo(b"\n".join(line.document for line in lines))
 
 
-def _print_text(trace: RequestTrace, created: RequestCreated, topics: Topics) -> None:
-    click.echo(f"request {created.request_id}: {trace.state}, {created.total:,} images in {created.rows:,} rows")
+def _print_text(trace: Timeline, created: RequestCreated, topics: Topics) -> None:
+    click.echo(f"request {created.request_id}: {trace.phase}, {created.total:,} images in {created.rows:,} rows")
     click.echo(f"trace   {created.trace_id}")
     lines = trace.lines(datetime.now(UTC))
     began = next((line.first for line in lines if line.first is not None), created.time)

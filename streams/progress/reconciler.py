@@ -196,7 +196,7 @@ class Reconciler:
             await writes.add(given_up(image, state))
         await writes.finish()
         metrics.GIVEN_UP.inc(len(images))
-        logger.error("lost images failed", request_id=state.request_id, images=len(images))
+        logger.error("images given up", request_id=state.request_id, images=len(images))
 
     async def _fail_unknown(self, state: RequestState, images: Collection[int]) -> None:
         writes = _Writes(self._events)
@@ -205,7 +205,7 @@ class Reconciler:
         await writes.finish()
         if images:
             metrics.GIVEN_UP.inc(len(images))
-            logger.error("images that the log doesn't have failed", request_id=state.request_id, images=len(images))
+            logger.error("images given up", request_id=state.request_id, images=len(images), reason="not on the log")
 
     async def _each_once(
         self, state: RequestState, images: set[int], reader: LogReader

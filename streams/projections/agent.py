@@ -36,11 +36,11 @@ from streams.projections.retention import Retention
 from streams.projections.webhooks.dispatcher import Dispatcher
 from streams.projections.webhooks.hosts import CONNECTIONS, PLACES_PER_HOST
 from streams.projections.webhooks.images import ImageMessages
-from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Schedule
 from streams.projections.webhooks.sender import Sender
 from streams.projections.webhooks.store import Deliveries
 from streams.projections.webhooks.takeover import catch_up
+from streams.request.outcome import outcome_of
 from streams.resources import Resources
 from streams.topics import Topics
 

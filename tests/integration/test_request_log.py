@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
-from api.log_summary import RequestLog
+from api.models import RequestLog
 from api.request_log import read_log
 from infra.settings import Settings
 from streams.event_log import EventLog

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events import Event, WebhookAttempted, decode
-from streams.projections.webhooks.outcome import outcome_of
 from streams.request.lifecycle import RequestState
+from streams.request.outcome import outcome_of
 from streams.request.reactions import output_requested
 from streams.request.tally import Sums
 from streams.trace_context import PATTERN, trace_id_of, traceparent_of, usable

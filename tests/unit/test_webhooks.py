@@ -22,9 +22,9 @@ from streams.events import (
 from streams.projections.webhooks.claim import Claim, blocked_until
 from streams.projections.webhooks.delivery import Attempt, Delivery, Origin
 from streams.projections.webhooks.message import completion_id, message
-from streams.projections.webhooks.outcome import outcome_of
 from streams.projections.webhooks.schedule import Outcome, Schedule
 from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
+from streams.request.outcome import outcome_of
 from streams.request.webhook import delivery_status
 from tests.support import npm_oracle
 from tests.support.examples import NOON, completed

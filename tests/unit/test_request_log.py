@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.log_summary import MOST_ENTRIES, MOST_INTERVALS, LogSummary, RequestLog, sentence
+from api.models import RequestLog
+from api.request_log import MOST_ENTRIES, MOST_INTERVALS
+from api.request_log import log_of as log_of_timeline
 from streams.events import (
     EVENT_CLASSES,
     Event,
@@ -18,21 +20,23 @@ from streams.events import (
     WebhookAttempted,
     WebhookFailed,
 )
+from streams.request.sentences import sentence
+from streams.request.timeline import Logged, Timeline
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 
 def log_of(*events: Event) -> RequestLog:
-    summary = LogSummary()
-    for event in events:
-        summary.add(event)
-    return summary.log()
+    timeline = Timeline(with_repeats=False, most_intervals=MOST_INTERVALS, most_lines=MOST_ENTRIES)
+    for offset, event in enumerate(events):
+        timeline.add(Logged(event, event.time, event.topic, 0, offset, "w"))
+    return log_of_timeline(timeline)
 
 
 def later(event: ImageProcessed | ImageFailed, seconds: int) -> ImageProcessed | ImageFailed:
     return event.model_copy(update={"time": NOON + timedelta(seconds=seconds)})
 
 
-def test_the_story_of_a_request_is_told_in_its_order_whatever_the_order_of_the_events() -> None:
+def test_entries_are_in_order_of_their_time() -> None:
     results: list[ImageProcessed | ImageFailed] = [
         processed(requested(index=0)),
         failed(requested(index=1)),
@@ -56,13 +60,13 @@ def test_the_story_of_a_request_is_told_in_its_order_whatever_the_order_of_the_e
     assert log.entries[-1].text == "Completed: 2 of 3 images compressed, 1 failed"
 
 
-def test_an_event_that_comes_again_is_told_once() -> None:
+def test_repeated_event_has_one_entry() -> None:
     result = processed(requested())
     assert log_of(created(), result, created(), result) == log_of(created(), result)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50_000), st.booleans()), min_size=1, max_size=300))
-def test_no_result_is_lost_from_the_sums_and_the_log_stays_short(outcomes: list[tuple[int, bool]]) -> None:
+def test_intervals_sum_up_every_result(outcomes: list[tuple[int, bool]]) -> None:
     results = [
         later((processed if good else failed)(requested(index=index)), seconds)
         for index, (seconds, good) in enumerate(outcomes)
@@ -79,12 +83,12 @@ def test_no_result_is_lost_from_the_sums_and_the_log_stays_short(outcomes: list[
     assert max(entry.until for entry in entries if entry.until) == max(result.time for result in results)
 
 
-def test_a_retry_counts_as_a_result_of_its_own() -> None:
+def test_result_of_retry_counts_on_its_own() -> None:
     entries = log_of(failed(requested()), processed(requested(attempt=1))).entries
     assert [entry.text for entry in entries] == ["1 image failed", "1 image compressed"]
 
 
-def test_more_events_than_fit_are_left_out_and_that_is_said() -> None:
+def test_log_with_too_many_events_is_not_whole() -> None:
     events = [
         ImagesRequestedAgain(request_id=REQUEST_ID, heal=heal, missing=1, image_offsets={}, time=NOON)
         for heal in range(MOST_ENTRIES + 1)
@@ -116,9 +120,9 @@ def test_more_events_than_fit_are_left_out_and_that_is_said() -> None:
         ),
     ],
 )
-def test_events_are_told_in_words(event: Event, text: str) -> None:
+def test_event_has_its_sentence(event: Event, text: str) -> None:
     assert sentence(event) == text
 
 
-def test_every_kind_of_event_has_words() -> None:
+def test_every_event_type_has_a_description() -> None:
     assert all(cls.__doc__ for cls in EVENT_CLASSES)

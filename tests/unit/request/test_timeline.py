@@ -1,4 +1,4 @@
-"""What `shrinkstream trace` tells of a request's events, in whatever order they were read."""
+"""The timeline of a request, in whatever order its events are read."""
 
 import json
 import random
@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.cli.request_trace import MOST_GROUPS, EventLine, Gap, GroupLine, Logged, RequestTrace
 from streams.events import (
     Event,
     ImageFailed,
@@ -20,26 +19,27 @@ from streams.events import (
     WebhookAttempted,
     WebhookDelivered,
 )
+from streams.request.timeline import MOST_INTERVALS, EventLine, Gap, GroupLine, Logged, Timeline
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 LATER = NOON + timedelta(hours=5)
 
 
-def trace_of(*events: tuple[float, Event], every_line: bool = True, shuffled: int | None = None) -> RequestTrace:
+def trace_of(*events: tuple[float, Event], every_image: bool = True, shuffled: int | None = None) -> Timeline:
     """Of events that were written so many seconds after noon, read in an order of their own."""
     logged = [
-        Logged(event, f"s.{event.topic}", 0, offset, NOON + timedelta(seconds=seconds), f"w{offset % 2}@host-1")
+        Logged(event, NOON + timedelta(seconds=seconds), f"s.{event.topic}", 0, offset, f"w{offset % 2}@host-1")
         for offset, (seconds, event) in enumerate(events)
     ]
     if shuffled is not None:
         random.Random(shuffled).shuffle(logged)
-    trace = RequestTrace(every_line=every_line)
+    trace = Timeline(every_image=every_image)
     for each in logged:
         trace.add(each)
     return trace
 
 
-def gaps(trace: RequestTrace, now: datetime = LATER) -> list[tuple[str, str]]:
+def gaps(trace: Timeline, now: datetime = LATER) -> list[tuple[str, str]]:
     return [(line.what, line.text) for line in trace.lines(now) if isinstance(line, Gap)]
 
 
@@ -57,18 +57,18 @@ def life(images: int = 3, **fields: Any) -> list[tuple[float, Event]]:
 
 
 @given(st.integers(0, 10_000))
-def test_a_life_is_told_in_the_order_in_which_it_was_written_however_it_was_read(seed: int) -> None:
+def test_lines_are_in_order_of_writing(seed: int) -> None:
     trace = trace_of(*life(), shuffled=seed)
     told = [line.name for line in trace.lines(LATER) if isinstance(line, EventLine)]
     assert told == [
         *["ImageRequested"] * 3, "RequestCreated", "ImageProcessed", "ImageProcessed", "ImageFailed",
         "OutputCsvRequested", "RequestCompleted",
     ]  # fmt: skip
-    assert (trace.state, trace.repeats, gaps(trace)) == ("completed", 0, [])
+    assert (trace.phase, trace.repeats, gaps(trace)) == ("completed", 0, [])
 
 
 @given(st.lists(st.integers(0, 8), max_size=12))
-def test_what_was_written_again_is_a_repeat_and_changes_nothing_else(again: list[int]) -> None:
+def test_repeated_event_only_adds_a_repeat(again: list[int]) -> None:
     events = life()
     trace = trace_of(*events, *(events[which] for which in again))
     assert trace.repeats == len(again)
@@ -77,7 +77,7 @@ def test_what_was_written_again_is_a_repeat_and_changes_nothing_else(again: list
 
 
 @given(st.sets(st.integers(0, 29)), st.sets(st.integers(0, 29)))
-def test_images_without_a_result_and_images_that_nobody_asked_for_are_gaps(lost: set[int], unasked: set[int]) -> None:
+def test_missing_results_and_requests_are_gaps(lost: set[int], unasked: set[int]) -> None:
     events: list[tuple[float, Event]] = [(0, created(total=30, rows=30))]
     events += [(0, requested(index=index)) for index in range(30) if index not in unasked]
     events += [(0, processed(requested(index=index))) for index in range(30) if index not in lost]
@@ -87,10 +87,10 @@ def test_images_without_a_result_and_images_that_nobody_asked_for_are_gaps(lost:
     if lost:
         assert found["no-result"].startswith(f"no result: {len(lost)} image")
     else:
-        assert "nobody asked for the output CSV" in found["no-output"]
+        assert "the output CSV was not requested" in found["no-output"]
 
 
-def test_a_gap_names_images_in_ranges_and_not_without_end() -> None:
+def test_gap_names_a_bounded_number_of_ranges() -> None:
     asked = [(0.0, requested(index=index)) for index in range(100)]
     some = trace_of((0, created(total=9, rows=9)), *asked[:9], *((0, processed(requested(index=i))) for i in (1, 2, 6)))
     assert dict(gaps(some))["no-result"] == "no result: 6 images (0, 3-5, 7-8)"
@@ -98,13 +98,13 @@ def test_a_gap_names_images_in_ranges_and_not_without_end() -> None:
     assert dict(gaps(many))["no-result"].endswith("15, 17, 19, …)")
 
 
-def test_a_request_that_has_news_misses_nothing_yet() -> None:
+def test_request_with_recent_events_misses_nothing() -> None:
     running = trace_of((0, requested()), (1, created()))
     assert gaps(running, NOON + timedelta(seconds=5)) == []
     assert [what for what, _ in gaps(running, NOON + timedelta(seconds=60))] == ["silence", "no-result"]
 
 
-def test_a_silence_is_told_where_it_was_and_only_while_the_request_was_not_done() -> None:
+def test_silence_is_a_gap_only_within_a_run() -> None:
     trace = trace_of(
         (0, requested(index=0)),
         (0, requested(index=1)),
@@ -116,30 +116,30 @@ def test_a_silence_is_told_where_it_was_and_only_while_the_request_was_not_done(
         (3000, ImagesRequestedAgain(request_id=REQUEST_ID, run=0, heal=1, missing=0, image_offsets={})),
     )
     (silence,) = [line for line in trace.lines(LATER) if isinstance(line, Gap)]
-    assert silence.text == "nothing was written for 60 s"
+    assert silence.text == "no event for 60 s"
     assert (silence.first, silence.last) == (NOON + timedelta(seconds=2), NOON + timedelta(seconds=62))
 
 
-def test_a_retry_waits_for_what_failed_before_and_not_for_what_succeeded() -> None:
+def test_retry_waits_for_failed_images_only() -> None:
     retried = RequestRetried(request_id=REQUEST_ID, time=NOON, run=1, created_at=NOON)
     again = ImagesRequestedAgain(
         request_id=REQUEST_ID, time=NOON, run=1, heal=0, missing=1, image_offsets={0: (90, 95)}
     )
     events = [*life(), (100, retried), (100, again), (100, requested(index=2, attempt=1))]
     trace = trace_of(*events)
-    assert (trace.state, trace.run, trace.image_offsets) == ("processing", 1, {0: (90, 95)})
+    assert (trace.phase, trace.run, trace.image_offsets) == ("processing", 1, {0: (90, 95)})
     assert dict(gaps(trace))["no-result"] == "no result: 1 image (2)"
 
 
-def test_what_a_cancelled_request_never_came_to_is_no_gap() -> None:
+def test_cancelled_request_misses_no_results() -> None:
     cancelled = RequestCancelled(request_id=REQUEST_ID, time=NOON)
     trace = trace_of((0, requested(index=0)), (0, requested(index=1)), (1, created(total=2)), (2, cancelled))
-    assert (trace.state, gaps(trace)) == ("cancelled", [])
+    assert (trace.phase, gaps(trace)) == ("cancelled", [])
 
 
-def test_steps_that_were_not_taken_are_gaps() -> None:
+def test_missing_steps_are_gaps() -> None:
     *whole, end = life(webhook_url="https://receiver.example/hook")
-    assert dict(gaps(trace_of(*whole)))["not-completed"].startswith("the output CSV was asked for")
+    assert dict(gaps(trace_of(*whole)))["not-completed"].startswith("the output CSV was requested")
     assert [what for what, _ in gaps(trace_of(*whole, end))] == ["no-webhook"]
 
     def attempt(number: int, status: int) -> tuple[float, Event]:
@@ -151,21 +151,21 @@ def test_steps_that_were_not_taken_are_gaps() -> None:
     assert gaps(trace_of(*whole, end, attempt(1, 500))) == []
     missing = gaps(trace_of(*whole, end, attempt(1, 500), attempt(4, 200)))
     assert missing == [
-        ("webhook-attempts", "msg_1: no word of attempt 2, 3"),
-        ("no-outcome", "msg_1: what attempt 4 came to is not written"),
+        ("webhook-attempts", "msg_1: no event about delivery attempt 2, 3"),
+        ("no-outcome", "msg_1: delivery attempt 4 has no outcome"),
     ]
     delivered = WebhookDelivered(request_id=REQUEST_ID, webhook_id="msg_1", attempts=1)
     assert gaps(trace_of(*whole, end, attempt(1, 200), (4, delivered))) == []
 
 
 @pytest.mark.parametrize("images", [1, 50, 3000])
-def test_a_large_request_is_told_in_as_many_lines_as_a_small_one(images: int) -> None:
+def test_number_of_lines_does_not_grow_with_images(images: int) -> None:
     events: list[tuple[float, Event]] = [(0, created(total=images, rows=images))]
     events += [(index / 100, requested(index=index)) for index in range(images)]
     events += [(index / 10, processed(requested(index=index))) for index in range(images)] * 2
-    trace = trace_of(*events, every_line=False)
+    trace = trace_of(*events, every_image=False)
     groups = [line for line in trace.lines(LATER) if isinstance(line, GroupLine)]
-    assert len(groups) <= 2 * MOST_GROUPS
+    assert len(groups) <= 2 * MOST_INTERVALS
     for name, count, repeats in (("ImageRequested", images, 0), ("ImageProcessed", 2 * images, images)):
         those = [group for group in groups if group.name == name]
         assert sum(group.count for group in those) == count
@@ -175,7 +175,7 @@ def test_a_large_request_is_told_in_as_many_lines_as_a_small_one(images: int) ->
     assert all(group.first <= group.last for group in groups)
 
 
-def test_lines_as_json_say_all_that_is_known() -> None:
+def test_json_line_has_all_fields() -> None:
     event, *_ = trace_of(*life()).lines(LATER)
     assert isinstance(event, EventLine)
     assert json.loads(event.document) == {

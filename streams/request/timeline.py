@@ -1,6 +1,6 @@
-"""What happened to a request, folded from its records: in order, by whom, what came twice, what is missing.
+"""The timeline of a request: its events in order, with repeats and gaps, as the log of the API and the trace show it.
 
-Pure: no reading, no printing. Records may come in any order.
+Events may come in any order.
 """
 
 from collections import Counter
@@ -12,9 +12,6 @@ from typing import Self
 
 import orjson
 
-from api.intervals import Intervals
-from api.log_summary import sentence
-from streams.event_log import WORKER
 from streams.events import (
     Event,
     ImageFailed,
@@ -30,18 +27,20 @@ from streams.events import (
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
-    decode,
 )
-from streams.log_reader import Record
-from streams.projections.webhooks.outcome import outcome_of
+from streams.request.intervals import Intervals
+from streams.request.lifecycle import Lifecycle, Phase, advance
+from streams.request.outcome import outcome_of
+from streams.request.sentences import counted, sentence
 
-MOST_GROUPS = 20  # intervals of time over which the events about images are counted
+MOST_INTERVALS = 20
+"""Intervals of time over which events about images are counted."""
 MOST_LINES = 500_000
 SILENCE = timedelta(seconds=10)
-"""Without an event for so long, a request that is not done stands still, or waits for a slow image."""
+"""Without an event for so long, a request under way is stalled, or waits for a slow image."""
 MOST_RANGES = 10
 
-# In which order what was written in the same millisecond is told.
+# The order of events at the same time.
 _ORDER = {
     name: place
     for place, name in enumerate(
@@ -52,34 +51,21 @@ _ORDER = {
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """An event and where it stands; ``written``: when, by the clock of ``worker``, who wrote it."""
+    """An event and its place on the log. ``at``: its place in the timeline; ``worker``: the producer of the record."""
 
     event: Event
+    at: datetime
     topic: str
     partition: int
     offset: int
-    written: datetime
     worker: str
-
-    @classmethod
-    def of(cls, record: Record) -> "Logged":
-        """Raises UnreadableEvent."""
-        headers = dict(record.headers)
-        return cls(
-            decode(record.value),
-            record.topic,
-            record.partition,
-            record.offset,
-            datetime.fromtimestamp(record.timestamp / 1000, UTC),
-            headers.get(WORKER, b"?").decode(errors="replace"),
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class EventLine:
-    """One event, kept as it will be told: there may be hundreds of thousands, of which each takes kilobytes otherwise.
+    """One event, kept as its JSON: of hundreds of thousands, each would take kilobytes otherwise.
 
-    ``repeat``: the same fact was written before.
+    ``repeat``: another record has the same fact.
     """
 
     first: datetime
@@ -93,7 +79,7 @@ class EventLine:
         event, name = logged.event, type(logged.event).__name__
         document = {
             "kind": "event",
-            "written": logged.written,
+            "written": logged.at,
             "event": name,
             "id": event.id,
             "subject": event.subject,
@@ -106,14 +92,19 @@ class EventLine:
             "repeat": repeat,
             "text": sentence(event),
         }
-        # A copy: orjson 3.13 leaves each result the 4 KiB that it was made in.
+        # A copy: orjson 3.13 leaves each result in the 4 KiB that it was made in.
         kept = bytes(memoryview(orjson.dumps(document, option=orjson.OPT_UTC_Z)))
-        return cls(logged.written, name, logged.offset, repeat, kept)
+        return cls(logged.at, name, logged.offset, repeat, kept)
+
+    @property
+    def text(self) -> str:
+        text: str = orjson.loads(self.document)["text"]
+        return text
 
 
 @dataclass
 class GroupLine:
-    """The events of one kind about images that were written in an interval."""
+    """The events of one type about images in an interval; ``input_bytes`` and ``output_bytes`` of repeats, too."""
 
     name: str
     topic: str
@@ -153,7 +144,7 @@ class GroupLine:
 
 @dataclass(frozen=True)
 class Gap:
-    """Something that should be there and is not. ``first``, ``last``: of a silence, between which events."""
+    """Something missing. ``first``, ``last``: of a silence, the events before and after it."""
 
     what: str
     text: str
@@ -168,7 +159,7 @@ class Gap:
 
 
 Line = EventLine | GroupLine | Gap
-"""Each has a ``document``: what `--json` prints of it."""
+"""Each has a ``document``: its line in the output of `trace --json`."""
 
 
 class _Marks:
@@ -178,7 +169,7 @@ class _Marks:
         self._bits = bytearray()
 
     def add(self, index: int) -> bool:
-        """False: it was there already."""
+        """Whether it is new."""
         if index in self:
             return False
         if index >> 3 >= len(self._bits):
@@ -190,65 +181,70 @@ class _Marks:
         return index >> 3 < len(self._bits) and bool(self._bits[index >> 3] & 1 << (index & 7))
 
 
-class _Groups:
-    """The groups of one interval."""
+class Interval:
+    """The events about images in an interval, by type."""
 
     def __init__(self, group: GroupLine) -> None:
         self.first = group.first
-        self.by_name = {group.name: group}
+        self.groups = {group.name: group}
 
     def add(self, other: Self) -> None:
         self.first = min(self.first, other.first)
-        for name, group in other.by_name.items():
-            if name in self.by_name:
-                self.by_name[name].add(group)
+        for name, group in other.groups.items():
+            if name in self.groups:
+                self.groups[name].add(group)
             else:
-                self.by_name[name] = group
+                self.groups[name] = group
 
 
-class RequestTrace:
-    """One request's records, added one by one."""
+class Timeline:
+    """Folds one request's events. The number of lines doesn't grow with its images, unless ``every_image`` has one."""
 
-    def __init__(self, *, every_line: bool) -> None:
-        """``every_line``: a line for each event, instead of counts for those about images."""
-        self._every_line = every_line
-        self._lines: list[EventLine] = []
-        self._groups: Intervals[_Groups] = Intervals(MOST_GROUPS)
+    def __init__(
+        self,
+        *,
+        every_image: bool = False,
+        with_repeats: bool = True,
+        most_intervals: int = MOST_INTERVALS,
+        most_lines: int = MOST_LINES,
+    ) -> None:
+        self._every_image = every_image
+        self._with_repeats = with_repeats
+        self._most_lines = most_lines
+        self.events: list[EventLine] = []
+        self.intervals: Intervals[Interval] = Intervals(most_intervals)
+        self._life = Lifecycle()
         self._ids: set[str] = set()
         self._marks: dict[tuple[type[Event], int], _Marks] = {}
-        self._seconds: set[int] = set()  # in which something was written
-        self._runs: dict[int, datetime] = {}  # when each began
-        self._ends: dict[int, datetime] = {}  # when each was completed or cancelled
-        self._cancelled: set[int] = set()
+        self._seconds: set[int] = set()  # with an event
+        self._began: dict[int, datetime] = {}  # of each run
+        self._ended: dict[int, datetime] = {}  # of each run: its completion, or else its cancellation
         self._outputs: set[int] = set()
-        self._completed: dict[int, RequestCompleted] = {}
+        self._receivers: dict[int, str | None] = {}  # of each completed run
         self._attempts: dict[str, dict[int, WebhookAttempted]] = {}
         self._outcomes: set[str] = set()
         self.created: RequestCreated | None = None
         self.image_offsets: dict[int, tuple[int, int]] = {}
         self.counts: Counter[str] = Counter()
         self.repeats = 0
-        self.last_written = datetime.fromtimestamp(0, UTC)
+        self.last_at = datetime.fromtimestamp(0, UTC)
         self.images_whole = True
-        """Whether all that asked for images was added."""
+        """Whether every ImageRequested was added."""
         self.left_out: list[str] = []
         """What is not in it, and why."""
 
     @property
     def run(self) -> int:
-        """The latest run: 0, and one more after each retry."""
-        return max(self._runs, default=0)
+        return self._life.run
+
+    @property
+    def phase(self) -> Phase:
+        return self._life.phase
 
     @property
     def ended_at(self) -> datetime | None:
-        """When the latest run was completed."""
-        return self._ends.get(self.run) if self.run in self._completed else None
-
-    @property
-    def state(self) -> str:
-        if self.run in self._completed:
-            return "completed"
-        return "cancelled" if self.run in self._cancelled else "processing"
+        """When the current run was completed."""
+        return self._ended.get(self.run) if self._life.is_completed else None
 
     def add(self, logged: Logged) -> None:
         event = logged.event
@@ -256,20 +252,22 @@ class RequestTrace:
         repeat = not self._is_new(event)
         self.counts[name] += 1
         self.repeats += repeat
-        self._seconds.add(int(logged.written.timestamp()))
-        self.last_written = max(self.last_written, logged.written)
-        self._note(logged)
-        if self._every_line or not isinstance(event, ImageRequested | ImageProcessed | ImageFailed | ImagesSettled):
-            if len(self._lines) < MOST_LINES:
-                self._lines.append(EventLine.of(logged, repeat=repeat))
-            elif len(self._lines) == MOST_LINES:
-                self.left_out.append(f"more than {MOST_LINES:,} events have no line")
+        if repeat and not self._with_repeats:
             return
-        group = GroupLine(name, logged.topic, logged.written, logged.written, 1, int(repeat))
+        self._seconds.add(int(logged.at.timestamp()))
+        self.last_at = max(self.last_at, logged.at)
+        self._note(logged)
+        if self._every_image or not isinstance(event, ImageRequested | ImageProcessed | ImageFailed | ImagesSettled):
+            if len(self.events) < self._most_lines:
+                self.events.append(EventLine.of(logged, repeat=repeat))
+            elif (limit := f"more than {self._most_lines:,} events have no line") not in self.left_out:
+                self.left_out.append(limit)
+            return
+        group = GroupLine(name, logged.topic, logged.at, logged.at, 1, int(repeat))
         group.workers[logged.worker] = 1
         if isinstance(event, ImageProcessed):
             group.input_bytes, group.output_bytes = event.input_bytes, event.output_bytes
-        self._groups.add(_Groups(group))
+        self.intervals.add(Interval(group))
 
     def _is_new(self, event: Event) -> bool:
         if isinstance(event, ImageRequested | ImageProcessed | ImageFailed):
@@ -280,23 +278,23 @@ class RequestTrace:
         return True
 
     def _note(self, logged: Logged) -> None:
+        self._life = advance(self._life, logged.event)
         match event := logged.event:
             case RequestCreated():
                 self.created = self.created or event
-                self._runs.setdefault(0, logged.written)
+                self._began.setdefault(0, logged.at)
                 self._note_offsets(event.image_offsets)
             case RequestRetried():
-                self._runs.setdefault(event.run, logged.written)
+                self._began.setdefault(event.run, logged.at)
             case ImagesRequestedAgain():
                 self._note_offsets(event.image_offsets)
             case OutputCsvRequested():
                 self._outputs.add(event.run)
             case RequestCompleted():
-                self._completed[event.run] = event
-                self._ends[event.run] = logged.written
+                self._receivers[event.run] = event.webhook_url
+                self._ended[event.run] = logged.at
             case RequestCancelled():
-                self._cancelled.add(event.run)
-                self._ends.setdefault(event.run, logged.written)
+                self._ended.setdefault(event.run, logged.at)
             case WebhookAttempted():
                 self._attempts.setdefault(event.webhook_id, {})[event.attempt] = event
             case WebhookDelivered() | WebhookFailed():
@@ -310,66 +308,65 @@ class RequestTrace:
             self.image_offsets[partition] = (min(known[0], first), max(known[1], last))
 
     def lines(self, now: datetime) -> list[Line]:
-        """What is to be told, in order; gaps that are at no certain time come last."""
-        told: list[EventLine | GroupLine] = [
-            *self._lines,
-            *(group for groups in self._groups for group in groups.by_name.values()),
-        ]
-        placed = [*told, *self._silences(now)]
+        """All lines in order; gaps without a time come last."""
+        groups = (group for interval in self.intervals for group in interval.groups.values())
+        placed: list[Line] = [*self.events, *groups, *self._silences(now)]
         return [*sorted(placed, key=_place), *self._missing(now)]
 
     def _silences(self, now: datetime) -> Iterator[Gap]:
-        """The times without an event in which the request was not done."""
-        starts = [*sorted(self._runs.items()), (self.run + 1, now)]
+        """The times without an event in which a run was under way."""
+        starts = [*sorted(self._began.items()), (self.run + 1, now)]
         for (run, began), (_, following) in pairwise(starts):
-            ended = self._ends.get(run, following)
+            ended = self._ended.get(run, following)
             inside = sorted(second for second in self._seconds if began.timestamp() < second < ended.timestamp())
             times = [began, *(datetime.fromtimestamp(second, UTC) for second in inside), ended]
             for one, other in pairwise(times):
                 if other - one > SILENCE:
                     seconds = (other - one).total_seconds()
-                    yield Gap("silence", f"nothing was written for {seconds:.0f} s", one, other)
+                    yield Gap("silence", f"no event for {seconds:.0f} s", one, other)
 
     def _missing(self, now: datetime) -> Iterator[Gap]:
-        """What should have been written by now. While there is news, nothing should."""
-        if self.created is None or now - self.last_written < SILENCE:
+        """The events that should be there by now: none while there still come some."""
+        if self.created is None or now - self.last_at < SILENCE:
             return
         indexes = range(self.created.total)
         requested = [marks for (kind, _), marks in self._marks.items() if kind is ImageRequested]
         if self.images_whole and (unasked := [index for index in indexes if not any(index in m for m in requested)]):
-            yield Gap("not-requested", f"never asked for: {_images(unasked)}")
+            yield Gap("not-requested", f"never requested: {_images(unasked)}")
         counting = [
             marks
             for (kind, attempt), marks in self._marks.items()
             if kind is ImageProcessed or (kind is ImageFailed and attempt >= self.run)
         ]
         waiting = [index for index in indexes if not any(index in marks for marks in counting)]
-        if self.state == "processing":
+        if self.phase is Phase.PROCESSING:
             if waiting:
                 yield Gap("no-result", f"no result: {_images(waiting)}")
             elif self.run not in self._outputs:
-                yield Gap("no-output", "every image has its result, but nobody asked for the output CSV")
+                yield Gap("no-output", "every image has its result, but the output CSV was not requested")
             else:
-                yield Gap("not-completed", "the output CSV was asked for, but the request is not completed")
+                yield Gap("not-completed", "the output CSV was requested, but the request is not completed")
         yield from self._missing_webhooks()
 
     def _missing_webhooks(self) -> Iterator[Gap]:
-        told = {
+        attempted = {
             event.run
             for attempts in self._attempts.values()
             for event in attempts.values()
             if event.kind == "request.completed"
         }
-        for run, completed in self._completed.items():
-            if completed.webhook_url and run not in told:
-                yield Gap("no-webhook", f"nobody tried to tell the receiver that run {run} is completed")
+        for run, receiver in self._receivers.items():
+            if receiver and run not in attempted:
+                yield Gap("no-webhook", f"no delivery attempt for the completion of run {run}")
         for webhook_id, attempts in self._attempts.items():
             last = attempts[max(attempts)]
             if unknown := sorted(set(range(1, last.attempt)) - attempts.keys()):
-                yield Gap("webhook-attempts", f"{webhook_id}: no word of attempt {', '.join(map(str, unknown))}")
+                yield Gap(
+                    "webhook-attempts", f"{webhook_id}: no event about delivery attempt {', '.join(map(str, unknown))}"
+                )
             outcome = outcome_of(last)
             if outcome is not None and outcome.id not in self._outcomes:
-                yield Gap("no-outcome", f"{webhook_id}: what attempt {last.attempt} came to is not written")
+                yield Gap("no-outcome", f"{webhook_id}: delivery attempt {last.attempt} has no outcome")
 
 
 def _place(line: Line) -> tuple[datetime, int, int]:
@@ -386,8 +383,8 @@ def _place(line: Line) -> tuple[datetime, int, int]:
 def _images(indexes: list[int]) -> str:
     """As in ``3 images (0, 7-8)``, with the first of many ranges."""
     ranges = []
-    for _, run in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0]):
-        members = [index for _, index in run]
+    for _, consecutive in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0]):
+        members = [index for _, index in consecutive]
         ranges.append(f"{members[0]}" if len(members) == 1 else f"{members[0]}-{members[-1]}")
     shown = ", ".join(ranges[:MOST_RANGES]) + (", …" if len(ranges) > MOST_RANGES else "")
-    return f"{len(indexes):,} image{'' if len(indexes) == 1 else 's'} ({shown})"
+    return f"{counted(len(indexes), 'image')} ({shown})"
