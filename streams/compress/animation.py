@@ -7,15 +7,18 @@ from typing import Any
 
 from PIL import Image, TiffImagePlugin
 
-from streams.compress import palette
-from streams.compress.colour import as_displayed
+from streams.compress import avif, palette
+from streams.compress.colour import as_displayed, in_srgb, visible
+from streams.compress.composition import composed
+from streams.compress.containers import Animation, Part, take_apart, with_webp_alpha
+from streams.compress.encoders import saved
+from streams.compress.gif import animated_gif
 from streams.compress.outcome import ImageRejected, Reason
 
 # More is a film; and the cost of a frame is not only in its pixels.
 MAX_FRAMES = 2_000
 MAX_PLAYS = 65_535  # the loop counts of GIF and WebP have 16 bits
 
-GIF_KEEP, GIF_CLEAR = 1, 2  # disposal methods (GIF89a, section 23)
 GIF_MAX_COLOURS = 255  # one index is left for "as in the frame before"
 HALF_OPAQUE = 128
 APNG_KEEP, APNG_REPLACE = 0, 0  # dispose_op NONE and blend_op SOURCE (PNG 3rd edition, 11.3.6)
@@ -28,14 +31,15 @@ class Frames:
     """What was in a file: one image, the pages of a TIFF, or an animation.
 
     ``durations`` are in milliseconds, one for each image. ``plays`` is how often the animation runs, 0 for
-    ever. With ``poster`` the first image is not part of the animation: it is what an APNG shows where
-    animations can't be shown.
+    ever. ``poster`` is what an APNG shows where animations can't be shown, if that is none of its frames.
+    ``pages`` is how many pages the file has, of which ``images`` may hold only the first.
     """
 
     images: Sequence[Image.Image]
     durations: Sequence[float] = (0,)
     plays: int = 0
-    poster: bool = False
+    poster: Image.Image | None = None
+    pages: int = 1
 
     @property
     def first(self) -> Image.Image:
@@ -47,33 +51,79 @@ class Frames:
 
     def in_one_mode(self) -> "Frames":
         """With all images in the poorest mode that shows each of them, which animations need."""
-        modes = {image.mode for image in self.images}
+        modes = {image.mode for image in (*self.images, *([self.poster] if self.poster else []))}
         alpha = not modes.isdisjoint(("LA", "RGBA"))
         mode = "RGBA" if alpha else "RGB" if "RGB" in modes else "L"
-        return replace(self, images=[image if image.mode == mode else image.convert(mode) for image in self.images])
+        images = [image if image.mode == mode else image.convert(mode) for image in self.images]
+        return replace(self, images=images, poster=self.poster.convert(mode) if self.poster else None)
 
 
-def read_frames(image: Image.Image, max_pixels: int, *, only_first: bool) -> Frames:
-    """Decode ``image``, having counted the pixels of everything that will be decoded from the headers.
+def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) -> Frames:
+    """Decode a file for Pillow's decoder ``source``; what will be decoded is counted before, from headers.
 
-    Raises ImageRejected for too many pixels or frames.
+    Raises ImageRejected for too many pixels or frames, and whatever Pillow raises.
     """
-    positions = _positions(image, max_pixels, only_first=only_first)
-    if len(positions) == 1 and image.format != "TIFF":
+    animation = take_apart(source, data)
+    if animation is not None:
+        return _read_animation(source, animation, max_pixels, only_first=only_first)
+    with Image.open(io.BytesIO(data), formats=[source]) as image:
+        if source == "TIFF":
+            return _read_pages(image, max_pixels, only_first=only_first)
+        # Of the other formats only AVIF has frames: the second image of an MPO is a preview or a gain map.
+        count: int = getattr(image, "n_frames", 1) if source == "AVIF" and not only_first else 1
+        _check_frames(count)
+        _check_pixels(_pixels(image) * count, max_pixels)
+        images: list[Image.Image] = []
+        durations: list[float] = []
+        for position in range(count):
+            image.seek(position)
+            image.load()
+            durations.append(float(image.info.get("duration", 0)))
+            # A copy, because seeking changes the image, and needs the metadata that as_displayed drops.
+            images.append(as_displayed(image.copy() if count > 1 else image))
+        return Frames(images, durations, avif.plays(data) if count > 1 else 0)
+
+
+def _read_animation(source: str, animation: Animation, max_pixels: int, *, only_first: bool) -> Frames:
+    if only_first:
+        animation = replace(animation, parts=animation.parts[:1], poster=None)
+    _check_frames(len(animation.parts))
+    _check_pixels(animation.pixels, max_pixels)
+    size = (animation.width, animation.height)
+    stills = ((part, _still(source, part, max_pixels)) for part in animation.parts)
+    images = [visible(image) for image in composed(size, stills)]
+    poster = visible(_still(source, animation.poster, max_pixels)) if animation.poster and len(images) > 1 else None
+    return Frames(images, [part.duration for part in animation.parts], animation.plays, poster)
+
+
+def _still(source: str, part: Part, max_pixels: int) -> Image.Image:
+    """A part of an animation as RGBA, in sRGB."""
+    if not part.width or not part.height:
+        return Image.new("RGBA", (part.width, part.height))
+    with Image.open(io.BytesIO(part.data), formats=[source]) as image:
+        _check_pixels(_pixels(image), max_pixels)
         image.load()
-        return Frames([as_displayed(image)])
-    images: list[Image.Image] = []
-    durations: list[float] = []
-    for position in positions:
+        return in_srgb(image).convert("RGBA")
+
+
+def _read_pages(image: Image.Image, max_pixels: int, *, only_first: bool) -> Frames:
+    """The pages of a TIFF, without smaller versions of others and masks."""
+    positions: list[int] = []
+    total = 0
+    for position, page in _pages(image):
+        _check_frames(position + 1)
+        if position and int(page.tag_v2.get(SUBFILE_TYPE, 0)) & SUBORDINATE:
+            continue
+        positions.append(position)
+        if len(positions) == 1 or not only_first:
+            total += _pixels(page)
+            _check_pixels(total, max_pixels)
+    images = []
+    for position in positions[:1] if only_first else positions:
         image.seek(position)
-        # A frame of a GIF may reach beyond the canvas that the header promised: Pillow enlarges it.
-        _check_pixels(image.width * image.height * len(positions), max_pixels)
         image.load()
-        durations.append(float(image.info.get("duration", 0)))
-        # A copy, because seeking changes the image, and needs the metadata that as_displayed drops.
         images.append(as_displayed(image.copy()))
-    poster = bool(getattr(image, "default_image", False)) and len(images) > 2
-    return Frames(images, durations, _plays(image), poster)
+    return Frames(images, [0] * len(images), pages=len(positions))
 
 
 def write_gif(frames: Frames, quality: int) -> bytes:
@@ -82,32 +132,21 @@ def write_gif(frames: Frames, quality: int) -> bytes:
     clear = frames.first.mode == "RGBA"
     colours = [image.convert("RGB") for image in frames.images]
     indexed = _in_few_colours(colours, quality)
-    options: dict[str, Any] = {"optimize": True}
+    table = indexed[0].getpalette() or []
+    transparent = len(table) // 3
     if clear:
-        table = indexed[0].getpalette() or []
-        transparent = len(table) // 3
         for image, frame in zip(indexed, frames.images, strict=True):
             hidden = frame.getchannel("A").point([255] * HALF_OPAQUE + [0] * (256 - HALF_OPAQUE))
             image.putpalette([*table, 0, 0, 0])
             image.paste(transparent, mask=hidden)
-        options["transparency"] = transparent
     if frames.animated:
-        options |= {
-            "save_all": True,
-            "append_images": indexed[1:],
-            "duration": list(frames.durations),
-            # A pixel can only become clear again if the frame before is taken away first.
-            "disposal": GIF_CLEAR if clear else GIF_KEEP,
-        }
-        if frames.plays != 1:
-            # The count in a GIF is of repetitions, as gif2webp and the browsers read it.
-            options["loop"] = max(0, frames.plays - 1)
-    return saved(indexed[0], "GIF", **options)
+        return animated_gif(indexed, [*table, 0, 0, 0], transparent, frames.durations, frames.plays)
+    return saved(indexed[0], "GIF", optimize=True, **({"transparency": transparent} if clear else {}))
 
 
 def write_webp_animation(frames: Frames, quality: int) -> bytes:
     frames = frames.in_one_mode()
-    return saved(
+    data = saved(
         frames.first,
         "WEBP",
         save_all=True,
@@ -118,25 +157,26 @@ def write_webp_animation(frames: Frames, quality: int) -> bytes:
         quality=quality,
         method=4,
     )
+    return with_webp_alpha(data) if frames.first.mode == "RGBA" else data
 
 
 def write_apng(frames: Frames, quality: int) -> bytes:
     """In one palette where it can't be seen; with partial transparency in full colour."""
     frames = frames.in_one_mode()
     images = frames.images
-    if frames.first.mode == "RGB" and quality < 100:
+    if frames.first.mode == "RGB" and quality < 100 and frames.poster is None:
         table = palette.shared_palette(images, palette.MAX_COLOURS)
         indexed = [palette.with_palette(image, table, quality) for image in images]
         images = [image for image in indexed if image is not None]
         if len(images) < len(indexed):
             images = frames.images
     return saved(
-        images[0],
+        frames.poster or images[0],
         "PNG",
         save_all=True,
-        append_images=images[1:],
-        default_image=frames.poster,
-        duration=list(frames.durations[frames.poster :]),
+        append_images=images if frames.poster else images[1:],
+        default_image=frames.poster is not None,
+        duration=list(frames.durations),
         loop=frames.plays,
         disposal=APNG_KEEP,
         blend=APNG_REPLACE,
@@ -147,7 +187,8 @@ def write_apng(frames: Frames, quality: int) -> bytes:
 def write_avif_sequence(frames: Frames, **options: Any) -> bytes:
     frames = frames.in_one_mode()
     durations = [round(duration) for duration in frames.durations]
-    return saved(frames.first, "AVIF", save_all=True, append_images=frames.images[1:], duration=durations, **options)
+    data = saved(frames.first, "AVIF", save_all=True, append_images=frames.images[1:], duration=durations, **options)
+    return avif.with_plays(data, frames.plays)
 
 
 def write_tiff(frames: Frames) -> bytes:
@@ -162,37 +203,6 @@ def write_tiff(frames: Frames) -> bytes:
         # TIFF 6.0, section 14: store each sample's difference to its left neighbour.
         options["tiffinfo"] = {TiffImagePlugin.PREDICTOR: 2}
     return saved(images[0], "TIFF", save_all=len(images) > 1, append_images=images[1:], **options)
-
-
-def saved(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, pillow_format, **options)
-    return buffer.getvalue()
-
-
-def _positions(image: Image.Image, max_pixels: int, *, only_first: bool) -> list[int]:
-    """Which frames to decode. Counts their pixels on the way, from headers.
-
-    Sixteen-bit samples count twice, for they take twice the memory.
-    """
-    if only_first:
-        _check_pixels(_pixels(image), max_pixels)
-        return [0]
-    if image.format != "TIFF":
-        count: int = getattr(image, "n_frames", 1)
-        _check_frames(count)
-        _check_pixels(_pixels(image) * count, max_pixels)
-        return list(range(count))
-    positions: list[int] = []
-    total = 0
-    for position, page in _pages(image):
-        _check_frames(position + 1)
-        if position and int(page.tag_v2.get(SUBFILE_TYPE, 0)) & SUBORDINATE:
-            continue
-        positions.append(position)
-        total += _pixels(page)
-        _check_pixels(total, max_pixels)
-    return positions
 
 
 def _pages(image: Image.Image) -> Iterator[tuple[int, Any]]:
@@ -219,16 +229,6 @@ def _check_pixels(pixels: int, max_pixels: int) -> None:
 def _check_frames(count: int) -> None:
     if count > MAX_FRAMES:
         raise ImageRejected(Reason.TOO_MANY_FRAMES, f"{count:,} frames; the limit is {MAX_FRAMES:,}")
-
-
-def _plays(image: Image.Image) -> int:
-    """How often the animation of an open file runs, 0 for ever."""
-    loop: int | None = image.info.get("loop")
-    if image.format != "GIF":
-        return loop or 0
-    if loop is None:
-        return 1
-    return loop + 1 if loop else 0
 
 
 def _in_few_colours(images: Sequence[Image.Image], quality: int) -> list[Image.Image]:

@@ -7,14 +7,13 @@ decoder hang or crash.
 What is promised of the result:
 
 * the format of the input (MPO becomes JPEG, its first image; BMP and PPM become JPEG, or PNG with alpha);
-* as displayed: upright, in sRGB, eight bits a sample, with its alpha, its frames and its pages;
+* as displayed: upright, in sRGB, eight bits a sample, with its alpha, its frames, and the pages of a TIFF in a TIFF;
 * no metadata;
 * never more bytes than the input. If shrinking does not help, the input is handed back byte for byte, and
   so with its metadata: a viewer turns it upright itself. Only where another format had to be made (BMP,
   PPM, or ``target_format``) the result may be larger.
 """
 
-import io
 import struct
 import time
 import warnings
@@ -28,7 +27,6 @@ from streams.compress import palette
 from streams.compress.animation import (
     Frames,
     read_frames,
-    saved,
     write_apng,
     write_avif_sequence,
     write_gif,
@@ -36,6 +34,7 @@ from streams.compress.animation import (
     write_webp_animation,
 )
 from streams.compress.colour import is_grey, over_white
+from streams.compress.encoders import saved
 from streams.compress.outcome import ImageRejected, Reason, Shrunk
 
 __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
@@ -48,6 +47,7 @@ LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
 # libaom's speed, 0 to 10: 6 is 5 times as slow for 10% fewer bytes.
 AVIF_SPEED = 8
 WEBP_METHOD = 4
+FULL_CHROMA_QUALITY = 90
 
 # What decoders were seen to raise on damaged files (`fuzzing` in the tests), with their nearest base classes.
 DECODER_ERRORS = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
@@ -80,10 +80,11 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
     source = sniff(data)
     started = time.perf_counter()
     with _pillow_limits(max_pixels):
-        with _failing_as(Reason.BROKEN_IMAGE), Image.open(io.BytesIO(data), formats=[source]) as image:
+        with _failing_as(Reason.BROKEN_IMAGE):
             own_format = _output_format(source)
-            only_first = (target_format or own_format or "jpeg") not in MANY_FRAMES
-            frames = read_frames(image, max_pixels, only_first=only_first)
+            to = target_format or own_format
+            only_first = to not in MANY_FRAMES or (source == "TIFF" and to != "tiff")
+            frames = read_frames(source, data, max_pixels, only_first=only_first)
         made_format = target_format or own_format or ("jpeg" if frames.first.mode in ("1", "L", "RGB") else "png")
         width, height = frames.first.size
         if max(width, height) > LONGEST_SIDE.get(made_format, max(width, height)):
@@ -158,7 +159,7 @@ def _encode(frames: Frames, made_format: str, quality: int, goal: int) -> bytes:
             return saved(frames.first, "WEBP", quality=quality, method=WEBP_METHOD)
         case "avif":
             # One thread: there is a decoder process for each core.
-            options = {"quality": quality, "speed": AVIF_SPEED, "max_threads": 1}
+            options = {"quality": quality, "speed": AVIF_SPEED, "max_threads": 1, "subsampling": _subsampling(quality)}
             if frames.animated:
                 return write_avif_sequence(frames, **options)
             return saved(frames.first, "AVIF", **options)
@@ -168,10 +169,15 @@ def _encode(frames: Frames, made_format: str, quality: int, goal: int) -> bytes:
             return write_tiff(frames)
 
 
+def _subsampling(quality: int) -> str:
+    """Chroma subsampling: colours at half the resolution below FULL_CHROMA_QUALITY, as is usual."""
+    return "4:4:4" if quality >= FULL_CHROMA_QUALITY else "4:2:0"
+
+
 def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
     image = over_white(image)
     if image.mode == "RGB":
-        return saved(image, "JPEG", quality=quality, optimize=True, subsampling="4:2:0")
+        return saved(image, "JPEG", quality=quality, optimize=True, subsampling=_subsampling(quality))
     return saved(image.convert("L"), "JPEG", quality=quality, optimize=True)
 
 

@@ -1,7 +1,7 @@
 """``python -m tests.bench [NAME …] [--json FILE] [--against FILE]``: what it measures, in one table.
 
-Bounded in time, on loopback only. Without names all of them run; ``formats`` and ``hostile`` only when named, as they
-print tables of their own. ``--json`` keeps the figures, ``--against`` compares them with those of another run.
+Bounded in time, on loopback only. Without names all of them run; ``animations``, ``formats`` and ``hostile`` only when
+named, as they print tables of their own. ``--json`` keeps the figures, ``--against`` compares them with another run's.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import os
 import time
 from pathlib import Path
 
-from tests.bench import formats, hostile, images, replay, scale, sizes, uploads, webhooks
+from tests.bench import animations, formats, hostile, images, replay, scale, sizes, uploads, webhooks
 from tests.bench.report import comparison, load, save, table
 
 MEASURED = {
@@ -20,7 +20,7 @@ MEASURED = {
     "scale": scale.measure,
     "webhooks": webhooks.measure,
 }
-PRINTED = {"formats": formats.main, "hostile": hostile.main}
+PRINTED = {"animations": animations.main, "formats": formats.main, "hostile": hostile.main}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
 
+from streams.compress.containers import with_webp_alpha
 from streams.compress.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
 from tests.support.images import png_header
 
@@ -362,9 +363,12 @@ def shown(data: bytes) -> tuple[list[Image.Image], list[float]]:
         image.seek(position)
         image.load()
         durations.append(image.info.get("duration", 0))
-        white = Image.new("RGBA", image.size, "white")
-        frames.append(Image.alpha_composite(white, image.convert("RGBA")).convert("RGB"))
+        frames.append(on_white(image))
     return frames, durations
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
 
 
 @pytest.mark.parametrize("target", ["gif", "webp", "png", "avif"])
@@ -374,11 +378,13 @@ def test_an_animation_plays_the_same(source: str, alpha: bool, target: str) -> N
     frames, durations = moving(alpha), [100, 200, 50, 100, 300, 80]
     options: dict[str, Any] = {"disposal": 2} if source == "gif" else {"lossless": True} if source == "webp" else {}
     data = encoded(frames[0], source, save_all=True, append_images=frames[1:], duration=durations, loop=2, **options)
+    if source == "webp" and alpha:
+        data = with_webp_alpha(data)  # or Pillow, which reads the result here, shows black
     result = shrink(data, max_pixels=LIMIT, target_format=target)
     made, times = shown(result.data)
     assert times == pytest.approx(durations, abs=1)
-    for before, after in zip(shown(data)[0], made, strict=True):
-        assert mean_error(before, after) < 5
+    for before, after in zip(frames, made, strict=True):
+        assert mean_error(on_white(before), after) < 5
     if not (source != "gif" and target == "gif") and target != "avif":
         # GIF counts repetitions, the others count how often it plays.
         plays = 3 if source == "gif" else 2
