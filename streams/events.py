@@ -292,6 +292,8 @@ class ImageProcessed(_ImageResult):
     height: Count
     sha256: str = Field(description="hash of the stored bytes")
     kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
+    pages: Count | None = Field(None, description="pages of the input, if only its first one was made")
+    truncated: bool = Field(False, description="the input ends too early; what is missing is transparent or white")
     fetch_ms: Milliseconds = 0
     shrink_ms: Milliseconds = 0
     store_ms: Milliseconds = 0

@@ -25,7 +25,12 @@ async (pairs) => {
     await decoder.completed;
     const track = decoder.tracks.selectedTrack;
     const frames = [];
-    for (let index = 0; index < track.frameCount; index++) {
+    if (!track.animated) {  // as <img> shows it, which converts colours in another place than ImageDecoder
+      const bitmap = await createImageBitmap(new Blob([bytes(file)], {type}));
+      const image = Object.assign(bitmap, {displayWidth: bitmap.width, displayHeight: bitmap.height});
+      frames.push({size: [image.width, image.height], duration: 0,
+                   over: ["white", "black"].map((colour) => flat(image, colour))});
+    } else for (let index = 0; index < track.frameCount; index++) {
       const {image} = await decoder.decode({frameIndex: index});
       frames.push({size: [image.displayWidth, image.displayHeight], duration: (image.duration || 0) / 1000,
                    over: ["white", "black"].map((colour) => flat(image, colour))});
@@ -111,9 +116,9 @@ class Compared:
 
     @property
     def same_times(self) -> bool:
-        """Whether they take the same time and play equally often; one frame has no time."""
-        if len(self.one.sizes) == 1:
-            return len(self.other.sizes) == 1
+        """Whether they take the same time and play equally often; a single frame has no time."""
+        if 1 in (len(self.one.sizes), len(self.other.sizes)):
+            return True
         return sum(self.one.durations) == sum(self.other.durations) and self.one.plays == self.other.plays
 
 

@@ -55,6 +55,8 @@ class Made:
     height: int
     sha256: str
     kept_original: bool
+    pages: int | None
+    truncated: bool
     fetch_ms: int
     shrink_ms: int
     store_ms: int
@@ -117,6 +119,8 @@ class Compressor:
             height=made.height,
             sha256=made.sha256,
             kept_original=made.kept_original,
+            pages=made.pages,
+            truncated=made.truncated,
             fetch_ms=made.fetch_ms,
             shrink_ms=made.shrink_ms,
             store_ms=made.store_ms,
@@ -172,6 +176,8 @@ class Compressor:
                 height=shrunk.height,
                 sha256=hashlib.sha256(shrunk.data).hexdigest(),
                 kept_original=shrunk.kept_original,
+                pages=shrunk.pages,
+                truncated=shrunk.truncated,
                 fetch_ms=fetched.milliseconds,
                 shrink_ms=round(shrink_seconds * 1000),
                 store_ms=round(store_seconds * 1000),

@@ -5,15 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageChops, TiffImagePlugin
 
-from streams.compress import avif, palette
-from streams.compress.colour import as_displayed, in_srgb, visible
+from streams.compress import avif, palette, png
+from streams.compress.colour import as_displayed, in_srgb, upright, visible
+from streams.compress.colour_spaces import ColourSpace, Hdr
 from streams.compress.composition import composed
 from streams.compress.containers import Animation, Part, take_apart, with_webp_alpha
 from streams.compress.encoders import saved
 from streams.compress.gif import animated_gif
 from streams.compress.outcome import ImageRejected, Reason
+from streams.compress.truncated import salvaged
 
 # More is a film; and the cost of a frame is not only in its pixels.
 MAX_FRAMES = 2_000
@@ -32,7 +34,8 @@ class Frames:
 
     ``durations`` are in milliseconds, one for each image. ``plays`` is how often the animation runs, 0 for
     ever. ``poster`` is what an APNG shows where animations can't be shown, if that is none of its frames.
-    ``pages`` is how many pages the file has, of which ``images`` may hold only the first.
+    ``pages`` is how many pages the file has, of which ``images`` may hold only the first. ``truncated``: the file
+    ends too early, and what is missing is clear.
     """
 
     images: Sequence[Image.Image]
@@ -40,6 +43,7 @@ class Frames:
     plays: int = 0
     poster: Image.Image | None = None
     pages: int = 1
+    truncated: bool = False
 
     @property
     def first(self) -> Image.Image:
@@ -63,12 +67,17 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
 
     Raises ImageRejected for too many pixels or frames, and whatever Pillow raises.
     """
+    space: ColourSpace | None = None
+    if source == "PNG":
+        data, space = png.simplified(data)
     animation = take_apart(source, data)
     if animation is not None:
-        return _read_animation(source, animation, max_pixels, only_first=only_first)
+        return _read_animation(source, animation, space, max_pixels, only_first=only_first)
     with Image.open(io.BytesIO(data), formats=[source]) as image:
         if source == "TIFF":
             return _read_pages(image, max_pixels, only_first=only_first)
+        if source == "AVIF" and not image.info.get("icc_profile"):
+            space = avif.colour_space(data)
         # Of the other formats only AVIF has frames: the second image of an MPO is a preview or a gain map.
         count: int = getattr(image, "n_frames", 1) if source == "AVIF" and not only_first else 1
         _check_frames(count)
@@ -77,33 +86,67 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
         durations: list[float] = []
         for position in range(count):
             image.seek(position)
-            image.load()
+            try:
+                frame = _loaded(image, data, space)
+            except OSError:
+                if frames := _salvaged(source, data, space):
+                    return frames
+                raise
             durations.append(float(image.info.get("duration", 0)))
             # A copy, because seeking changes the image, and needs the metadata that as_displayed drops.
-            images.append(as_displayed(image.copy() if count > 1 else image))
+            images.append(as_displayed(frame.copy() if count > 1 else frame))
         return Frames(images, durations, avif.plays(data) if count > 1 else 0)
 
 
-def _read_animation(source: str, animation: Animation, max_pixels: int, *, only_first: bool) -> Frames:
+def _loaded(image: Image.Image, data: bytes, space: ColourSpace | None) -> Image.Image:
+    """An opened image decoded, with its colour space in ``info``."""
+    wide = image.mode == "RGB" and _is_wide(image)
+    image.load()
+    if wide and isinstance(image.info.get("transparency"), tuple):
+        image = png.with_exact_key(image, data)
+    if space is not None:
+        image.info["hdr" if isinstance(space, Hdr) else "icc_profile"] = space
+    return image
+
+
+def _salvaged(source: str, data: bytes, space: ColourSpace | None) -> Frames | None:
+    """An image that ends too early as browsers show it; None if too much is missing."""
+    if (found := salvaged(source, data)) is None:
+        return None
+    image, mask = found
+    mask.info = {"exif": image.info.get("exif", b"")}
+    mask = upright(mask)
+    shown = as_displayed(_loaded(image, data, space))
+    if mask.getextrema() == (255, 255):
+        return Frames([shown], truncated=True)
+    shown = shown.convert("LA" if shown.mode in ("1", "L", "LA") else "RGBA")
+    shown.putalpha(ImageChops.darker(shown.getchannel("A"), mask))
+    return Frames([visible(shown)], truncated=True)
+
+
+def _read_animation(
+    source: str, animation: Animation, space: ColourSpace | None, max_pixels: int, *, only_first: bool
+) -> Frames:
     if only_first:
         animation = replace(animation, parts=animation.parts[:1], poster=None)
     _check_frames(len(animation.parts))
     _check_pixels(animation.pixels, max_pixels)
     size = (animation.width, animation.height)
-    stills = ((part, _still(source, part, max_pixels)) for part in animation.parts)
+    stills = ((part, _still(source, part, space, max_pixels)) for part in animation.parts)
     images = [visible(image) for image in composed(size, stills)]
-    poster = visible(_still(source, animation.poster, max_pixels)) if animation.poster and len(images) > 1 else None
+    poster = None
+    if animation.poster and len(images) > 1:
+        poster = visible(_still(source, animation.poster, space, max_pixels))
     return Frames(images, [part.duration for part in animation.parts], animation.plays, poster)
 
 
-def _still(source: str, part: Part, max_pixels: int) -> Image.Image:
+def _still(source: str, part: Part, space: ColourSpace | None, max_pixels: int) -> Image.Image:
     """A part of an animation as RGBA, in sRGB."""
     if not part.width or not part.height:
         return Image.new("RGBA", (part.width, part.height))
     with Image.open(io.BytesIO(part.data), formats=[source]) as image:
         _check_pixels(_pixels(image), max_pixels)
-        image.load()
-        return in_srgb(image).convert("RGBA")
+        return in_srgb(_loaded(image, part.data, space)).convert("RGBA")
 
 
 def _read_pages(image: Image.Image, max_pixels: int, *, only_first: bool) -> Frames:
@@ -217,8 +260,12 @@ def _pages(image: Image.Image) -> Iterator[tuple[int, Any]]:
 
 
 def _pixels(image: Image.Image) -> int:
-    wide = any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
-    return image.width * image.height * (2 if wide else 1)
+    return image.width * image.height * (2 if _is_wide(image) else 1)
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether an image that is opened and not yet loaded has 16-bit samples."""
+    return any("16" in str(tile.args) for tile in getattr(image, "tile", ()))
 
 
 def _check_pixels(pixels: int, max_pixels: int) -> None:

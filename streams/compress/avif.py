@@ -1,4 +1,4 @@
-"""What Pillow neither reads from an AVIF nor writes: how often a sequence plays.
+"""What Pillow neither reads from an AVIF nor writes: its colours by numbers, and how often a sequence plays.
 
 ISO/IEC 14496-12, 8.6.6: an edit list with flag 1 repeats its one edit until the track's duration (``tkhd``) is over,
 which is all ones for ever. Without an edit list browsers repeat for ever.
@@ -7,9 +7,19 @@ which is all ones for ever. Without an edit list browsers repeat for ever.
 import struct
 from collections.abc import Iterator
 
+from streams.compress.colour_spaces import SRGB_CURVE, ColourSpace, by_numbers
+
 CONTAINERS = (b"moov", b"trak", b"edts")
 INDEFINITE = {0: 2**32 - 1, 1: 2**64 - 1}  # by version of the box
 REPEATED = 1
+
+
+def colour_space(data: bytes) -> ColourSpace | None:
+    """Of the first ``colr`` box of type nclx (ISO/IEC 14496-12, 12.1.5); None is sRGB."""
+    at = data.find(b"colrnclx")
+    if at < 0 or at + 12 > len(data):
+        return None
+    return by_numbers(*struct.unpack_from(">HH", data, at + 8), video=SRGB_CURVE)
 
 
 def plays(data: bytes) -> int:

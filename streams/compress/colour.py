@@ -9,6 +9,7 @@ from itertools import product
 
 from PIL import Image, ImageChops, ImageCms
 
+from streams.compress.colour_spaces import Hdr, hdr_table
 from streams.compress.outcome import ImageRejected, Reason
 
 Transpose = Image.Transpose
@@ -67,7 +68,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def in_srgb(image: Image.Image) -> Image.Image:
-    """Converted to sRGB through the embedded profile; without one, or with a broken one, taken as sRGB."""
+    """Converted to sRGB through the profile in ``info`` or the table for HDR; without either, taken as sRGB."""
     profile: bytes | None = image.info.get("icc_profile")
     if image.mode == "CMYK":
         transform = _to_srgb(profile, "CMYK") if profile else None
@@ -75,17 +76,31 @@ def in_srgb(image: Image.Image) -> Image.Image:
         return ImageCms.applyTransform(image, transform) or image if transform else image.convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
+    hdr: Hdr | None = image.info.get("hdr")
     image = _eight_bit(image)
+    if hdr:
+        return _with_colours(image).filter(hdr_table(hdr))
     if not profile or image.mode == "1":
         return image
     space = _colour_space(profile)
     if space == "GRAY":
         grey = _without_colour(image)
         return _grey_to_srgb(grey, profile) if grey else image
-    if space != "RGB" or image.mode not in ("RGB", "RGBA"):
+    if space != "RGB":
         return image
-    transform = _to_srgb(profile, image.mode)
-    return ImageCms.applyTransform(image, transform) or image if transform else image
+    coloured = _with_colours(image)
+    transform = _to_srgb(profile, coloured.mode)
+    converted = ImageCms.applyTransform(coloured, transform) if transform else None
+    if converted is None or coloured is image:
+        return converted or image
+    # Grey with a profile for colours; what it makes of grey is grey but for rounding.
+    grey = converted.getchannel("G")
+    return Image.merge("LA", (grey, image.getchannel("A"))) if image.mode == "LA" else grey
+
+
+def _with_colours(image: Image.Image) -> Image.Image:
+    """As RGB or RGBA."""
+    return image if image.mode in ("RGB", "RGBA") else image.convert("RGBA" if image.mode == "LA" else "RGB")
 
 
 def visible(image: Image.Image) -> Image.Image:
@@ -126,10 +141,6 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA"):
         return image
     if image.has_transparency_data or image.mode == "RGBa":
-        key = image.info.get("transparency")
-        if isinstance(key, tuple) and max(key) > 255:
-            # Pillow hands out 16-bit RGB as its high bytes, but the colour key as it stands in the file.
-            image.info["transparency"] = tuple(value >> 8 for value in key)
         return image.convert("LA" if image.mode in ("L", "La", "1") else "RGBA")
     return image if image.mode in ("1", "L", "RGB") else image.convert("RGB")
 

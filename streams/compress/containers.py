@@ -13,8 +13,8 @@ from enum import Enum
 from streams.compress.outcome import ImageRejected, Reason
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# PNG 3rd edition, 11.3: chunks that decide how samples are read, so that each frame needs them.
-PNG_SHARED_CHUNKS = frozenset((b"PLTE", b"tRNS", b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"sBIT"))
+# Chunks that decide how samples are read, so that each frame needs them; colour spaces are ``png``'s.
+PNG_SHARED_CHUNKS = frozenset((b"PLTE", b"tRNS"))
 GIF_LOOP_EXTENSIONS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 WEBP_ALPHA_FLAG, WEBP_ICC_FLAG, WEBP_ANIMATION_FLAG = 0x10, 0x20, 0x02
 

@@ -105,6 +105,8 @@ def _answer_shrunk(answers: BinaryIO, result: Shrunk, size: int) -> None:
         "width": result.width,
         "height": result.height,
         "kept_original": result.kept_original,
+        "pages": result.pages,
+        "truncated": result.truncated,
         "bytes": size,
         "decode_seconds": result.decode_seconds,
         "encode_seconds": result.encode_seconds,

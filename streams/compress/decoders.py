@@ -282,6 +282,8 @@ class _Decoder:
             answer["width"],
             answer["height"],
             answer["kept_original"],
+            answer["pages"],
+            answer["truncated"],
             answer["decode_seconds"],
             answer["encode_seconds"],
         )

