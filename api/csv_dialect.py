@@ -1,7 +1,7 @@
-"""From the bytes of an uploaded file to its records: which encoding, which lines, which cells.
+"""CSV dialect of an uploaded file: detects the encoding and parses lines and cells.
 
-Everything here streams: no more than one row of the file is in memory at a time. The rules follow what
-spreadsheets and scripts write, where RFC 4180 is silent or ignored (``sep=`` lines, UTF-16, lone CR, Ctrl-Z).
+Everything streams: at most one row of the file is in memory at a time. Where RFC 4180 is silent or ignored, the rules
+follow spreadsheets and scripts (``sep=`` lines, UTF-16, lone CR, Ctrl-Z).
 """
 
 import codecs
@@ -15,12 +15,12 @@ from pathlib import Path
 DELIMITERS = (",", ";", "\t", "|")
 
 MAX_ROW_CHARS = 1024 * 1024
-"""Most characters of one row, quotes and line breaks included: what bounds the memory of a reader."""
+"""Maximum characters of a row, quotes and line breaks included: bounds the memory of a reader."""
 
 MAX_BLANK_ROWS = 1_048_576
-"""Most blank rows of a file: a sheet of Excel has no more rows, and each costs time though it says nothing."""
+"""Maximum blank rows of a file, the row limit of an Excel sheet: bounds the time to parse them."""
 
-# Process-wide, as the csv module has it; its own 128 KiB is too little for a cell of many URLs.
+# Process-wide setting of the csv module; its default of 128 KiB is too small for a cell of many URLs.
 csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_CHARS))
 
 _BLOCK_BYTES = 256 * 1024
@@ -28,14 +28,14 @@ _SNIFFED_BYTES = 4096
 
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is the beginning of this one
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose BOM is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
-# Charset parameters worth believing → Python's codec. The Windows superset stands in where the WHATWG
-# Encoding Standard says so. An allow-list, for some of Python's codecs are slow (idna) or no charsets at all.
+# Allow-list: charset parameter → Python codec. As in the WHATWG Encoding Standard, ISO-8859 charsets map to their
+# Windows supersets. Other Python codecs are slow (idna) or not charsets at all.
 _CHARSETS = {
     **{f"windows-125{n}": f"cp125{n}" for n in range(9)},
     **{f"iso-8859-{n}": f"iso8859-{n}" for n in (2, 3, 4, 5, 6, 7, 8, 10, 13, 14, 15, 16)},
@@ -52,11 +52,11 @@ _CHARSETS = {
 }
 _CHARSET_PARAMETER = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
-_SAVE_AS_CSV = "open it in the spreadsheet program and save it as CSV"
+_SAVE_AS_CSV = "open it in a spreadsheet program and save it as CSV"
 _SIGNATURES = (
     (b"PK\x03\x04", "an Excel workbook (XLSX), another office document or a ZIP archive", _SAVE_AS_CSV),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook (XLS)", _SAVE_AS_CSV),
-    (b"%PDF-", "a PDF document", "upload the table that it was made from as CSV"),
+    (b"%PDF-", "a PDF document", "export the source table as CSV"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"BZh9", "a bzip2 archive", "unpack it first"),
     (b"\xfd7zXZ\x00", "an xz archive", "unpack it first"),
@@ -75,10 +75,10 @@ _SEP_LINE = re.compile(r'"?sep=(?P<delimiter>[^\w\s"]|\t)(?P=delimiter)*"?\s*', 
 
 @dataclass(frozen=True)
 class RowError:
-    """One thing wrong with an upload.
+    """One error in an uploaded file.
 
-    ``row`` is the line of the file, from 1, on which the row begins, as a text editor counts; ``column`` is
-    the header cell of the column, if it is about one; ``code`` is stable, ``message`` is for people.
+    ``row`` is the line number of the row's first line, from 1; ``column`` is the header of the column, None for an
+    error of the whole row or file; ``code`` is stable, ``message`` is for people.
     """
 
     row: int
@@ -88,11 +88,11 @@ class RowError:
 
 
 class CsvRejected(Exception):
-    """The file is refused as a whole.
+    """The whole file is rejected.
 
-    ``errors`` has what is wrong with the first 100 bad rows, in the order of the file; ``error_count`` counts
-    all bad rows (a fault of the whole file counts as one); ``detail`` is one sentence for people. ``rows`` and
-    ``images`` count what was read, bad or not, as far as it was.
+    ``errors`` are the errors of the first 100 bad rows, in file order; ``error_count`` counts all bad rows (an error
+    of the whole file counts as one); ``detail`` is one sentence for people. ``rows`` and ``images`` count what was
+    read until the end or the error, valid or not.
     """
 
     def __init__(
@@ -107,13 +107,13 @@ class CsvRejected(Exception):
 
     @classmethod
     def because(cls, code: str, detail: str, *, line: int = 1) -> "CsvRejected":
-        """One fault that makes reading on pointless."""
+        """One error that ends parsing."""
         return cls([RowError(line, None, code, detail)], 1, detail)
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a file's bytes become cells; ``sep_line``: the first line is Excel's ``sep=`` and holds no data."""
+    """CSV dialect of a file; ``sep_line``: the first line is Excel's ``sep=`` and holds no data."""
 
     encoding: str
     delimiter: str
@@ -121,14 +121,14 @@ class Dialect:
 
 
 def detect_encoding(path: Path, content_type: str | None = None) -> str:
-    """The Python codec that reads the file: by its byte order mark, else UTF-16 by its NULs, else UTF-8.
+    """Detect the file's encoding, as a Python codec: by its byte order mark, else UTF-16 by its NULs, else UTF-8.
 
-    What is not UTF-8 is read in the charset that ``content_type`` declares, else in Windows-1252, which is
-    what Excel's "CSV" means in the West. The declaration comes last because HTTP clients declare ISO-8859-1
-    for anything, whereas text with accents is never valid UTF-8 by accident. The media type itself is not
-    looked at: browsers on Windows send CSV files as application/vnd.ms-excel.
+    A file that is not valid UTF-8 is decoded with the charset of ``content_type``, else as Windows-1252, the encoding
+    of Excel's "CSV" in the West. The declared charset has the lowest priority because HTTP clients declare ISO-8859-1
+    for anything, whereas text with accents is never valid UTF-8 by accident. The media type is ignored: browsers on
+    Windows send CSV files as application/vnd.ms-excel.
 
-    Raises CsvRejected for another kind of file, for NULs, and for bytes that no such encoding has.
+    Raises CsvRejected for a file that is not text, for NULs, and for undecodable bytes.
     """
     with path.open("rb") as file:
         head = file.read(_SNIFFED_BYTES)
@@ -156,7 +156,7 @@ def detect_encoding(path: Path, content_type: str | None = None) -> str:
 
 
 class _NeverUtf8(Exception):
-    """The very first bytes beyond ASCII are not UTF-8, so the file was not written as UTF-8."""
+    """The first non-ASCII bytes are not valid UTF-8, so the file is in another encoding."""
 
 
 def _declared_charset(content_type: str | None) -> str | None:
@@ -165,7 +165,7 @@ def _declared_charset(content_type: str | None) -> str | None:
 
 
 def _read_through(path: Path, encoding: str) -> None:
-    """Decode the whole file (at memory speed) so that no later pass can stumble over an undecodable byte."""
+    """Decode the whole file (at memory speed), so that no later pass can fail on an undecodable byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
     ascii_so_far = True
@@ -181,13 +181,13 @@ def _read_through(path: Path, encoding: str) -> None:
                 line += before.count(b"\n")
                 raise CsvRejected.because(
                     "encoding",
-                    f"the bytes near line {line} are not {encoding.upper().removesuffix('-SIG')}, as the rest"
-                    " of the file is: save it as CSV in UTF-8",
+                    f"the bytes near line {line} are not valid {encoding.upper().removesuffix('-SIG')}, the encoding"
+                    " of the rest of the file: save it as CSV in UTF-8",
                     line=line,
                 ) from None
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
-                raise CsvRejected.because("binary", f"line {line} holds binary data (NUL): this is no CSV", line=line)
+                raise CsvRejected.because("binary", f"line {line} contains binary data (NUL): not a CSV", line=line)
             if not block:
                 return
             line += text.count("\n")
@@ -195,18 +195,17 @@ def _read_through(path: Path, encoding: str) -> None:
 
 
 def sep_line_delimiter(path: Path, encoding: str) -> str | None:
-    """The delimiter that Excel's ``sep=;`` in the first line names, or None if there is no such line."""
+    """The delimiter of Excel's ``sep=;`` in the first line, or None without such a line."""
     with path.open(encoding=encoding, newline="") as file:
         match = _SEP_LINE.fullmatch(file.readline(64))
     return match["delimiter"] if match else None
 
 
-def records(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
-    """Each record that is not blank, the header too: the line on which it begins, from 1, and its cells.
+def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+    """Each row that is not blank, including the header: the number of its first line, from 1, and its cells.
 
     Spaces before a cell are dropped, because ``1, "Mug, blue"`` is common and means a quoted cell.
-    Raises CsvRejected where the quotes are broken, a row does not end or blank rows don't; there is no
-    reading on after that.
+    Raises CsvRejected, which ends the iteration, for broken quotes, a row that is too long and too many blank rows.
     """
     with path.open(encoding=dialect.encoding, newline="") as file:
         lines = _Lines(file, skip_first=dialect.sep_line)
@@ -229,7 +228,7 @@ def records(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
             raise CsvRejected.because(
                 "row_too_long",
                 f"the row that begins on line {line} has more than {MAX_ROW_CHARS:,} characters;"
-                " is a quote never closed?",
+                " check for an unclosed quote",
                 line=line,
             ) from None
 
@@ -254,10 +253,10 @@ class _RowTooLong(Exception):
 
 
 class _Lines:
-    """The physical lines of a text, ended by CR, LF or CRLF and by nothing else (U+2028 is data).
+    """The physical lines of a text, terminated by CR, LF or CRLF only (U+2028 is data).
 
-    ``row_chars`` counts what was given out since the consumer last set it to 0, at the end of each row:
-    both a line and a row over many lines are cut off before they fill the memory.
+    ``row_chars`` counts the characters of the current row; the consumer resets it at the end of each row. It bounds
+    the memory of a long line and of a row that spans many lines.
     """
 
     def __init__(self, file: io.TextIOWrapper, *, skip_first: bool) -> None:
@@ -269,11 +268,11 @@ class _Lines:
         readline = self._file.readline
         if self._skip_first:
             readline()
-            yield "\n"  # a blank line in its place keeps the reader's line numbers right
+            yield "\n"  # a blank line instead keeps the reader's line numbers right
         while line := readline(MAX_ROW_CHARS + 1):
             self.row_chars += len(line)
             if self.row_chars > MAX_ROW_CHARS:
                 raise _RowTooLong
-            if line[-1] == "\x1a":  # DOS's end of file, which can only stand in the last line
+            if line[-1] == "\x1a":  # Ctrl-Z, the end-of-file mark of DOS
                 line = line.rstrip("\x1a")
             yield line

@@ -1,4 +1,4 @@
-"""Which column of an uploaded CSV is which."""
+"""Header matching: finds the required columns of an uploaded CSV."""
 
 import re
 from collections.abc import Sequence
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 MAX_COLUMNS = 256
 
-# Spellings with case, spaces and punctuation taken away, best first: "Product" is the name only where there
-# is no "Product Name"; beside one it is an extra column like any other.
+# Normalised spellings (no case, spaces, punctuation), in order of precedence: "Product" is the name column only
+# without a "Product Name"; otherwise it is an extra column.
 _SERIAL = (
     *("sno", "serialnumber", "serialno", "srno", "slno", "snumber", "srnumber", "serialnum"),
     *("serial", "sr", "sl", "sn", "no"),
@@ -19,15 +19,15 @@ _URLS = (
 )
 _REQUIRED = (("S. No.", _SERIAL), ("Product Name", _PRODUCT_NAME), ("Input Image URLs", _URLS))
 
-# Columns that the output CSV adds: a file that has them is an output CSV uploaded again, and gets them anew.
-_OF_OUTPUT = frozenset({"outputimageurls", "outputimageurl", "errors"})
+# Columns that the output CSV adds: in an uploaded output CSV they are dropped and written again.
+_OUTPUT_COLUMNS = frozenset({"outputimageurls", "outputimageurl", "errors"})
 
 _NOT_LETTERS_OR_DIGITS = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where things stand in a record of ``width`` cells; ``kept`` are the columns that the output repeats."""
+    """Column indexes in a row of ``width`` cells; ``kept`` are the columns that the output CSV repeats."""
 
     serial: int
     product_name: int
@@ -38,7 +38,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class HeaderProblem:
-    """What is wrong with a header; ``column`` is the name of the column it is about, ``code`` is stable."""
+    """One error in a header; ``column`` is the name of the affected column, ``code`` is stable."""
 
     column: str | None
     code: str
@@ -46,7 +46,7 @@ class HeaderProblem:
 
 
 class HeaderMismatch(Exception):
-    """The record can't be the header; ``matched`` tells how many of the three columns it does name."""
+    """The row is not a valid header; ``matched`` is the number of required columns that it has."""
 
     def __init__(self, matched: int, problems: list[HeaderProblem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -55,11 +55,11 @@ class HeaderMismatch(Exception):
 
 
 def match_header(cells: Sequence[str]) -> Columns:
-    """Find the three columns in any order, with any others between them.
+    """Find the three required columns, in any order and among any others.
 
     Names are compared without case, spaces, dots, underscores, line breaks and other punctuation.
-    Unnamed columns at the right end don't count. Raises HeaderMismatch, which names each missing and each
-    doubled column.
+    Unnamed columns at the right end are ignored. Raises HeaderMismatch, which names each missing and each
+    duplicate column.
     """
     width = len(cells)
     while width and not cells[width - 1].strip():
@@ -73,16 +73,16 @@ def match_header(cells: Sequence[str]) -> Columns:
             problems.append(HeaderProblem(title, "column_missing", f"the column “{title}” is missing"))
         elif names.count(spelling) > 1:
             problems.append(
-                HeaderProblem(title, "column_doubled", f"the column “{title}” stands {names.count(spelling)} times")
+                HeaderProblem(title, "column_doubled", f"the column “{title}” occurs {names.count(spelling)} times")
             )
         else:
             found.append(names.index(spelling))
     if width > MAX_COLUMNS:
         problems.append(
-            HeaderProblem(None, "too_many_columns", f"there are {width:,} columns; at most {MAX_COLUMNS} are read")
+            HeaderProblem(None, "too_many_columns", f"{width:,} columns; at most {MAX_COLUMNS} are allowed")
         )
     if problems:
         raise HeaderMismatch(len(found), problems)
     serial, product_name, urls = found
-    kept = tuple(column for column, name in enumerate(names) if name not in _OF_OUTPUT)
+    kept = tuple(column for column, name in enumerate(names) if name not in _OUTPUT_COLUMNS)
     return Columns(serial, product_name, urls, kept, width)

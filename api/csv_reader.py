@@ -1,7 +1,7 @@
-"""An uploaded CSV: checked as a whole first, then read again row by row.
+"""Two-pass CSV reader: validates a whole file, then reads it row by row.
 
-Both passes stream a file on disk in constant memory and block: run them in a thread. Nothing is accepted in
-part: one bad row refuses the file, and every bad row is counted so that the user mends them all at once.
+Both passes stream from disk in constant memory and block: run them in a thread. Uploads are atomic: one bad row
+rejects the file, and all bad rows are reported at once.
 """
 
 import re
@@ -17,7 +17,7 @@ from api.csv_dialect import (
     Dialect,
     RowError,
     detect_encoding,
-    records,
+    read_cells,
     sep_line_delimiter,
 )
 from api.csv_header import Columns, HeaderMismatch, match_header
@@ -29,16 +29,16 @@ __all__ = ["CheckedCsv", "CsvRejected", "Row", "RowError", "check", "check_in_st
 MAX_SERIAL_CHARS = 100
 MAX_NAME_CHARS = 500
 MAX_BAD_ROWS_NAMED = 100
-ROWS_OF_A_STEP = 2_000
+ROWS_PER_STEP = 2_000
 
 MAX_ROW_BYTES = 900_000
-"""Most bytes of a row's cells as JSON: they travel in one Kafka record, by default at most 1 MiB
+"""Maximum bytes of a row's cells as JSON: they go into one Kafka record, whose default limit is 1 MiB
 (``max.message.bytes``, ``max.request.size``)."""
 
-# JSON writes a control character in six bytes and no character in more: shorter rows need no measuring.
-_SURELY_SMALL_CHARS = MAX_ROW_BYTES // 6 - 1024
+# JSON encodes a character in at most six bytes: rows up to this length can't exceed MAX_ROW_BYTES.
+_ALWAYS_FITS_CHARS = MAX_ROW_BYTES // 6 - 1024
 
-# Tabs and line breaks are how people wrap a long name in a cell; no other control character is text.
+# Tabs and line breaks wrap long names in a cell; other control characters are rejected.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 _MARKUP = re.compile(
@@ -49,9 +49,9 @@ _MARKUP = re.compile(
 
 @dataclass(frozen=True)
 class CheckedCsv:
-    """A file that ``check`` found right, and how to read it.
+    """A validated file and how to parse it.
 
-    ``header`` has the cells that the output CSV repeats; ``rows`` and ``images`` are counts.
+    ``header`` are the header cells that the output CSV repeats; ``rows`` and ``images`` are counts.
     """
 
     dialect: Dialect
@@ -63,10 +63,10 @@ class CheckedCsv:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row with its images. ``number`` counts the rows from 0, blank lines and the header left out.
+    """A CSV row with its image URLs. ``number`` counts rows from 0, without blank rows and the header.
 
-    ``serial`` and ``product_name`` are trimmed; ``urls`` and ``cells`` are as given, ``cells`` aligned with
-    ``CheckedCsv.header``. All are without the apostrophe that keeps a spreadsheet from running a formula.
+    ``serial`` and ``product_name`` are trimmed; ``urls`` and ``cells`` are unchanged, ``cells`` aligned with
+    ``CheckedCsv.header``. The apostrophe that protects against formula injection is removed from all of them.
     """
 
     number: int
@@ -77,7 +77,7 @@ class Row:
 
 
 def check(path: Path, *, max_images: int, content_type: str | None = None) -> CheckedCsv:
-    """All of ``check_in_steps`` at once."""
+    """Validate the whole file in one call. Raises CsvRejected."""
     steps = check_in_steps(path, max_images=max_images, content_type=content_type)
     while (checked := next_step(steps)) is None:
         pass
@@ -85,7 +85,7 @@ def check(path: Path, *, max_images: int, content_type: str | None = None) -> Ch
 
 
 def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
-    """Go on with a check; returns its outcome once there are no more steps. Raises CsvRejected."""
+    """Run the next step of a validation; returns the result after the last step, else None. Raises CsvRejected."""
     try:
         next(steps)
     except StopIteration as end:
@@ -97,33 +97,31 @@ def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
 def check_in_steps(
     path: Path, *, max_images: int, content_type: str | None = None
 ) -> Generator[None, None, CheckedCsv]:
-    """Read the whole file once and make sure that ``read_rows`` can read it again without a surprise.
+    """Validate the whole file, in short steps that let small files interleave with large ones.
 
-    The steps are short, so that a small file need not wait until a large one is done.
-
-    Reading ends where ``max_images`` is passed: that bounds the time a file can take.
-    ``content_type`` is the one the upload came with; only its charset counts, and only if the bytes leave
-    it open. Raises CsvRejected.
+    After it, ``read_rows`` can't fail. Reading stops at ``max_images``, which bounds the time per file.
+    ``content_type`` is the upload's; only its charset is used, and only if the bytes are ambiguous.
+    Raises CsvRejected.
     """
-    dialect, header, columns = _recognise(path, content_type)
-    found = _Findings(header)
+    dialect, header, columns = _detect(path, content_type)
+    found = _Errors(header)
     rows = images = 0
-    data = records(path, dialect)
-    next(data)
+    lines = read_cells(path, dialect)
+    next(lines)
     try:
-        for line, record in data:
+        for line, cells in lines:
             rows += 1
-            if rows % ROWS_OF_A_STEP == 0:
+            if rows % ROWS_PER_STEP == 0:
                 yield
-            problems, row_images = _examine(record, columns)
+            problems, row_images = _check_row(cells, columns)
             if problems:
                 found.bad_row(line, problems)
             images += row_images
-            if max(rows, images) > max_images:  # a row without an image is refused, so rows count as well
-                message = f"there are more than {max_images:,} images, and an upload can't have more"
+            if max(rows, images) > max_images:  # each valid row has an image, so rows are bounded as well
+                message = f"the upload has more than {max_images:,} images, the limit"
                 found.whole_file("too_many_images", message, line)
                 break
-    except CsvRejected as rejected:  # the quotes went wrong: nothing can be said about the rest
+    except CsvRejected as rejected:  # broken quotes: the rest can't be parsed
         found.whole_file(rejected.errors[0].code, rejected.detail, rejected.errors[0].row)
     if not rows and not found.errors:
         found.whole_file("no_rows", "the file has a header but no rows", 1)
@@ -133,12 +131,12 @@ def check_in_steps(
 
 
 def read_rows(path: Path, checked: CheckedCsv) -> Iterator[Row]:
-    """The rows of a file that ``check`` accepted, in their order."""
+    """The rows of a validated file, in order."""
     columns = checked.columns
-    rows = records(path, checked.dialect)
+    rows = read_cells(path, checked.dialect)
     next(rows)
-    for number, (_, record) in enumerate(rows):
-        cells = _aligned(record, columns)
+    for number, (_, row_cells) in enumerate(rows):
+        cells = _aligned(row_cells, columns)
         yield Row(
             number,
             cells[columns.serial].strip(),
@@ -148,15 +146,15 @@ def read_rows(path: Path, checked: CheckedCsv) -> Iterator[Row]:
         )
 
 
-def _recognise(path: Path, content_type: str | None) -> tuple[Dialect, list[str], Columns]:
-    """The dialect in which the first record names the columns, that record, and where the columns are."""
+def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], Columns]:
+    """Detect the dialect by the first row that is a valid header; returns dialect, header and columns."""
     encoding = detect_encoding(path, content_type)
     declared = sep_line_delimiter(path, encoding)
     refusals: list[tuple[int, CsvRejected]] = []
     for delimiter in DELIMITERS if declared is None else (declared, *DELIMITERS):
         dialect = Dialect(encoding, delimiter, sep_line=declared is not None)
         try:
-            line, cells = next(records(path, dialect), (1, []))
+            line, cells = next(read_cells(path, dialect), (1, []))
             header = [unprotect(cell) for cell in cells]
             if len(orjson.dumps(header)) > MAX_ROW_BYTES:
                 raise CsvRejected.because(
@@ -167,7 +165,7 @@ def _recognise(path: Path, content_type: str | None) -> tuple[Dialect, list[str]
             refusals.append((0, rejected))
         except HeaderMismatch as mismatch:
             refusals.append((mismatch.matched, _header_refused(mismatch, header, line)))
-    # The delimiter that comes nearest tells best what is wrong; if none does, it may be no CSV at all.
+    # The delimiter with the most matched columns gives the best error; without any match it may not be a CSV at all.
     nearest, refusal = max(refusals, key=lambda pair: pair[0])
     raise (nearest == 0 and _markup_refused(path, encoding)) or refusal
 
@@ -176,16 +174,14 @@ def _header_refused(mismatch: HeaderMismatch, cells: list[str], line: int) -> Cs
     if not cells:
         return CsvRejected.because("empty", "the file is empty")
     if mismatch.matched == 0 and any(map(starts_with_url, cells)):
-        return CsvRejected.because(
-            "no_header", "the first row must name the columns, but it already holds image URLs", line=line
-        )
+        return CsvRejected.because("no_header", "the header is missing: the first row contains image URLs", line=line)
     errors = [RowError(line, problem.column, problem.code, problem.message) for problem in mismatch.problems]
     found = ", ".join(cell.strip() for cell in cells if cell.strip())
     return CsvRejected(errors, 1, f"{mismatch}; the first row has: {shorten(found, 200)}")
 
 
 def _markup_refused(path: Path, encoding: str) -> CsvRejected | None:
-    """The refusal of HTML, XML, RTF or JSON, which web pages and editors save under a CSV's name."""
+    """The error for HTML, XML, RTF or JSON that was saved with the extension .csv."""
     with path.open(encoding=encoding) as file:
         match = _MARKUP.match(file.read(1024))
     if match is None:
@@ -196,13 +192,13 @@ def _markup_refused(path: Path, encoding: str) -> CsvRejected | None:
 Problem = tuple[int | None, str, str]  # column, code, message
 
 
-class _Findings:
-    """What is wrong with a file: all bad rows counted, the first of them named."""
+class _Errors:
+    """Errors of a file: counts all bad rows, keeps the errors of the first of them."""
 
     def __init__(self, header: Sequence[str]) -> None:
         self._titles = [shorten(cell.strip(), 100) for cell in header]
         self._bad_rows = 0
-        self._of_the_file: list[str] = []
+        self._file_errors: list[str] = []
         self.errors: list[RowError] = []
 
     def bad_row(self, line: int, problems: Iterable[Problem]) -> None:
@@ -212,48 +208,48 @@ class _Findings:
                 self.errors.append(RowError(line, None if column is None else self._titles[column], code, message))
 
     def whole_file(self, code: str, message: str, line: int) -> None:
-        self._of_the_file.append(message)
+        self._file_errors.append(message)
         self.errors.append(RowError(line, None, code, message))
 
     def rejection(self, rows: int, images: int) -> CsvRejected:
-        bad_rows = [f"{self._bad_rows:,} of {rows:,} rows can't be used"] if self._bad_rows else []
-        detail = "; ".join(bad_rows + self._of_the_file)
-        return CsvRejected(self.errors, self._bad_rows + len(self._of_the_file), detail, rows=rows, images=images)
+        bad_rows = [f"{self._bad_rows:,} of {rows:,} rows are invalid"] if self._bad_rows else []
+        detail = "; ".join(bad_rows + self._file_errors)
+        return CsvRejected(self.errors, self._bad_rows + len(self._file_errors), detail, rows=rows, images=images)
 
 
 class _TooManyCells(Exception):
     pass
 
 
-def _aligned(record: list[str], columns: Columns) -> list[str]:
-    """The cells under each column, without a spreadsheet's apostrophes; missing ones are empty.
+def _aligned(cells: list[str], columns: Columns) -> list[str]:
+    """Pad or truncate a row to the header's width, in place; returns it without the formula-protecting apostrophes.
 
-    URLs that stand beyond the last column belong to it if it is the URLs column: a list of URLs that lost
-    its quotes. Raises _TooManyCells for anything else that is beyond the last column.
+    URLs beyond the last column are joined into it if it is the URLs column: a list of URLs that lost its quotes.
+    Raises _TooManyCells for any other cell beyond the last column.
     """
-    excess = len(record) - columns.width
+    excess = len(cells) - columns.width
     if excess < 0:
-        record += [""] * -excess
+        cells += [""] * -excess
     elif excess > 0:
-        beyond = [cell for cell in record[columns.width :] if cell.strip()]
-        del record[columns.width :]
-        if beyond:
-            urls = [record[columns.urls], *beyond]
+        extra = [cell for cell in cells[columns.width :] if cell.strip()]
+        del cells[columns.width :]
+        if extra:
+            urls = [cells[columns.urls], *extra]
             if columns.urls != columns.width - 1 or not all(map(starts_with_url, urls)):
                 raise _TooManyCells
-            record[columns.urls] = ",".join(urls)
-    return [unprotect(cell) if cell[:1] == "'" else cell for cell in record]
+            cells[columns.urls] = ",".join(urls)
+    return [unprotect(cell) if cell[:1] == "'" else cell for cell in cells]
 
 
-def _examine(record: list[str], columns: Columns) -> tuple[list[Problem], int]:
-    """What is wrong with a row, at most once for each column, and how many images it has."""
-    if sum(map(len, record)) > _SURELY_SMALL_CHARS and len(orjson.dumps(record)) > MAX_ROW_BYTES:
+def _check_row(cells: list[str], columns: Columns) -> tuple[list[Problem], int]:
+    """Validate a row; returns at most one problem per column, and the number of images."""
+    if sum(map(len, cells)) > _ALWAYS_FITS_CHARS and len(orjson.dumps(cells)) > MAX_ROW_BYTES:
         return [(None, "row_too_long", f"the row has more than {MAX_ROW_BYTES:,} bytes")], 0
-    count = len(record)
+    count = len(cells)
     try:
-        cells = _aligned(record, columns)
+        cells = _aligned(cells, columns)
     except _TooManyCells:
-        message = f"{count} cells under a header of {columns.width}: a cell that holds the delimiter needs quotes"
+        message = f"{count} cells, but the header has {columns.width}: quote cells that contain the delimiter"
         return [(None, "too_many_cells", message)], 0
     urls = split_urls(cells[columns.urls])
     problems = [
@@ -261,11 +257,11 @@ def _examine(record: list[str], columns: Columns) -> tuple[list[Problem], int]:
         *_text_problems(cells[columns.product_name].strip(), columns.product_name, "name", MAX_NAME_CHARS),
     ]
     if not urls:
-        problems.append((columns.urls, "urls_missing", "there is no image URL"))
-    for place, url in enumerate(urls, start=1):
+        problems.append((columns.urls, "urls_missing", "the image URL is missing"))
+    for number, url in enumerate(urls, start=1):
         problem = url_problem(url)
         if problem:
-            problems.append((columns.urls, problem[0], f"URL {place} {problem[1]}"))
+            problems.append((columns.urls, problem[0], f"URL {number} {problem[1]}"))
             break
     return problems, len(urls)
 
@@ -277,6 +273,6 @@ def _text_problems(text: str, column: int, what: str, max_chars: int) -> list[Pr
         message = f"the {what} has {len(text):,} characters; at most {max_chars} are allowed"
         return [(column, f"{what}_too_long", message)]
     if _CONTROL.search(text):
-        message = f"the {what} holds a control character: {shorten(text, 80)!r}"
+        message = f"the {what} contains a control character: {shorten(text, 80)!r}"
         return [(column, f"{what}_control_character", message)]
     return []

@@ -1,4 +1,4 @@
-"""Idempotency-Key: an upload that is repeated, because its answer was lost, makes no second request.
+"""Idempotency keys: an upload that is retried with the same key creates no second request.
 
 https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
@@ -11,7 +11,7 @@ from streams.projections.history import utc
 
 LIFETIME_SECONDS = 24 * 3600
 
-# IF NOT EXISTS makes one of two uploads at the same moment the first.
+# IF NOT EXISTS (a lightweight transaction) decides which of two concurrent uploads is first.
 _CLAIM = """
     INSERT INTO idempotency_keys (owner, key, request_id, body_sha256, created_at)
     VALUES (?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"""
@@ -19,9 +19,9 @@ _CLAIM = """
 
 @dataclass(frozen=True)
 class Claim:
-    """The request that an upload stands for. ``is_new``: no upload with this key was seen before.
+    """Claim of an idempotency key for a request. ``is_new``: the key was not used before.
 
-    ``fingerprint``: what tells an upload that is repeated from another one; the column is named for what it was first.
+    ``fingerprint``: hash of the upload, stored in the column ``body_sha256``.
     """
 
     request_id: str
@@ -31,17 +31,17 @@ class Claim:
 
 
 class IdempotencyKeys:
-    """Which request each key of the last 24 hours stands for."""
+    """The request of each key that was used in the last 24 hours."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
     async def claim(self, owner: str, key: str, new: Claim) -> Claim:
-        """``new`` if the key is free, else the claim that was made with it first."""
+        """Returns ``new`` if the key is free, else the existing claim. Raises CassandraUnavailableError."""
         (row,) = await self._session.execute(
             _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), patience=5
         )
-        # Ours, too, where an answer was lost and the statement was run again.
+        # Not applied, but ours: the session retried the statement after a lost response.
         if row.applied or row.request_id == new.request_id:
             return new
         return Claim(row.request_id, row.body_sha256, utc(row.created_at), is_new=False)

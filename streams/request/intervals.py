@@ -1,4 +1,4 @@
-"""Sums over intervals of time whose number is bounded, however long it all lasts."""
+"""Sums over a bounded number of time intervals: when there are too many, their length doubles."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 
 class Sums(Protocol):
-    """Something that can be added up. ``first``: when it begins."""
+    """A summable value. ``first``: the time of its first event."""
 
     first: datetime
 
@@ -18,10 +18,10 @@ S = TypeVar("S", bound=Sums)
 
 
 class Intervals(Generic[S]):
-    """Sums over intervals of a second, of two, of four …: the shortest that are ``most`` at most."""
+    """Sums over intervals of 1, 2, 4 … seconds: the shortest length that needs at most ``limit`` intervals."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._seconds = 1
         self._sums: dict[int, S] = {}
 
@@ -29,9 +29,9 @@ class Intervals(Generic[S]):
         return iter(self._sums.values())
 
     def add(self, sums: S) -> None:
-        """Add to the interval in which ``sums`` begins, and keep it, where it is the first there."""
+        """Add to the interval of ``sums.first``. May keep and mutate ``sums``."""
         self._put(sums)
-        while len(self._sums) > self._most:
+        while len(self._sums) > self._limit:
             finer, self._sums = self._sums, {}
             self._seconds *= 2
             for each in finer.values():

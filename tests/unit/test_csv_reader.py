@@ -500,7 +500,7 @@ def test_each_column_of_a_bad_row_is_named(file: Path) -> None:
         (5, "Input Image URLs", "urls_missing"),
     ]
     assert rejected.error_count == 3
-    assert rejected.detail == "3 of 4 rows can't be used"
+    assert rejected.detail == "3 of 4 rows are invalid"
 
 
 def test_all_bad_rows_are_counted_and_the_first_hundred_named(file: Path) -> None:

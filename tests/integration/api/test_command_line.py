@@ -168,7 +168,7 @@ def test_a_csv_that_is_refused_has_its_bad_rows_named(environment: dict[str, str
     ended = shrinkstream("submit", str(path), environment=environment)
     assert (ended.returncode, ended.stdout) == (3, "")
     lines = ended.stderr.splitlines()
-    assert lines[0] == "shrinkstream: 30 of 30 rows can't be used"
+    assert lines[0] == "shrinkstream: 30 of 30 rows are invalid"
     assert lines[1].startswith("line 2, Input Image URLs: ")
     assert len(lines) == 12
     assert lines[-1] == "… 30 rows in all"
