@@ -1,4 +1,4 @@
-"""A client of the API: what the command line uses, and an example for other programs."""
+"""HTTP client of the API, used by the command line."""
 
 import asyncio
 import json
@@ -14,17 +14,17 @@ import aiohttp
 from infra.errors import EXIT_REFUSED, ExplainedError
 
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=10, sock_read=120)
-UNREACHABLE_PATIENCE = 60.0  # seconds that waiting goes on while the server doesn't answer
+UNREACHABLE_TIMEOUT = 60.0  # seconds of retries while the server is unreachable
 UPLOAD_ATTEMPTS = 3
 DOWNLOAD_ATTEMPTS = 3
-FIRST_PAUSE = 0.2  # seconds between two questions; doubled up to what the server asks for
-POLL_SECONDS = 1.0  # where it asks for nothing
-LONGEST_PAUSE = 30.0
+MIN_POLL_SECONDS = 0.2  # first poll interval; doubled up to the server's Retry-After
+POLL_SECONDS = 1.0  # without a Retry-After
+MAX_RETRY_AFTER = 30.0  # seconds
 CHUNK_BYTES = 256 * 1024
 IMAGES_PER_PAGE = 1000
 
-# The server, or a proxy before it, will do better in a moment.
-PASSING = frozenset(
+# Transient errors of the server, or of a proxy in front of it.
+TRANSIENT_STATUSES = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.BAD_GATEWAY,
@@ -36,7 +36,7 @@ _STATUS_MEMBERS = ("requestId", "status", "total", "succeeded", "failed", "input
 
 
 class ApiError(ExplainedError):
-    """The server refused; ``problem`` is what it said (RFC 9457), ``retry_after`` the seconds that it asked for."""
+    """Error response; ``problem`` are its problem details (RFC 9457), ``retry_after`` the seconds of Retry-After."""
 
     def __init__(self, status: int, problem: dict[str, Any], retry_after: float | None = None) -> None:
         self.status = status
@@ -46,21 +46,21 @@ class ApiError(ExplainedError):
         super().__init__(str(problem.get("detail") or problem.get("title") or f"HTTP {status}"))
 
     @property
-    def is_passing(self) -> bool:
-        """Whether the same may well succeed later."""
-        return self.status in PASSING
+    def is_transient(self) -> bool:
+        """Whether a retry may succeed."""
+        return self.status in TRANSIENT_STATUSES
 
 
 class ServerUnreachableError(ExplainedError):
-    """Nobody answers at the server's address, or the connection breaks off."""
+    """The connection to the server failed or was closed early."""
 
 
 class NotShrinkstreamError(ExplainedError):
-    """Who answers at the server's address is something else."""
+    """The server at this address is not a shrinkstream server."""
 
 
 class Client:
-    """Talks to one server. Use as an async context manager.
+    """Client of one server. Use as an async context manager.
 
     Every method raises ApiError, ServerUnreachableError or NotShrinkstreamError.
     """
@@ -89,8 +89,8 @@ class Client:
     ) -> str:
         """Upload a CSV; returns the request's id.
 
-        Where the answer is lost or the server has no room just now, it is sent again with the same key, which makes
-        no second request of it. OSError: the file can't be read.
+        Transient errors are retried with the same idempotency key, so that at most one request is created.
+        OSError: the file can't be read.
         """
         fields = {"webhookUrl": webhook_url, "format": image_format, "quality": quality}
         given = {name: str(value) for name, value in fields.items() if value}
@@ -98,9 +98,9 @@ class Client:
             try:
                 return await self._upload(file, given, idempotency_key)
             except (ServerUnreachableError, ApiError) as error:
-                if attempt == UPLOAD_ATTEMPTS or not _is_passing(error):
+                if attempt == UPLOAD_ATTEMPTS or not _is_transient(error):
                     raise
-                await asyncio.sleep(_pause_after(error, attempt))
+                await asyncio.sleep(_backoff(error, attempt))
         raise AssertionError("unreachable")
 
     async def _upload(self, file: Path, fields: dict[str, str], idempotency_key: str) -> str:
@@ -112,56 +112,56 @@ class Client:
             async with self._request(
                 "POST", "/api/upload", data=form, headers={"Idempotency-Key": idempotency_key}
             ) as response:
-                answer = await self._json(response, "requestId")
-        return str(answer["requestId"])
+                accepted = await self._json(response, "requestId")
+        return str(accepted["requestId"])
 
     async def status(self, request_id: str) -> dict[str, Any]:
-        """How far a request is: the status object."""
+        """The status object of a request."""
         async with self._request("GET", f"/api/status/{request_id}") as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
     async def follow(
-        self, request_id: str, *, on_trouble: Callable[[ExplainedError], None] = lambda _: None
+        self, request_id: str, *, on_error: Callable[[ExplainedError], None] = lambda _: None
     ) -> AsyncIterator[dict[str, Any]]:
-        """The status whenever it is another, until it says something else than processing.
+        """Poll the status; yields each change until the status is not ``processing``.
 
-        It is asked for as often as the server wants (``Retry-After``), sooner in the beginning. A server that doesn't
-        answer is asked again for ``UNREACHABLE_PATIENCE`` seconds, after ``on_trouble`` was told why.
+        The poll interval grows from ``MIN_POLL_SECONDS`` to the server's Retry-After. Transient errors are passed to
+        ``on_error`` and retried with backoff, for ``UNREACHABLE_TIMEOUT`` seconds.
         """
         loop = asyncio.get_running_loop()
         path = f"/api/status/{request_id}"
-        reached, troubles, pause = loop.time(), 0, FIRST_PAUSE / 2
-        known = ""
+        reached_at, failures, interval = loop.time(), 0, MIN_POLL_SECONDS / 2
+        etag = ""
         while True:
             try:
-                async with self._request("GET", path, headers={"If-None-Match": known} if known else {}) as response:
-                    is_news = response.status != HTTPStatus.NOT_MODIFIED
-                    if is_news:
+                async with self._request("GET", path, headers={"If-None-Match": etag} if etag else {}) as response:
+                    is_changed = response.status != HTTPStatus.NOT_MODIFIED
+                    if is_changed:
                         status = await self._json(response, *_STATUS_MEMBERS)
-                        known = response.headers.get("ETag", "")
-                    wanted = _seconds(response.headers.get("Retry-After")) or POLL_SECONDS
+                        etag = response.headers.get("ETag", "")
+                    max_interval = _seconds(response.headers.get("Retry-After")) or POLL_SECONDS
             except (ServerUnreachableError, ApiError) as error:
-                if not _is_passing(error) or loop.time() - reached > UNREACHABLE_PATIENCE:
+                if not _is_transient(error) or loop.time() - reached_at > UNREACHABLE_TIMEOUT:
                     raise
-                on_trouble(error)
-                troubles += 1
-                await asyncio.sleep(_pause_after(error, troubles))
+                on_error(error)
+                failures += 1
+                await asyncio.sleep(_backoff(error, failures))
                 continue
-            if is_news:
+            if is_changed:
                 yield status
                 if status["status"] != "processing":
                     return
-            reached, troubles, pause = loop.time(), 0, min(pause * 2, wanted)
-            await asyncio.sleep(pause)
+            reached_at, failures, interval = loop.time(), 0, min(interval * 2, max_interval)
+            await asyncio.sleep(interval)
 
     async def requests(self, limit: int) -> list[dict[str, Any]]:
-        """The newest requests, as their status objects."""
+        """The status objects of the newest requests."""
         async with self._request("GET", f"/api/requests?limit={limit}") as response:
             items: list[dict[str, Any]] = (await self._json(response, "items"))["items"]
             return items
 
     async def images(self, request_id: str, status: str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """The images of a request, in their order; ``status``: only those of one status."""
+        """The images of a request, in CSV order, optionally filtered by ``status``."""
         parameters = {"limit": str(IMAGES_PER_PAGE)} | ({"status": status} if status else {})
         while True:
             async with self._request("GET", f"/api/requests/{request_id}/images", params=parameters) as response:
@@ -173,19 +173,19 @@ class Client:
             parameters["cursor"] = page["nextCursor"]
 
     async def cancel(self, request_id: str) -> dict[str, Any]:
-        """Stop a request; returns its status."""
+        """Cancel a request; returns its status."""
         async with self._request("POST", f"/api/requests/{request_id}/cancel") as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
     async def retry(self, request_id: str) -> None:
-        """Have the failed images of a request processed again."""
+        """Retry the failed images of a request."""
         async with self._request("POST", f"/api/requests/{request_id}/retry"):
             pass
 
     async def download(self, request_id: str, to: BinaryIO) -> int:
-        """Write the output CSV into a file that can be truncated; returns its bytes.
+        """Download the output CSV into a seekable file; returns its bytes.
 
-        A transfer that breaks off is begun anew, ``DOWNLOAD_ATTEMPTS`` times in all.
+        An aborted transfer is restarted, up to ``DOWNLOAD_ATTEMPTS`` attempts.
         """
         for attempt in range(1, DOWNLOAD_ATTEMPTS + 1):
             try:
@@ -198,9 +198,9 @@ class Client:
                         await asyncio.to_thread(to.write, chunk)
                     return to.tell()
             except (ServerUnreachableError, ApiError) as error:
-                if attempt == DOWNLOAD_ATTEMPTS or not _is_passing(error):
+                if attempt == DOWNLOAD_ATTEMPTS or not _is_transient(error):
                     raise
-                await asyncio.sleep(_pause_after(error, attempt))
+                await asyncio.sleep(_backoff(error, attempt))
         raise AssertionError("unreachable")
 
     @asynccontextmanager
@@ -208,7 +208,7 @@ class Client:
         try:
             async with self._session.request(method, self._server + path, **options) as response:
                 if response.status >= HTTPStatus.BAD_REQUEST:
-                    raise await self._refusal(response)
+                    raise await self._error(response)
                 yield response
         except aiohttp.InvalidURL:
             raise NotShrinkstreamError(f"{self._server} is not the address of a server") from None
@@ -216,39 +216,39 @@ class Client:
             said = (str(error) or "time-out").splitlines()[0]
             raise ServerUnreachableError(f"no answer from {self._server}: {said}") from None
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> ExplainedError:
+    async def _error(self, response: aiohttp.ClientResponse) -> ExplainedError:
         status, retry_after = response.status, _seconds(response.headers.get("Retry-After"))
         problem = _parsed(await response.read())
         if response.content_type == "application/problem+json" and isinstance(problem, dict):
             return ApiError(status, problem, retry_after)
-        if status in PASSING:  # said by a proxy
-            return ApiError(status, {"detail": f"{self._server} answers {status} {response.reason}"}, retry_after)
-        return self._not_ours(f"answers {status} {response.reason}")
+        if status in TRANSIENT_STATUSES:  # from a proxy
+            return ApiError(status, {"detail": f"{self._server} answered {status} {response.reason}"}, retry_after)
+        return self._not_ours(f"answered {status} {response.reason}")
 
     async def _json(self, response: aiohttp.ClientResponse, *members: str) -> dict[str, Any]:
-        """The object in an answer, which must have these members."""
-        answer = _parsed(await response.read())
-        if not isinstance(answer, dict) or not set(members) <= answer.keys():
-            raise self._not_ours("answers something else")
-        return answer
+        """The JSON object of a response, which must have these members."""
+        body = _parsed(await response.read())
+        if not isinstance(body, dict) or not set(members) <= body.keys():
+            raise self._not_ours("sent an unexpected response body")
+        return body
 
-    def _not_ours(self, how: str) -> NotShrinkstreamError:
-        return NotShrinkstreamError(f"{self._server} is not a shrinkstream server: it {how}")
-
-
-def _is_passing(error: ExplainedError) -> bool:
-    return not isinstance(error, ApiError) or error.is_passing
+    def _not_ours(self, reason: str) -> NotShrinkstreamError:
+        return NotShrinkstreamError(f"{self._server} is not a shrinkstream server: it {reason}")
 
 
-def _pause_after(error: ExplainedError, attempt: int) -> float:
-    """Seconds before the next attempt, after the ``attempt``-th in a row that failed."""
-    asked = error.retry_after if isinstance(error, ApiError) else None
-    return max(FIRST_PAUSE, asked if asked is not None else 0.5 * 2 ** min(attempt - 1, 4))
+def _is_transient(error: ExplainedError) -> bool:
+    return not isinstance(error, ApiError) or error.is_transient
+
+
+def _backoff(error: ExplainedError, failures: int) -> float:
+    """Seconds until the next attempt after consecutive failures: Retry-After, else exponential backoff."""
+    retry_after = error.retry_after if isinstance(error, ApiError) else None
+    return max(MIN_POLL_SECONDS, retry_after if retry_after is not None else 0.5 * 2 ** min(failures - 1, 4))
 
 
 def _seconds(retry_after: str | None) -> float | None:
     if retry_after and retry_after.isascii() and retry_after.isdigit():
-        return min(float(retry_after), LONGEST_PAUSE)
+        return min(float(retry_after), MAX_RETRY_AFTER)
     return None
 
 

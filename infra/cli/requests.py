@@ -115,7 +115,7 @@ async def follow(
     """Show the progress until the request has ended; returns its last status. ``on_status`` gets each change."""
     status: dict[str, Any] = {}
     with progress_display() as display:
-        async for status in client.follow(request_id, on_trouble=display.trouble):
+        async for status in client.follow(request_id, on_error=display.trouble):
             display.show(status)
             on_status(status)
     return status
