@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
-.PHONY: install demo up test check bench drill soak lock clean
+.PHONY: install demo up test check bench drill soak docs lock clean
 .DEFAULT_GOAL := install
 
 $(ENVIRONMENT):
@@ -79,6 +79,10 @@ check: $(DEV)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The tables of docs/ that are made from the code.
+docs: $(DEV)
+	$(VENV)/bin/python -m tests.support.docs_tables
 
 lock: $(DEV)
 	$(PIP) install uv

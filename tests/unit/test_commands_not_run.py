@@ -30,11 +30,6 @@ def test_compose_has_every_service_that_is_scaled_or_run() -> None:
     assert named <= services
 
 
-def test_every_variable_that_compose_passes_on_is_told() -> None:
-    section = DEPLOYMENT.path.read_text().partition("## Docker compose")[2].partition("\n## ")[0]
-    assert set(re.findall(r"`(SHRINKSTREAM_\w+)`", section)) == set(re.findall(r"\$\{(SHRINKSTREAM_\w+):-", COMPOSE))
-
-
 @pytest.mark.parametrize("needs", ["docker", "kubectl"])
 def test_every_file_that_is_named_exists(needs: str) -> None:
     named = re.findall(r" (?:-f|-k) (\S+)", commands(needs))

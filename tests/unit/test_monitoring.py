@@ -1,4 +1,4 @@
-"""Dashboard, alerts and their page name only metrics and labels that there are."""
+"""Dashboard and alerts name only metrics and labels that there are."""
 
 import json
 import re
@@ -16,7 +16,6 @@ from infra.outbound import http_reason
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "infra" / "monitoring"
-PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 
 ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"] for rule in group["rules"]
@@ -142,7 +141,7 @@ def test_what_an_alert_says_has_the_labels_that_its_expression_leaves() -> None:
         assert said <= set().union(*kept, matched), rule["alert"]
 
 
-def test_every_alert_says_how_bad_it_is_and_what_to_do_also_on_the_page() -> None:
+def test_every_alert_has_severity_and_runbook() -> None:
     assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
     for rule in ALERTS:
         assert rule.keys() <= {"alert", "expr", "for", "labels", "annotations"}
@@ -151,45 +150,12 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do_also_on_the_page() -> Non
         assert {"summary", "runbook"} <= rule["annotations"].keys()
         # What only ever grows by a fault needs no time to be sure of it.
         assert "for" in rule or "increase(" in rule["expr"], rule["alert"]
-        row = (f"`{rule['alert']}`", rule["labels"]["severity"], rule.get("for", "at once"))
-        assert f"| {' | '.join(row)} | {rule['annotations']['runbook']} |\n" in PAGE
-
-
-def test_every_metric_that_the_texts_name_is_there() -> None:
-    texts = PAGE + json.dumps(ALERTS) + json.dumps(DASHBOARD)
-    assert {*re.findall(r"\bshrinkstream_[a-z_]+\b(?!-)", texts)} <= KNOWN.keys() | {one.name for one in DEFINITIONS}
 
 
 def test_every_metric_is_shown_or_watched() -> None:
     shown = {name_of(selector) for _, expression in expressions() for selector in selectors(parsed(expression))}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
     assert {definition.name for definition in DEFINITIONS} - shown == set()
-
-
-def test_the_panels_of_the_dashboard_lie_side_by_side() -> None:
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
-    taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
-        cells = {
-            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"]) if place["w"] <= 24
-        }
-        assert not cells & taken, panel["title"]
-        taken |= cells
-    assert max(x for x, _ in taken) < 24
-
-
-def test_the_page_has_every_metric_as_it_is() -> None:
-    row = re.compile(r"^\| `(shrinkstream_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
-    assert {match[1]: match.groups()[1:] for match in row.finditer(PAGE)} == {
-        one.name: (
-            one.kind,
-            ", ".join(f"`{label}`" for label in one.labels),
-            "all" if one.roles == ROLES else ", ".join(one.roles),
-            one.meaning,
-        )
-        for one in DEFINITIONS
-    }
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from infra import outbound
-from infra.settings import PREFIX, Settings
 from streams.compress import fetch, outcome
 from streams.request import reconcile
 
@@ -26,12 +25,6 @@ def test_every_reason_is_documented_and_every_documented_reason_exists() -> None
     assert set(documented) == known | {"fetch_http_<status>"}
 
 
-def test_every_setting_that_the_document_names_exists() -> None:
-    named = set(re.findall(rf"{PREFIX}([A-Z_]+)", DOCUMENT.read_text()))
-    assert named
-    assert named <= {name.upper() for name in Settings.model_fields}
-
-
 def test_every_code_of_a_refused_csv_is_documented_and_every_documented_one_exists() -> None:
     section = DOCUMENT.read_text().partition(REFUSED)[2].partition("\n## ")[0]
     documented = {
@@ -40,12 +33,3 @@ def test_every_code_of_a_refused_csv_is_documented_and_every_documented_one_exis
     source = "".join(path.read_text() for path in (ROOT / "api").glob("csv_*.py"))
     codes = {code.replace("{what}", what) for code in CODE.findall(source) for what in ("serial", "name")}
     assert documented == codes
-
-
-def test_every_setting_that_is_a_limit_is_told() -> None:
-    text = DOCUMENT.read_text()
-    limits = [
-        name for name in Settings.model_fields if re.search(r"^max_|_timeout$|_memory$|_limit|^codec_|per_host", name)
-    ]
-    assert len(limits) > 12
-    assert [name for name in limits if PREFIX + name.upper() not in text] == []

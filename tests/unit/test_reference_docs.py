@@ -2,22 +2,18 @@
 
 import ast
 import json
-import os
 import re
 from http import HTTPStatus
 from pathlib import Path
 
-from click.testing import CliRunner
+import pytest
 
 from api.app import route_table
-from infra.cli.main import main
 from infra.settings import PREFIX, Settings
-from tests.support import markdown
+from tests.support import docs_tables, markdown
 from tests.support.markdown import ROOT
-from tests.support.shell import reader_folder, run_blocks
 
 API = (ROOT / "docs" / "api.md").read_text()
-SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 def problems() -> set[tuple[str, int]]:
@@ -51,13 +47,9 @@ def test_every_error_stands_in_the_table_with_its_status() -> None:
     assert listed == problems()
 
 
-def test_the_table_of_settings_is_the_one_that_the_program_prints() -> None:
-    printed = CliRunner().invoke(main, ["settings", "--markdown"])
-    assert printed.exit_code == 0
-    assert SETTINGS.endswith(f"\n\n{printed.output}"), (
-        "sed -i '/^| variable/,$d' docs/settings.md && .venv/bin/shrinkstream settings --markdown >> docs/settings.md"
-    )
-    assert printed.output.count("\n") == len(Settings.model_fields) + 2
+@pytest.mark.parametrize("name", docs_tables.TABLES)
+def test_tables_are_those_of_the_code(name: str) -> None:
+    assert docs_tables.path_of(name).read_text() == docs_tables.up_to_date(name), "run `make docs`"
 
 
 def test_every_setting_that_a_document_names_exists() -> None:
@@ -80,19 +72,3 @@ def test_every_example_in_json_is_json() -> None:
         for block in markdown.read(path).of_language("json"):
             if "…" not in block.text:
                 json.loads(block.text)
-
-
-def test_the_commands_that_print_the_table_anew_leave_it_as_it_is(tmp_path: Path) -> None:
-    """They stand in CONTRIBUTING.md, for after a change of the settings."""
-    (block,) = [block for block in markdown.read("CONTRIBUTING.md").of_language("sh") if "settings" in block.text]
-    folder = reader_folder(tmp_path / "checkout", tmp_path)
-    (folder / "docs").mkdir()
-    (folder / "docs" / "settings.md").write_text(SETTINGS)
-    run_blocks([block.text], folder=folder, environment=os.environ)
-    assert (folder / "docs" / "settings.md").read_text() == SETTINGS
-
-
-def test_what_contributors_are_told_to_test_exists() -> None:
-    named = re.findall(r"pytest [^\n]*?(tests/\S+)", (ROOT / "CONTRIBUTING.md").read_text())
-    assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import faust
 import pytest
 
 from streams.events import EVENT_CLASSES, TopicName
@@ -17,10 +18,10 @@ def test_the_names_are_those_that_the_outside_was_promised() -> None:
     assert topics.dead_letters == "shrinkstream.dead-letters"
 
 
-def test_the_changelog_is_named_as_faust_names_it() -> None:
-    """Faust: ``<app id>-<table name>-changelog``."""
+def test_changelog_has_the_name_that_faust_gives_it() -> None:
     topics = Topics("two")
-    assert topics.progress_changelog == f"{topics.group('progress')}-{PROGRESS_TABLE}-changelog"
+    table = faust.App(topics.group("progress")).Table(PROGRESS_TABLE)
+    assert table.changelog_topic.get_topic_name() == topics.progress_changelog
 
 
 @pytest.mark.parametrize("event", EVENT_CLASSES)

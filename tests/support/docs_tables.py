@@ -1,0 +1,78 @@
+"""``python -m tests.support.docs_tables``: write the tables of docs/ that are made from the code."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from click.testing import CliRunner
+
+from infra.cli.main import main
+from infra.metrics import DEFINITIONS, ROLES
+from tests.support.markdown import ROOT
+
+
+def settings() -> str:
+    return CliRunner().invoke(main, ["settings", "--markdown"], catch_exceptions=False).output
+
+
+def metrics() -> str:
+    return _table(
+        ("metric", "kind", "labels", "of", "what it says"),
+        [
+            (
+                f"`{one.name}`",
+                one.kind,
+                ", ".join(f"`{label}`" for label in one.labels),
+                "all" if one.roles == ROLES else ", ".join(one.roles),
+                one.meaning,
+            )
+            for one in DEFINITIONS
+        ],
+    )
+
+
+def alerts() -> str:
+    groups = yaml.safe_load((ROOT / "infra" / "monitoring" / "alerts.yml").read_text())["groups"]
+    return _table(
+        ("alert", "severity", "for", "what to do"),
+        [
+            (
+                f"`{rule['alert']}`",
+                rule["labels"]["severity"],
+                rule.get("for", "at once"),
+                rule["annotations"]["runbook"],
+            )
+            for group in groups
+            for rule in group["rules"]
+        ],
+    )
+
+
+TABLES = {"settings.md": [settings], "monitoring.md": [alerts, metrics]}
+
+
+def path_of(name: str) -> Path:
+    return ROOT / "docs" / name
+
+
+def up_to_date(name: str) -> str:
+    """The text of a document with its tables as the code has them; a table is found by its header row."""
+    text = path_of(name).read_text()
+    for table in TABLES[name]:
+        rows = table()
+        header = rows.partition("\n")[0]
+        pattern = re.compile(rf"^{re.escape(header)}\n(?:\|.*\n)+", re.MULTILINE)
+        (found,) = pattern.findall(text)
+        text = text.replace(found, rows)
+    return text
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |\n" for row in (header, *rows)]
+    return "".join([lines[0], f"|{'---|' * len(header)}\n", *lines[1:]])
+
+
+if __name__ == "__main__":
+    for name in TABLES:
+        path_of(name).write_text(up_to_date(name))
