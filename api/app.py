@@ -1,4 +1,4 @@
-"""The API: routes, middlewares, and how it is served."""
+"""The API application: route table, middlewares and HTTP server."""
 
 import asyncio
 import signal
@@ -22,34 +22,34 @@ from api import (
     uploads,
     webhooks,
 )
-from api.broken_http import ProblemRunner
 from api.context import CONTEXT, Context, open_context
-from api.cors import cors_middleware, readable_for
+from api.cors import cors_headers, cors_middleware
 from api.event_stream import STREAMS, EventStreams, end_streams
-from api.headers import complete
 from api.http_metrics import http_metrics
 from api.keys import keys_middleware, require_safe_address
 from api.problems import problem_middleware
+from api.protocol_errors import ProblemRunner
 from api.rate_limit import RateLimit
 from api.routes import Route
+from api.security_headers import add_security_headers
 from infra import metrics
 from infra.cancellation import no_stray_cancellation
 from infra.disk import free_bytes
 from infra.settings import Settings, parse_origins
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
-SHUTDOWN_TIMEOUT = 8.0  # seconds that running requests get to finish
+SHUTDOWN_TIMEOUT = 8.0  # seconds for in-flight requests to finish
 KEEPALIVE_TIMEOUT = 75.0
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread that reads a CSV must let the event loop have its turn; Python's own 0.005 add up to
-a tenth of a second over the turns that one answer takes."""
+"""Thread switch interval (s): threads that read CSVs hold the GIL; with Python's default of 0.005 the event loop's
+waits for it add up to 0.1 s per response."""
 
 
 def route_table() -> list[Route]:
-    """Everything that the API does."""
-    rooms = (
+    """All routes of the API."""
+    modules = (
         uploads,
         status,
         results,
@@ -64,7 +64,7 @@ def route_table() -> list[Route]:
         docs,
         health,
     )
-    return [route for room in rooms for route in room.routes()]
+    return [route for module in modules for route in module.routes()]
 
 
 def create_app(context: Context) -> web.Application:
@@ -87,35 +87,35 @@ def create_app(context: Context) -> web.Application:
     app[health.METRICS] = metrics.registry_of("api")
     app[STREAMS] = EventStreams(settings.max_event_streams)
     app.on_shutdown.append(end_streams)
-    app[request_log.READINGS] = asyncio.Semaphore(request_log.READINGS_AT_ONCE)
-    under_way = uploads.UploadsUnderWay(settings.max_uploads)
-    app[uploads.UPLOADS] = under_way
+    app[request_log.READS] = asyncio.Semaphore(request_log.MAX_CONCURRENT_READS)
+    upload_limiter = uploads.UploadLimiter(settings.max_uploads)
+    app[uploads.UPLOADS] = upload_limiter
 
     async def close_uploads(_: web.Application) -> None:
-        under_way.close()
+        upload_limiter.close()
 
     app.on_cleanup.append(close_uploads)
 
-    async def be_measured(_: web.Application) -> None:
+    async def register_gauges(_: web.Application) -> None:
         metrics.EVENT_STREAMS.read_from(lambda: app[STREAMS].open)
-        metrics.UPLOADS.read_from(lambda: under_way.count)
+        metrics.UPLOADS.read_from(lambda: upload_limiter.count)
         metrics.VIEW_REQUESTS.read_from(lambda: len(context.view))
         metrics.DATA_FREE.read_from(lambda: free_bytes(settings.data_dir))
 
-    app.on_startup.append(be_measured)
+    app.on_startup.append(register_gauges)
     for route in table:
         app.add_routes(route.definitions())
     docs.describe(app, table, settings)
 
     async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-        complete(response, readable_for(origins, request))
+        add_security_headers(response, cors_headers(origins, request))
 
     app.on_response_prepare.append(add_headers)
     return app
 
 
 async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises what says why it can't be served."""
+    """Serve until SIGTERM or SIGINT. Raises ExplainedError when a dependency is unavailable."""
     require_safe_address(settings)
     sys.setswitchinterval(SWITCH_INTERVAL)
     stopping = asyncio.Event()
@@ -133,8 +133,8 @@ async def serve(settings: Settings) -> None:
         try:
             site = web.TCPSite(runner, settings.host, settings.port)
             await site.start()
-            log.info("api listens", address=site.name, keys=settings.api_keys is not None)
-            # A view that isn't read any more would answer with old news for ever.
+            logger.info("api listens", address=site.name, keys=settings.api_keys is not None)
+            # Without its follower the view would serve stale statuses for ever.
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(context.view.broken())}
             done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in pending:

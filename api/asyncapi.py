@@ -1,4 +1,7 @@
-"""``/asyncapi.json``: the topics and their events as AsyncAPI 3.1 (https://www.asyncapi.com/docs/reference/specification/v3.1.0)."""
+"""``/asyncapi.json``: AsyncAPI 3.1 document of the topics and their events.
+
+https://www.asyncapi.com/docs/reference/specification/v3.1.0
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,32 +14,32 @@ from streams.trace_context import HEADER as TRACEPARENT
 
 Json = dict[str, Any]
 
-# Topic, as the event classes name it → what it is for.
+# Topic, as in the event classes → description.
 _CHANNELS = {
-    "requests": "The life of requests. By request id.",
-    "image_requests": "Images to fetch and compress. By image id, which spreads a request over all partitions.",
-    "image_results": "What came of each image. By request id.",
-    "output_requests": "From progress to projections: output CSVs to write. By request id.",
-    "webhooks": "What came of telling receivers. By request id.",
-    "progress_tasks": "What progress is to do or has done. By request id.",
+    "requests": "Life cycle of requests. Keyed by request id.",
+    "image_requests": "Images to fetch and compress. Keyed by image id, which spreads a request over all partitions.",
+    "image_results": "Result of each image. Keyed by request id.",
+    "output_requests": "From progress to projections: output CSVs to write. Keyed by request id.",
+    "webhooks": "Delivery attempts and outcomes of webhooks. Keyed by request id.",
+    "progress_tasks": "Maintenance of the progress table. Keyed by request id.",
 }
 
 _HEADERS = {
     "content-type": f"`{CONTENT_TYPE}`",
-    TRACEPARENT: "W3C Trace Context: the request's trace, and this event as the parent of whatever follows from it",
-    WORKER: "the process that wrote the record: `role@host-pid`",
+    TRACEPARENT: "W3C Trace Context: the request's trace, with this event as the parent span of the events it causes",
+    WORKER: "the process that produced the record: `role@host-pid`",
 }
 
 
 def document(topics: Topics, *, version: str) -> Json:
-    """The whole document, for the topics under one prefix. Where the brokers are is not everybody's business."""
+    """The AsyncAPI document of the topics under one prefix; it omits the broker addresses, which are not public."""
     return {
         "asyncapi": "3.1.0",
         "info": {
             "title": "shrinkstream events",
             "version": version,
-            "description": "Everything that happens is one of these events, a JSON object of CloudEvents 1.0. Delivery"
-            " is at least once: drop repeats by `id`. Fields are added over time; pass over those that you don't know.",
+            "description": "Each record is one event, a JSON object of CloudEvents 1.0. Delivery is at least once: drop"
+            " duplicates by `id`. Fields are added over time: ignore unknown ones.",
             "license": {"name": "MIT"},
             "externalDocs": {"url": "https://cloudevents.io"},
         },
@@ -91,14 +94,14 @@ def _message(event: type[Event]) -> Json:
 
 def _dead_letters(topics: Topics) -> Json:
     headers = {
-        "dead-letter-topic": "the topic that it stood on",
-        "dead-letter-partition": "its partition there",
-        "dead-letter-offset": "its offset there",
-        "dead-letter-error": "why it can't be read",
+        "dead-letter-topic": "original topic",
+        "dead-letter-partition": "original partition",
+        "dead-letter-offset": "original offset",
+        "dead-letter-error": "decoding error",
     }
     return {
         "address": topics.dead_letters,
-        "description": "Records that can't be read, as they were.",
+        "description": "Dead-letter topic: records that can't be decoded, unchanged.",
         "messages": {
             "DeadLetter": {
                 "name": "DeadLetter",

@@ -1,4 +1,4 @@
-"""Stopping a request, and running its failed images again. Each is one event: it is there, or it is not."""
+"""Cancel and retry commands. Each appends one event, so it takes effect completely or not at all."""
 
 from datetime import timedelta
 from http import HTTPStatus
@@ -9,9 +9,9 @@ from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT, Context
 from api.models import Accepted
-from api.paging import json_answer
+from api.paging import json_response
 from api.problems import Problem, expired, unavailable
-from api.routes import Answer, Route
+from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from api.trace_header import TRACEPARENT, context_of
 from infra.settings import Settings
@@ -19,57 +19,60 @@ from streams.events import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 FRESH_SECONDS = 5.0
-MOST_RUNS = 1000
-A_MOMENT = timedelta(milliseconds=1)
-WRITTEN_WITHIN = timedelta(seconds=60)  # an event is on the log, or refused; and clocks may differ a little
+MAX_RUNS = 1000
+CLOCK_TICK = timedelta(milliseconds=1)
+EXPIRY_MARGIN = timedelta(seconds=60)  # bounds the time to append an event, plus clock skew
 
 
 async def cancel(request: web.Request) -> web.Response:
-    """``POST /api/requests/{id}/cancel``: no more images of it are fetched. Again, it changes nothing."""
+    """``POST /api/requests/{id}/cancel``: stop fetching images of the request. Idempotent."""
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
         if status.succeeded + status.failed >= status.total:
-            raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "every image has its result already")
+            raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "cannot cancel: every image already has its result")
         cancelled = RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
         await _append(context, cancelled)
-        log.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
+        logger.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
         status = await status_of(request)
     if status.status == "completed":
-        raise Problem(HTTPStatus.CONFLICT, "already-completed", "the request is completed")
+        raise Problem(HTTPStatus.CONFLICT, "already-completed", "cannot cancel: the request is completed")
     if status.status == "expired":
         raise expired()
-    return json_answer(status, headers={"Cache-Control": "no-store"})
+    return json_response(status, headers={"Cache-Control": "no-store"})
 
 
 async def retry(request: web.Request) -> web.Response:
-    """``POST /api/requests/{id}/retry``: what has failed, or was never done, is processed again."""
+    """``POST /api/requests/{id}/retry``: start a new run for all images that have not succeeded."""
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
-        raise Problem(HTTPStatus.CONFLICT, "still-processing", "the request is being processed")
+        raise Problem(HTTPStatus.CONFLICT, "still-processing", "cannot retry: the request is still processing")
     if status.status == "expired" or _is_about_to_expire(status, context.settings):
         raise expired()
     if status.status == "completed" and status.failed == 0:
-        raise Problem(HTTPStatus.CONFLICT, "nothing-failed", "no image of the request has failed")
-    if status.run >= MOST_RUNS:
-        raise Problem(HTTPStatus.CONFLICT, "too-many-retries", f"it was retried {status.run} times already")
+        raise Problem(HTTPStatus.CONFLICT, "nothing-failed", "cannot retry: no image has failed")
+    if status.run >= MAX_RUNS:
+        raise Problem(
+            HTTPStatus.CONFLICT, "too-many-retries", f"cannot retry: the request was already retried {status.run} times"
+        )
     retried = RequestRetried(
         request_id=status.request_id,
         run=status.run + 1,
         created_at=status.created_at,
-        # Later than all that was told of it, whoever's clock is slow: the history goes by it.
-        time=max(utc_now(), status.updated_at + A_MOMENT),
+        # Must sort after every earlier event of this request even if our clock is behind: the history resolves
+        # conflicts by event time.
+        time=max(utc_now(), status.updated_at + CLOCK_TICK),
         traceparent=context_of(request),
     )
     await _append(context, retried)
-    log.info("request retried", run=retried.run, **retried.log_fields())
-    return json_answer(
+    logger.info("request retried", run=retried.run, **retried.log_fields())
+    return json_response(
         Accepted(
-            message="The images that have not succeeded are being processed again.",
+            message="All images that have not succeeded are processed again.",
             request_id=status.request_id,
         ),
         status=HTTPStatus.ACCEPTED,
@@ -78,34 +81,34 @@ async def retry(request: web.Request) -> web.Response:
 
 
 def _is_about_to_expire(status: Status, settings: Settings) -> bool:
-    """Whether the files may be removed while a retry is being written, which would have nothing to add to then."""
+    """Whether the request may expire while the retry is being appended, which would then have no files to add to."""
     if settings.retention_days is None:
         return False
     kept = timedelta(days=settings.retention_days)
     ended_at = status.completed_at or status.updated_at
-    return utc_now() > ended_at + kept - min(WRITTEN_WITHIN, kept / 4)
+    return utc_now() > ended_at + kept - min(EXPIRY_MARGIN, kept / 4)
 
 
 async def _fresh_status(request: web.Request) -> Status:
-    """The status after all that Kafka has by now: what another process has accepted is known here."""
+    """The status after catching up with Kafka, so that it includes commands accepted by other API processes."""
     try:
         await request.app[CONTEXT].view.catch_up(FRESH_SECONDS)
     except StaleViewError:
-        raise unavailable("the status is not known just now") from None
+        raise unavailable("cannot read the request's status: the progress view lags behind Kafka") from None
     return await status_of(request)
 
 
 async def _append(context: Context, event: RequestCancelled | RequestRetried) -> None:
-    """Write the event and wait until this process knows it, so that whoever asks next is answered accordingly."""
+    """Append the event and wait until this process's view has read it, for read-your-writes consistency."""
     try:
-        written = await context.event_log.append(event)
+        appended = await context.events.append(event)
     except KafkaError as error:
-        log.warning("command not written", request_id=event.request_id, error=str(error))
-        raise unavailable("Kafka doesn't take the command") from None
+        logger.warning("appending command failed", request_id=event.request_id, error=str(error))
+        raise unavailable("cannot append the command: Kafka is unavailable") from None
     try:
-        await context.view.reached(written, FRESH_SECONDS)
+        await context.view.reached(appended, FRESH_SECONDS)
     except StaleViewError:
-        raise unavailable("the command was accepted, but its effect is not known just now") from None
+        raise unavailable("the command was accepted, but the progress view lags behind Kafka") from None
 
 
 def routes() -> list[Route]:
@@ -115,14 +118,14 @@ def routes() -> list[Route]:
             "/api/requests/{request_id}/cancel",
             cancel,
             tag="Requests",
-            summary="Stop the rest of a request",
-            description="No more of its images are fetched, and its status is `cancelled`. Again, it changes nothing.",
+            summary="Cancel a request",
+            description="No more of its images are fetched, and its status becomes `cancelled`. Idempotent.",
             parameters=(REQUEST_ID, TRACEPARENT),
-            answers={HTTPStatus.OK: Answer("It is cancelled", {"application/json": Status})},
+            responses={HTTPStatus.OK: Response("The request is cancelled", {"application/json": Status})},
             problems={
                 **REQUEST_PROBLEMS,
-                HTTPStatus.CONFLICT: "Every image has its result already.",
-                HTTPStatus.GONE: "The request's files had their time and were removed.",
+                HTTPStatus.CONFLICT: "Every image already has its result.",
+                HTTPStatus.GONE: "The request's files have expired and were deleted.",
             },
         ),
         Route(
@@ -130,19 +133,19 @@ def routes() -> list[Route]:
             "/api/requests/{request_id}/retry",
             retry,
             tag="Requests",
-            summary="Process the failed images again",
-            description="Also those that a cancelled request never came to. The request completes again, with a new"
-            " output CSV and a new webhook.",
+            summary="Retry the failed images",
+            description="Includes the images that a cancelled request did not process. The request completes again,"
+            " with a new output CSV and a new webhook.",
             parameters=(REQUEST_ID, TRACEPARENT),
-            answers={
-                HTTPStatus.ACCEPTED: Answer(
-                    "The images are being processed", {"application/json": Accepted}, {"Location": "its status"}
+            responses={
+                HTTPStatus.ACCEPTED: Response(
+                    "The retry was accepted", {"application/json": Accepted}, {"Location": "URL of the status"}
                 )
             },
             problems={
                 **REQUEST_PROBLEMS,
-                HTTPStatus.CONFLICT: "It is being processed, or no image of it has failed.",
-                HTTPStatus.GONE: "The request's files had their time and were removed: upload its CSV again.",
+                HTTPStatus.CONFLICT: "The request is still processing, or none of its images has failed.",
+                HTTPStatus.GONE: "The request's files have expired and were deleted: upload the CSV again.",
             },
         ),
     ]

@@ -1,4 +1,4 @@
-"""What the handlers share: opened when the API starts, closed when it stops."""
+"""Shared resources of the handlers: opened at start-up, closed at shutdown."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,10 +28,10 @@ from streams.topics import Topics
 
 @dataclass(frozen=True)
 class Context:
-    """The API's connections."""
+    """The API's connections and read models."""
 
     settings: Settings
-    event_log: EventLog
+    events: EventLog
     view: ProgressView
     session: Session
     history: History
@@ -43,8 +43,8 @@ class Context:
     async def status(self, request_id: str) -> Status | None:
         """The status of a request: from the progress table, or from the history once it is evicted.
 
-        A request that neither knows is looked for among what Kafka has by now, so that a status asked for
-        right after the 202 is found by any API process. Raises StaleViewError when that takes too long.
+        If neither has it, the view catches up with Kafka first, so that a status right after the 202 is never a 404
+        at any API process. Raises StaleViewError when catching up takes too long.
         """
         if (status := self.view.get(request_id)) is not None:
             return status
@@ -61,7 +61,7 @@ CONTEXT = web.AppKey("context", Context)
 
 @asynccontextmanager
 async def open_context(settings: Settings) -> AsyncIterator[Context]:
-    """Connect to everything, or raise what says which part can't be reached."""
+    """Connect to Kafka, Cassandra and the storage. Raises ExplainedError naming the one that is unavailable."""
     topics = Topics(settings.topic_prefix)
     async with AsyncExitStack() as stack:
         await require_topics(settings, topics.configs())
@@ -72,9 +72,9 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
         await require_schema(session, settings.cassandra_keyspace)
-        event_log = EventLog(settings, role="api")
-        await event_log.start()
-        stack.push_async_callback(event_log.stop)
+        events = EventLog(settings, role="api")
+        await events.start()
+        stack.push_async_callback(events.stop)
         view = ProgressView(settings)
         stack.push_async_callback(view.stop)
         await view.start()
@@ -82,7 +82,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         await stack.enter_async_context(readiness.asking())
         yield Context(
             settings,
-            event_log,
+            events,
             view,
             session,
             History(session),
@@ -98,13 +98,13 @@ def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readin
         try:
             await view.ask_ends()
         except KafkaError as error:
-            raise NotReady("it doesn't answer", str(error)) from None
+            raise NotReady("unavailable", str(error)) from None
 
     async def ask_view() -> None:
         try:
             await view.catch_up(EVERY)
         except StaleViewError as error:
-            raise NotReady("it has not caught up with Kafka", str(error)) from None
+            raise NotReady("lags behind Kafka", str(error)) from None
 
     readiness = Readiness()
     readiness.add_question("kafka", ask_kafka)

@@ -1,6 +1,6 @@
-"""Which web pages may use the API from a browser (https://fetch.spec.whatwg.org/#http-cors-protocol).
+"""CORS (https://fetch.spec.whatwg.org/#http-cors-protocol).
 
-Off unless the settings name origins. Cookies are never allowed: a key travels in a header that the page sets.
+Disabled unless the settings name origins. Credentials are never allowed: a page sends its API key in a header.
 """
 
 from http import HTTPStatus
@@ -15,15 +15,14 @@ MAX_AGE_SECONDS = "600"
 
 
 def cors_middleware(origins: frozenset[str]) -> Middleware:
-    """Answer browsers' preflight requests, and mark answers as readable for pages of these origins."""
+    """Response preflight requests of the allowed origins."""
 
     @web.middleware
-    async def share(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None or not origins & {origin, "*"}:
             return await handler(request)
-        asked = hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
-        if request.method == hdrs.METH_OPTIONS and asked:
+        if request.method == hdrs.METH_OPTIONS and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers:
             return web.Response(
                 status=HTTPStatus.NO_CONTENT,
                 headers={
@@ -34,11 +33,11 @@ def cors_middleware(origins: frozenset[str]) -> Middleware:
             )
         return await handler(request)
 
-    return share
+    return preflight
 
 
-def readable_for(origins: frozenset[str], request: web.BaseRequest) -> dict[str, str]:
-    """The headers that let a page of the request's origin read the answer."""
+def cors_headers(origins: frozenset[str], request: web.BaseRequest) -> dict[str, str]:
+    """The CORS headers that let the request's origin read the response."""
     if not origins:
         return {}
     vary: dict[str, str] = {} if "*" in origins else {hdrs.VARY: hdrs.ORIGIN}

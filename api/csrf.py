@@ -1,7 +1,7 @@
-"""Keeps web pages of others out of an API that asks for no keys, which the browser of its user reaches.
+"""CSRF and DNS-rebinding protection for an API without keys.
 
-A page may send a form to any address without asking (https://fetch.spec.whatwg.org/#http-cors-protocol), and one
-whose own name comes to mean 127.0.0.1 (DNS rebinding) may even read the answers. Programs have no reason for either.
+A page may post a form to any address without a preflight (https://fetch.spec.whatwg.org/#http-cors-protocol), and a
+page whose host name resolves to 127.0.0.1 (DNS rebinding) can even read the responses.
 """
 
 from http import HTTPStatus
@@ -14,28 +14,32 @@ from api.problems import Problem
 from infra.settings import Settings, parse_origins
 
 
-class ForeignPages:
-    """Tells a request of such a page by its headers, which a page can't change."""
+class CsrfGuard:
+    """Rejects requests by `Host`, `Origin` and `Sec-Fetch-Site`, which a page can't forge."""
 
     def __init__(self, settings: Settings) -> None:
         self._origins = parse_origins(settings.cors_origins)
         self._any_host = settings.open_network
         self._public_host = urlsplit(settings.public_url or "").hostname
 
-    def refuse(self, request: web.Request) -> None:
-        """Raise a 403 where a page of somebody else has made the request."""
+    def check(self, request: web.Request) -> None:
+        """Raise a 403 for an unknown `Host`, or for a cross-site POST from an origin that CORS doesn't allow."""
         host = request.headers.get(hdrs.HOST, "")
         if not self._any_host and not self._is_own(host):
-            raise _foreign("the API is known neither by the name in `Host` nor by SHRINKSTREAM_PUBLIC_URL")
-        # https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header: only a browser sends it, and always truly.
-        across_sites = request.headers.get("Sec-Fetch-Site") == "cross-site"
-        if request.method == hdrs.METH_POST and across_sites:
+            raise _forbidden(
+                "`Host` is not a name of this API (DNS-rebinding protection): set SHRINKSTREAM_PUBLIC_URL to allow it"
+            )
+        # https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header: set by the browser, not by the page.
+        is_cross_site = request.headers.get("Sec-Fetch-Site") == "cross-site"
+        if request.method == hdrs.METH_POST and is_cross_site:
             origin = request.headers.get(hdrs.ORIGIN, "")
             if not self._origins & {origin, "*"}:
-                raise _foreign("SHRINKSTREAM_CORS_ORIGINS does not name the page that sends this")
+                raise _forbidden(
+                    "cross-site request (CSRF protection): set SHRINKSTREAM_CORS_ORIGINS to allow this origin"
+                )
 
     def _is_own(self, host: str) -> bool:
-        """Whether it is no name that somebody else may have registered: those have a dot."""
+        """Whether an attacker can't control the name in DNS: no dot, `.localhost`, the public host or an IP address."""
         try:
             name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         except ValueError:
@@ -51,5 +55,5 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _foreign(detail: str) -> Problem:
+def _forbidden(detail: str) -> Problem:
     return Problem(HTTPStatus.FORBIDDEN, "foreign-page", detail)

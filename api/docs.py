@@ -1,4 +1,4 @@
-"""The contracts, and the page that draws them: ``/openapi.json``, ``/asyncapi.json``, ``/docs``."""
+"""API contracts and their documentation pages: ``/openapi.json``, ``/asyncapi.json``, ``/docs``."""
 
 import secrets
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from api import asyncapi, openapi
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from infra.settings import Settings
 from streams.projections.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
 from streams.request.status import WebhookMessage
@@ -31,7 +31,7 @@ _PAGE = (WEB / "docs.html").read_text(encoding="utf-8")
 
 
 def describe(app: web.Application, routes: list[Route], settings: Settings) -> None:
-    """Put both documents together, once for all."""
+    """Generate both documents once, at start-up."""
     release = version("shrinkstream")
     app[OPENAPI] = orjson.dumps(
         openapi.document(
@@ -64,7 +64,7 @@ async def events_page(request: web.Request) -> web.Response:
 
 def _page(document: str) -> web.Response:
     nonce = secrets.token_urlsafe(16)
-    # Redoc makes style elements while it draws: only those with this answer's nonce are allowed.
+    # Redoc injects style elements at run time: the CSP allows only those with this response's nonce.
     policy = (
         f"default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data:;"
         " font-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -96,9 +96,9 @@ def _webhook(operation: str, summary: str, body: type[BaseModel]) -> dict[str, A
             "parameters": [
                 {"name": name, "in": "header", "required": required, "description": text, "schema": {"type": "string"}}
                 for name, required, text in (
-                    ("webhook-id", True, "the same at each attempt: drop repeats by it"),
-                    ("webhook-timestamp", True, "seconds since 1970 of this attempt"),
-                    ("webhook-signature", False, "`v1,` and HMAC-SHA256 in base64, where a secret is set"),
+                    ("webhook-id", True, "the same for every delivery attempt: use it to drop duplicates"),
+                    ("webhook-timestamp", True, "Unix time (s) of this delivery attempt"),
+                    ("webhook-signature", False, "`v1,` and a base64 HMAC-SHA256, if a secret is set"),
                 )
             ],
             "requestBody": {
@@ -106,8 +106,8 @@ def _webhook(operation: str, summary: str, body: type[BaseModel]) -> dict[str, A
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}"}}},
             },
             "responses": {
-                "2XX": {"description": "Received. Anything else is no success, and the delivery is tried again."},
-                "410": {"description": "Don't send this any more."},
+                "2XX": {"description": "Delivered. After any other status the delivery is retried with backoff."},
+                "410": {"description": "Stop: no further delivery attempts."},
             },
         }
     }
@@ -115,39 +115,41 @@ def _webhook(operation: str, summary: str, body: type[BaseModel]) -> dict[str, A
 
 _WEBHOOKS: dict[str, tuple[str, type[BaseModel]]] = {
     "request.completed": ("A request is completed", WebhookMessage),
-    "image.processed": ("Images were processed; only where `webhookEvents` has it", ImagesProcessedMessage),
-    "image.failed": ("Images failed; only where `webhookEvents` has it", ImagesFailedMessage),
+    "image.processed": ("Images were processed; opt-in by `webhookEvents`", ImagesProcessedMessage),
+    "image.failed": ("Images failed; opt-in by `webhookEvents`", ImagesFailedMessage),
 }
 
 
 def routes() -> list[Route]:
-    page = {HTTPStatus.OK: Answer("A page for people", {"text/html": str})}
-    document = {HTTPStatus.OK: Answer("The document", {"application/json": dict[str, Any]})}
+    page = {HTTPStatus.OK: Response("The HTML page", {"text/html": str})}
+    document = {HTTPStatus.OK: Response("The document", {"application/json": dict[str, Any]})}
     return [
-        Route("GET", "/openapi.json", openapi_json, "Documents", "The API as OpenAPI", document, needs_key=False),
+        Route(
+            "GET", "/openapi.json", openapi_json, "Documents", "OpenAPI document of the API", document, needs_key=False
+        ),
         Route(
             "GET",
             "/asyncapi.json",
             asyncapi_json,
             "Documents",
-            "The events as AsyncAPI",
+            "AsyncAPI document of the events",
             document,
             needs_key=False,
         ),
-        Route("GET", "/docs", docs_page, "Documents", "Read about the API", page, needs_key=False),
-        Route("GET", "/docs/events", events_page, "Documents", "Read about the events", page, needs_key=False),
+        Route("GET", "/docs", docs_page, "Documents", "API documentation", page, needs_key=False),
+        Route("GET", "/docs/events", events_page, "Documents", "Event documentation", page, needs_key=False),
         Route(
             "GET",
             "/docs/{file}",
             docs_file,
             "Documents",
-            "Get a file of those pages",
+            "Get a static file of the documentation pages",
             {
-                HTTPStatus.OK: Answer("The file", {kind: str for _, kind in _FILES.values()}),
-                HTTPStatus.NOT_MODIFIED: Answer("It is the one that the client has"),
+                HTTPStatus.OK: Response("The file", {kind: str for _, kind in _FILES.values()}),
+                HTTPStatus.NOT_MODIFIED: Response("The client's copy is current"),
             },
             {HTTPStatus.NOT_FOUND: "There is no such file."},
-            parameters=(Parameter("file", "path", str, "its name", "docs.css"),),
+            parameters=(Parameter("file", "path", str, "file name", "docs.css"),),
             needs_key=False,
         ),
     ]

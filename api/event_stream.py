@@ -1,8 +1,8 @@
-"""The status object at each change, as Server-Sent Events.
+"""Server-Sent Events: the status object of a request at each change.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html: the data is the status object as
-``/api/status/{id}`` has it, the id its fingerprint. A client that comes back with ``Last-Event-ID`` is told nothing
-before something is other than what it knows, and 204, which ends its reconnecting, where nothing more will be.
+https://html.spec.whatwg.org/multipage/server-sent-events.html: the data is the same status object as of
+``/api/status/{id}``, the id is its fingerprint. A client that reconnects with ``Last-Event-ID`` receives only newer
+events, or 204, which ends its reconnecting, when there will be none.
 """
 
 import asyncio
@@ -16,41 +16,41 @@ from aiohttp import web
 from api.context import CONTEXT, Context
 from api.models import StatusEvent
 from api.problems import Problem
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
 
-LEAST_PAUSE = 0.25  # seconds between two events: what changes meanwhile is told in one
-HEARTBEAT = 15.0  # seconds of silence; proxies close what is silent for a minute
-LOOK_UP = 1.0  # how soon a stream notices that its client has gone, or that the process is to end
+MIN_INTERVAL = 0.25  # seconds between two events; changes in between are coalesced
+HEARTBEAT = 15.0  # seconds; proxies close a connection that is idle for a minute
+POLL_INTERVAL = 1.0  # seconds until a stream notices a disconnect or a shutdown
 RECONNECT_MS = 2000
-SLOW_CLIENT = 30.0  # seconds that a client may take nothing although there is something
+WRITE_TIMEOUT = 30.0  # seconds for a slow client
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # nginx would buffer the events
 }
 
 
 class EventStreams:
-    """The streams of this process: how many there are, and their common end."""
+    """The open event streams of this process: their limit and their shutdown."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self.open = 0
         self.closing = False
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Count a stream for as long as it lasts; Problem where there are too many."""
-        if self.open >= self._most:
+    def admit(self) -> Iterator[None]:
+        """Count a stream while it is open; raise a 503 with Retry-After at the limit."""
+        if self.open >= self._limit:
             raise Problem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "too-many-streams",
-                "as many clients as possible are following requests; poll the status instead",
+                f"too many event streams: the limit of {self._limit} is reached; poll the status instead",
                 headers={"Retry-After": "5"},
             )
         self.open += 1
@@ -64,29 +64,29 @@ STREAMS = web.AppKey("streams", EventStreams)
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """``GET /api/requests/{id}/events``: ends after the event that says anything else than processing."""
+    """``GET /api/requests/{id}/events``: ends after the first event whose status is not ``processing``."""
     status = await status_of(request)
     seen = request.headers.get("Last-Event-ID", "")
     if status.status != "processing" and fingerprint(_data(status)) == seen:
         return web.Response(status=HTTPStatus.NO_CONTENT)
     if request.method == "HEAD":
         return web.Response(headers=_HEADERS)
-    with request.app[STREAMS].one_more():
+    with request.app[STREAMS].admit():
         response = web.StreamResponse(headers=_HEADERS)
         try:
             await response.prepare(request)
             await _write(response, b"retry: %d\n\n" % RECONNECT_MS)
-            await _tell(request, response, seen)
+            await _stream(request, response, seen)
             await response.write_eof()
         except ConnectionError:
-            pass  # the client has gone, which it may at any time
+            pass  # the client disconnected, which is no error
         except TimeoutError:
             if request.transport is not None:
-                request.transport.abort()  # what it hasn't taken by now must not wait in memory
+                request.transport.abort()  # frees the write buffer of the slow client
         return response
 
 
-async def _tell(request: web.Request, response: web.StreamResponse, seen: str) -> None:
+async def _stream(request: web.Request, response: web.StreamResponse, seen: str) -> None:
     context, request_id = request.app[CONTEXT], request.match_info["request_id"]
     loop = asyncio.get_running_loop()
     written_at = loop.time()
@@ -97,13 +97,13 @@ async def _tell(request: web.Request, response: web.StreamResponse, seen: str) -
                 changed.clear()
                 status = await _status(context, request_id)
                 if status is None:
-                    changed.set()  # what is not known just now is told when it is
+                    changed.set()  # unavailable: try again
                 elif (mark := fingerprint(data := _data(status))) != seen:
                     await _write(response, b"id: %s\ndata: %s\n\n" % (mark.encode(), data))
                     seen, written_at = mark, loop.time()
                     if status.status != "processing":
                         return
-                await asyncio.sleep(LEAST_PAUSE)
+                await asyncio.sleep(MIN_INTERVAL)
             elif loop.time() - written_at > HEARTBEAT:
                 await _write(response, b": still here\n\n")
                 written_at = loop.time()
@@ -111,7 +111,7 @@ async def _tell(request: web.Request, response: web.StreamResponse, seen: str) -
 
 async def _is_set(changed: asyncio.Event) -> bool:
     with suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), LOOK_UP)
+        await asyncio.wait_for(changed.wait(), POLL_INTERVAL)
     return changed.is_set()
 
 
@@ -123,8 +123,8 @@ async def _status(context: Context, request_id: str) -> Status | None:
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    # Waits as soon as the client has some tens of kilobytes to take.
-    await asyncio.wait_for(response.write(data), SLOW_CLIENT)
+    # Backpressure: blocks once some tens of kilobytes are buffered.
+    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
 
 
 def _data(status: Status) -> bytes:
@@ -132,7 +132,7 @@ def _data(status: Status) -> bytes:
 
 
 async def end_streams(app: web.Application) -> None:
-    """For the application's shutdown, which else would wait for clients that have no reason to go."""
+    """Shutdown hook: closes all streams, which would otherwise block a graceful shutdown."""
     app[STREAMS].closing = True
 
 
@@ -144,15 +144,15 @@ def routes() -> list[Route]:
             events,
             tag="Requests",
             summary="Follow a request",
-            description="Server-Sent Events: `data` is the status object, at each change; the stream ends when the"
-            " request is not `processing` any more.",
+            description="Server-Sent Events: one event per status change, with the status object as `data`; the stream"
+            " ends when the request is no longer `processing`.",
             parameters=(
                 REQUEST_ID,
-                Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client has seen"),
+                Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client received"),
             ),
-            answers={
-                HTTPStatus.OK: Answer("The events", {"text/event-stream": StatusEvent}),
-                HTTPStatus.NO_CONTENT: Answer("Nothing more will be told than the client has seen"),
+            responses={
+                HTTPStatus.OK: Response("The events", {"text/event-stream": StatusEvent}),
+                HTTPStatus.NO_CONTENT: Response("The client has received the last event"),
             },
             problems=REQUEST_PROBLEMS,
         )

@@ -1,4 +1,4 @@
-"""Probes and metrics: that the process lives, that it may be sent work, and what it does all day."""
+"""Liveness probe, readiness probe and metrics."""
 
 from http import HTTPStatus
 
@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from api.context import CONTEXT
-from api.routes import Answer, Route
+from api.routes import Response, Route
 from infra.probes import health_answer, metrics_answer
 from infra.readiness import ALIVE, Health
 
@@ -32,8 +32,8 @@ def routes() -> list[Route]:
             "/healthz",
             healthz,
             tag="Probes",
-            summary="Tell that the process lives",
-            answers={HTTPStatus.OK: Answer("It lives", {"application/json": Health})},
+            summary="Liveness probe",
+            responses={HTTPStatus.OK: Response("The process is alive", {"application/json": Health})},
             needs_key=False,
         ),
         Route(
@@ -41,11 +41,11 @@ def routes() -> list[Route]:
             "/readyz",
             readyz,
             tag="Probes",
-            summary="Tell whether this process may be sent work, and if not, why",
-            description="Kafka, Cassandra and the storage are asked in the background, so that this answers at once.",
-            answers={
-                HTTPStatus.OK: Answer("It may", {"application/json": Health}),
-                HTTPStatus.SERVICE_UNAVAILABLE: Answer("It may not just now", {"application/json": Health}),
+            summary="Readiness probe with the failing checks",
+            description="Kafka, Cassandra and the storage are checked in the background; the probe answers at once.",
+            responses={
+                HTTPStatus.OK: Response("Ready", {"application/json": Health}),
+                HTTPStatus.SERVICE_UNAVAILABLE: Response("Not ready", {"application/json": Health}),
             },
             needs_key=False,
         ),
@@ -54,10 +54,10 @@ def routes() -> list[Route]:
             "/metrics",
             metrics,
             tag="Probes",
-            summary="Tell Prometheus what this process does",
-            description="Sums only: no label is an id, a host or a URL. OpenMetrics for who asks for that.",
-            answers={
-                HTTPStatus.OK: Answer(
+            summary="Prometheus metrics",
+            description="Aggregates only: no label is an id, a host or a URL. OpenMetrics by content negotiation.",
+            responses={
+                HTTPStatus.OK: Response(
                     "The metrics of this process", {"text/plain": str, "application/openmetrics-text": str}
                 )
             },

@@ -1,4 +1,4 @@
-"""Counts and times every answer, by the pattern of its route: a path is as long as somebody likes."""
+"""Request counter and latency by route template; raw paths would be unbounded label values."""
 
 import time
 from functools import cache
@@ -9,8 +9,8 @@ from aiohttp.typedefs import Handler
 from infra import metrics
 
 UNMATCHED = "unmatched"
-GONE = 499
-"""What nginx calls a request whose client went away before it was answered."""
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a request whose client disconnected before the response."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 _seconds_of = cache(metrics.HTTP_SECONDS.labels)
@@ -21,13 +21,13 @@ _requests_of = cache(metrics.HTTP_REQUESTS.labels)
 async def http_metrics(request: web.Request, handler: Handler) -> web.StreamResponse:
     started = time.perf_counter()
     metrics.HTTP_IN_FLIGHT.inc()
-    status, timed = GONE, True
+    status, timed = CLIENT_CLOSED_REQUEST, True
     try:
         response = await handler(request)
-        # How long a client follows a request says nothing about us.
+        # The duration of an event stream is the client's choice, not our latency.
         status, timed = response.status, response.content_type != "text/event-stream"
-    except web.HTTPException as answer:
-        status = answer.status
+    except web.HTTPException as error:
+        status = error.status
         raise
     else:
         return response
@@ -41,5 +41,5 @@ async def http_metrics(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 def count(method: str, status: int, route: str = UNMATCHED) -> None:
-    """Count an answer; also to what was refused before any route was looked for."""
+    """Count a response; ``UNMATCHED`` for requests that failed before routing."""
     _requests_of(method if method in _METHODS else "other", route, str(status)).inc()

@@ -1,4 +1,4 @@
-"""API keys: who may use the API, and whose request is whose."""
+"""Authentication by API key, and the ownership of requests."""
 
 import hmac
 from collections.abc import Collection
@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from api.foreign_pages import ForeignPages
+from api.csrf import CsrfGuard
 from api.problems import Problem
 from api.rate_limit import RateLimit, address_of
 from infra.settings import Settings, SettingsError, parse_api_keys
@@ -17,11 +17,11 @@ OWNER = web.RequestKey("owner", str)
 
 
 def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collection[Handler]) -> Middleware:
-    """Ask for a key where keys are set, and put its name into the request; count the requests of each client.
+    """Authenticate by API key, set the request's owner, and apply the rate limit of each client.
 
-    ``open_handlers`` answer to anybody: probes, documents, and the images, whose addresses stand in output CSVs.
+    ``open_handlers`` need no key: probes, documents, and images, whose URLs are in the output CSVs.
     """
-    foreign_pages = ForeignPages(settings)
+    csrf = CsrfGuard(settings)
     keys = parse_api_keys(settings.api_keys.get_secret_value()) if settings.api_keys else {}
 
     @web.middleware
@@ -32,11 +32,11 @@ def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collect
         if keys:
             owner = _owner_of(_sent_key(request), keys)
             if owner is None:
-                limit.require(f"address {address_of(request)}")  # guessing keys has its price
+                limit.require(f"address {address_of(request)}")  # slows down brute force
                 raise _unauthorized()
             request[OWNER] = owner
         else:
-            foreign_pages.refuse(request)
+            csrf.check(request)
         limit.require(f"key {request[OWNER]}" if keys else f"address {address_of(request)}")
         return await handler(request)
 
@@ -49,7 +49,7 @@ def _sent_key(request: web.Request) -> str:
 
 
 def _owner_of(sent: str, keys: dict[str, str]) -> str | None:
-    # Every key is compared, in constant time, so that the time taken tells nothing.
+    # Every key is compared, in constant time, against timing attacks.
     encoded = sent.encode(errors="surrogateescape")
     matches = [name for name, key in keys.items() if hmac.compare_digest(encoded, key.encode())]
     return matches[0] if matches else None
@@ -65,12 +65,12 @@ def _unauthorized() -> Problem:
 
 
 def require_safe_address(settings: Settings) -> None:
-    """Raise SettingsError where anybody on the network could use an API without keys."""
+    """Raise SettingsError for an API without keys that listens beyond loopback."""
     if settings.api_keys or settings.open_network or _is_loopback(settings.host):
         return
     raise SettingsError(
         f"SHRINKSTREAM_HOST={settings.host} is open to the network: set SHRINKSTREAM_API_KEYS,"
-        " or SHRINKSTREAM_OPEN_NETWORK=true if something else keeps strangers out"
+        " or SHRINKSTREAM_OPEN_NETWORK=true if a firewall or proxy restricts access"
     )
 
 

@@ -1,4 +1,4 @@
-"""The answers in JSON that are not the status object, as they are described to the outside."""
+"""JSON models of the responses, apart from the status object."""
 
 from typing import Generic, Literal, TypeVar
 
@@ -12,75 +12,75 @@ T = TypeVar("T")
 ImageStatus = Literal["succeeded", "failed", "pending", "cancelled"]
 
 
-class Answer(BaseModel):
-    """Base of all answers: members are named in camelCase."""
+class JsonModel(BaseModel):
+    """Base of all response models: camelCase fields."""
 
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
-class Page(Answer, Generic[T]):
-    """Some of a list. The next part is got with ``?cursor=`` and the cursor, which has no meaning of its own."""
+class Page(JsonModel, Generic[T]):
+    """A page of a list. Fetch the next page with the opaque cursor as ``?cursor=``."""
 
     items: list[T]
-    next_cursor: str | None = Field(None, description="null: there is no more")
+    next_cursor: str | None = Field(None, description="null on the last page")
 
 
-class Image(Answer):
-    """One image of a request, as the output CSV has it and more. Of one without a result only its index is known."""
+class Image(JsonModel):
+    """One image of a request. Without a result, only ``index`` and ``status`` are set."""
 
-    index: int = Field(description="place of the URL among all of the CSV, from 0")
-    status: ImageStatus = Field(description="`cancelled`: it was not processed, because the request is cancelled")
-    row: int | None = Field(None, description="CSV row, from 0, header not counted")
+    index: int = Field(description="index of the URL among all URLs of the CSV, from 0")
+    status: ImageStatus = Field(description="`cancelled`: not processed, because the request was cancelled")
+    row: int | None = Field(None, description="CSV row, from 0, without the header")
     serial: str | None = None
     product_name: str | None = None
     input_url: str | None = None
-    output_url: str | None = Field(None, description="null of one that failed, or whose request has expired")
-    reason: str | None = Field(None, description="why it failed: a stable code")
-    detail: str | None = Field(None, description="the same for people")
+    output_url: str | None = Field(None, description="null if the image failed or the request has expired")
+    reason: str | None = Field(None, description="stable reason code of a failure")
+    detail: str | None = Field(None, description="human-readable reason of a failure")
     input_bytes: int | None = None
     output_bytes: int | None = None
     format: str | None = Field(None, description="format of the stored image")
     width: int | None = None
     height: int | None = None
     sha256: str | None = Field(None, description="hash of the stored bytes")
-    kept_original: bool | None = Field(None, description="compressing did not make it smaller")
-    attempt: int | None = Field(None, description="0, and one more at each retry")
-    milliseconds: int | None = Field(None, description="how long fetching, shrinking and storing took")
+    kept_original: bool | None = Field(None, description="true: compression did not make it smaller")
+    attempt: int | None = Field(None, description="run of the result: 0, then incremented by each retry")
+    milliseconds: int | None = Field(None, description="duration of fetching, compressing and storing")
 
 
-class ProductImage(Answer):
-    """One time that an image of a product was processed."""
+class ProductImage(JsonModel):
+    """One image result in a product's history."""
 
     request_id: str
-    index: int = Field(description="place of the image in its request, from 0")
+    index: int = Field(description="index of the image in its request, from 0")
     requested_at: AwareDatetime
     status: Literal["succeeded", "failed"]
     input_url: str
     output_url: str | None = None
-    reason: str | None = Field(None, description="why it failed: a stable code")
+    reason: str | None = Field(None, description="stable reason code of a failure")
     input_bytes: int | None = None
     output_bytes: int | None = None
     format: str | None = None
 
 
-class Accepted(Answer):
-    """An upload became a request, or a request goes on."""
+class Accepted(JsonModel):
+    """An upload or a retry was accepted."""
 
     message: str
     request_id: str
 
     @computed_field(alias="request_id")
     def request_id_in_snake_case(self) -> str:
-        """The id once more, for the clients of the other habit."""
+        """The id again in snake_case, for clients that expect it."""
         return self.request_id
 
 
-class StatusEvent(Answer):
-    """One event of a stream, of type ``message``."""
+class StatusEvent(JsonModel):
+    """One server-sent event, of type ``message``."""
 
-    id: str = Field(description="sent back as `Last-Event-ID`")
+    id: str = Field(description="for `Last-Event-ID` when reconnecting")
     data: str = Field(
-        description="the status object, as JSON",
+        description="the status object as JSON",
         json_schema_extra={
             "contentMediaType": "application/json",
             "contentSchema": {"$ref": "#/components/schemas/Status"},
@@ -93,14 +93,14 @@ class RequestPage(Page[Status]):
 
 
 class ImagePage(Page[Image]):
-    """The images of a request, in their order."""
+    """The images of a request, in CSV order."""
 
 
 class ProductHistoryPage(Page[ProductImage]):
     """What was processed of a product, newest first."""
 
 
-class ResultSums(Answer):
+class ResultSums(JsonModel):
     """The results of images in an interval."""
 
     succeeded: int = 0
@@ -109,7 +109,7 @@ class ResultSums(Answer):
     output_bytes: int = 0
 
 
-class LogEntry(Answer):
+class LogEntry(JsonModel):
     """An event, or the results of an interval."""
 
     time: AwareDatetime
@@ -119,7 +119,7 @@ class LogEntry(Answer):
     results: ResultSums | None = None
 
 
-class RequestLog(Answer):
+class RequestLog(JsonModel):
     """The events of a request, oldest first."""
 
     entries: list[LogEntry]

@@ -1,4 +1,4 @@
-"""``/openapi.json``: the route table and the models of the answers as OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.1)."""
+"""``/openapi.json``: OpenAPI 3.1 document of the route table and its models (https://spec.openapis.org/oas/v3.1.1)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,28 +9,28 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from api.problems import CONTENT_TYPE, ProblemDetails
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 
 Json = dict[str, Any]
 
 _REFERENCES = "#/components/schemas/{model}"
 
-# What any route that is asked for a key may answer with, whatever it does.
-_UNAUTHORIZED = "The key is missing or unknown."
-_FOREIGN = "A web page of somebody else has made the request."
-_TOO_MANY = "Too many requests with this key, or from this address; `Retry-After` says when there is room again."
-_INTERNAL = "Something went wrong on the server, and was logged there."
+# Error responses of every route that needs a key.
+_UNAUTHORIZED = "The API key is missing or invalid."
+_FORBIDDEN = "Rejected by CSRF or DNS-rebinding protection."
+_TOO_MANY = "The rate limit of this key or address is exceeded; retry after `Retry-After` seconds."
+_INTERNAL = "Internal server error; see the server's log."
 
 
 class SchemaWithoutTitles(GenerateJsonSchema):
-    """The generated titles repeat the names of the fields."""
+    """JSON schemas without the generated titles, which only repeat the field names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def schemas_of(models: Iterable[type[BaseModel]], mode: JsonSchemaMode = "serialization") -> Json:
-    """Name → JSON schema of each model and of every one that it mentions."""
+    """Name → JSON schema of each model and of all models that it references."""
     _, document = models_json_schema(
         [(model, mode) for model in models], ref_template=_REFERENCES, schema_generator=SchemaWithoutTitles
     )
@@ -47,18 +47,18 @@ def document(
     server: str,
     with_keys: bool,
 ) -> Json:
-    """The whole document. ``with_keys``: whether this API asks for keys."""
-    spelled_out = [spelled for route in routes for spelled in route.spelled_out()]
+    """The OpenAPI document. ``with_keys``: whether this API requires API keys."""
+    expanded = [each for route in routes for each in route.expanded()]
     paths: dict[str, Json] = {}
-    for number, route in enumerate(spelled_out):
-        is_first = all(route.name != earlier.name for earlier in spelled_out[:number])
+    for number, route in enumerate(expanded):
+        is_first = all(route.name != earlier.name for earlier in expanded[:number])
         name = route.name if is_first else f"{route.name}_{len(paths)}"
         paths.setdefault(_template(route.path), {})[route.method.lower()] = _operation(route, name, with_keys=with_keys)
     models = [
         *dict.fromkeys(
             kind
-            for route in spelled_out
-            for content in (route.body, *(answer.content for answer in route.answers.values()))
+            for route in expanded
+            for content in (route.body, *(response.content for response in route.responses.values()))
             for kind in content.values()
             if _is_model(kind)
         )
@@ -68,13 +68,13 @@ def document(
         "info": {
             "title": "shrinkstream",
             "version": version,
-            "summary": "Shrinks product images: CSV in; compressed images, CSV and webhook out.",
-            "description": "Upload a CSV of image URLs, ask for its status until it is `completed`, download the CSV"
-            " with the new URLs. What happens in between is on Kafka: see [the events](/docs/events).",
+            "summary": "Compresses product images: CSV in; compressed images, CSV and webhook out.",
+            "description": "Upload a CSV of image URLs, poll its status until it is `completed`, download the CSV"
+            " with the new URLs. Every step is an event on Kafka: see [the events](/docs/events).",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": server}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in spelled_out)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(route.tag for route in expanded)],
         "paths": paths,
         "webhooks": dict(webhooks),
         "components": {
@@ -104,9 +104,9 @@ def _operation(route: Route, name: str, *, with_keys: bool) -> Json:
         "description": route.description,
         "parameters": [_parameter(parameter) for parameter in route.parameters],
         "responses": {
-            **{str(status.value): _answer(answer) for status, answer in route.answers.items()},
+            **{str(status.value): _response(response) for status, response in route.responses.items()},
             **{
-                str(status.value): problem_answer(description)
+                str(status.value): _problem_response(description)
                 for status, description in _problems(route, with_keys=with_keys)
             },
         },
@@ -123,12 +123,12 @@ def _problems(route: Route, *, with_keys: bool) -> Iterable[tuple[HTTPStatus, st
         if with_keys:
             yield HTTPStatus.UNAUTHORIZED, _UNAUTHORIZED
         else:
-            yield HTTPStatus.FORBIDDEN, _FOREIGN
+            yield HTTPStatus.FORBIDDEN, _FORBIDDEN
         yield HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY
     yield HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL
 
 
-def problem_answer(description: str) -> Json:
+def _problem_response(description: str) -> Json:
     return {"description": description, "content": _content({CONTENT_TYPE: ProblemDetails})}
 
 
@@ -143,13 +143,13 @@ def _parameter(parameter: Parameter) -> Json:
     return described if parameter.example is None else {**described, "example": parameter.example}
 
 
-def _answer(answer: Answer) -> Json:
-    described: Json = {"description": answer.description}
-    if answer.content:
-        described["content"] = _content(answer.content)
-    if answer.headers:
+def _response(response: Response) -> Json:
+    described: Json = {"description": response.description}
+    if response.content:
+        described["content"] = _content(response.content)
+    if response.headers:
         described["headers"] = {
-            name: {"description": text, "schema": {"type": "string"}} for name, text in answer.headers.items()
+            name: {"description": text, "schema": {"type": "string"}} for name, text in response.headers.items()
         }
     return described
 
@@ -160,7 +160,7 @@ def _content(content: Mapping[str, Any]) -> Json:
 
 def _schema(kind: Any) -> Json:
     if kind is bytes:
-        return {}  # OpenAPI 3.1, 4.8.14.4: content of any form has no schema
+        return {}  # OpenAPI 3.1, 4.8.14.4: arbitrary content has no schema
     if _is_model(kind):
         return {"$ref": _REFERENCES.format(model=kind.__name__)}
     return TypeAdapter(kind).json_schema(mode="serialization", schema_generator=SchemaWithoutTitles)

@@ -1,26 +1,26 @@
-"""The page for people at ``/``: files that are sent as they are, written without a build step."""
+"""Web page at ``/``: static files without a build step."""
 
 from http import HTTPStatus
 from pathlib import Path
 
 from aiohttp import web
 
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 
 PAGE = Path(__file__).parent / "web" / "page"
 
 _TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".csv": "text/csv"}
-# Only what is listed here is ever opened, whatever a path says.
+# Allow-list of files, against path traversal.
 _FILES = {path.name: path for path in PAGE.iterdir() if path.suffix in _TYPES}
 
-# Nothing inline, and no text is ever made into elements (trusted types). Only images may come from elsewhere:
-# the originals lie on the shops' servers.
+# No inline code, and no text is parsed as HTML (trusted types). Only images may be cross-origin: the originals are on
+# the shops' servers.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data: http: https:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
     " trusted-types 'none'"
 )
-# A browser asks each time whether it has the newest, by ETag: page and API are of one release.
+# Revalidated by ETag on each load, so that page and API are always of the same release.
 _CACHE = {"Cache-Control": "no-cache"}
 
 
@@ -37,16 +37,16 @@ async def page_file(request: web.Request) -> web.FileResponse:
 
 
 def routes() -> list[Route]:
-    unchanged = Answer("It is the one that the client has")
+    unchanged = Response("The client's copy is current")
     return [
         Route(
             "GET",
             "/",
             page,
             tag="Documents",
-            summary="Use shrinkstream in a browser",
-            answers={
-                HTTPStatus.OK: Answer("A page for people", {"text/html": str}),
+            summary="Web page",
+            responses={
+                HTTPStatus.OK: Response("The HTML page", {"text/html": str}),
                 HTTPStatus.NOT_MODIFIED: unchanged,
             },
             needs_key=False,
@@ -56,10 +56,10 @@ def routes() -> list[Route]:
             "/page/{file}",
             page_file,
             tag="Documents",
-            summary="Get a file of that page",
-            parameters=(Parameter("file", "path", str, "its name", "style.css"),),
-            answers={
-                HTTPStatus.OK: Answer("The file", dict.fromkeys(_TYPES.values(), str)),
+            summary="Get a static file of the web page",
+            parameters=(Parameter("file", "path", str, "file name", "style.css"),),
+            responses={
+                HTTPStatus.OK: Response("The file", dict.fromkeys(_TYPES.values(), str)),
                 HTTPStatus.NOT_MODIFIED: unchanged,
             },
             problems={HTTPStatus.NOT_FOUND: "There is no such file."},

@@ -1,4 +1,4 @@
-"""Lists in parts: ``?limit=`` and ``?cursor=``."""
+"""Cursor pagination: ``?limit=`` and ``?cursor=``."""
 
 import base64
 import binascii
@@ -17,48 +17,48 @@ T = TypeVar("T")
 MAX_CURSOR_LENGTH = 500
 
 PAGE_PROBLEMS = {
-    HTTPStatus.BAD_REQUEST: "A parameter of the query can't be used.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The list is not known just now; try again after `Retry-After` seconds.",
+    HTTPStatus.BAD_REQUEST: "A query parameter is invalid.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra is unavailable; retry after `Retry-After` seconds.",
 }
 
 
-def page_parameters(*, most: int) -> tuple[Parameter, ...]:
-    """How the parameters of a list are described."""
+def page_parameters(*, max_limit: int) -> tuple[Parameter, ...]:
+    """OpenAPI parameters of a paged list."""
     return (
-        Parameter("limit", "query", Annotated[int, Field(ge=1, le=most)], "how many to tell at once"),
-        Parameter("cursor", "query", str, "`nextCursor` of the page before"),
+        Parameter("limit", "query", Annotated[int, Field(ge=1, le=max_limit)], "maximum items per page"),
+        Parameter("cursor", "query", str, "`nextCursor` of the previous page"),
     )
 
 
-def limit_of(request: web.Request, *, default: int, most: int) -> int:
-    """How many items are asked for; Problem where that is no number from 1 to ``most``."""
+def limit_of(request: web.Request, *, default: int, max_limit: int) -> int:
+    """The page size. Raises Problem (400) unless it is a number from 1 to ``max_limit``."""
     text = request.query.get("limit", "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise bad_query("limit", f"it must be a number from 1 to {most}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= max_limit):
+        raise bad_query("limit", f"it must be a number from 1 to {max_limit}")
     return int(text)
 
 
 def cursor_of(request: web.Request, kind: TypeAdapter[T]) -> T | None:
-    """The place that the cursor stands for, or None without one; Problem for one that is none of ours."""
+    """The decoded cursor, or None without one. Raises Problem (400) for an invalid cursor."""
     text = request.query.get("cursor", "")
     if not text:
         return None
     try:
-        place = base64.b64decode(text[:MAX_CURSOR_LENGTH] + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return kind.validate_python(orjson.loads(place))
+        encoded = base64.b64decode(text[:MAX_CURSOR_LENGTH] + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return kind.validate_python(orjson.loads(encoded))
     except (ValueError, binascii.Error, ValidationError):
-        raise bad_query("cursor", "it is none that this address has given out") from None
+        raise bad_query("cursor", "use `nextCursor` of an earlier page of this list") from None
 
 
-def cursor_to(place: Any) -> str:
-    """A place in a list as a cursor. It tells nobody anything, and may be forged: it must give access to nothing."""
-    return base64.urlsafe_b64encode(orjson.dumps(place)).decode().rstrip("=")
+def cursor_to(position: Any) -> str:
+    """Encode a list position as an opaque cursor. It is neither secret nor signed, so it must not grant any access."""
+    return base64.urlsafe_b64encode(orjson.dumps(position)).decode().rstrip("=")
 
 
 def choice_of(request: web.Request, name: str, choices: tuple[str, ...]) -> str | None:
-    """A query parameter that is one of some words, or None where it is not given."""
+    """An enum query parameter, or None without it. Raises Problem (400) for an unknown value."""
     word = request.query.get(name) or None
     if word is not None and word not in choices:
         raise bad_query(name, f"it must be one of {', '.join(choices)}")
@@ -66,10 +66,10 @@ def choice_of(request: web.Request, name: str, choices: tuple[str, ...]) -> str 
 
 
 def bad_query(name: str, why: str) -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, "bad-query", f"{name} can't be used: {why}")
+    return Problem(HTTPStatus.BAD_REQUEST, "bad-query", f"invalid {name}: {why}")
 
 
-def json_answer(
+def json_response(
     model: BaseModel, *, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> web.Response:
     return web.Response(

@@ -1,4 +1,4 @@
-"""Errors as people and programs get them: problem details for HTTP APIs (RFC 9457)."""
+"""Error responses: problem details for HTTP APIs (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -10,36 +10,37 @@ from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:shrinkstream:problem:"
+RETRY_AFTER_SECONDS = "2"
 
 
 class RowProblem(BaseModel):
-    """One thing that is wrong with an uploaded CSV."""
+    """One error in an uploaded CSV."""
 
-    row: int = Field(description="line of the file, from 1, on which the row begins, as a text editor counts")
-    column: str | None = Field(description="header cell of the column, if it is about one")
-    code: str = Field(description="stable")
-    message: str = Field(description="the same for people")
+    row: int = Field(description="line number of the row's first line in the file, from 1")
+    column: str | None = Field(description="header of the column; null for an error of the whole row or file")
+    code: str = Field(description="stable error code")
+    message: str = Field(description="human-readable message")
 
 
 class ProblemDetails(BaseModel):
-    """What every error is answered with (RFC 9457)."""
+    """Body of every error response (RFC 9457)."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
 
     type: str = Field(pattern=f"^{TYPE_PREFIX}[a-z0-9-]+$", description="stable, for programs")
-    title: str = Field(description="the HTTP status in words")
+    title: str = Field(description="reason phrase of the HTTP status")
     status: int
-    detail: str = Field(description="what is wrong here, for people")
-    errors: list[RowProblem] | None = Field(None, description="of a CSV: what is wrong with its first 100 bad rows")
-    error_count: int | None = Field(None, description="of a CSV: how many rows are bad in all")
+    detail: str = Field(description="human-readable description of this error")
+    errors: list[RowProblem] | None = Field(None, description="for a CSV: errors of the first 100 bad rows")
+    error_count: int | None = Field(None, description="for a CSV: number of bad rows")
 
 
 class Problem(Exception):
-    """An answer that says what is wrong. ``code`` is stable; ``detail`` is for people."""
+    """An error response (RFC 9457). ``code`` is stable, for programs; ``detail`` is for people."""
 
     def __init__(
         self,
@@ -81,25 +82,25 @@ def not_found(request_id: str) -> Problem:
 
 
 def expired() -> Problem:
-    return Problem(HTTPStatus.GONE, "expired", "the files of this request had their time and were removed")
+    return Problem(HTTPStatus.GONE, "expired", "this request's files have expired and were deleted")
 
 
-def unavailable(what: str) -> Problem:
+def unavailable(reason: str) -> Problem:
     return Problem(
         HTTPStatus.SERVICE_UNAVAILABLE,
         "unavailable",
-        f"{what}; try again in a moment",
-        headers={"Retry-After": "2"},
+        f"{reason}; retry after {RETRY_AFTER_SECONDS} s",
+        headers={"Retry-After": RETRY_AFTER_SECONDS},
     )
 
 
 def internal_error() -> Problem:
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "something went wrong here, and it has been logged")
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "internal server error; see the server's log")
 
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error leaves as a problem, and nothing internal leaves with it."""
+    """Convert every error into problem details, without internal information."""
     try:
         return await handler(request)
     except Problem as problem:
@@ -111,23 +112,23 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return Problem(status, _code(status), _detail(error), headers=allowed).response()
     except Exception:
-        log.exception("request failed", method=request.method, path=request.path)
+        logger.exception("request failed", method=request.method, path=request.path)
         if request.writer.output_size > 0:
-            # Another answer would be taken for the rest of this one.
-            raise ConnectionError("the answer has begun, so it can only be broken off") from None
+            # A second response would be read as the rest of the first.
+            raise ConnectionError("response already started; aborting the connection") from None
         return internal_error().response()
 
 
 def _code(status: HTTPStatus) -> str:
-    # Python 3.13 renamed the phrase of 413; a code is for ever.
+    # Python 3.13 renamed the phrase of 413; a code never changes.
     return "too-large" if status.value == 413 else status.phrase.lower().replace(" ", "-")
 
 
 def _detail(error: web.HTTPException) -> str:
     match error.status:
         case HTTPStatus.NOT_FOUND:
-            return "there is nothing at this address"
+            return "no route matches this path"
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            return "this address doesn't answer to this method"
+            return "this path doesn't support this method"
         case _:
             return error.reason

@@ -1,4 +1,4 @@
-"""Each time that a product's images were processed."""
+"""Product history: all image results of a product name, newest first."""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -9,34 +9,34 @@ from pydantic import Field, TypeAdapter
 from api.context import CONTEXT
 from api.keys import OWNER
 from api.models import ProductHistoryPage, ProductImage
-from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_answer, limit_of, page_parameters
+from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
 from api.problems import unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events import Time
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
 
 DEFAULT_LIMIT = 100
-MOST = 1000
+MAX_LIMIT = 1000
 
 _Index = Annotated[int, Field(ge=0, lt=2**31)]
-_PLACE: TypeAdapter[tuple[Time, str, int]] = TypeAdapter(tuple[Time, str, _Index])
+_CURSOR: TypeAdapter[tuple[Time, str, int]] = TypeAdapter(tuple[Time, str, _Index])
 
 
 async def product_history(request: web.Request) -> web.Response:
-    """``GET /api/products/{name}/history``: a page of images, newest first; empty for a product never heard of."""
-    limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
-    place = cursor_of(request, _PLACE)
-    before = ProductPlace(*place) if place else NEWEST_IMAGE
+    """``GET /api/products/{name}/history``: a page of images, newest first; empty for an unknown product."""
+    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
+    cursor = cursor_of(request, _CURSOR)
+    before = ProductPlace(*cursor) if cursor else NEWEST_IMAGE
     try:
         rows = await request.app[CONTEXT].history.product_images(
             request[OWNER], request.match_info["name"], before, limit + 1
         )
     except CassandraUnavailableError:
-        raise unavailable("the history is not known just now") from None
+        raise unavailable("cannot read the product history: Cassandra is unavailable") from None
     items = [_image_of(row) for row in rows[:limit]]
     last = items[-1] if len(rows) > limit else None
-    return json_answer(
+    return json_response(
         ProductHistoryPage(
             items=items,
             next_cursor=cursor_to((last.requested_at, last.request_id, last.index)) if last else None,
@@ -67,12 +67,12 @@ def routes() -> list[Route]:
             product_history,
             tag="Products",
             summary="List the images of a product",
-            description="Each time that they were processed, newest first, whatever the request.",
+            description="All results of the product's images over all requests, newest first.",
             parameters=(
-                Parameter("name", "path", str, "the product's name, as the CSV had it", "Shoe"),
-                *page_parameters(most=MOST),
+                Parameter("name", "path", str, "the product name of the CSV", "Shoe"),
+                *page_parameters(max_limit=MAX_LIMIT),
             ),
-            answers={HTTPStatus.OK: Answer("A page of images", {"application/json": ProductHistoryPage})},
+            responses={HTTPStatus.OK: Response("A page of images", {"application/json": ProductHistoryPage})},
             problems=PAGE_PROBLEMS,
         )
     ]

@@ -1,27 +1,26 @@
-"""What is refused before any middleware sees it, broken HTTP above all, is answered with a problem too."""
+"""Problem details (RFC 9457) for protocol errors, such as malformed HTTP, that no middleware sees."""
 
 from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 
-from api.headers import complete
 from api.http_metrics import count
 from api.problems import Problem, internal_error
+from api.security_headers import add_security_headers
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 class ProblemRunner(web.AppRunner):
-    """Serves an application like ``web.AppRunner``, but for the form of such answers.
+    """``web.AppRunner`` that answers protocol errors with problem details.
 
-    aiohttp 3.14 has no setting for that: it answers in plain text, repeats what it couldn't read and logs a traceback
-    for each.
+    aiohttp 3.14 has no setting for this: it answers in plain text, echoes the malformed input and logs a traceback.
     """
 
     async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(made.request_handler, request_factory=made.request_factory, **made._kwargs)
+        server = await super()._make_server()
+        return _Server(server.request_handler, request_factory=server.request_factory, **server._kwargs)
 
 
 class _Server(web.Server):
@@ -38,25 +37,25 @@ class _Protocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError("the answer has begun, so it can only be broken off")
+            raise ConnectionError("response already started; aborting the connection")
         if isinstance(exc, Problem):
             problem = exc
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.info("broken http", remote=request.remote, error=type(exc).__name__)
-            problem = Problem(HTTPStatus(status), "broken-http", "this is not HTTP/1.1 as it should be")
+            logger.info("malformed http request", remote=request.remote, error=type(exc).__name__)
+            problem = Problem(HTTPStatus(status), "broken-http", "malformed HTTP/1.1 request")
         else:
-            log.error("request failed", exc_info=exc)
+            logger.error("request failed", exc_info=exc)
             problem = internal_error()
         count(request.method, problem.status)
-        answer = problem.response()
-        complete(answer)
-        answer.force_close()
-        return answer
+        response = problem.response()
+        add_security_headers(response)
+        response.force_close()
+        return response
 
 
 async def expect(request: web.Request) -> None:
-    """Answer to the header ``Expect`` (RFC 9110, 10.1.1): go on, or there is nothing else that we can meet."""
+    """Handle the ``Expect`` header (RFC 9110, 10.1.1): 100 Continue, or 417 for any other expectation."""
     if request.headers["Expect"].lower() != "100-continue":
-        raise Problem(HTTPStatus.EXPECTATION_FAILED, "expectation-failed", "only `Expect: 100-continue` is known here")
+        raise Problem(HTTPStatus.EXPECTATION_FAILED, "expectation-failed", "only `Expect: 100-continue` is supported")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # the answer itself has not begun
+    request.writer.output_size = 0  # the final response has not started

@@ -1,4 +1,4 @@
-"""How many requests a client may make: a token bucket for each (https://en.wikipedia.org/wiki/Token_bucket)."""
+"""Rate limiter: a token bucket per client (https://en.wikipedia.org/wiki/Token_bucket)."""
 
 import math
 import time
@@ -13,10 +13,10 @@ from aiohttp import web
 from api.problems import Problem
 
 MAX_CLIENTS = 10_000
-"""Clients remembered at once. Whoever is forgotten, the longest unseen first, begins anew with a full bucket."""
+"""Maximum buckets. The least recently used bucket is evicted; its client starts again with a full one."""
 
 IPV6_NETWORK_BITS = 64
-"""One customer of a provider has a whole /64 (RFC 6177), so its addresses share one bucket."""
+"""A provider assigns at least a /64 to each customer (RFC 6177), so its addresses share one bucket."""
 
 
 @dataclass
@@ -26,7 +26,7 @@ class _Bucket:
 
 
 class RateLimit:
-    """Lets each client make ``burst`` requests at once and ``rate`` per second in the long run; ``rate`` 0: any."""
+    """Allows each client a burst of ``burst`` requests and a sustained ``rate`` per second; ``rate`` 0: unlimited."""
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
@@ -35,7 +35,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, client: str) -> float:
-        """Count one request. Returns 0, or the seconds until it may be made if it may not be made now."""
+        """Take one token. Returns 0, or the seconds until a token is available."""
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -53,19 +53,19 @@ class RateLimit:
         return 0.0
 
     def require(self, client: str) -> None:
-        """Count one request; raise a 429 that says when to come back if it is one too many."""
+        """Take one token, or raise a 429 with Retry-After."""
         wait = self.take(client)
         if wait:
             raise Problem(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "too-many-requests",
-                f"more than {self._rate:g} requests per second: slow down",
+                f"rate limit of {self._rate:g} requests per second exceeded; retry after {math.ceil(wait)} s",
                 headers={"Retry-After": str(math.ceil(wait))},
             )
 
 
 def address_of(request: web.Request) -> str:
-    """Who a client without a key is."""
+    """The identity of a client without a key: its IPv4 address or IPv6 network."""
     if request.remote is None:
         return "unknown"
     address = ip_address(request.remote.partition("%")[0])

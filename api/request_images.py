@@ -1,4 +1,4 @@
-"""What came of each image of a request: the output CSV as JSON, and more."""
+"""Image list of a request: the result of each image, paged."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -9,45 +9,45 @@ from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT, Context
 from api.models import Image, ImagePage, ImageStatus
-from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_answer, limit_of, page_parameters
+from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
 from api.problems import unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import IMAGE_COLUMNS
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, chunk_of, chunk_range
 
-STOPPED = ("cancelled", "expired")  # what has no result by now gets none
+STOPPED = ("cancelled", "expired")  # images without a result will not get one
 DEFAULT_LIMIT = 100
-MOST = 1000
+MAX_LIMIT = 1000
 
-# Partitions of 1,000 images read for one answer, when only images of one status are wanted; the cursor goes on.
-MOST_BUCKETS = 10
+# Cassandra buckets of 1,000 images read per page when filtering by status; the cursor continues after them.
+MAX_BUCKETS = 10
 
 _INDEX: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)])
 
 
 async def list_images(request: web.Request) -> web.Response:
-    """``GET /api/requests/{id}/images``: a page of images in their order; ``?status=`` for those of one status only."""
-    limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
+    """``GET /api/requests/{id}/images``: a page of images in CSV order, optionally filtered by ``?status=``."""
+    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
     wanted = choice_of(request, "status", get_args(ImageStatus))
     start = cursor_of(request, _INDEX) or 0
     status = await status_of(request)
     try:
-        return json_answer(await _page(request.app[CONTEXT], status, start, limit, wanted))
+        return json_response(await _page(request.app[CONTEXT], status, start, limit, wanted))
     except CassandraUnavailableError:
-        raise unavailable("the images are not known just now") from None
+        raise unavailable("cannot read the images: Cassandra is unavailable") from None
 
 
 async def _page(context: Context, status: Status, start: int, limit: int, wanted: str | None) -> ImagePage:
-    may_have = _buckets_that_may_have(wanted, context, status)
+    may_match = _bucket_filter(wanted, context, status)
     items: list[Image] = []
     index, buckets_read = start, 0
-    while index < status.total and len(items) < limit and buckets_read < MOST_BUCKETS:
+    while index < status.total and len(items) < limit and buckets_read < MAX_BUCKETS:
         bucket, _ = chunk_of(index)
         end = chunk_range(bucket, status.total).stop
-        if not may_have(bucket):
+        if not may_match(bucket):
             index = end
             continue
         buckets_read += 1
@@ -66,23 +66,23 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
     return ImagePage(items=items, next_cursor=cursor_to(index) if index < status.total else None)
 
 
-def _buckets_that_may_have(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
-    """Spares reading a million images for the few that failed, while the progress table knows where they are."""
-    # In a retry that was cancelled, what failed before it is shown as failed, which the table doesn't count.
+def _bucket_filter(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
+    """Predicate that skips buckets without failed images, using the counts of the progress view."""
+    # A cancelled retry still shows the failures of the run before it, which the view doesn't count.
     if wanted != "failed" or status.status in STOPPED:
         return lambda _: True
     return lambda bucket: context.view.chunk_failed(status.request_id, bucket) != 0
 
 
 def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
-    """An image as the history has it, or as one that waits for its result."""
-    waiting = Image(index=index, status="cancelled" if status.status in STOPPED else "pending")
+    """An image with its result from the history, or a pending or cancelled one without."""
+    without_result = Image(index=index, status="cancelled" if status.status in STOPPED else "pending")
     if row is None:
-        return waiting
+        return without_result
     known = dict(zip(IMAGE_COLUMNS, row, strict=True))
     succeeded = known["output_path"] is not None
     if not succeeded and known["attempt"] < status.run and status.status == "processing":
-        return waiting  # for its next attempt
+        return without_result  # requested again in the current run
     return Image(
         index=index,
         status="succeeded" if succeeded else "failed",
@@ -91,7 +91,7 @@ def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
         product_name=known["product_name"],
         input_url=known["input_url"],
         output_url=None if status.status == "expired" else known["output_url"],
-        # That of an earlier attempt may still stand beside a success.
+        # The row may still hold the reason of an earlier run beside the success.
         reason=None if succeeded else known["reason"],
         detail=None if succeeded else known["detail"],
         input_bytes=known["input_bytes"],
@@ -114,13 +114,13 @@ def routes() -> list[Route]:
             list_images,
             tag="Requests",
             summary="List the images of a request",
-            description="What came of each, in the order of the CSV.",
+            description="The result of each image, in CSV order.",
             parameters=(
                 REQUEST_ID,
-                Parameter("status", "query", ImageStatus, "only images of this status"),
-                *page_parameters(most=MOST),
+                Parameter("status", "query", ImageStatus, "only images with this status"),
+                *page_parameters(max_limit=MAX_LIMIT),
             ),
-            answers={HTTPStatus.OK: Answer("A page of images", {"application/json": ImagePage})},
+            responses={HTTPStatus.OK: Response("A page of images", {"application/json": ImagePage})},
             problems={**PAGE_PROBLEMS, **REQUEST_PROBLEMS},
         )
     ]

@@ -1,4 +1,4 @@
-"""The requests of whoever asks, newest first."""
+"""Request list of an API key, newest first, paged."""
 
 import asyncio
 from datetime import datetime
@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from api.context import CONTEXT, Context
 from api.keys import OWNER
 from api.models import RequestPage
-from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_answer, limit_of, page_parameters
+from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
 from api.problems import unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events import Time
 from streams.progress.view import StaleViewError
@@ -23,58 +23,58 @@ from streams.request.lifecycle import Phase
 from streams.request.status import Status
 
 DEFAULT_LIMIT = 50
-MOST = 200
+MAX_LIMIT = 200
 FRESH_SECONDS = 5.0
 
-# Requests looked at for one answer, when only those of one status are wanted; what is left the cursor leads to.
-MOST_LOOKED_AT = 1000
+# Requests scanned per page when filtering by status; the cursor continues after them.
+MAX_SCANNED = 1000
 
-Place = tuple[datetime, str]
-_PLACE: TypeAdapter[tuple[Time, str]] = TypeAdapter(tuple[Time, str])
+Cursor = tuple[datetime, str]
+_CURSOR: TypeAdapter[tuple[Time, str]] = TypeAdapter(tuple[Time, str])
 
 
 async def list_requests(request: web.Request) -> web.Response:
-    """``GET /api/requests``: a page of status objects; ``?status=`` for those of one status only."""
+    """``GET /api/requests``: a page of status objects, optionally filtered by ``?status=``."""
     context, owner = request.app[CONTEXT], request[OWNER]
-    limit = limit_of(request, default=DEFAULT_LIMIT, most=MOST)
+    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
     wanted = choice_of(request, "status", tuple(Phase))
-    before = cursor_of(request, _PLACE)
+    before = cursor_of(request, _CURSOR)
     try:
         if before is None:
-            await context.view.catch_up(FRESH_SECONDS)  # what was accepted a moment ago is in the list
-        return json_answer(await _page(context, owner, before or NEWEST_REQUEST, limit, wanted))
+            await context.view.catch_up(FRESH_SECONDS)  # the first page includes requests accepted just before
+        return json_response(await _page(context, owner, before or NEWEST_REQUEST, limit, wanted))
     except (CassandraUnavailableError, StaleViewError):
-        raise unavailable("the requests are not known just now") from None
+        raise unavailable("cannot list the requests: Kafka or Cassandra is unavailable") from None
 
 
-async def _page(context: Context, owner: str, before: Place, limit: int, wanted: str | None) -> RequestPage:
+async def _page(context: Context, owner: str, before: Cursor, limit: int, wanted: str | None) -> RequestPage:
     items: list[Status] = []
-    looked_at = 0
+    scanned = 0
     while True:
-        places = await _places(context, owner, before, limit + 1)
-        statuses = await asyncio.gather(*(context.status(request_id) for _, request_id in places[:limit]))
-        for place, status in zip(places, statuses, strict=False):
-            before = place
+        cursors = await _cursors(context, owner, before, limit + 1)
+        statuses = await asyncio.gather(*(context.status(request_id) for _, request_id in cursors[:limit]))
+        for cursor, status in zip(cursors, statuses, strict=False):
+            before = cursor
             if status is not None and wanted in (None, status.status):
                 items.append(status)
                 if len(items) == limit:
                     break
-        looked_at += len(statuses)
-        more = bool(places) and before != places[-1]
-        if len(items) == limit or not more or looked_at >= MOST_LOOKED_AT:
+        scanned += len(statuses)
+        more = bool(cursors) and before != cursors[-1]
+        if len(items) == limit or not more or scanned >= MAX_SCANNED:
             return RequestPage(items=items, next_cursor=cursor_to(before) if more else None)
 
 
-async def _places(context: Context, owner: str, before: Place, count: int) -> list[Place]:
-    """The next requests after ``before``: the history lacks the newest, the progress table the oldest."""
-    under_way = list(islice(context.view.requests_of(owner, before), count))
-    recorded: list[Place] = []
-    async for place in context.history.requests_of(owner, before):
-        recorded.append(place)
-        if len(recorded) == count:
+async def _cursors(context: Context, owner: str, before: Cursor, count: int) -> list[Cursor]:
+    """The next ``count`` requests before the cursor: the history lacks the newest, the progress view the oldest."""
+    from_view = list(islice(context.view.requests_of(owner, before), count))
+    from_history: list[Cursor] = []
+    async for cursor in context.history.requests_of(owner, before):
+        from_history.append(cursor)
+        if len(from_history) == count:
             break
-    every = dict.fromkeys(merge(under_way, recorded, reverse=True))
-    return list(islice(every, count))
+    merged = dict.fromkeys(merge(from_view, from_history, reverse=True))
+    return list(islice(merged, count))
 
 
 def routes() -> list[Route]:
@@ -85,12 +85,12 @@ def routes() -> list[Route]:
             list_requests,
             tag="Requests",
             summary="List requests",
-            description="Those of the key that asks, newest first.",
+            description="The requests of the API key, newest first.",
             parameters=(
-                Parameter("status", "query", Phase, "only requests of this status"),
-                *page_parameters(most=MOST),
+                Parameter("status", "query", Phase, "only requests with this status"),
+                *page_parameters(max_limit=MAX_LIMIT),
             ),
-            answers={HTTPStatus.OK: Answer("A page of status objects", {"application/json": RequestPage})},
+            responses={HTTPStatus.OK: Response("A page of status objects", {"application/json": RequestPage})},
             problems=PAGE_PROBLEMS,
         )
     ]

@@ -9,9 +9,9 @@ from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT
 from api.models import LogEntry, RequestLog, ResultSums
-from api.paging import json_answer
+from api.paging import json_response
 from api.problems import unavailable
-from api.routes import Answer, Route
+from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
@@ -23,38 +23,38 @@ from streams.request.timeline import EventLine, Interval, Timeline
 from streams.request_records import RequestRecords, logged
 from streams.topics import Topics
 
-READINGS_AT_ONCE = 2  # in one API process: each holds some megabytes of records, and the broker busy
-MOST_RECORDS = 200_000  # looked at in one topic for one answer; other requests' records are among them
-SECONDS = 20.0
-MOST_INTERVALS = 60
-MOST_ENTRIES = 1000
+MAX_CONCURRENT_READS = 2  # in one API process: each holds some megabytes of records, and the broker busy
+MAX_RECORDS = 200_000  # looked at in one topic for one answer; other requests' records are among them
+READ_TIMEOUT = 20.0
+MAX_INTERVALS = 60
+MAX_ENTRIES = 1000
 # The order of entries at the same time: events are dated by what they follow from.
 _ORDER = {name: place for place, name in enumerate(("RequestCreated", "ImageResults", "OutputCsvRequested"))}
 
-READINGS = web.AppKey("log_readings", asyncio.Semaphore)
+READS = web.AppKey("log_reads", asyncio.Semaphore)
 
 
 async def request_log(request: web.Request) -> web.Response:
-    """``GET /api/requests/{id}/log``: its events, oldest first, the results of its images summed up."""
+    """``GET /api/requests/{id}/log``: its events, oldest first, image results summed over intervals."""
     status = await status_of(request)
     try:
-        async with asyncio.timeout(SECONDS), request.app[READINGS]:
+        async with asyncio.timeout(READ_TIMEOUT), request.app[READS]:
             log = await read_log(request.app[CONTEXT].settings, status)
     except (KafkaUnavailableError, KafkaError):
-        raise unavailable("Kafka doesn't answer") from None
+        raise unavailable("cannot read the request's log: Kafka is unavailable") from None
     except TimeoutError:
-        raise unavailable("the log could not be read in time") from None
-    return json_answer(log, headers={"Cache-Control": "no-store"})
+        raise unavailable(f"reading the request's log timed out after {READ_TIMEOUT:g} s") from None
+    return json_response(log, headers={"Cache-Control": "no-store"})
 
 
-async def read_log(settings: Settings, status: Status, *, most_records: int = MOST_RECORDS) -> RequestLog:
-    """The log of a request; at most ``most_records`` of each topic are read."""
-    timeline = Timeline(with_repeats=False, most_intervals=MOST_INTERVALS, most_lines=MOST_ENTRIES)
+async def read_log(settings: Settings, status: Status, *, max_records: int = MAX_RECORDS) -> RequestLog:
+    """The log of a request; at most ``max_records`` of each topic are read."""
+    timeline = Timeline(with_repeats=False, most_intervals=MAX_INTERVALS, most_lines=MAX_ENTRIES)
     topics = Topics(settings.topic_prefix)
-    # The log goes on for ever; no result that came later than the last change concerns this request.
+    # Bounds the scan: a finished request has no results after its last change.
     settled = None if status.status == "processing" else status.updated_at
     async with LogReader.open(settings) as reader:
-        records_of = RequestRecords(reader, status.request_id, most_records)
+        records_of = RequestRecords(reader, status.request_id, max_records)
         for topic in (*topics.of_progress, topics.output_requests):
             await records_of.add(topic, status.created_at, settled if topic == topics.image_results else None)
         async for records in records_of.read():
@@ -113,11 +113,10 @@ def routes() -> list[Route]:
             "/api/requests/{request_id}/log",
             request_log,
             tag="Requests",
-            summary="Tell what happened when",
-            description="The events that tell of the request, as they stand on its topics, the oldest first. The"
-            " results of its images are summed over intervals.",
+            summary="Read the log of a request",
+            description="The request's events from Kafka, oldest first. Image results are summed over time intervals.",
             parameters=(REQUEST_ID,),
-            answers={HTTPStatus.OK: Answer("What happened", {"application/json": RequestLog})},
+            responses={HTTPStatus.OK: Response("The log", {"application/json": RequestLog})},
             problems=REQUEST_PROBLEMS,
         )
     ]

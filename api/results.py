@@ -1,4 +1,4 @@
-"""What came of a request: its output CSV and its images."""
+"""Downloads: the output CSV of a request and its stored images."""
 
 import asyncio
 import re
@@ -9,12 +9,12 @@ from aiohttp import web
 
 from api.context import CONTEXT, Context
 from api.problems import Problem, expired, unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 IMAGE_TYPES = {
     "jpg": "image/jpeg",
@@ -24,13 +24,13 @@ IMAGE_TYPES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
-SLOW_CLIENT = 60.0  # seconds that a client may need for one piece, of a quarter of a MiB
-LINK_KEPT_SECONDS = 1800  # well within the time that a signed link is good for
+WRITE_TIMEOUT = 60.0  # seconds for a slow client to take one chunk of 256 KiB
+REDIRECT_MAX_AGE_SECONDS = 1800  # well below the lifetime of a signed URL
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
 
 async def download(request: web.Request) -> web.StreamResponse:
-    """``GET /api/download/{id}``: the output CSV, once the request is completed."""
+    """``GET /api/download/{id}``: the output CSV of a completed request."""
     status = await status_of(request)
     if status.status == "expired":
         raise expired()
@@ -38,12 +38,12 @@ async def download(request: web.Request) -> web.StreamResponse:
         raise Problem(
             HTTPStatus.CONFLICT,
             "not-completed",
-            f"the request is {status.status}: {status.progress}% of its images have their result",
+            f"no output CSV yet: the request is {status.status}, {status.progress}% done",
             headers={"Retry-After": "1"},
         )
     stored = await _open(request, status.output_csv_path)
     if stored is None:
-        raise Problem(HTTPStatus.GONE, "output-gone", "the output CSV is not in the storage any more")
+        raise Problem(HTTPStatus.GONE, "output-gone", "the output CSV was deleted from the storage")
     return await _send(
         request,
         stored,
@@ -56,7 +56,7 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 
 async def image(request: web.Request) -> web.StreamResponse:
-    """``GET /images/…``: a stored image. Its bytes never change under one address."""
+    """``GET /images/…``: a stored image; immutable."""
     path = request.match_info["path"]
     match = _IMAGE_PATH.fullmatch(path)
     if match is None:
@@ -64,15 +64,15 @@ async def image(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     key = f"images/{path}"
     if context.settings.storage_redirect and (link := await _signed_link(request, key)):
-        raise web.HTTPFound(link, headers={"Cache-Control": f"private, max-age={LINK_KEPT_SECONDS}"})
+        raise web.HTTPFound(link, headers={"Cache-Control": f"private, max-age={REDIRECT_MAX_AGE_SECONDS}"})
     stored = await _open(request, key)
     if stored is None:
-        raise await _why_no_image(context, request_id=path.partition("/")[0])
+        raise await _missing_image(context, request_id=path.partition("/")[0])
     headers = {
         "Content-Type": IMAGE_TYPES[match[1]],
         "Cache-Control": "public, max-age=86400",
         "X-Content-Type-Options": "nosniff",
-        # An image is never a document: nothing in it may run.
+        # Stored XSS protection: an image opened as a document must not run scripts.
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Cross-Origin-Resource-Policy": "cross-origin",
     }
@@ -81,12 +81,13 @@ async def image(request: web.Request) -> web.StreamResponse:
     return await _send(request, stored, headers)
 
 
-async def _why_no_image(context: Context, request_id: str) -> Problem:
+async def _missing_image(context: Context, request_id: str) -> Problem:
+    """410 for an image of an expired request, else 404."""
     try:
-        # What is not known yet has no link yet that anybody could follow: Kafka need not be asked.
+        # No catch-up with Kafka: a request that the view doesn't have yet has no image URLs yet.
         status = context.view.get(request_id) or await context.history.status(request_id)
     except CassandraUnavailableError:
-        return unavailable("whether there is such an image is not known just now")
+        return unavailable("cannot look up the image's request: Cassandra is unavailable")
     return expired() if status is not None and status.status == "expired" else _unknown_image()
 
 
@@ -98,14 +99,14 @@ async def _signed_link(request: web.Request, key: str) -> str | None:
     try:
         return await request.app[CONTEXT].storage.signed_link(key)
     except StorageError:
-        raise unavailable("the storage doesn't answer") from None
+        raise unavailable("cannot sign the image's URL: the storage is unavailable") from None
 
 
 async def _open(request: web.Request, key: str) -> StoredObject | None:
     try:
         return await request.app[CONTEXT].storage.get(key)
     except StorageError:
-        raise unavailable("the storage doesn't answer") from None
+        raise unavailable("cannot read the file: the storage is unavailable") from None
 
 
 async def _send(request: web.Request, stored: StoredObject, headers: dict[str, str]) -> web.StreamResponse:
@@ -115,11 +116,11 @@ async def _send(request: web.Request, stored: StoredObject, headers: dict[str, s
         await response.prepare(request)
         if request.method != "HEAD":
             async for chunk in stored.chunks:
-                await asyncio.wait_for(response.write(chunk), SLOW_CLIENT)
-        await asyncio.wait_for(response.write_eof(), SLOW_CLIENT)
+                await asyncio.wait_for(response.write(chunk), WRITE_TIMEOUT)
+        await asyncio.wait_for(response.write_eof(), WRITE_TIMEOUT)
     except (StorageError, ConnectionError, TimeoutError) as error:
-        # The client goes, sleeps, or the storage breaks: an answer that has begun can only be broken off.
-        log.info("answer broken off", path=request.path, error=str(error) or type(error).__name__)
+        # Disconnect, slow client or storage error: a started response can only be aborted.
+        logger.info("response aborted", path=request.path, error=str(error) or type(error).__name__)
         if request.transport is not None:
             request.transport.abort()
     return response
@@ -133,20 +134,21 @@ def routes() -> list[Route]:
             download,
             tag="Requests",
             summary="Download the output CSV",
-            description="The rows of the upload in their order, with `Output Image URLs` added: the n-th output URL"
-            " belongs to the n-th input URL. A failed image leaves its place empty, and a column `Errors` says why.",
+            description="The rows of the upload in their order, with the column `Output Image URLs` added: the n-th"
+            " output URL belongs to the n-th input URL. The URL of a failed image is empty, and a column `Errors` has"
+            " the reason.",
             parameters=(REQUEST_ID,),
-            answers={
-                HTTPStatus.OK: Answer(
+            responses={
+                HTTPStatus.OK: Response(
                     "The output CSV, in UTF-8 with a byte order mark",
                     {"text/csv": str},
-                    {"Content-Disposition": "attachment, with a file name"},
+                    {"Content-Disposition": "attachment with a file name"},
                 )
             },
             problems={
                 **REQUEST_PROBLEMS,
-                HTTPStatus.CONFLICT: "The request is not completed; `Retry-After` says when to ask again.",
-                HTTPStatus.GONE: "The request's files had their time and were removed.",
+                HTTPStatus.CONFLICT: "The request is not completed; retry after `Retry-After` seconds.",
+                HTTPStatus.GONE: "The request's files have expired and were deleted.",
             },
             aliases=("/download/{request_id}",),
         ),
@@ -156,23 +158,23 @@ def routes() -> list[Route]:
             image,
             tag="Images",
             summary="Get a stored image",
-            description="Its address stands in the output CSV. Its bytes never change.",
+            description="Its URL is in the output CSV. The image is immutable.",
             parameters=(
                 Parameter("path", "path", str, "request id, image index and format", f"{REQUEST_ID.example}/0.jpg"),
             ),
-            answers={
-                HTTPStatus.OK: Answer(
-                    "The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "of the bytes"}
+            responses={
+                HTTPStatus.OK: Response(
+                    "The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "hash of the bytes"}
                 ),
-                HTTPStatus.FOUND: Answer(
-                    "Where the API is set to send its clients to the bucket",
-                    headers={"Location": "the image, for an hour"},
+                HTTPStatus.FOUND: Response(
+                    "With `SHRINKSTREAM_STORAGE_REDIRECT`: redirect to the bucket",
+                    headers={"Location": "signed URL of the image, valid for an hour"},
                 ),
             },
             problems={
                 HTTPStatus.NOT_FOUND: "There is no such image.",
-                HTTPStatus.GONE: "The request's files had their time and were removed.",
-                HTTPStatus.SERVICE_UNAVAILABLE: "The storage doesn't answer; try again after `Retry-After` seconds.",
+                HTTPStatus.GONE: "The request's files have expired and were deleted.",
+                HTTPStatus.SERVICE_UNAVAILABLE: "The storage is unavailable; retry after `Retry-After` seconds.",
             },
             needs_key=False,
         ),

@@ -1,4 +1,4 @@
-"""The words of the route table: one entry registers a route and documents it, so that neither is without the other."""
+"""Route table: one entry both registers a route and documents it in OpenAPI."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -8,15 +8,15 @@ from typing import Any, Literal
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from api.broken_http import expect
+from api.protocol_errors import expect
 
 Content = Mapping[str, Any]
-"""Media type → a type that pydantic can describe; ``bytes`` is content of any form."""
+"""Media type → a type that pydantic can describe; ``bytes``: any content, without a schema."""
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A part of a request's path, query or headers; ``type`` is anything that pydantic can describe."""
+    """A path, query or header parameter; ``type`` is any type that pydantic can describe."""
 
     name: str
     where: Literal["path", "query", "header"]
@@ -26,8 +26,8 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a client is told where all is well; ``headers`` has a description for each."""
+class Response:
+    """A success response; ``headers`` maps each header to its description."""
 
     description: str
     content: Content = field(default_factory=dict)
@@ -36,11 +36,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Route:
-    """One thing that the API does.
+    """One operation of the API.
 
-    ``problems`` has what each error status means here; those that any route may answer with (401, 403, 429, 500) are
-    added to the documents, not here. ``aliases`` are further paths that do the same. ``needs_key`` False: it
-    answers without a key and without a limit.
+    ``problems`` describes the error statuses of this route; those of every route (401, 403, 429, 500) are added in
+    ``openapi.py``. ``aliases`` are further paths of the same operation. ``needs_key`` False: no authentication and no
+    rate limit.
     """
 
     method: Literal["GET", "POST"]
@@ -48,7 +48,7 @@ class Route:
     handler: Handler
     tag: str
     summary: str
-    answers: Mapping[HTTPStatus, Answer]
+    responses: Mapping[HTTPStatus, Response]
     problems: Mapping[HTTPStatus, str] = field(default_factory=dict)
     description: str = ""
     parameters: tuple[Parameter, ...] = ()
@@ -58,17 +58,17 @@ class Route:
 
     @property
     def name(self) -> str:
-        """What generated clients call it."""
+        """The OpenAPI operationId, used by generated clients."""
         return self.handler.__name__
 
-    def spelled_out(self) -> Iterable["Route"]:
-        """This route and each alias as a route of its own."""
+    def expanded(self) -> Iterable["Route"]:
+        """This route and each alias as a separate route."""
         yield replace(self, aliases=())
         for path in self.aliases:
-            note = f"The same as `{self.method} {self.path}`, under the name that other systems' clients know."
+            note = f"Alias of `{self.method} {self.path}`, for clients of other systems."
             yield replace(self, path=path, aliases=(), description=note)
 
     def definitions(self) -> list[web.RouteDef]:
-        """What aiohttp registers; HEAD is answered wherever GET is."""
+        """aiohttp route definitions; GET includes HEAD."""
         add = {"GET": web.get, "POST": web.post}[self.method]
         return [add(path, self.handler, expect_handler=expect) for path in (self.path, *self.aliases)]

@@ -1,12 +1,12 @@
-"""What every answer carries: it is nothing to be run, framed or guessed at, and it doesn't say what it is made with."""
+"""Security headers of every response (CSP, nosniff, framing); hides the server version."""
 
 from collections.abc import Mapping
 
 from aiohttp import web
 
-SERVER = "shrinkstream"  # aiohttp would tell its version and Python's
+SERVER = "shrinkstream"  # aiohttp's default reveals its version and Python's
 
-_UNLESS_GIVEN = {
+_DEFAULTS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -14,8 +14,8 @@ _UNLESS_GIVEN = {
 }
 
 
-def complete(response: web.StreamResponse, more: Mapping[str, str] | None = None) -> None:
-    """Add these headers and ``more`` to an answer, but for those that it has already."""
-    for name, value in {**_UNLESS_GIVEN, **(more or {})}.items():
+def add_security_headers(response: web.StreamResponse, extra: Mapping[str, str] | None = None) -> None:
+    """Add the default headers and ``extra`` to a response; headers that it already has win."""
+    for name, value in {**_DEFAULTS, **(extra or {})}.items():
         response.headers.setdefault(name, value)
     response.headers["Server"] = SERVER

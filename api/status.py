@@ -1,4 +1,4 @@
-"""How far a request is."""
+"""Status of a request, with ETag for conditional requests."""
 
 import hashlib
 from http import HTTPStatus
@@ -9,7 +9,7 @@ from aiohttp import web
 from api.context import CONTEXT
 from api.keys import OWNER
 from api.problems import not_found, unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
@@ -17,29 +17,29 @@ from streams.request.status import Status
 RETRY_AFTER_SECONDS = "1"
 
 REQUEST_ID = Parameter(
-    "request_id", "path", str, "`requestId` of the upload's answer", "b2da3e5f-e062-435c-aaa5-a9d67346ed1d"
+    "request_id", "path", str, "`requestId` of the upload's response", "b2da3e5f-e062-435c-aaa5-a9d67346ed1d"
 )
 REQUEST_PROBLEMS = {
-    HTTPStatus.NOT_FOUND: "There is no such request, or another key made it.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "It is not known just now; try again after `Retry-After` seconds.",
+    HTTPStatus.NOT_FOUND: "There is no such request, or it belongs to another API key.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra is unavailable; retry after `Retry-After` seconds.",
 }
 
 
 async def status_of(request: web.Request) -> Status:
-    """The status of the request that the path names, if it belongs to whoever asks."""
+    """The status of the request in the path. Raises Problem: 404 unless the caller owns it, 503 if unavailable."""
     request_id = request.match_info["request_id"]
     try:
         status = await request.app[CONTEXT].status(request_id)
     except (StaleViewError, CassandraUnavailableError):
-        raise unavailable("the status is not known just now") from None
-    # To another's key a request doesn't exist: not even that it does is told.
+        raise unavailable("cannot read the request's status: Kafka or Cassandra is unavailable") from None
+    # Not 403, which would reveal that the request exists.
     if status is None or status.owner != request[OWNER]:
         raise not_found(request_id)
     return status
 
 
 async def get_status(request: web.Request) -> web.Response:
-    """``GET /api/status/{id}``: the status object, or 304 while it is the one the client has."""
+    """``GET /api/status/{id}``: the status object, or 304 if it matches ``If-None-Match``."""
     status = await status_of(request)
     body = orjson.dumps(status.as_dict())
     headers = {"ETag": f'"{fingerprint(body)}"', "Cache-Control": "no-cache"}
@@ -51,7 +51,7 @@ async def get_status(request: web.Request) -> web.Response:
 
 
 def fingerprint(body: bytes) -> str:
-    """What tells one status object from another."""
+    """ETag and event id of a status object: a hash of its JSON."""
     return hashlib.sha256(body).hexdigest()[:32]
 
 
@@ -67,23 +67,23 @@ def routes() -> list[Route]:
             "/api/status/{request_id}",
             get_status,
             tag="Requests",
-            summary="Tell how far a request is",
-            description="Ask until `status` is `completed`; send the `ETag` back as `If-None-Match`, and the answer is"
-            " 304 without a body until something changed.",
+            summary="Get the status of a request",
+            description="Poll until `status` is not `processing`; with the `ETag` as `If-None-Match`, the response is"
+            " 304 without a body until the status changes.",
             parameters=(
                 REQUEST_ID,
-                Parameter("If-None-Match", "header", str, "`ETag` of the status that the client has"),
+                Parameter("If-None-Match", "header", str, "`ETag` of the client's copy"),
             ),
-            answers={
-                HTTPStatus.OK: Answer(
-                    "How far it is",
+            responses={
+                HTTPStatus.OK: Response(
+                    "The status",
                     {"application/json": Status},
                     {
-                        "ETag": "of this status",
-                        "Retry-After": "seconds until asking again, while processing",
+                        "ETag": "hash of the status",
+                        "Retry-After": "poll interval in seconds, while processing",
                     },
                 ),
-                HTTPStatus.NOT_MODIFIED: Answer("Nothing changed since the status that has this `ETag`"),
+                HTTPStatus.NOT_MODIFIED: Response("The status has not changed"),
             },
             problems=REQUEST_PROBLEMS,
             aliases=("/status/{request_id}",),

@@ -1,8 +1,7 @@
-"""An upload: received into a spool file, checked as a whole, then written as events.
+"""Atomic upload: receive the CSV into a spool file, validate all of it, then publish its events.
 
-The order of the events is what makes an upload atomic: RequestCreated is written when the brokers have every
-ImageRequested. A crash before that leaves images that belong to no request, which nobody is ever told of; a
-crash after it leaves a request that completes.
+RequestCreated is published after the brokers have acknowledged every ImageRequested. A crash before that leaves orphan
+images without a visible request; a crash after it leaves a request that completes.
 """
 
 import asyncio
@@ -34,9 +33,9 @@ from api.idempotency import Claim, IdempotencyKeys
 from api.image_options import ImageOptions
 from api.keys import OWNER
 from api.models import Accepted
-from api.paging import json_answer
+from api.paging import json_response
 from api.problems import Problem, RowProblem, unavailable
-from api.routes import Answer, Parameter, Route
+from api.routes import Parameter, Response, Route
 from api.trace_header import TRACEPARENT, context_of
 from infra import metrics
 from infra.cassandra.session import CassandraUnavailableError
@@ -49,17 +48,17 @@ from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated,
 from streams.progress.view import StaleViewError
 from streams.trace_context import trace_id_of
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
-RECEIVE_TIMEOUT = 900.0  # seconds for one upload in all
-PIECE_TIMEOUT = 30.0  # seconds between two pieces of an upload
+RECEIVE_TIMEOUT = 900.0  # seconds for a whole upload
+READ_TIMEOUT = 30.0  # seconds without data from the client
 WRITE_BUFFER = 256 * 1024
 MAX_FIELD_BYTES = 8 * 1024
 MAX_FIELDS = 100
 MAX_IDEMPOTENCY_KEY_CHARS = 255
-EVENTS_AT_ONCE = 1000
+EVENTS_PER_STEP = 1000
 CSV_THREADS = 2
-NO_ROOM_RETRY_AFTER = "60"
+DISK_FULL_RETRY_AFTER = "60"
 
 RAW_TYPES = frozenset(
     {
@@ -71,15 +70,15 @@ RAW_TYPES = frozenset(
         "application/octet-stream",
     }
 )
-# An empty one is that of a web form that was not filled in, and names no receiver.
+# Empty: a web form field that was left blank; no receiver.
 WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
 
 WebhookEvents = Annotated[
     str, StringConstraints(pattern=r"^(({0})(,({0}))*)?$".format("|".join(map(re.escape, get_args(WebhookKind)))))
 ]
 
-# What aiohttp raises for a form that breaks off, has bad headers or an unknown encoding.
-_BROKEN_FORM = (ValueError, RuntimeError, HttpProcessingError)
+# Raised by aiohttp for a truncated form, bad headers or an unknown encoding.
+_FORM_ERRORS = (ValueError, RuntimeError, HttpProcessingError)
 T = TypeVar("T")
 
 CONTENT_ENCODINGS = ("gzip", "deflate", "identity")
@@ -90,7 +89,7 @@ FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality")
 
 @dataclass
 class Received:
-    """What came with an upload."""
+    """A received upload: the spool file and the form fields."""
 
     path: Path
     traceparent: str | None
@@ -100,48 +99,48 @@ class Received:
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def add_field(self, name: str, value: str) -> None:
-        """Keep a field of the form or the query; an empty one counts as absent."""
+        """Add a form field or query parameter; an empty one counts as absent."""
         if value:
             self.fields.setdefault(name, []).append(value)
 
     @property
     def fingerprint(self) -> str:
-        """The same for the same file with the same fields: what an Idempotency-Key stands for."""
+        """Hash of the file and the fields, to detect an Idempotency-Key that is reused for another upload."""
         if not self.fields:
             return self.sha256
         return hashlib.sha256(orjson.dumps([self.sha256, self.fields], option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class Report(BaseModel):
-    """What an upload would come to; ``rows`` and ``images`` count what was read, bad or not."""
+    """Validation report of an upload; ``rows`` and ``images`` count all that were read, valid or not."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     valid: bool = Field(description="whether the same upload without `validate_only` would be accepted")
     rows: int
     images: int
-    detail: str = Field(description="the outcome in one sentence, for people")
-    errors: list[RowProblem] = Field(description="what is wrong with the first 100 bad rows")
-    error_count: int = Field(description="how many rows are bad in all")
+    detail: str = Field(description="human-readable summary")
+    errors: list[RowProblem] = Field(description="errors of the first 100 bad rows")
+    error_count: int = Field(description="number of bad rows")
 
 
 class UploadForm(BaseModel):
-    """The form of an upload. Whatever its name is, the one part with a file name is the CSV."""
+    """The form of an upload. The one part with a file name is the CSV, whatever the part's name."""
 
     file: bytes = Field(description="the CSV")
-    webhookUrl: WebhookUrl = Field("", description="told when the request is completed; also `webhook_url`")
+    webhookUrl: WebhookUrl = Field("", description="receives the completion webhook; also `webhook_url`")
     webhookEvents: WebhookEvents = Field(
-        "", description="told of these as well: image.processed, image.failed, comma-separated"
+        "", description="additional webhook events, comma-separated: image.processed, image.failed"
     )
-    format: ImageFormat | Literal[""] = Field("", description="format to make; empty: that of each image")
-    quality: Quality | Literal[""] = Field("", description="empty: that of the settings")
+    format: ImageFormat | Literal[""] = Field("", description="output format; empty: the format of each input image")
+    quality: Quality | Literal[""] = Field("", description="empty: the default of the settings")
 
 
 async def upload(request: web.Request) -> web.Response:
     """``POST /api/upload`` and its aliases."""
     validate_only = _flag(request, "validate_only")
     idempotency_key = _idempotency_key(request)
-    with request.app[UPLOADS].one_more():
+    with request.app[UPLOADS].admit():
         return await (_validate(request) if validate_only else _accept(request, idempotency_key))
 
 
@@ -151,14 +150,13 @@ def _flag(request: web.Request, name: str) -> bool:
             return True
         case "false" | "0":
             return False
-    raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter", f"{name} is either true or false")
+    raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter", f"{name} must be true or false")
 
 
-class UploadsUnderWay:
-    """Bounds how many uploads are received, checked and written at once, and so the memory that they take.
+class UploadLimiter:
+    """Bounds the uploads in flight, and so their memory; runs their CPU work in a small thread pool.
 
-    Their work is Python code, of which one thread at a time gets on: more threads would only keep the event loop
-    waiting for its turn.
+    The work is pure Python and serialised by the GIL: more threads would only delay the event loop.
     """
 
     def __init__(self, limit: int) -> None:
@@ -166,18 +164,18 @@ class UploadsUnderWay:
         self.count = 0
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
-    async def in_turn(self, step: Callable[[], T]) -> T:
-        """Run a short step of one upload's work on its file, in turn with those of the others."""
+    async def run(self, step: Callable[[], T]) -> T:
+        """Run a short step of one upload in the thread pool, interleaved with the steps of the other uploads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, step)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Take a place while the upload lasts, or raise a 503 that says when to come back."""
+    def admit(self) -> Iterator[None]:
+        """Count an upload while it is in flight; raise a 503 with Retry-After at the limit."""
         if self.count >= self._limit:
-            raise unavailable(f"{self._limit} uploads are under way already")
+            raise unavailable(f"too many concurrent uploads: the limit of {self._limit} is reached")
         self.count += 1
         try:
             yield
@@ -185,7 +183,7 @@ class UploadsUnderWay:
             self.count -= 1
 
 
-UPLOADS = web.AppKey("uploads", UploadsUnderWay)
+UPLOADS = web.AppKey("uploads", UploadLimiter)
 
 
 async def _validate(request: web.Request) -> web.Response:
@@ -214,7 +212,7 @@ async def _validate(request: web.Request) -> web.Response:
                 errors=[],
                 error_count=0,
             )
-    return json_answer(report)
+    return json_response(report)
 
 
 async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
@@ -235,7 +233,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
             ) from None
         claim = await _claim(context, request[OWNER], idempotency_key, received.fingerprint)
         if claim.is_new or not await _is_request(context, claim):
-            await _write_events(
+            await _publish_events(
                 context,
                 request.app[UPLOADS],
                 claim,
@@ -250,13 +248,13 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
 
 
 def _accepted(request_id: str) -> web.Response:
-    answer = Accepted(message="The file was accepted and its images are being processed.", request_id=request_id)
-    return json_answer(answer, status=HTTPStatus.ACCEPTED, headers={"Location": f"/api/status/{request_id}"})
+    accepted = Accepted(message="The file was accepted and its images are being processed.", request_id=request_id)
+    return json_response(accepted, status=HTTPStatus.ACCEPTED, headers={"Location": f"/api/status/{request_id}"})
 
 
 @asynccontextmanager
 async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Received]:
-    """Stream the upload into a spool file, which is gone afterwards whatever happens."""
+    """Stream the upload into a spool file, which is always deleted on exit."""
     with spool_file(settings.data_dir / "spool", "upload-") as file:
         received = Received(Path(file.name), traceparent=context_of(request))
         try:
@@ -265,32 +263,36 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
             await asyncio.to_thread(file.flush)
         except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
             raise Problem(
-                HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload broke off, or can't be unpacked"
+                HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload was aborted, or can't be decompressed"
             ) from None
         except TimeoutError:
-            raise Problem(HTTPStatus.REQUEST_TIMEOUT, "upload-too-slow", "the upload did not arrive in time") from None
+            raise Problem(
+                HTTPStatus.REQUEST_TIMEOUT,
+                "upload-too-slow",
+                f"upload timed out: no data for {READ_TIMEOUT:g} s, or more than {RECEIVE_TIMEOUT:g} s in total",
+            ) from None
         except OSError as error:
-            log.error("upload can't be kept", path=file.name, error=str(error))
+            logger.error("writing spool file failed", path=file.name, error=str(error))
             raise Problem(
                 HTTPStatus.INSUFFICIENT_STORAGE,
                 "no-room",
-                "there is no room for the upload just now",
-                headers={"Retry-After": NO_ROOM_RETRY_AFTER},
+                f"cannot spool the upload: the server's disk is full; retry after {DISK_FULL_RETRY_AFTER} s",
+                headers={"Retry-After": DISK_FULL_RETRY_AFTER},
             ) from None
         metrics.UPLOAD_BYTES.inc(received.size)
-        for name in FIELDS:  # the form's come before the query's
+        for name in FIELDS:  # form fields take precedence over query parameters
             for value in request.query.getall(name, ()):
                 received.add_field(name, value)
         yield received
 
 
 async def _receive_into(request: web.Request, received: Received, file: BinaryIO, settings: Settings) -> None:
-    # aiohttp unpacks it, a bounded piece at a time; what is counted and written is the unpacked file.
+    # aiohttp decompresses in bounded chunks; size limits apply to the decompressed bytes.
     if request.headers.get("Content-Encoding", "identity").lower() not in CONTENT_ENCODINGS:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             "unsupported-encoding",
-            f"Content-Encoding may be {', '.join(CONTENT_ENCODINGS)}",
+            f"unsupported Content-Encoding: use {', '.join(CONTENT_ENCODINGS)}",
             headers={"Accept-Encoding": ", ".join(CONTENT_ENCODINGS)},
         )
     if request.content_length is not None and request.content_length > settings.max_upload_bytes + WRITE_BUFFER:
@@ -301,7 +303,7 @@ async def _receive_into(request: web.Request, received: Received, file: BinaryIO
         received.content_type = request.headers.get("Content-Type")
         await _spool(request.content.iter_chunked(WRITE_BUFFER), received, file, settings)
         if not received.size:
-            raise Problem(HTTPStatus.BAD_REQUEST, "body-missing", "the request has no body: send the CSV in it")
+            raise Problem(HTTPStatus.BAD_REQUEST, "body-missing", "the request body is empty: send the CSV in it")
     else:
         raise Problem(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
@@ -322,10 +324,10 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
     found = False
     fields = 0
     try:
-        while (part := await _in_time(form.next())) is not None:
+        while (part := await _with_timeout(form.next())) is not None:
             if not isinstance(part, BodyPartReader):
-                raise _bad_form("it has a form inside a form")
-            # The published clients call the part `file`, `csv` or `csvFile`: what counts is that it is a file.
+                raise _bad_form("it has a nested form")
+            # The published clients name the part `file`, `csv` or `csvFile`: any part with a file name is the CSV.
             if part.filename is not None or part.name == "file":
                 if found:
                     raise _bad_form("it has more than one file")
@@ -338,13 +340,13 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
                 raise _bad_form(f"it has more than {MAX_FIELDS} fields")
             if part.name in FIELDS:
                 received.add_field(part.name, value)
-    except _BROKEN_FORM:
-        raise _bad_form("it is broken, or breaks off") from None
+    except _FORM_ERRORS:
+        raise _bad_form("it is malformed or truncated") from None
     if not found:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "file-missing",
-            "the form has no file in it: send the CSV as the part `file`",
+            "the form has no file: send the CSV as the part `file`",
         )
 
 
@@ -357,15 +359,15 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _in_time(piece: Awaitable[T]) -> T:
-    """Wait for the next piece of an upload. Raises TimeoutError where it doesn't come."""
-    async with asyncio.timeout(PIECE_TIMEOUT):
-        return await piece
+async def _with_timeout(read: Awaitable[T]) -> T:
+    """Await a read from the client. Raises TimeoutError after ``READ_TIMEOUT``."""
+    async with asyncio.timeout(READ_TIMEOUT):
+        return await read
 
 
 async def _field(part: BodyPartReader) -> str:
     value = bytearray()
-    while chunk := await _in_time(part.read_chunk(MAX_FIELD_BYTES)):
+    while chunk := await _with_timeout(part.read_chunk(MAX_FIELD_BYTES)):
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
@@ -382,7 +384,7 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
     iterator = aiter(chunks)
     while True:
         try:
-            chunk = await _in_time(anext(iterator))
+            chunk = await _with_timeout(anext(iterator))
         except StopAsyncIteration:
             break
         received.size += len(chunk)
@@ -397,11 +399,11 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
     received.sha256 = digest.hexdigest()
 
 
-def _write(file: BinaryIO, piece: bytes, least_free: int) -> None:
-    """Write if the disk, which may be Kafka's too, has more room than that; else OSError."""
-    if free_bytes(Path(file.name).parent) < least_free:
-        raise OSError(ENOSPC, f"the disk is to keep {least_free:,} bytes free")
-    file.write(piece)
+def _write(file: BinaryIO, chunk: bytes, min_free_bytes: int) -> None:
+    """Write if at least ``min_free_bytes`` of the disk, which Kafka may share, are free; else raise OSError."""
+    if free_bytes(Path(file.name).parent) < min_free_bytes:
+        raise OSError(ENOSPC, f"less than {min_free_bytes:,} bytes are free on the disk")
+    file.write(chunk)
 
 
 def _too_large(limit: int) -> Problem:
@@ -414,38 +416,38 @@ def _too_large(limit: int) -> Problem:
 
 
 def _checked_webhook_url(received: Received, context: Context) -> str | None:
-    """The first URL that is given, if all of them can be used."""
+    """The first webhook URL of the upload. Raises Problem (422) if any of them is invalid or forbidden."""
     urls = [url for name in WEBHOOK_FIELDS for url in received.fields.get(name, ())]
     try:
         for url in urls:
             check_url(url, context.fetch_allow)
     except ForbiddenUrl as error:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "bad-webhook-url", f"webhookUrl can't be used: {error.detail}"
+            HTTPStatus.UNPROCESSABLE_ENTITY, "bad-webhook-url", f"invalid webhookUrl: {error.detail}"
         ) from None
     return urls[0] if urls else context.settings.webhook_url
 
 
 def _checked_webhook_events(received: Received) -> tuple[WebhookKind, ...]:
-    """What the receiver is to be told beside the completion, of which it is told in any case."""
+    """The webhook events to send in addition to ``request.completed``, which is always sent."""
     given = ",".join(received.fields.get(WEBHOOK_EVENTS, ()))
     names = {name.strip() for name in given.split(",")} - {""}
     if unknown := sorted(names - set(get_args(WebhookKind))):
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "bad-webhook-events",
-            f"webhookEvents has {unknown[0][:100]!r}; there are {', '.join(get_args(WebhookKind))}",
+            f"unknown webhook event {unknown[0][:100]!r}: use {', '.join(get_args(WebhookKind))}",
         )
     return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
 
 
-async def _check(received: Received, settings: Settings, uploads: UploadsUnderWay) -> CheckedCsv:
-    """Raises CsvRejected."""
+async def _check(received: Received, settings: Settings, uploads: UploadLimiter) -> CheckedCsv:
+    """Validate the whole CSV. Raises CsvRejected."""
     steps = check_in_steps(
         received.path, max_images=settings.max_images_per_request, content_type=received.content_type
     )
     while True:
-        checked = await uploads.in_turn(partial(next_step, steps))
+        checked = await uploads.run(partial(next_step, steps))
         if checked is not None:
             return checked
 
@@ -463,7 +465,7 @@ def _idempotency_key(request: web.Request) -> str:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "bad-idempotency-key",
-            f"Idempotency-Key may have at most {MAX_IDEMPOTENCY_KEY_CHARS} characters",
+            f"the Idempotency-Key is longer than {MAX_IDEMPOTENCY_KEY_CHARS} characters",
         )
     return key
 
@@ -475,7 +477,7 @@ async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Cl
     try:
         claim = await IdempotencyKeys(context.session).claim(owner, key, new)
     except CassandraUnavailableError:
-        raise unavailable("whether the Idempotency-Key was used before is not known just now") from None
+        raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
     if claim.fingerprint != fingerprint:
         raise Problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -486,16 +488,18 @@ async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Cl
 
 
 async def _is_request(context: Context, claim: Claim) -> bool:
-    """Whether the upload that made the claim got as far as its events."""
+    """Whether the upload that made the claim has published its events."""
     try:
         return await context.status(claim.request_id) is not None
     except (StaleViewError, CassandraUnavailableError):
-        raise unavailable("what became of the upload with this Idempotency-Key is not known just now") from None
+        raise unavailable(
+            "cannot look up the earlier upload with this Idempotency-Key: Kafka or Cassandra is unavailable"
+        ) from None
 
 
-async def _write_events(
+async def _publish_events(
     context: Context,
-    uploads: UploadsUnderWay,
+    uploads: UploadLimiter,
     claim: Claim,
     received: Received,
     checked: CheckedCsv,
@@ -506,12 +510,12 @@ async def _write_events(
 ) -> None:
     bulk = checked.images > context.settings.express_images
     rows = read_rows(received.path, checked)
-    events = _image_requests(rows, claim, owner, options, received.traceparent, bulk=bulk)
+    image_requests = _image_requests(rows, claim, owner, options, received.traceparent, bulk=bulk)
     try:
-        batches = await context.event_log.start_batches()
-        while await uploads.in_turn(partial(_add_some, batches, events)):
+        batches = await context.events.start_batches()
+        while await uploads.run(partial(_add_next, batches, image_requests)):
             await batches.send()
-        await context.event_log.append(
+        await context.events.append(
             RequestCreated(
                 request_id=claim.request_id,
                 time=claim.created_at,
@@ -529,11 +533,11 @@ async def _write_events(
             )
         )
     except KafkaError as error:
-        log.warning("upload not written", request_id=claim.request_id, error=str(error))
-        raise unavailable("Kafka doesn't take the upload's events") from None
+        logger.warning("publishing upload failed", request_id=claim.request_id, error=str(error))
+        raise unavailable("cannot publish the upload's events: Kafka is unavailable") from None
     metrics.REQUESTS_CREATED.inc()
     metrics.IMAGES_REQUESTED.inc(checked.images)
-    log.info(
+    logger.info(
         "request created",
         request_id=claim.request_id,
         trace_id=trace_id_of(claim.request_id, received.traceparent),
@@ -567,17 +571,17 @@ def _image_requests(
             index += 1
 
 
-def _add_some(batches: EventBatches, events: Iterator[ImageRequested]) -> int:
-    """Add the next events, in a thread; returns how many there were."""
+def _add_next(batches: EventBatches, events: Iterator[ImageRequested]) -> int:
+    """Add the next events to the batches, in a thread; returns their number."""
     count = 0
-    for event in islice(events, EVENTS_AT_ONCE):
+    for event in islice(events, EVENTS_PER_STEP):
         batches.add(event)
         count += 1
     return count
 
 
 def routes() -> list[Route]:
-    """The upload under its own name and those of the systems whose clients work unchanged."""
+    """The upload route and its aliases, which clients of other systems use unchanged."""
     return [
         Route(
             "POST",
@@ -585,60 +589,64 @@ def routes() -> list[Route]:
             upload,
             tag="Requests",
             summary="Upload a CSV of image URLs",
-            description="The CSV has the columns `S. No.`, `Product Name` and `Input Image URLs`, in any order and with"
-            " others beside them; a cell holds one or more URLs, separated by commas. It comes as the file of a form,"
-            f" or as the body itself ({', '.join(f'`{name}`' for name in sorted(RAW_TYPES))}), packed with gzip or not."
-            " One bad row refuses all of it, and nothing of it is processed then.",
+            description="The CSV has the columns `S. No.`, `Product Name` and `Input Image URLs`, in any order; extra"
+            " columns are allowed. A cell holds one or more URLs, separated by commas. Send it as the file of a form,"
+            f" or as the body ({', '.join(f'`{name}`' for name in sorted(RAW_TYPES))}), optionally compressed with"
+            " gzip. One bad row rejects the whole CSV; nothing of it is processed then.",
             parameters=(
                 Parameter(
-                    "validate_only", "query", bool, "only tell what would come of it (200); nothing is written or done"
+                    "validate_only", "query", bool, "validate only and answer with a report (200); publish no events"
                 ),
                 Parameter(
                     "webhookUrl",
                     "query",
                     WebhookUrl,
-                    "told when the request is completed; also `webhook_url`, and also as a field of the form",
+                    "receives the completion webhook; also `webhook_url`; also accepted as a form field",
                     "https://shop.example/hook",
                 ),
                 Parameter(
                     WEBHOOK_EVENTS,
                     "query",
                     WebhookEvents,
-                    "what the receiver is told beside the completion, comma-separated; or a form field",
+                    "additional webhook events, comma-separated; also accepted as a form field",
                     "image.processed,image.failed",
                 ),
                 Parameter(
-                    "format", "query", ImageFormat, "format to make; without: that of each image; or a form field"
+                    "format",
+                    "query",
+                    ImageFormat,
+                    "output format, default: the format of each input image; also accepted as a form field",
                 ),
-                Parameter("quality", "query", Quality, "1 to 100; without: that of the settings; or a form field"),
+                Parameter(
+                    "quality", "query", Quality, "1 to 100, default: from the settings; also accepted as a form field"
+                ),
                 Parameter(
                     "Idempotency-Key",
                     "header",
                     Annotated[str, StringConstraints(max_length=MAX_IDEMPOTENCY_KEY_CHARS)],
-                    "makes an upload safe to repeat: the same key and file within 24 hours are answered with the first"
+                    "makes an upload safe to retry: the same key, file and fields within 24 hours return the first"
                     " request's id",
                     "order-4711",
                 ),
                 TRACEPARENT,
             ),
             body={"multipart/form-data": UploadForm, "text/csv": str},
-            answers={
-                HTTPStatus.ACCEPTED: Answer(
-                    "The upload is a request now", {"application/json": Accepted}, {"Location": "its status"}
+            responses={
+                HTTPStatus.ACCEPTED: Response(
+                    "The upload was accepted", {"application/json": Accepted}, {"Location": "URL of the status"}
                 ),
-                HTTPStatus.OK: Answer("With `validate_only`: what would come of it", {"application/json": Report}),
+                HTTPStatus.OK: Response("With `validate_only`: the validation report", {"application/json": Report}),
             },
             problems={
-                HTTPStatus.BAD_REQUEST: "The form or the packed body can't be read, or broke off.",
-                HTTPStatus.REQUEST_TIMEOUT: "The upload did not arrive in time.",
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The CSV is too large, packed or unpacked.",
+                HTTPStatus.BAD_REQUEST: "The form or the compressed body is malformed or truncated.",
+                HTTPStatus.REQUEST_TIMEOUT: "The upload timed out.",
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The CSV is too large, compressed or decompressed.",
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is neither a form nor a CSV.",
-                HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV can't be used, each bad row named in `errors`; or the webhook"
-                " URL or the Idempotency-Key can't.",
-                HTTPStatus.INSUFFICIENT_STORAGE: "The API's disk has no room for the upload just now; try again after"
-                " `Retry-After` seconds.",
-                HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra doesn't answer, or too many uploads are under way;"
-                " try again after `Retry-After` seconds.",
+                HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV is invalid, with each bad row in `errors`; or a parameter is"
+                " invalid, or the Idempotency-Key was used for another upload.",
+                HTTPStatus.INSUFFICIENT_STORAGE: "The API's disk is full; retry after `Retry-After` seconds.",
+                HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra is unavailable, or there are too many concurrent"
+                " uploads; retry after `Retry-After` seconds.",
             },
             aliases=("/api/images/upload", "/upload"),
         )

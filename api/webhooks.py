@@ -1,4 +1,4 @@
-"""What became of telling a request's receiver, and telling it again."""
+"""Webhook deliveries of a request, and their manual redelivery."""
 
 import asyncio
 from http import HTTPStatus
@@ -10,9 +10,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api.context import CONTEXT
-from api.paging import json_answer
+from api.paging import json_response
 from api.problems import Problem, unavailable
-from api.routes import Answer, Route
+from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events import WebhookKind, WebhookRedeliveryRequested
@@ -20,9 +20,9 @@ from streams.projections.webhooks.delivery import Delivery, DeliveryState
 from streams.projections.webhooks.message import completion_id
 from streams.request.webhook import WebhookState
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
-RUNS_SHOWN = 20
+MAX_RUNS_SHOWN = 20
 
 
 class _Shown(BaseModel):
@@ -30,29 +30,29 @@ class _Shown(BaseModel):
 
 
 class WebhookAttemptShown(_Shown):
-    """One POST to the receiver."""
+    """One delivery attempt: a POST to the receiver."""
 
     attempt: int
     time: AwareDatetime
-    status: int | None = Field(description="HTTP status, if there was an answer")
+    status: int | None = Field(description="HTTP status; null without a response")
     milliseconds: int
-    reason: str | None = Field(description="why it is no success; null on success")
+    reason: str | None = Field(description="reason of the failure; null on success")
 
 
 class WebhookMessageShown(_Shown):
-    """One message to the receiver: one for each time that the request was completed."""
+    """One webhook message: there is one per completion of the request."""
 
-    webhook_id: str = Field(description="`webhook-id` of every attempt")
+    webhook_id: str = Field(description="`webhook-id` of every delivery attempt")
     type: WebhookKind
-    run: int = Field(description="0, and one more after each retry of the failed images")
+    run: int = Field(description="run that was completed: 0, then incremented by each retry")
     url: str
     state: DeliveryState
-    next_attempt_at: AwareDatetime | None = Field(description="null if no further attempt is to be made")
+    next_attempt_at: AwareDatetime | None = Field(description="null if no further delivery attempt is scheduled")
     attempts: list[WebhookAttemptShown]
 
 
 class WebhookShown(_Shown):
-    """Everything about a request's webhook."""
+    """The webhook of a request: its state, messages and delivery attempts."""
 
     request_id: str
     webhook: WebhookState | None = Field(description="as in the status object; null without a receiver")
@@ -60,7 +60,7 @@ class WebhookShown(_Shown):
 
 
 class RedeliveryAccepted(_Shown):
-    """The answer to a wish for a redelivery."""
+    """A manual redelivery was accepted."""
 
     message: str
     request_id: str
@@ -68,26 +68,26 @@ class RedeliveryAccepted(_Shown):
 
 
 async def get_webhook(request: web.Request) -> web.Response:
-    """``GET /api/requests/{id}/webhook``: the messages about a request and every attempt at them."""
+    """``GET /api/requests/{id}/webhook``: the webhook messages of a request and their delivery attempts."""
     status = await status_of(request)
     shown = WebhookShown(
         request_id=status.request_id,
         webhook=status.webhook,
         messages=[_shown(delivery) for delivery in await _deliveries(request, status.request_id)],
     )
-    return json_answer(shown)
+    return json_response(shown)
 
 
 async def redeliver(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/webhook/redeliver``: send the last message again, with the same id.
 
-    Asked for twice before it is sent, it is sent once. A message that still waits for its next attempt is sent
-    at once. 409 while there is no message, because the request is not completed or has no receiver.
+    Idempotent until the next delivery attempt. A message that waits for a scheduled attempt is sent at once.
+    409 without a message: the request is not completed or has no receiver.
     """
     status = await status_of(request)
     deliveries = await _deliveries(request, status.request_id)
     if not deliveries:
-        raise Problem(HTTPStatus.CONFLICT, "no-webhook", "there is no webhook to send: no receiver, or not completed")
+        raise Problem(HTTPStatus.CONFLICT, "no-webhook", "no webhook to redeliver: no receiver, or not completed")
     delivery = deliveries[0]
     assert delivery.origin is not None
     event = WebhookRedeliveryRequested(
@@ -99,29 +99,29 @@ async def redeliver(request: web.Request) -> web.Response:
         traceparent=delivery.origin.traceparent,
     )
     try:
-        await request.app[CONTEXT].event_log.append(event)
+        await request.app[CONTEXT].events.append(event)
     except KafkaError as error:
-        log.warning("redelivery not written", request_id=status.request_id, error=str(error))
-        raise unavailable("Kafka doesn't take the redelivery") from None
+        logger.warning("appending redelivery failed", request_id=status.request_id, error=str(error))
+        raise unavailable("cannot append the redelivery: Kafka is unavailable") from None
     accepted = RedeliveryAccepted(
         message="The webhook is being sent again.", request_id=status.request_id, webhook_id=delivery.webhook_id
     )
-    return json_answer(
+    return json_response(
         accepted, status=HTTPStatus.ACCEPTED, headers={"Location": f"/api/requests/{status.request_id}/webhook"}
     )
 
 
 async def _deliveries(request: web.Request, request_id: str) -> list[Delivery]:
-    """The messages about a request's completions, newest first."""
+    """The completion messages of a request, newest first."""
     context = request.app[CONTEXT]
     try:
         completion = (await context.history.lifecycle(request_id, patience=0)).completion
         if completion is None:
             return []
-        runs = range(completion.run, max(-1, completion.run - RUNS_SHOWN), -1)
+        runs = range(completion.run, max(-1, completion.run - MAX_RUNS_SHOWN), -1)
         loaded = await asyncio.gather(*(context.deliveries.load(completion_id(request_id, number)) for number in runs))
     except CassandraUnavailableError:
-        raise unavailable("the history doesn't answer") from None
+        raise unavailable("cannot read the webhook deliveries: Cassandra is unavailable") from None
     return [delivery for delivery in loaded if delivery.origin is not None]
 
 
@@ -154,10 +154,10 @@ def routes() -> list[Route]:
             "/api/requests/{request_id}/webhook",
             get_webhook,
             tag="Webhooks",
-            summary="Tell what became of a request's webhook",
-            description="The messages to its receiver, and every attempt at them.",
+            summary="Get the webhook deliveries of a request",
+            description="The webhook messages and all their delivery attempts.",
             parameters=(REQUEST_ID,),
-            answers={HTTPStatus.OK: Answer("The messages", {"application/json": WebhookShown})},
+            responses={HTTPStatus.OK: Response("The messages", {"application/json": WebhookShown})},
             problems=REQUEST_PROBLEMS,
         ),
         Route(
@@ -165,18 +165,20 @@ def routes() -> list[Route]:
             "/api/requests/{request_id}/webhook/redeliver",
             redeliver,
             tag="Webhooks",
-            summary="Send a request's webhook again",
-            description="The last message, with the same `webhook-id`. Asked for twice before it is sent, it is sent"
-            " once; one that still waits for its next attempt is sent at once.",
+            summary="Redeliver the webhook of a request",
+            description="Sends the last message again, with the same `webhook-id`. Idempotent until the next delivery"
+            " attempt; a message that waits for a scheduled attempt is sent at once.",
             parameters=(REQUEST_ID,),
-            answers={
-                HTTPStatus.ACCEPTED: Answer(
-                    "It is being sent", {"application/json": RedeliveryAccepted}, {"Location": "what becomes of it"}
+            responses={
+                HTTPStatus.ACCEPTED: Response(
+                    "The redelivery was accepted",
+                    {"application/json": RedeliveryAccepted},
+                    {"Location": "URL of the webhook deliveries"},
                 )
             },
             problems={
                 **REQUEST_PROBLEMS,
-                HTTPStatus.CONFLICT: "There is nothing to send: no receiver, or the request is not completed.",
+                HTTPStatus.CONFLICT: "No webhook to redeliver: no receiver, or the request is not completed.",
             },
         ),
     ]

@@ -69,10 +69,10 @@ def _settings(**overrides: Any) -> "Settings":
 
 
 def _settings_of_system() -> "Settings":
-    """As ``_settings``; where no servers are set, those of an `up` that runs on the same data dir."""
-    from infra.cli.running_up import of_running_up
+    """As ``_settings``; without servers in the settings, those of an `up` on the same data dir."""
+    from infra.cli.discovery import discover
 
-    return of_running_up(_settings())
+    return discover(_settings())
 
 
 def _quiet_logs() -> None:

@@ -101,8 +101,8 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
     topics = Topics(settings.topic_prefix)
     rebuild_id = str(uuid4())
     report = Report()
-    event_log = EventLog(settings, role="replay")
-    await event_log.start()
+    events = EventLog(settings, role="replay")
+    await events.start()
     try:
         async with LogReader.open(settings) as reader:
             answers = await reader.partitions(topics.progress_tasks)
@@ -110,7 +110,7 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
                 answers = [partition_of(request_id.encode(), answers)]
             positions = await reader.ends(answers)
             for partition in answers:
-                await event_log.append(
+                await events.append(
                     ProgressRebuildRequested(
                         request_id=request_id or rebuild_id,
                         rebuild_id=rebuild_id,
@@ -134,7 +134,7 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
     except TimeoutError:
         raise ExplainedError(f"no progress worker has answered within {REBUILD_TIMEOUT:g} s") from None
     finally:
-        await event_log.stop()
+        await events.stop()
     return report
 
 

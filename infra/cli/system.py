@@ -23,7 +23,7 @@ from infra.metrics import Role
 from infra.settings import Settings, environment_of
 from infra.supervisor import Supervised, Supervisor
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 TARGETS = "prometheus-targets.json"
 """The file in the data dir that says where each process tells its metrics."""

@@ -31,7 +31,7 @@ async def ask(server: BaseTestServer) -> tuple[asyncio.StreamReader, asyncio.Str
 
 async def until_broken_off(logs: list[EventDict]) -> None:
     async def told() -> bool:
-        return any(entry["event"] == "answer broken off" for entry in logs)
+        return any(entry["event"] == "response aborted" for entry in logs)
 
     await eventually(told)
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
@@ -60,7 +60,7 @@ async def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_
 async def test_a_client_that_reads_nothing_is_dropped(
     settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "SLOW_CLIENT", 0.3)
+    monkeypatch.setattr(results, "WRITE_TIMEOUT", 0.3)
     store_large_image(settings)
 
     async with serving_api(settings) as (server, _):

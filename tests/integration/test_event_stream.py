@@ -68,8 +68,8 @@ async def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(setting
 async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memory(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_stream, "SLOW_CLIENT", 0.5)
-    monkeypatch.setattr(event_stream, "LEAST_PAUSE", 0.0)
+    monkeypatch.setattr(event_stream, "WRITE_TIMEOUT", 0.5)
+    monkeypatch.setattr(event_stream, "MIN_INTERVAL", 0.0)
     monkeypatch.setattr(event_stream, "_data", lambda status: b"x" * 4_000_000 + b"%d" % status.succeeded)
 
     async with serving_api(settings) as (server, app), Changelog(settings) as changelog:

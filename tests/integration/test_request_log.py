@@ -49,7 +49,7 @@ async def test_other_requests_events_are_left_out(settings: Settings, request_id
 async def test_no_more_than_so_many_records_are_read_and_that_is_said(settings: Settings, request_id: str) -> None:
     status = status_of(request_id, status="completed")
     events = [failed(requested(request_id, index=index)) for index in range(20)]
-    log = await log_of(settings, events, status, most_records=15)
+    log = await log_of(settings, events, status, max_records=15)
     assert sum(entry.results.failed for entry in log.entries if entry.results) <= 15
     assert not log.whole
 

@@ -28,7 +28,7 @@ FORM_BEGUN = b'2f\r\n--b\r\nContent-Disposition: form-data; name="file\r\n'
 async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content_type: str, begun: bytes
 ) -> None:
-    monkeypatch.setattr(uploads, "PIECE_TIMEOUT", 0.2)
+    monkeypatch.setattr(uploads, "READ_TIMEOUT", 0.2)
     settings = Settings(data_dir=tmp_path)
 
     async def receive(request: web.Request) -> web.Response:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.models import RequestLog
-from api.request_log import MOST_ENTRIES, MOST_INTERVALS
+from api.request_log import MAX_ENTRIES, MAX_INTERVALS
 from api.request_log import log_of as log_of_timeline
 from streams.events import (
     EVENT_CLASSES,
@@ -26,7 +26,7 @@ from tests.support.examples import NOON, REQUEST_ID, completed, created, failed,
 
 
 def log_of(*events: Event) -> RequestLog:
-    timeline = Timeline(with_repeats=False, most_intervals=MOST_INTERVALS, most_lines=MOST_ENTRIES)
+    timeline = Timeline(with_repeats=False, most_intervals=MAX_INTERVALS, most_lines=MAX_ENTRIES)
     for offset, event in enumerate(events):
         timeline.add(Logged(event, event.time, event.topic, 0, offset, "w"))
     return log_of_timeline(timeline)
@@ -74,7 +74,7 @@ def test_intervals_sum_up_every_result(outcomes: list[tuple[int, bool]]) -> None
     entries = log_of(*results).entries
     sums = [entry.results for entry in entries if entry.results]
     good = sum(good for _, good in outcomes)
-    assert len(entries) <= MOST_INTERVALS
+    assert len(entries) <= MAX_INTERVALS
     assert sum(each.succeeded for each in sums) == good
     assert sum(each.failed for each in sums) == len(outcomes) - good
     assert sum(each.input_bytes for each in sums) == 1000 * good
@@ -91,10 +91,10 @@ def test_result_of_retry_counts_on_its_own() -> None:
 def test_log_with_too_many_events_is_not_whole() -> None:
     events = [
         ImagesRequestedAgain(request_id=REQUEST_ID, heal=heal, missing=1, image_offsets={}, time=NOON)
-        for heal in range(MOST_ENTRIES + 1)
+        for heal in range(MAX_ENTRIES + 1)
     ]
     log = log_of(*events)
-    assert len(log.entries) == MOST_ENTRIES
+    assert len(log.entries) == MAX_ENTRIES
     assert not log.whole
 
 
@@ -104,15 +104,15 @@ def test_log_with_too_many_events_is_not_whole() -> None:
         (RequestCancelled(request_id=REQUEST_ID), "The request was cancelled"),
         (
             WebhookAttempted(request_id=REQUEST_ID, webhook_id="msg_1", attempt=2, milliseconds=31, status=500),
-            "Webhook, attempt 2: HTTP 500 after 31 ms",
+            "Webhook, delivery attempt 2: HTTP 500 after 31 ms",
         ),
         (
             WebhookAttempted(request_id=REQUEST_ID, webhook_id="msg_1", attempt=1, milliseconds=7, reason="refused"),
-            "Webhook, attempt 1: refused after 7 ms",
+            "Webhook, delivery attempt 1: refused after 7 ms",
         ),
         (
             WebhookFailed(request_id=REQUEST_ID, webhook_id="msg_1", attempts=1, reason="gone"),
-            "The webhook is given up after 1 attempt: gone",
+            "Webhook failed after 1 delivery attempt: gone",
         ),
         (
             RequestExpired(request_id=REQUEST_ID, stage="done"),

@@ -57,7 +57,7 @@ def test_colours_equal_the_browsers(kind: str, chromium: Browser) -> None:
 
 
 def test_gamma_and_chromaticities_equal_the_browsers(chromium: Browser) -> None:
-    chunks = [(gama(value),) for value in (20_000, 45_455, 55_556, 100_000)]
+    chunks: list[tuple[bytes, ...]] = [(gama(value),) for value in (20_000, 45_455, 55_556, 100_000)]
     chunks += [(*one, chrm(*ADOBE)) for one in chunks]
     for answer in answers(chromium, "png", [png(*some) for some in chunks]):
         assert isinstance(answer, Compared), answer

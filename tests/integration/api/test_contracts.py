@@ -70,7 +70,7 @@ def test_every_operation_has_a_name_of_its_own_and_describes_its_answers(openapi
 
 
 def test_every_route_that_needs_a_key_says_so(openapi: Any) -> None:
-    for route in chain.from_iterable(route.spelled_out() for route in route_table()):
+    for route in chain.from_iterable(route.expanded() for route in route_table()):
         operation = openapi["paths"][route.path.replace(":.+", "")][route.method.lower()]
         assert bool(operation["security"]) == route.needs_key
         assert ("401" in operation["responses"]) == route.needs_key

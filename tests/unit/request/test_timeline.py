@@ -191,5 +191,5 @@ def test_json_line_has_all_fields() -> None:
         "worker": "w0@host-1",
         "traceparent": requested().own_traceparent,
         "repeat": False,
-        "text": "Image 0 is asked for: https://shop.example/0.jpg",
+        "text": "Image 0 requested: https://shop.example/0.jpg",
     }
