@@ -1,40 +1,40 @@
-// The API as this page uses it: keys, problems and the stream of a request's status.
+// API client of the page: authentication, problem details and the event stream of a request.
 
-import { askForKey, key } from "./key.js";
+import { key, promptForKey } from "./key.js";
 
-const SILENCE_MS = 45_000; // the server says something every 15 s
-const FIRST_PAUSE_MS = 1000;
-const LONGEST_PAUSE_MS = 15_000;
+const IDLE_TIMEOUT_MS = 45_000; // the server sends a heartbeat every 15 s
+const MIN_BACKOFF_MS = 1000;
+const MAX_BACKOFF_MS = 15_000;
 
-/** What the server says is wrong (RFC 9457), or that there was no answer (status 0). */
+/** Problem details of an error response (RFC 9457), or a network error (status 0). */
 export class Problem extends Error {
   constructor(status, details = {}) {
-    super(details.detail ?? (status ? `The server answers with HTTP ${status}.` : "The server can't be reached."));
+    super(details.detail ?? (status ? `The server answered with HTTP ${status}.` : "The server is unreachable."));
     this.status = status;
     this.details = details;
   }
 
-  get mayPass() {
+  get isTransient() {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }
 }
 
-/** The server's answer. Raises Problem for anything but success, and the signal's AbortError. */
+/** Fetch from the API. Throws Problem for an error response, and AbortError when the signal aborts. */
 export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
   for (;;) {
     const sent = key();
     const authorization = sent === null ? {} : { Authorization: `Bearer ${encodeHeader(sent)}` };
-    let answer;
+    let response;
     try {
-      answer = await fetch(path, { method, body, headers: { ...headers, ...authorization }, signal, cache: "no-store" });
+      response = await fetch(path, { method, body, headers: { ...headers, ...authorization }, signal, cache: "no-store" });
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new Problem(0);
     }
-    if (answer.ok) return answer;
-    if (answer.status !== 401) throw new Problem(answer.status, await detailsOf(answer));
-    // Somebody may have given a better one meanwhile.
-    if (key() === sent) await askForKey();
+    if (response.ok) return response;
+    if (response.status !== 401) throw new Problem(response.status, await detailsOf(response));
+    // A concurrent call may have prompted for a new key already.
+    if (key() === sent) await promptForKey();
   }
 }
 
@@ -42,7 +42,7 @@ export async function json(path, options) {
   return (await call(path, options)).json();
 }
 
-/** Save what the server sends as a file: a link could not carry the key. */
+/** Download a response as a file: a link could not send the API key. */
 export async function save(path, name) {
   const url = URL.createObjectURL(await (await call(path)).blob());
   const link = document.createElement("a");
@@ -53,54 +53,54 @@ export async function save(path, name) {
 }
 
 /**
- * Tell each new status of a request until it is no longer processed or the signal aborts; come back after every
- * break. EventSource would do, could it send a key. Raises Problem where coming back can't help.
+ * Follow the status of a request until it is not `processing` or the signal aborts; reconnects with backoff.
+ * Replaces EventSource, which can't send an API key. Throws Problem for a permanent error.
  */
 export async function follow(id, { signal, onStatus, onConnection }) {
   let last = "";
-  let pause = FIRST_PAUSE_MS;
+  let backoff = MIN_BACKOFF_MS;
   while (!signal.aborted) {
-    const silence = new AbortController();
+    const idle = new AbortController();
     let timer = 0;
-    const heard = () => {
+    const resetTimeout = () => {
       clearTimeout(timer);
-      timer = setTimeout(() => silence.abort(), SILENCE_MS);
+      timer = setTimeout(() => idle.abort(), IDLE_TIMEOUT_MS);
     };
     try {
-      heard();
-      const answer = await call(`/api/requests/${encodeURIComponent(id)}/events`, {
+      resetTimeout();
+      const response = await call(`/api/requests/${encodeURIComponent(id)}/events`, {
         headers: { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) },
-        signal: AbortSignal.any([signal, silence.signal]),
+        signal: AbortSignal.any([signal, idle.signal]),
       });
-      if (answer.status === 204) return;
+      if (response.status === 204) return;
       onConnection(true);
-      for await (const event of eventsOf(answer.body, heard)) {
+      for await (const event of eventsOf(response.body, resetTimeout)) {
         if (event.data === undefined) continue;
         last = event.id ?? last;
-        pause = FIRST_PAUSE_MS;
+        backoff = MIN_BACKOFF_MS;
         const status = JSON.parse(event.data);
         onStatus(status);
         if (status.status !== "processing") return;
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof Problem && !error.mayPass) throw error;
+      if (error instanceof Problem && !error.isTransient) throw error;
       onConnection(false);
     } finally {
       clearTimeout(timer);
     }
-    await sleep(pause, signal);
-    pause = Math.min(2 * pause, LONGEST_PAUSE_MS);
+    await sleep(backoff, signal);
+    backoff = Math.min(2 * backoff, MAX_BACKOFF_MS);
   }
 }
 
-async function* eventsOf(stream, heard) {
+async function* eventsOf(stream, onData) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
-    heard();
+    onData();
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
     for (const block of blocks) {
@@ -119,13 +119,13 @@ export function sleep(milliseconds, signal) {
   });
 }
 
-async function detailsOf(answer) {
+async function detailsOf(response) {
   try {
-    return await answer.json();
+    return await response.json();
   } catch {
-    return {}; // a proxy's page
+    return {}; // an error page of a proxy
   }
 }
 
-// A header holds bytes: others would make fetch throw, and no key of the server's has them.
+// fetch throws for a header with other characters, which no valid key has.
 const encodeHeader = (text) => text.replace(/[^\x20-\x7e]/g, "?");

@@ -1,4 +1,4 @@
-// Which view is shown: the address says it (#/, #/requests/ID), so that it survives a reload and can be passed on.
+// Hash router (#/, #/requests/ID): views survive a reload and can be shared as links.
 
 import { el } from "./dom.js";
 import { showForgetButton } from "./key.js";
@@ -10,7 +10,7 @@ let leaving = new AbortController();
 let first = true;
 
 function show() {
-  if (location.hash === "#content") return; // the link that skips the header
+  if (location.hash === "#content") return; // the skip link
   leaving.abort();
   leaving = new AbortController();
   const request = /^#\/requests\/([\w-]{1,64})$/.exec(location.hash);
@@ -23,7 +23,7 @@ function show() {
   scrollTo(0, 0);
 }
 
-// A file dropped beside its place would replace the page.
+// A file dropped outside the drop zone would navigate away.
 for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
 addEventListener("unhandledrejection", (event) => {
   content.prepend(el("p", { class: "card bad", role: "alert" }, `Something went wrong: ${event.reason?.message ?? event.reason}`));

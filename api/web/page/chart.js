@@ -1,14 +1,14 @@
-// Bytes before and after, as they added up over time.
+// Chart of the cumulative bytes downloaded and stored over time.
 
 import { el, svg } from "./dom.js";
 import { bytes, clockTime } from "./format.js";
 
 const WIDTH = 600;
 const HEIGHT = 160;
-const MOST_POINTS = 400;
+const MAX_POINTS = 400;
 
 export function savingsChart() {
-  let points = []; // {time, before, after}: sums so far, in order of time
+  let points = []; // {time, before, after}: cumulative sums, ordered by time
   const before = svg("path", { class: "area before" });
   const after = svg("path", { class: "area after" });
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" },
@@ -41,19 +41,19 @@ export function savingsChart() {
   return {
     element,
 
-    /** The next point, from a status. */
+    /** Add a point from a status. */
     add(status) {
       const point = { time: Date.parse(status.updatedAt), before: status.inputBytes, after: status.outputBytes };
       if (points.length === 0) points.push({ time: Date.parse(status.createdAt), before: 0, after: 0 });
       const last = points.at(-1);
       if (point.time <= last.time || (point.before === last.before && point.after === last.after)) return;
       points.push(point);
-      if (points.length > MOST_POINTS) points = points.filter((_, place) => place % 2 === 0 || place === points.length - 1);
+      if (points.length > MAX_POINTS) points = points.filter((_, index) => index % 2 === 0 || index === points.length - 1);
       draw();
     },
 
-    /** What was before this view was opened, from the log. */
-    begin(entries) {
+    /** Prepend the points before this view was opened, from the log. */
+    prepend(entries) {
       const created = entries.find((entry) => entry.event === "RequestCreated");
       const past = created ? [{ time: Date.parse(created.time), before: 0, after: 0 }] : [];
       let [sumBefore, sumAfter] = [0, 0];

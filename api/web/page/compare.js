@@ -1,36 +1,36 @@
-// Before and after in one place, with a slider between them: a range input, so that every key and finger moves it.
+// Before/after comparison with a slider: a range input, which keyboard and touch can operate.
 
 import { el, isWebUrl, linkTo } from "./dom.js";
 import { bytes, savedPercent } from "./format.js";
 
-/** Show the `place`-th of some images that succeeded; the others are a key away. */
-export function compareImages(images, place) {
+/** Open a dialog for `images[index]`, with navigation to the others; all of them succeeded. */
+export function compareImages(images, index) {
   const heading = el("h2", { id: "compare-title" });
   const stage = el("div", { class: "stage" });
   const facts = el("p", { class: "facts" });
   const links = el("p", { class: "links" });
-  const back = el("button", { type: "button", "aria-label": "Previous image", onClick: () => show(place - 1) }, "Previous");
-  const on = el("button", { type: "button", "aria-label": "Next image", onClick: () => show(place + 1) }, "Next");
+  const back = el("button", { type: "button", "aria-label": "Previous image", onClick: () => show(index - 1) }, "Previous");
+  const forward = el("button", { type: "button", "aria-label": "Next image", onClick: () => show(index + 1) }, "Next");
   const dialog = el("dialog", { class: "compare", "aria-labelledby": "compare-title" },
     el("div", { class: "compare-head" }, heading,
       el("button", { type: "button", class: "quiet", "aria-label": "Close", onClick: () => dialog.close() }, "✕")),
-    stage, facts, el("div", { class: "compare-foot" }, back, links, on));
+    stage, facts, el("div", { class: "compare-foot" }, back, links, forward));
 
   function show(next) {
-    place = next;
-    const image = images[place];
+    index = next;
+    const image = images[index];
     heading.textContent = image.productName;
     stage.replaceChildren(...slider(image));
     facts.textContent = `${bytes(image.inputBytes)} before, ${bytes(image.outputBytes)} after`
       + ` (−${savedPercent(image.inputBytes, image.outputBytes)} %) · ${image.width} × ${image.height} ${image.format.toUpperCase()}`;
     links.replaceChildren(linkTo(image.inputUrl, "Original"), " · ", linkTo(image.outputUrl, "Compressed"));
-    back.disabled = place === 0;
-    on.disabled = place === images.length - 1;
+    back.disabled = index === 0;
+    forward.disabled = index === images.length - 1;
   }
 
   dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
   dialog.addEventListener("close", () => dialog.remove());
-  show(place);
+  show(index);
   document.body.append(dialog);
   dialog.showModal();
   dialog.querySelector("input")?.focus();
@@ -44,7 +44,7 @@ function slider(image) {
   const box = el("div", { class: "slider" }, after, before,
     el("span", { class: "label left", "aria-hidden": "true" }, "Before"), el("span", { class: "label right", "aria-hidden": "true" }, "After"),
     range, el("span", { class: "handle", "aria-hidden": "true" }));
-  const missing = el("p", { class: "soft", hidden: true }, "The original can't be shown: its server doesn't give it to this page any more.");
+  const missing = el("p", { class: "soft", hidden: true }, "The original can't be shown: its server no longer serves it to this page.");
   const move = () => {
     box.style.setProperty("--split", `${range.value}%`);
     range.setAttribute("aria-valuetext", `${range.value} % original`);

@@ -1,16 +1,16 @@
-// Pasted URLs as a CSV.
+// Builds a CSV from pasted URLs.
 
 const HEADER = "S. No.,Product Name,Input Image URLs";
 
-/** A CSV with a row for each of the URLs, which are separated by white space; whether they are any is for the server. */
+/** A CSV with one row per white-space-separated URL, or null without any. The server validates the URLs. */
 export function csvOfUrls(text) {
-  const rows = text.split(/\s+/).filter(Boolean).map((url, place) => [place + 1, nameOf(url), url].map(quoted).join(","));
+  const rows = text.split(/\s+/).filter(Boolean).map((url, index) => [index + 1, nameOf(url), url].map(quoted).join(","));
   return rows.length ? [HEADER, ...rows, ""].join("\r\n") : null;
 }
 
 const quoted = (cell) => `"${String(cell).replaceAll('"', '""')}"`;
 
-/** The file name without its ending is the best that a URL tells of the product. */
+/** Product name from a URL: the file name without its extension. */
 function nameOf(url) {
   const file = url.replace(/[?#].*/, "").split("/").pop().replace(/\.\w+$/, "");
   try {

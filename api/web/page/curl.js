@@ -1,8 +1,8 @@
-// What the page does, as commands for a terminal.
+// curl commands equivalent to the page's actions.
 
 import { key } from "./key.js";
 
-/** The commands about a request: {name, command}. `upload` is what made it, where that is known. */
+/** The commands for a request: {name, command}. `upload`: its upload, if it was made in this tab. */
 export function commandsFor(status, upload) {
   const id = status.requestId;
   const commands = [
@@ -20,20 +20,20 @@ export function commandsFor(status, upload) {
   return commands.map(([name, command]) => ({ name, command }));
 }
 
-// The key itself is not put where it would be copied into tickets and histories.
+// A variable instead of the key, which must not leak into tickets and shell histories.
 const authorization = () => (key() === null ? "" : '-H "Authorization: Bearer $SHRINKSTREAM_API_KEY" ');
 
 const address = (path) => quoted(location.origin + path);
 
 function formOf(upload) {
   const { name, webhookUrl } = upload ?? { name: "products.csv" };
-  // curl reads a file's name up to a comma or semicolon unless it stands in quotes.
+  // curl ends an unquoted file name at a comma or semicolon.
   const file = /^[\w. -]+$/.test(name) ? name : `"${name.replace(/[\\"]/g, "\\$&")}"`;
   const hook = webhookUrl ? ` --form-string ${quoted(`webhookUrl=${webhookUrl}`)}` : "";
   return `-F ${quoted(`file=@${file}`)}${hook}`;
 }
 
-/** As one word of a POSIX shell. */
+/** Quote a word for a POSIX shell. */
 export function quoted(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -1,14 +1,14 @@
-// Building elements. Data becomes text or attributes, never markup.
+// DOM helpers. Data becomes text or attributes, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const ON = /^on([A-Z])/;
 
-/** An element; properties named onClick… are listeners, others attributes (false, null: left out; true: empty). */
+/** Create an element; properties named onClick… are listeners, others attributes (false, null: omitted; true: empty). */
 export function el(tag, properties = {}, ...children) {
   return fill(document.createElement(tag), properties, children);
 }
 
-/** The same, for drawings. */
+/** Create an SVG element. */
 export function svg(tag, properties = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), properties, children);
 }
@@ -22,7 +22,7 @@ function fill(element, properties, children) {
   return element;
 }
 
-/** A URL of somebody else's as a link, if following it can do no harm; as text if it can. */
+/** An untrusted URL as a link if it is http(s), otherwise as text (javascript: URLs). */
 export function linkTo(url, text = url) {
   if (!isWebUrl(url)) return el("span", { class: "url" }, text);
   return el("a", { class: "url", href: url, target: "_blank", rel: "noopener noreferrer" }, text);
@@ -36,7 +36,7 @@ export function isWebUrl(url) {
   }
 }
 
-/** Tell screen readers what changed elsewhere on the page. */
+/** Announce a change to screen readers. */
 export function announce(text) {
   const announcer = document.getElementById("announcer");
   if (announcer.textContent !== text) announcer.textContent = text;

@@ -1,4 +1,4 @@
-// Numbers and times as people read them, in the words of the browser's language.
+// Formatting of numbers, bytes and times.
 
 const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
 const count = new Intl.NumberFormat("en");
@@ -19,7 +19,7 @@ export function bytes(value) {
   }).format(value);
 }
 
-/** How much of `before` is gone, in whole percent. */
+/** Savings in whole percent of `before`. */
 export function savedPercent(before, after) {
   return before > 0 ? Math.floor(((before - after) / before) * 100) : 0;
 }

@@ -1,4 +1,4 @@
-// The images of a request, a page at a time: however many there are, the page holds few.
+// Paged image list of a request: a bounded number of DOM nodes for any number of images.
 
 import { json } from "./api.js";
 import { compareImages } from "./compare.js";
@@ -7,17 +7,17 @@ import { bytes, number, savedPercent } from "./format.js";
 
 const PAGE = 24;
 const REFRESH_MS = 1500;
-const MOST_ANSWERS = 20; // for one page: where only few images are wanted, an answer may have none and lead on
+const MAX_CALLS = 20; // per page: with a status filter, a response may be empty and still have a cursor
 
 const KINDS = [["", "All"], ["succeeded", "Compressed"], ["failed", "Failed"]];
 
 export function imageList(path, signal) {
   const grid = el("ul", { class: "grid-of-images", "aria-live": "off" });
   const note = el("p", { class: "soft", role: "status" });
-  const place = el("span", { class: "soft" });
+  const pageLabel = el("span", { class: "soft" });
   const back = el("button", { type: "button", onClick: () => turn(-1) }, "Previous");
-  const on = el("button", { type: "button", onClick: () => turn(1) }, "Next");
-  const pager = el("nav", { class: "pager", "aria-label": "Pages of images" }, back, place, on);
+  const forward = el("button", { type: "button", onClick: () => turn(1) }, "Next");
+  const pager = el("nav", { class: "pager", "aria-label": "Pages of images" }, back, pageLabel, forward);
   const kinds = KINDS.map(([kind, name]) =>
     el("button", { type: "button", class: "tab", "aria-pressed": String(kind === ""), onClick: () => choose(kind) }, name));
   const element = el("section", { class: "card", "aria-labelledby": "images" },
@@ -26,7 +26,7 @@ export function imageList(path, signal) {
     note, grid, pager);
 
   let kind = "";
-  let starts = [null]; // the cursor of each page up to this one and the next
+  let cursors = [null]; // cursor of each page up to the next one
   let page = 0;
   let cards = new Map(); // image index → {text, element}
   let items = [];
@@ -37,8 +37,8 @@ export function imageList(path, signal) {
 
   function choose(chosen) {
     kind = chosen;
-    kinds.forEach((button, number_) => button.setAttribute("aria-pressed", String(KINDS[number_][0] === kind)));
-    starts = [null];
+    kinds.forEach((button, index) => button.setAttribute("aria-pressed", String(KINDS[index][0] === kind)));
+    cursors = [null];
     page = 0;
     load();
   }
@@ -51,9 +51,9 @@ export function imageList(path, signal) {
   async function load() {
     const mine = ++loading;
     let found = [];
-    let cursor = starts[page];
+    let cursor = cursors[page];
     try {
-      for (let answer = 0; answer < MOST_ANSWERS && found.length < PAGE; answer += 1) {
+      for (let calls = 0; calls < MAX_CALLS && found.length < PAGE; calls += 1) {
         const query = new URLSearchParams({ limit: PAGE - found.length, ...(kind && { status: kind }), ...(cursor && { cursor }) });
         const part = await json(`${path}/images?${query}`, { signal });
         found = found.concat(part.items);
@@ -65,7 +65,7 @@ export function imageList(path, signal) {
       return;
     }
     if (mine !== loading) return;
-    starts[page + 1] = cursor;
+    cursors[page + 1] = cursor;
     draw(found);
   }
 
@@ -79,15 +79,15 @@ export function imageList(path, signal) {
     }
     cards = kept;
     const wanted = [...kept.values()].map((each) => each.element);
-    // Only what changed is touched, so that focus and scrolling stay.
-    wanted.forEach((each, number_) => { if (grid.children[number_] !== each) grid.insertBefore(each, grid.children[number_] ?? null); });
+    // Unchanged nodes are not touched, which preserves focus and scroll position.
+    wanted.forEach((each, index) => { if (grid.children[index] !== each) grid.insertBefore(each, grid.children[index] ?? null); });
     while (grid.children.length > wanted.length) grid.lastElementChild.remove();
     note.textContent = found.length ? "" : kind === "failed" ? "No image has failed." : "No images here yet.";
-    const more = starts[page + 1] !== null && starts[page + 1] !== undefined;
+    const more = cursors[page + 1] !== null && cursors[page + 1] !== undefined;
     pager.hidden = page === 0 && !more;
     back.disabled = page === 0;
-    on.disabled = !more;
-    place.textContent = kind || !status ? `Page ${page + 1}` : `Page ${page + 1} of ${number(Math.ceil(status.total / PAGE))}`;
+    forward.disabled = !more;
+    pageLabel.textContent = kind || !status ? `Page ${page + 1}` : `Page ${page + 1} of ${number(Math.ceil(status.total / PAGE))}`;
   }
 
   function compare(image) {
@@ -98,16 +98,16 @@ export function imageList(path, signal) {
   return {
     element,
 
-    /** Tell how far the request is: the images of this page may have their results now. */
+    /** Show a new status: reloads the page of images, throttled, if results were added. */
     show(now) {
       const ended = now.status !== "processing" && status?.status !== now.status;
-      const news = status === null || status.succeeded + status.failed !== now.succeeded + now.failed || status.status !== now.status;
+      const changed = status === null || status.succeeded + status.failed !== now.succeeded + now.failed || status.status !== now.status;
       status = now;
-      kinds.forEach((button, number_) => {
-        const amount = [now.total, now.succeeded, now.failed][number_];
-        button.textContent = `${KINDS[number_][1]} ${number(amount)}`;
+      kinds.forEach((button, index) => {
+        const amount = [now.total, now.succeeded, now.failed][index];
+        button.textContent = `${KINDS[index][1]} ${number(amount)}`;
       });
-      if (!news) return;
+      if (!changed) return;
       if (loading === 0 || ended) {
         clearTimeout(timer);
         timer = 0;
@@ -127,7 +127,7 @@ function card(image, compare) {
     picture = el("button", { type: "button", class: "picture", "aria-label": `Compare ${name} before and after`, onClick: compare },
       isWebUrl(image.outputUrl) ? el("img", { src: image.outputUrl, alt: "", loading: "lazy", decoding: "async" }) : "No preview");
     caption.push(el("span", { class: "soft" }, image.keptOriginal
-      ? `${bytes(image.inputBytes)}, already small: kept as it was`
+      ? `${bytes(image.inputBytes)}, already small: original kept`
       : `${bytes(image.inputBytes)} → ${bytes(image.outputBytes)}`));
     caption.push(savedBar(image));
   } else if (image.status === "failed") {

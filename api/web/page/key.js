@@ -1,16 +1,16 @@
-// The API key, where the server wants one: asked for once, kept until the tab is closed.
+// API key: prompted for after a 401, kept in the session storage of the tab.
 
 import { el } from "./dom.js";
 
 const STORED = "shrinkstream.key";
-let asking = null;
+let pendingPrompt = null;
 
 export const key = () => sessionStorage.getItem(STORED);
 
-/** Ask for a key; all that need one wait for the same answer. */
-export function askForKey() {
-  asking ??= ask().finally(() => { asking = null; });
-  return asking;
+/** Prompt for a key; concurrent calls share one prompt. */
+export function promptForKey() {
+  pendingPrompt ??= openPrompt().finally(() => { pendingPrompt = null; });
+  return pendingPrompt;
 }
 
 export function showForgetButton() {
@@ -22,7 +22,7 @@ export function showForgetButton() {
   };
 }
 
-function ask() {
+function openPrompt() {
   const refused = key() !== null;
   sessionStorage.removeItem(STORED);
   return new Promise((resolve) => {
@@ -32,12 +32,12 @@ function ask() {
     });
     const dialog = el("dialog", { class: "ask", "aria-labelledby": "key-title" },
       el("form", { method: "dialog" },
-        el("h2", { id: "key-title" }, "This server wants a key"),
+        el("h2", { id: "key-title" }, "This server requires an API key"),
         el("p", { id: "key-hint", class: refused ? "bad" : "soft" },
           refused ? "That key was not accepted. Please check it." : "It is kept in this tab only, until you close it."),
         el("label", { for: "key" }, "API key"), input,
         el("button", { class: "primary" }, "Continue")));
-    dialog.addEventListener("cancel", (event) => event.preventDefault()); // nothing works without it
+    dialog.addEventListener("cancel", (event) => event.preventDefault()); // the page needs a key
     dialog.addEventListener("close", () => {
       dialog.remove();
       sessionStorage.setItem(STORED, input.value.trim());

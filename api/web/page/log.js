@@ -1,4 +1,4 @@
-// What happened when, as the stored events tell it.
+// Log of a request, from its events.
 
 import { json } from "./api.js";
 import { el } from "./dom.js";
@@ -11,15 +11,15 @@ export function eventLog(path, signal) {
   const element = el("details", { class: "card" }, el("summary", {}, el("h2", {}, "What happened when")), list, note, again);
   let reading = 0;
 
-  /** Read the log; the chart is told what it says of the time before. */
+  /** Load the log, and prepend it to the chart. */
   async function refresh(chart) {
     const mine = ++reading;
     try {
       const log = await json(`${path}/log`, { signal });
       if (mine !== reading) return;
       list.replaceChildren(...log.entries.map(line));
-      note.textContent = log.whole ? "" : "There is more than can be shown here.";
-      chart?.begin(log.entries);
+      note.textContent = log.whole ? "" : "The log is truncated.";
+      chart?.prepend(log.entries);
     } catch (problem) {
       if (!signal.aborted && mine === reading) note.textContent = problem.message;
     }

@@ -1,4 +1,4 @@
-// The requests there are, newest first.
+// Recent requests, newest first.
 
 import { json } from "./api.js";
 import { el } from "./dom.js";
@@ -9,7 +9,7 @@ const PAGE = 10;
 export function recentRequests(signal) {
   const list = el("ul", { class: "requests" });
   const note = el("p", { class: "soft" }, "Loading …");
-  const more = el("button", { type: "button", class: "quiet", hidden: true, onClick: () => load() }, "Show older ones");
+  const more = el("button", { type: "button", class: "quiet", hidden: true, onClick: () => load() }, "Show older requests");
   let cursor = null;
 
   async function load() {
@@ -20,7 +20,7 @@ export function recentRequests(signal) {
       cursor = page.nextCursor;
       more.hidden = cursor === null;
       note.hidden = list.childElementCount > 0;
-      note.textContent = "None yet. The first one will be listed here.";
+      note.textContent = "None yet. Your requests will be listed here.";
     } catch (problem) {
       if (signal.aborted) return;
       note.hidden = false;
@@ -45,7 +45,7 @@ function line(status) {
     pill(status)));
 }
 
-/** The state of a request in a word, never by colour alone. */
+/** Status badge of a request; not by colour alone, for accessibility. */
 export function pill(status) {
   const state = status.status === "completed" && status.failed ? "partly" : status.status;
   const words = {

@@ -1,4 +1,4 @@
-// One request: how far it is, what it saved, its images, its log.
+// Request view: progress, savings, images, log.
 
 import { call, follow, json, Problem, save, sleep } from "./api.js";
 import { savingsChart } from "./chart.js";
@@ -10,7 +10,7 @@ import { eventLog } from "./log.js";
 import { pill } from "./recent.js";
 import { uploadOf } from "./uploads.js";
 
-const LOOK_MS = 4000;
+const POLL_MS = 4000;
 
 export function requestView(id, signal) {
   const path = `/api/requests/${encodeURIComponent(id)}`;
@@ -26,7 +26,7 @@ export function requestView(id, signal) {
   const commands = commandList(uploadOf(id) === null ? null : "Upload");
   const body = el("div", { class: "stack", hidden: true }, progress.element, chart.element, gallery.element, log.element, commands.element);
   let shown = null;
-  let lost = false;
+  let disconnected = false;
   let watches = 0;
 
   const cancel = action("Cancel", "", async () => show(await json(`${path}/cancel`, { method: "POST" })), "Cancel");
@@ -40,21 +40,21 @@ export function requestView(id, signal) {
   function action(label, kind, run, name) {
     const button = el("button", { type: "button", class: kind, hidden: true }, label);
     button.addEventListener("click", async () => {
-      if (button.ariaBusy === "true") return; // not disabled, which would take the focus away
+      if (button.ariaBusy === "true") return; // instead of disabled, which would lose the focus
       button.ariaBusy = "true";
-      complain(null);
+      showError(null);
       try {
         await run();
         commands.done(name);
       } catch (problem) {
-        complain(`${label}: ${problem.message}`);
+        showError(`${label}: ${problem.message}`);
       }
       button.ariaBusy = "false";
     });
     return button;
   }
 
-  function complain(text) {
+  function showError(text) {
     notice.hidden = text === null;
     notice.textContent = text ?? "";
   }
@@ -84,41 +84,41 @@ export function requestView(id, signal) {
       log.refresh(chart);
       if (ended) announce(status.status === "completed"
         ? `Completed: ${number(status.succeeded)} of ${images(status.total)} compressed, ${number(status.failed)} failed`
-        : status.status === "expired" ? "Expired: its files were removed" : "Cancelled");
+        : status.status === "expired" ? "Expired: its files were deleted" : "Cancelled");
     }
   }
 
-  function connected(there) {
-    if (there !== lost) return;
-    lost = !there;
-    complain(there ? null : "The connection is lost; trying again …");
+  function setConnected(connected) {
+    if (connected !== disconnected) return;
+    disconnected = !connected;
+    showError(connected ? null : "The connection is lost; trying again …");
   }
 
-  // The stream of events ends with the request; its webhook may take longer, and is looked for while somebody looks.
+  // The event stream ends with the request; a pending webhook is polled for while the page is visible.
   async function watch() {
     const mine = ++watches;
-    const over = () => signal.aborted || mine !== watches;
-    while (!over()) {
+    const isStale = () => signal.aborted || mine !== watches;
+    while (!isStale()) {
       try {
         show(await json(`/api/status/${encodeURIComponent(id)}`, { signal }));
-        connected(true);
-        if (shown.status === "processing") await follow(id, { signal, onStatus: show, onConnection: connected });
-        else if (shown.webhook === "pending") await lookAgain(over);
+        setConnected(true);
+        if (shown.status === "processing") await follow(id, { signal, onStatus: show, onConnection: setConnected });
+        else if (shown.webhook === "pending") await pollInterval(isStale);
         else return;
       } catch (problem) {
-        if (over()) return;
-        if (!(problem instanceof Problem && problem.mayPass)) {
-          complain(problem.message);
+        if (isStale()) return;
+        if (!(problem instanceof Problem && problem.isTransient)) {
+          showError(problem.message);
           return;
         }
-        connected(false);
-        await lookAgain(over);
+        setConnected(false);
+        await pollInterval(isStale);
       }
     }
   }
 
-  async function lookAgain(over) {
-    do await sleep(LOOK_MS, signal); while (document.hidden && !over());
+  async function pollInterval(isStale) {
+    do await sleep(POLL_MS, signal); while (document.hidden && !isStale());
   }
 
   watch();
@@ -131,7 +131,7 @@ export function requestView(id, signal) {
 function progressCard() {
   const bar = el("progress", { max: "100", value: "0", "aria-label": "Progress" });
   const done = el("b");
-  const pace = el("span", { class: "soft" });
+  const rate = el("span", { class: "soft" });
   const big = el("strong", { class: "big" });
   const percent = el("span", { class: "soft" });
   const before = meter("Before");
@@ -146,7 +146,7 @@ function progressCard() {
     bar.value = status.progress;
     done.textContent = `${status.progress} % · ${number(ready)} of ${images(status.total)}`;
     bar.classList.toggle("stopped", status.status === "cancelled");
-    pace.textContent = status.status === "processing" ? paceOf(status, ready) : "";
+    rate.textContent = status.status === "processing" ? rateOf(status, ready) : "";
     big.textContent = bytes(Math.max(0, status.inputBytes - status.outputBytes));
     percent.textContent = status.inputBytes ? `saved, ${savedPercent(status.inputBytes, status.outputBytes)} % of all bytes` : "saved so far";
     before.show(status.inputBytes, status.inputBytes);
@@ -159,8 +159,8 @@ function progressCard() {
     announced = quarter;
   }
 
-  /** Since this view was opened: an hour's pause before it must not slow the estimate. */
-  function paceOf(status, ready) {
+  /** Throughput since this view was opened; an earlier pause must not distort the estimate. */
+  function rateOf(status, ready) {
     const now = performance.now();
     if (first === null || ready < first.ready) first = { now, ready };
     const perSecond = (ready - first.ready) / ((now - first.now) / 1000);
@@ -170,7 +170,7 @@ function progressCard() {
   }
 
   const element = el("section", { class: "card progress", "aria-label": "Progress and savings" },
-    el("div", { class: "progress-line" }, done, pace), bar,
+    el("div", { class: "progress-line" }, done, rate), bar,
     el("div", { class: "sums" },
       el("p", { class: "saved" }, big, percent),
       el("div", { class: "meters" }, before.element, after.element),
@@ -199,7 +199,7 @@ function commandList(justDone) {
 
   function draw() {
     const text = JSON.stringify([commands, justDone]);
-    if (text === drawn) return; // a selection in it stays
+    if (text === drawn) return; // preserves a text selection
     drawn = text;
     list.replaceChildren(...commands.toSorted((a, b) => (b.name === justDone) - (a.name === justDone)).map(({ name, command }) => {
       const code = el("code", {}, command);
@@ -211,7 +211,7 @@ function commandList(justDone) {
           announce("Copied");
           setTimeout(() => { copy.textContent = "Copy"; }, 2000);
         } catch {
-          getSelection().selectAllChildren(code); // no clipboard without https: one key is left to press
+          getSelection().selectAllChildren(code); // the clipboard API requires https
           copy.textContent = "Press Ctrl+C";
         }
       });

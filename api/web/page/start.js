@@ -1,4 +1,4 @@
-// The first view: choose a CSV or paste URLs, see what is wrong with them, start; and the requests there are.
+// Start view: choose a CSV or paste URLs, validate, upload; recent requests.
 
 import { json } from "./api.js";
 import { csvOfUrls } from "./csv.js";
@@ -11,7 +11,7 @@ export function startView(signal) {
   const outcome = el("div", { class: "outcome", "aria-live": "polite" });
   let earlier = new AbortController();
   const check = (file, origin) => {
-    earlier.abort(); // its answer may be the later one
+    earlier.abort(); // its response may arrive later than the new one
     earlier = new AbortController();
     checked(file, origin, outcome, AbortSignal.any([signal, earlier.signal]));
   };
@@ -19,16 +19,16 @@ export function startView(signal) {
   const input = el("input", { id: "file", type: "file", accept: ".csv,.tsv,.txt,text/csv", class: "unseen" });
   input.addEventListener("change", () => {
     if (input.files.length) check(input.files[0], "file");
-    input.value = ""; // the same file, corrected, is a change again
+    input.value = ""; // so that choosing the same file again fires a change event
   });
-  const place = el("label", { for: "file", class: "drop" },
+  const dropZone = el("label", { for: "file", class: "drop" },
     el("span", { class: "drop-mark", "aria-hidden": "true" }, "↓"),
     el("strong", {}, "Drop a CSV here"),
     el("span", { class: "soft" }, "or choose a file"));
-  place.addEventListener("dragover", () => place.classList.add("over"));
-  place.addEventListener("dragleave", () => place.classList.remove("over"));
-  place.addEventListener("drop", (event) => {
-    place.classList.remove("over");
+  dropZone.addEventListener("dragover", () => dropZone.classList.add("over"));
+  dropZone.addEventListener("dragleave", () => dropZone.classList.remove("over"));
+  dropZone.addEventListener("drop", (event) => {
+    dropZone.classList.remove("over");
     const [file] = event.dataTransfer.files;
     if (file) check(file, "file");
   });
@@ -45,12 +45,12 @@ export function startView(signal) {
   return el("div", { class: "stack" },
     el("section", { class: "hero" },
       el("h1", { tabindex: "-1" }, "Smaller product images"),
-      el("p", { class: "lead" }, "Give a CSV of image URLs; get the images back compressed, and a CSV with their new addresses.")),
+      el("p", { class: "lead" }, "Upload a CSV of image URLs; get compressed images, and a CSV with their new URLs.")),
     el("section", { class: "card", "aria-label": "New request" },
       el("div", { class: "ways" },
-        el("div", {}, input, place),
+        el("div", {}, input, dropZone),
         el("div", { class: "paste" },
-          el("label", { for: "urls" }, "Or paste image URLs, one a line"), text,
+          el("label", { for: "urls" }, "Or paste image URLs, one per line"), text,
           el("button", { type: "button", onClick: pasted }, "Check these URLs"))),
       el("p", { class: "soft hint" }, "Columns: ", el("b", {}, "S. No."), ", ", el("b", {}, "Product Name"), ", ",
         el("b", {}, "Input Image URLs"), ". ",
@@ -68,20 +68,20 @@ async function checked(file, origin, outcome, signal) {
     if (!signal.aborted) outcome.replaceChildren(el("p", { class: "bad", role: "alert" }, problem.message));
     return;
   }
-  outcome.replaceChildren(report.valid ? starting(file, report, outcome) : complaints(file, report, origin));
+  outcome.replaceChildren(report.valid ? uploadForm(file, report, outcome) : errorTable(file, report, origin));
   outcome.querySelector("h2").focus();
 }
 
-function starting(file, report, outcome) {
-  // The same key when the button is pressed again after a lost answer: one request all the same.
+function uploadForm(file, report, outcome) {
+  // One idempotency key per form: a retry after a lost response creates no second request.
   const idempotencyKey = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const hook = el("input", { id: "hook", type: "url", placeholder: "https://shop.example/hook", autocomplete: "off" });
-  const complaint = el("p", { class: "bad", role: "alert", hidden: true });
+  const error = el("p", { class: "bad", role: "alert", hidden: true });
   const button = el("button", { class: "primary" }, `Compress ${images(report.images)}`);
   const form = el("form", {},
     el("details", {}, el("summary", {}, "Webhook (optional)"),
-      el("label", { for: "hook" }, "Called when all is done"), hook),
-    complaint,
+      el("label", { for: "hook" }, "Called when the request is completed"), hook),
+    error,
     el("div", { class: "row" }, button,
       el("button", { type: "button", class: "quiet", onClick: () => outcome.replaceChildren() }, "Not this one")));
   form.addEventListener("submit", async (event) => {
@@ -96,8 +96,8 @@ function starting(file, report, outcome) {
       rememberUpload(accepted.requestId, { name: file.name, webhookUrl });
       location.hash = `#/requests/${accepted.requestId}`;
     } catch (problem) {
-      complaint.hidden = false;
-      complaint.textContent = problem.message;
+      error.hidden = false;
+      error.textContent = problem.message;
       button.disabled = false;
       button.textContent = "Try again";
     }
@@ -108,7 +108,7 @@ function starting(file, report, outcome) {
     form);
 }
 
-function complaints(file, report, origin) {
+function errorTable(file, report, origin) {
   const pasted = origin === "urls";
   const more = report.errorCount > report.errors.length;
   return el("section", { class: "found" },
@@ -119,9 +119,9 @@ function complaints(file, report, origin) {
       : `${report.detail}. Nothing was started.`),
     report.errors.length > 0 && el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Errors" },
       el("table", {},
-        el("thead", {}, el("tr", {}, ...[pasted ? "URL" : "Line", "Column", "What is wrong"].map((name) => el("th", { scope: "col" }, name)))),
+        el("thead", {}, el("tr", {}, ...[pasted ? "URL" : "Line", "Column", "Error"].map((name) => el("th", { scope: "col" }, name)))),
         el("tbody", {}, report.errors.map((error) => el("tr", {},
-          el("td", { class: "figure" }, number(pasted ? error.row - 1 : error.row)), // after the header's line
+          el("td", { class: "figure" }, number(pasted ? error.row - 1 : error.row)), // without the header line
           el("td", {}, error.column ?? "–"),
           el("td", {}, error.message)))))));
 }

@@ -1,4 +1,4 @@
-// What was uploaded from this tab: only for the command that repeats it.
+// Uploads of this tab, for the curl command that repeats them.
 
 const PREFIX = "shrinkstream.upload.";
 
@@ -6,7 +6,7 @@ export function rememberUpload(id, upload) {
   sessionStorage.setItem(PREFIX + id, JSON.stringify(upload));
 }
 
-/** What was uploaded, or null if it was not from this tab. */
+/** The upload of a request, or null if it was not made in this tab. */
 export function uploadOf(id) {
   return JSON.parse(sessionStorage.getItem(PREFIX + id));
 }

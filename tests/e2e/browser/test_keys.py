@@ -60,7 +60,7 @@ def test_a_key_is_asked_for_sent_with_everything_and_kept_in_the_tab_only(
     page: Page, complaints: list[str], guarded: str, shop: Shop
 ) -> None:
     page.goto(guarded)
-    dialog = page.get_by_role("dialog", name="This server wants a key")
+    dialog = page.get_by_role("dialog", name="This server requires an API key")
     dialog.get_by_label("API key").fill("wrong")
     page.keyboard.press("Enter")
     expect(dialog.get_by_text("That key was not accepted.")).to_be_visible()

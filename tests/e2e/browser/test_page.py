@@ -119,7 +119,7 @@ def test_of_two_files_the_later_counts_however_long_checking_the_earlier_takes(p
 
 def test_pasted_urls_become_a_request_and_a_wrong_one_is_named(page: Page, system: System, shop: Shop) -> None:
     page.goto(system.url)
-    field = page.get_by_label("Or paste image URLs, one a line")
+    field = page.get_by_label("Or paste image URLs, one per line")
     check = page.get_by_role("button", name="Check these URLs")
     check.click()
     expect(page.get_by_text("Paste at least one URL first.")).to_be_visible()
