@@ -1,4 +1,4 @@
-"""The command line: ``shrinkstream``."""
+"""Command-line interface: ``shrinkstream``."""
 
 from infra.cli.main import main
 

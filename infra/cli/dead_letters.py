@@ -1,4 +1,4 @@
-"""``shrinkstream dead-letters``: records that could not be read, and sending them back."""
+"""``shrinkstream dead-letters``: list dead letters and republish them."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ SHOWN_BYTES = 120
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A record that was put aside: where it came from, what it is, what is wrong with it."""
+    """A record of the dead-letter topic, with its origin and its decoding error."""
 
     topic: str
     partition: int
@@ -26,7 +26,8 @@ class DeadLetter:
     value: bytes
 
     @property
-    def place(self) -> tuple[str, int, int]:
+    def origin(self) -> tuple[str, int, int]:
+        """Topic, partition and offset of the original record."""
         return (self.topic, self.partition, self.offset)
 
     def as_dict(self) -> dict[str, object]:
@@ -62,9 +63,10 @@ async def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
 
 
 async def retry_dead_letters(settings: Settings, topic: str | None) -> None:
-    """Write the records back to where they came from, for instance after an upgrade that can read them.
+    """Republish dead letters to their original topics, for instance after an upgrade that can decode them.
 
-    One that still can't be read is put aside again; what was read already is a repeat, and changes nothing.
+    A record that still can't be decoded becomes a dead letter again; one that was already processed is a duplicate
+    without effect.
     """
     producer = Producer(settings)
     await producer.start()
@@ -76,11 +78,11 @@ async def retry_dead_letters(settings: Settings, topic: str | None) -> None:
                 sent += 1
     finally:
         await producer.stop()
-    click.echo(f"{sent} records written back")
+    click.echo(f"{sent} records republished")
 
 
 async def _letters(settings: Settings) -> list[DeadLetter]:
-    """Each record once, although every consumer group that met it put it aside."""
+    """The dead letters without duplicates: each consumer group publishes its own."""
     topics = Topics(settings.topic_prefix)
     await require_topics(settings, [topics.dead_letters])
     letters: dict[tuple[str, int, int], DeadLetter] = {}
@@ -89,5 +91,5 @@ async def _letters(settings: Settings) -> list[DeadLetter]:
         async for records in reader.read(dict.fromkeys(partitions)):
             for record in records:
                 letter = DeadLetter.of(record)
-                letters[letter.place] = letter
-    return sorted(letters.values(), key=lambda letter: letter.place)
+                letters[letter.origin] = letter
+    return sorted(letters.values(), key=lambda letter: letter.origin)

@@ -1,4 +1,4 @@
-"""``shrinkstream demo``: the sample images through the whole system, with a receiver for the webhook."""
+"""``shrinkstream demo``: end-to-end demo with sample images and a webhook receiver."""
 
 import asyncio
 import csv
@@ -30,12 +30,12 @@ from infra.settings import Settings
 SAMPLES = Path(__file__).parents[1] / "demo"
 WEBHOOK_TIMEOUT = 30.0
 STALL_SECONDS = 60.0
-"""Seconds without progress after which the demo fails: with seven images that is no slow machine."""
+"""Seconds without progress after which the demo fails; with seven images even a slow machine needs less."""
 LOG_LINES = 5
 
 
 class DemoFailedError(ExplainedError):
-    """The demo did not come to its end; the message says where, the details are the last lines of the logs."""
+    """The demo failed; the message says at which step, the details are the last lines of the logs."""
 
     def __init__(self, reason: str, details: Sequence[str] = ()) -> None:
         super().__init__(reason)
@@ -43,14 +43,14 @@ class DemoFailedError(ExplainedError):
 
 
 async def run_demo(settings: Settings, *, keep_data: bool, stall_seconds: float = STALL_SECONDS) -> None:
-    """Run the demo; without ``keep_data`` everything that it made is gone afterwards.
+    """Run the demo; without ``keep_data`` its data is deleted afterwards.
 
     Raises DemoFailedError, also after ``stall_seconds`` without progress.
     """
     console = Console(stderr=True)
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C: what it made goes
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C: clean up
     data_dir = settings.data_dir if keep_data else Path(tempfile.mkdtemp(prefix="shrinkstream-demo-"))
     try:
         async with _shop(WebhookBox()) as shop:
@@ -65,25 +65,25 @@ async def run_demo(settings: Settings, *, keep_data: bool, stall_seconds: float 
             async with running_system(settings, compress_workers=1) as ready:
                 console.print(f"ready at http://{ready.own_address}")
                 await _show(ready, shop, console, stall_seconds)
-            console.print("everything is stopped again")
+            console.print("all processes stopped")
     finally:
         if not keep_data:
             await asyncio.to_thread(shutil.rmtree, data_dir, ignore_errors=True)
 
 
 class WebhookBox:
-    """Where the shop's webhook arrives."""
+    """Queue of received webhooks."""
 
     def __init__(self) -> None:
-        self.arrived: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=100)
+        self.received: asyncio.Queue[dict[str, object]] = asyncio.Queue(maxsize=100)
 
 
 class Shop:
-    """The loopback host that has the sample images and wants to be told."""
+    """Loopback server that serves the sample images and receives the webhook."""
 
     def __init__(self, address: str, box: WebhookBox) -> None:
         self.address = address
-        self.webhooks = box.arrived
+        self.webhooks = box.received
 
     def csv(self) -> bytes:
         return (SAMPLES / "products.csv").read_bytes().replace(b"http://SHOP", f"http://{self.address}".encode())
@@ -92,7 +92,7 @@ class Shop:
 @asynccontextmanager
 async def _shop(box: WebhookBox) -> AsyncIterator[Shop]:
     async def receive(request: web.Request) -> web.Response:
-        box.arrived.put_nowait(
+        box.received.put_nowait(
             {
                 "id": request.headers.get("webhook-id"),
                 "signature": request.headers.get("webhook-signature"),
@@ -134,29 +134,29 @@ async def _show(settings: Settings, shop: Shop, console: Console, stall_seconds:
     try:
         webhook = await asyncio.wait_for(shop.webhooks.get(), WEBHOOK_TIMEOUT)
     except TimeoutError:
-        raise DemoFailedError(f"no webhook arrived within {WEBHOOK_TIMEOUT:g} s") from None
+        raise DemoFailedError(f"no webhook received within {WEBHOOK_TIMEOUT:g} s") from None
     body = webhook["body"]
     assert isinstance(body, dict)
-    click.echo(f"webhook {webhook['id']} arrived: {body['type']}, signed {str(webhook['signature'])[:16]}…")
+    click.echo(f"webhook {webhook['id']} received: {body['type']}, signed {str(webhook['signature'])[:16]}…")
     if status["failed"]:
         raise DemoFailedError(f"{status['failed']} of the sample images failed")
 
 
 async def _follow(client: Client, request_id: str, stall: asyncio.Timeout, seconds: float) -> dict[str, Any]:
-    """Follow a request to its end; each image that settles puts ``stall`` off by ``seconds``."""
+    """Follow a request to its end; each settled image extends the ``stall`` deadline by ``seconds``."""
     settled = -1
 
-    def note(status: dict[str, Any]) -> None:
+    def extend_deadline(status: dict[str, Any]) -> None:
         nonlocal settled
         if (now := status["succeeded"] + status["failed"]) != settled:
             settled = now
             stall.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    return await follow(client, request_id, note)
+    return await follow(client, request_id, extend_deadline)
 
 
 def last_lines(folder: Path) -> list[str]:
-    """The last lines of each log in a folder, after the name of its process."""
+    """The last lines of each log in a folder, prefixed with the process name."""
     lines = []
     for file in sorted(folder.glob("*.log")):
         tail = file.read_text(errors="replace").splitlines()[-LOG_LINES:]

@@ -1,4 +1,4 @@
-"""``shrinkstream init``: what must be there before anything runs."""
+"""``shrinkstream init``: creates topics, keyspace and tables."""
 
 from infra.cassandra.schema import migrate
 from infra.kafka import create_topics, grow_topic
@@ -7,15 +7,15 @@ from streams.topics import Topics
 
 
 async def initialise(settings: Settings, image_partitions: int | None = None) -> list[str]:
-    """Create what is missing of topics, keyspace and tables; returns what was made.
+    """Create missing topics, keyspace and tables; returns the names of those created.
 
-    ``image_partitions``: how many partitions the topic of waiting images is to have at least. It can grow at any
-    time, also with requests under way: no reader depends on which partition an image is in, as each RequestCreated
-    says where its own are. All other topics keep the number that they were made with: their partition is chosen by
-    the request's id, and a request whose events moved to another one would be counted by two workers, each in part.
+    ``image_partitions``: minimum partitions of the image-requests topic. It can grow at any time, even with requests
+    in flight: no reader depends on an image's partition, because RequestCreated has the offsets of its images. All
+    other topics are partitioned by request id and keep their partition count: if it changed, the events of a request
+    would be split between two workers.
     """
     topics = Topics(settings.topic_prefix)
-    made = await create_topics(settings, topics.configs())
+    created = await create_topics(settings, topics.configs())
     if image_partitions is not None and await grow_topic(settings, topics.image_requests, image_partitions):
-        made.append(f"{image_partitions} partitions of {topics.image_requests}")
-    return made + await migrate(settings)
+        created.append(f"{image_partitions} partitions of {topics.image_requests}")
+    return created + await migrate(settings)

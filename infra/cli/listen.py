@@ -1,4 +1,4 @@
-"""``shrinkstream listen``: a receiver of webhooks on this machine, for trying things out."""
+"""``shrinkstream listen``: local webhook receiver for development."""
 
 import asyncio
 import signal
@@ -17,9 +17,9 @@ MAX_BODY = 1024 * 1024
 
 
 async def listen(port: int, keys: Sequence[bytes]) -> None:
-    """Verify and print each webhook that arrives, until SIGTERM or SIGINT; without ``keys``, only print.
+    """Verify and print each webhook until SIGTERM or SIGINT; without ``keys``, only print.
 
-    Confirms what is genuine with 204, and refuses everything else with 401. OSError: the port is taken.
+    Answers 204 to a valid signature and 401 to an invalid one. OSError: the port is in use.
     """
 
     async def receive(request: web.Request) -> web.Response:

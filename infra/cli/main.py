@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it runs, so that ``--help`` and completion are quick."""
+"""Command definitions. Each command imports its dependencies lazily, so that ``--help`` and completion are fast."""
 
 import signal
 import sys
@@ -17,7 +17,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 class CommandFailed(click.ClickException):
-    """One clear line on standard error and a non-zero exit."""
+    """Prints one line to standard error and exits with a non-zero code."""
 
     def __init__(self, error: ExplainedError | str) -> None:
         super().__init__(str(error))
@@ -44,12 +44,12 @@ class Sections(click.Group):
 
         def add(function: Callable[..., Any]) -> click.Command:
             command: click.Command = self.command(name)(function)
-            self.place(heading, command)
+            self.list_under(heading, command)
             return command
 
         return add
 
-    def place(self, heading: str, command: click.Command) -> None:
+    def list_under(self, heading: str, command: click.Command) -> None:
         assert command.name is not None
         self.sections.setdefault(heading, []).append(command.name)
 
@@ -88,7 +88,7 @@ def _server_logs(settings: "Settings") -> None:
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's work; what users can mend is one line, everything else a traceback."""
+    """Run a command; an ExplainedError is printed in one line, any other exception with a traceback."""
     import asyncio
 
     from infra.cancellation import no_stray_cancellation
@@ -110,18 +110,18 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="shrinkstream")
 def main() -> None:
-    """Shrink product images: a CSV of image URLs in, compressed images, a CSV and a webhook out.
+    """Compress product images: a CSV of image URLs in, compressed images, a CSV and a webhook out.
 
-    Settings are environment variables (`shrinkstream settings`). Data goes to standard output, all else to standard
+    Settings are environment variables (`shrinkstream settings`). Data goes to standard output, messages to standard
     error.
 
     \b
-    Exit codes: 0 done; 1 it could not be done; 2 wrong usage; 3 the server refused;
+    Exit codes: 0 success; 1 failure; 2 usage error; 3 rejected by the server;
     4 some images failed; 5 the request was cancelled or has expired; 130 Ctrl-C.
     """
 
 
-REQUESTS, SYSTEM, UPKEEP, SHELL = "Requests", "Running the system", "Looking after it", "Shell"
+REQUESTS, SYSTEM, MAINTENANCE, SHELL = "Requests", "Running the system", "Maintenance", "Shell"
 
 
 def _an_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
@@ -130,39 +130,39 @@ def _an_id(context: click.Context, parameter: click.Parameter, value: str | None
     from streams.events import is_request_id
 
     if not is_request_id(value):
-        raise click.BadParameter("a request's id has 1 to 64 letters, digits, - or _")
+        raise click.BadParameter("a request id has 1 to 64 letters, digits, - or _")
     return value
 
 
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where servers, images and logs are kept.",
+    help="Directory for servers, images and logs.",
 )
-PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 takes any free one.")
+PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 picks a free one.")
 WORKERS = click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers.")
-SERVER = click.option("--server", metavar="URL", help="The API to talk to; default: SHRINKSTREAM_URL.")
+SERVER = click.option("--server", metavar="URL", help="URL of the API; default: SHRINKSTREAM_URL.")
 REQUEST_ID = click.argument("request_id", metavar="ID", callback=_an_id)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs, a document in each line.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document per line.")
 WAIT = click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar (default).")
 OUTPUT = click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="OUT.csv",
-    help="A file for the output CSV, instead of standard output.",
+    help="Write the output CSV to a file instead of standard output.",
 )
 
 
 @main.section(REQUESTS)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.csv")
-@click.option("--webhook-url", metavar="URL", help="Who is told when the request is complete.")
+@click.option("--webhook-url", metavar="URL", help="Receiver of the completion webhook.")
 @click.option(
     "--format",
     "image_format",
     type=click.Choice(["jpeg", "png", "webp", "avif"]),
-    help="Format of all output images; default: that of each input image.",
+    help="Format of all output images; default: the format of each input image.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), help="Quality of the images; default: that of the server.")
+@click.option("--quality", type=click.IntRange(1, 100), help="Quality of the output images; default: the server's.")
 @OUTPUT
 @WAIT
 @AS_JSON
@@ -179,8 +179,8 @@ def submit(
 ) -> None:
     """Upload a CSV and wait for its result.
 
-    Prints the output CSV; with --json the last status and the images that failed; with --no-wait the request's id.
-    Ctrl-C while waiting leaves the request running.
+    Prints the output CSV; with --json the last status and the failed images; with --no-wait the request id.
+    Ctrl-C while waiting does not cancel the request.
     """
     from infra.cli.requests import submit_file
 
@@ -206,7 +206,7 @@ def submit(
 def watch(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
     """Wait for a request that was submitted before.
 
-    Prints what `submit` prints at its end, and ends as that does.
+    Output and exit code are those of `submit`.
     """
     from infra.cli.requests import watch_request
 
@@ -218,9 +218,9 @@ def watch(request_id: str, output: Path | None, as_json: bool, server: str | Non
 @AS_JSON
 @SERVER
 def status(request_id: str, as_json: bool, server: str | None) -> None:
-    """Print how far a request is, as JSON.
+    """Print the status of a request as JSON.
 
-    Indented for people; with --json in one line.
+    Indented; with --json on one line.
     """
     from infra.cli.requests import print_status
 
@@ -233,14 +233,14 @@ def status(request_id: str, as_json: bool, server: str | None) -> None:
     "--status",
     "image_status",
     type=click.Choice(["succeeded", "failed", "pending", "cancelled"]),
-    help="Only images of this status.",
+    help="Only images with this status.",
 )
 @AS_JSON
 @SERVER
 def images(request_id: str, image_status: str | None, as_json: bool, server: str | None) -> None:
-    """Print what became of each image.
+    """Print the result of each image.
 
-    A line each, in the order of the CSV.
+    One line per image, in CSV order.
     """
     from infra.cli.requests import print_images
 
@@ -250,23 +250,23 @@ def images(request_id: str, image_status: str | None, as_json: bool, server: str
 @main.section(REQUESTS)
 @REQUEST_ID
 @OUTPUT
-@click.option("--json", "as_json", is_flag=True, help="With --output: print what was written, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="With --output: print path and size as JSON.")
 @SERVER
 def download(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
-    """Download a completed request's output CSV: all of it or nothing."""
+    """Download the output CSV of a completed request, atomically."""
     from infra.cli.requests import download_csv
 
     if as_json and output is None:
-        raise click.UsageError("--json needs --output: standard output has the CSV otherwise")
+        raise click.UsageError("--json requires --output: otherwise the CSV goes to standard output")
     _run(download_csv(_settings(url=server), request_id, output, as_json=as_json))
 
 
 @main.section(REQUESTS, "list")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="How many at most.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number.")
 @AS_JSON
 @SERVER
 def list_requests(limit: int, as_json: bool, server: str | None) -> None:
-    """Print the newest requests, a line each."""
+    """Print the newest requests, one per line."""
     from infra.cli.requests import print_list
 
     _run(print_list(_settings(url=server), limit, as_json=as_json))
@@ -277,7 +277,7 @@ def list_requests(limit: int, as_json: bool, server: str | None) -> None:
 @AS_JSON
 @SERVER
 def cancel(request_id: str, as_json: bool, server: str | None) -> None:
-    """Stop a request: images that are not done are not fetched any more."""
+    """Cancel a request: no more of its images are fetched."""
     from infra.cli.requests import cancel_request
 
     _run(cancel_request(_settings(url=server), request_id, as_json=as_json))
@@ -289,7 +289,7 @@ def cancel(request_id: str, as_json: bool, server: str | None) -> None:
 @AS_JSON
 @SERVER
 def retry(request_id: str, wait: bool, as_json: bool, server: str | None) -> None:
-    """Process the failed images of a request again."""
+    """Retry the failed images of a request."""
     from infra.cli.requests import retry_request
 
     _run(retry_request(_settings(url=server), request_id, wait=wait, as_json=as_json))
@@ -311,7 +311,7 @@ def up(port: int | None, data_dir: Path | None, workers: int) -> None:
 @main.section(SYSTEM)
 @DATA_DIR
 def demo(data_dir: Path | None) -> None:
-    """Start everything, send sample images through it, stop everything."""
+    """Start the system, process the sample images, stop the system."""
     from infra.cli.demo import run_demo
 
     settings = _settings(data_dir=data_dir, port=0)
@@ -334,11 +334,11 @@ def _partition_count(context: click.Context, parameter: click.Parameter, value: 
     type=int,
     callback=_partition_count,
     metavar="N",
-    help="Grow the topic of waiting images, the limit of how many compress workers share the work; at any time.",
+    help="Grow the image-requests topic, whose partitions limit the number of compress workers; safe at any time.",
 )
 @AS_JSON
 def init(partitions: int | None, as_json: bool) -> None:
-    """Create topics, keyspace and tables; what exists is left as it is."""
+    """Create missing topics, keyspace and tables."""
     from infra.cli.init import initialise
 
     created = _run(initialise(_settings(), partitions))
@@ -376,7 +376,7 @@ def worker(app: str) -> None:
 
 
 @main.section(SYSTEM, "settings")
-@click.option("--markdown", is_flag=True, help="Only names, defaults and meanings, as the documentation has them.")
+@click.option("--markdown", is_flag=True, help="Only names, defaults and meanings, for the documentation.")
 def print_settings(markdown: bool) -> None:
     """Print every setting with its value, default and meaning."""
     from infra.cli.settings_table import print_markdown, print_table
@@ -387,15 +387,15 @@ def print_settings(markdown: bool) -> None:
         print_table(_settings())
 
 
-@main.section(UPKEEP)
+@main.section(MAINTENANCE)
 @REQUEST_ID
-@click.option("--all", "every_line", is_flag=True, help="A line for each event, however large the request.")
+@click.option("--all", "every_line", is_flag=True, help="One line per event, for requests of any size.")
 @AS_JSON
 def trace(request_id: str, every_line: bool, as_json: bool) -> None:
-    """Tell a request's life from the topics: when, what, where, by whom.
+    """Print the events of a request from the log: time, event, offset, process.
 
-    Marks what was written twice (REPEAT) and what is missing (GAP): images without a result, times without an event,
-    steps that were not taken. Of large requests the events about images are counted over intervals.
+    Marks duplicates (REPEAT) and gaps (GAP): images without a result, periods without an event, missing steps. For
+    large requests, image events are counted over time intervals.
     """
     from infra.cli.trace import print_trace
 
@@ -404,15 +404,15 @@ def trace(request_id: str, every_line: bool, as_json: bool) -> None:
     _run(print_trace(settings, request_id, every_line=every_line, as_json=as_json))
 
 
-@main.section(UPKEEP)
+@main.section(MAINTENANCE)
 @click.argument("what", type=click.Choice(["progress", "history", "output"]))
-@click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only what is about one request.")
-@click.option("--verify", is_flag=True, help="Compare instead, and report differences.")
+@click.option("--request", "request_id", metavar="ID", callback=_an_id, help="Only one request.")
+@click.option("--verify", is_flag=True, help="Compare with the log instead, and report differences.")
 @AS_JSON
 def replay(what: str, request_id: str | None, verify: bool, as_json: bool) -> None:
-    """Build a read model again from the topics.
+    """Rebuild a read model from the log.
 
-    Everything else goes on meanwhile. No webhook is repeated and no image fetched.
+    The system keeps running. No webhook is sent again and no image is fetched.
     """
     from infra.cli.replay import replay as run_replay
 
@@ -423,35 +423,35 @@ def replay(what: str, request_id: str | None, verify: bool, as_json: bool) -> No
 
 @main.group(name="dead-letters")
 def dead_letters() -> None:
-    """Records that could not be read."""
+    """Records that could not be decoded."""
 
 
-main.place(UPKEEP, dead_letters)
+main.list_under(MAINTENANCE, dead_letters)
 
 
 @dead_letters.command(name="list")
 @AS_JSON
 def list_dead_letters(as_json: bool) -> None:
-    """Print each with its place and what is wrong with it."""
+    """Print each dead letter with its origin and its error."""
     from infra.cli.dead_letters import list_dead_letters as run
 
     _run(run(_settings_of_system(), as_json=as_json))
 
 
 @dead_letters.command(name="retry")
-@click.option("--topic", help="Only those from this topic.")
+@click.option("--topic", help="Only dead letters from this topic.")
 def retry_dead_letters(topic: str | None) -> None:
-    """Write them back to where they came from."""
+    """Republish dead letters to their original topics."""
     from infra.cli.dead_letters import retry_dead_letters as run
 
     _run(run(_settings_of_system(), topic))
 
 
-@main.section(UPKEEP)
-@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 takes any free one.")
-@click.option("--secret", metavar="whsec_…", help="What signs them; default: SHRINKSTREAM_WEBHOOK_SECRET.")
+@main.section(MAINTENANCE)
+@click.option("--port", type=click.IntRange(0, 65535), default=8090, show_default=True, help="0 picks a free one.")
+@click.option("--secret", metavar="whsec_…", help="Signing secret; default: SHRINKSTREAM_WEBHOOK_SECRET.")
 def listen(port: int, secret: str | None) -> None:
-    """Receive webhooks on this machine, verify and print them."""
+    """Receive, verify and print webhooks on this machine."""
     from pydantic import SecretStr
 
     from infra.cli.listen import listen as run_listen
@@ -465,13 +465,13 @@ def listen(port: int, secret: str | None) -> None:
     try:
         _run(run_listen(port, keys))
     except OSError as error:
-        raise CommandFailed(f"port {port} can't be used: {error.strerror}") from None
+        raise CommandFailed(f"cannot listen on port {port}: {error.strerror}") from None
 
 
 @main.section(SHELL)
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print what makes a shell complete these commands.
+    """Print the completion script of a shell.
 
     \b
     bash: source <(shrinkstream completion bash)

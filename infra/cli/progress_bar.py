@@ -1,4 +1,4 @@
-"""The progress bar of a terminal. ``NO_COLOR`` and dumb terminals are rich's to honour."""
+"""Progress bar for terminals. rich handles ``NO_COLOR`` and dumb terminals."""
 
 import time
 from types import TracebackType
@@ -12,11 +12,11 @@ from infra.cli.terminal import Pace, details, printable, settled
 
 
 class Bar:
-    """How far a request is: images, images per second, bytes saved, time left."""
+    """Progress bar of a request: images, images per second, bytes saved, time left."""
 
     def __init__(self) -> None:
         self._progress = Progress(
-            # In a narrow terminal it is the bar that becomes shorter.
+            # In a narrow terminal only the bar shrinks.
             TextColumn("images", table_column=Column(no_wrap=True)),
             BarColumn(),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
@@ -40,8 +40,8 @@ class Bar:
         self._pace.note(now, done)
         self._update(details(status, self._pace, now), total=status["total"], completed=done)
 
-    def trouble(self, reason: Exception) -> None:
-        self._update(f"{printable(str(reason), 60)}; asking again")
+    def show_error(self, error: Exception) -> None:
+        self._update(f"{printable(str(error), 60)}; retrying")
 
     def _update(self, text: str, total: int | None = None, completed: int | None = None) -> None:
         self._progress.update(self._task, description=text, total=total, completed=completed)

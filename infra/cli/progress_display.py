@@ -1,4 +1,4 @@
-"""What is shown while a request is waited for."""
+"""Progress display while waiting for a request."""
 
 import sys
 import time
@@ -10,24 +10,24 @@ import click
 
 from infra.cli.terminal import Pace, details, printable, settled
 
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_SECONDS = 10.0  # interval between lines without a terminal
 
 
 class Display(Protocol):
-    """What a wait shows."""
+    """A progress display."""
 
     def show(self, status: dict[str, Any]) -> None:
-        """How far the request is now."""
+        """Show a new status."""
 
-    def trouble(self, reason: Exception) -> None:
-        """The server doesn't answer just now."""
+    def show_error(self, error: Exception) -> None:
+        """Show a transient error that is being retried."""
 
 
 @contextmanager
 def progress_display() -> Iterator[Display]:
-    """A bar on standard error, or a line now and then where that is no terminal."""
+    """A progress bar on standard error, or plain lines if it is not a terminal."""
     if sys.stderr.isatty():
-        from infra.cli.progress_bar import Bar  # rich, which takes a while to import
+        from infra.cli.progress_bar import Bar  # lazy: importing rich is slow
 
         with Bar() as bar:
             yield bar
@@ -40,15 +40,15 @@ class Lines:
 
     def __init__(self) -> None:
         self._pace = Pace()
-        self._told = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def show(self, status: dict[str, Any]) -> None:
         now, done = time.monotonic(), settled(status)
         self._pace.note(now, done)
-        if now - self._told >= LINE_SECONDS and status["status"] == "processing":
-            self._told = now
-            news = ", ".join(filter(None, (f"{done:,}/{status['total']:,} images", details(status, self._pace, now))))
-            click.echo(news, err=True)
+        if now - self._shown_at >= LINE_SECONDS and status["status"] == "processing":
+            self._shown_at = now
+            line = ", ".join(filter(None, (f"{done:,}/{status['total']:,} images", details(status, self._pace, now))))
+            click.echo(line, err=True)
 
-    def trouble(self, reason: Exception) -> None:
-        click.echo(f"{printable(str(reason))}; asking again", err=True)
+    def show_error(self, error: Exception) -> None:
+        click.echo(f"{printable(str(error))}; retrying", err=True)

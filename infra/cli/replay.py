@@ -1,4 +1,4 @@
-"""``shrinkstream replay``: a read model thrown away and built again from the topics, or compared with them."""
+"""``shrinkstream replay``: rebuilds a read model from the log, or verifies it against the log."""
 
 import asyncio
 import time
@@ -29,15 +29,15 @@ from streams.projections.webhooks.store import Deliveries
 from streams.topics import Topics
 
 REBUILD_TIMEOUT = 3600.0
-SECOND_LOOK_SECONDS = 3.0
+RECHECK_SECONDS = 3.0
 
 
 class DifferencesFoundError(ExplainedError):
-    """A comparison found differences."""
+    """The verification found differences between a read model and the log."""
 
 
 async def replay(settings: Settings, what: str, request_id: str | None, *, verify: bool, as_json: bool) -> None:
-    """Rebuild ``progress``, ``history`` or ``output``; raises DifferencesFoundError when ``verify`` finds some."""
+    """Rebuild or verify ``progress``, ``history`` or ``output``. ``verify`` may raise DifferencesFoundError."""
     topics = Topics(settings.topic_prefix)
     await require_topics(settings, topics.configs())
     await require_partitions(settings, topics.keyed_by_request, settings.partitions)
@@ -45,7 +45,7 @@ async def replay(settings: Settings, what: str, request_id: str | None, *, verif
     with _bar(what) as on_events:
         if what == "progress":
             if verify:
-                report = await _looked_at_twice(partial(_verify_progress, settings, request_id, on_events))
+                report = await _verify_twice(partial(_verify_progress, settings, request_id, on_events))
             else:
                 report = await _rebuild_progress(settings, request_id, on_events)
         else:
@@ -71,7 +71,7 @@ async def replay(settings: Settings, what: str, request_id: str | None, *, verif
     if verify and report.difference_count:
         raise DifferencesFoundError(f"{report.difference_count} differences between {what} and the log")
     if not as_json:
-        click.echo(f"{what} is what the log says" if verify else f"{what} is rebuilt")
+        click.echo(f"{what} matches the log" if verify else f"{what} rebuilt")
 
 
 async def _replay_projection(
@@ -81,14 +81,14 @@ async def _replay_projection(
     try:
         history = History(session)
         if what == "history" and verify:
-            return await _looked_at_twice(partial(verify_history, settings, history, request_id, on_events))
+            return await _verify_twice(partial(verify_history, settings, history, request_id, on_events))
         if what == "history":
             deliveries = Deliveries(session, settings.partitions)
             return await rebuild_history(settings, history, deliveries, request_id, on_events)
         output = OutputCsv(history, Storage.of(settings), EventLog(settings), settings.data_dir / "spool", patience=0)
         outputs = partial(rebuild_outputs, settings, output, request_id, on_events, verify=verify)
         if verify:
-            return await _looked_at_twice(outputs)
+            return await _verify_twice(outputs)
         report = Report()
         await outputs(report)
         return report
@@ -97,7 +97,7 @@ async def _replay_projection(
 
 
 async def _rebuild_progress(settings: Settings, request_id: str | None, on_events: OnEvents) -> Report:
-    """Ask the workers that own the table to fold it anew, each partition where it is, and wait for them."""
+    """Request a rebuild from the owner of each table partition, and wait for all of them."""
     topics = Topics(settings.topic_prefix)
     rebuild_id = str(uuid4())
     report = Report()
@@ -105,11 +105,11 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
     await events.start()
     try:
         async with LogReader.open(settings) as reader:
-            answers = await reader.partitions(topics.progress_tasks)
+            partitions = await reader.partitions(topics.progress_tasks)
             if request_id is not None:
-                answers = [partition_of(request_id.encode(), answers)]
-            positions = await reader.ends(answers)
-            for partition in answers:
+                partitions = [partition_of(request_id.encode(), partitions)]
+            positions = await reader.ends(partitions)
+            for partition in partitions:
                 await events.append(
                     ProgressRebuildRequested(
                         request_id=request_id or rebuild_id,
@@ -119,26 +119,29 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
                     ),
                     partition=partition.partition,
                 )
-            waiting = {partition.partition for partition in answers}
-            on_events(0, len(answers))
+            pending = {partition.partition for partition in partitions}
+            on_events(0, len(partitions))
             async with asyncio.timeout(REBUILD_TIMEOUT):
-                while waiting:
+                while pending:
                     async for records in reader.read(dict(positions)):
                         for record in records:
-                            event = _answer(record.value, rebuild_id)
-                            if event is not None and event.partition in waiting:
-                                waiting.discard(event.partition)
+                            event = _rebuilt(record.value, rebuild_id)
+                            if event is not None and event.partition in pending:
+                                pending.discard(event.partition)
                                 report.events += event.events
-                                on_events(len(answers) - len(waiting), len(answers))
+                                on_events(len(partitions) - len(pending), len(partitions))
                     await asyncio.sleep(0.2)
     except TimeoutError:
-        raise ExplainedError(f"no progress worker has answered within {REBUILD_TIMEOUT:g} s") from None
+        raise ExplainedError(
+            f"rebuilding progress timed out after {REBUILD_TIMEOUT:g} s: check that the progress workers are running"
+        ) from None
     finally:
         await events.stop()
     return report
 
 
-def _answer(value: bytes | None, rebuild_id: str) -> ProgressRebuilt | None:
+def _rebuilt(value: bytes | None, rebuild_id: str) -> ProgressRebuilt | None:
+    """The event that ends this rebuild in a partition; None for any other record."""
     try:
         event = decode(value)
     except UnreadableEvent:
@@ -146,19 +149,19 @@ def _answer(value: bytes | None, rebuild_id: str) -> ProgressRebuilt | None:
     return event if isinstance(event, ProgressRebuilt) and event.rebuild_id == rebuild_id else None
 
 
-async def _looked_at_twice(look: Callable[[Report], Awaitable[None]]) -> Report:
-    """What differs, and a moment later still does in the same way: what is live is always a little behind the log."""
+async def _verify_twice(verify: Callable[[Report], Awaitable[None]]) -> Report:
+    """Report only differences that persist over two verifications: a live read model always lags behind the log."""
     report = Report()
-    await look(report)
+    await verify(report)
     if report.difference_count:
-        await asyncio.sleep(SECOND_LOOK_SECONDS)
+        await asyncio.sleep(RECHECK_SECONDS)
         report = Report(among=report.marks)
-        await look(report)
+        await verify(report)
     return report
 
 
 async def _verify_progress(settings: Settings, request_id: str | None, on_events: OnEvents, report: Report) -> None:
-    """Compare the table, as its changelog has it, with what the log folds to."""
+    """Compare the table, read from its changelog, with the fold of the log."""
     topics = Topics(settings.topic_prefix)
     async with LogReader.open(settings) as reader:
         partitions = await reader.partitions(topics.progress_changelog)
@@ -178,8 +181,7 @@ async def _verify_progress(settings: Settings, request_id: str | None, on_events
             rebuilt = await fold_partition(settings, partition.partition, request_id)
             report.events += rebuilt.events
             for key, value in sorted(corrections(rebuilt.records, present).items()):
-                what = f"{key.decode()}: the record of the table is not what the log says"
-                report.differs(what, present.get(key), value)
+                report.differs(f"{key.decode()}: the table differs from the log", present.get(key), value)
         on_events(len(partitions), len(partitions))
 
 

@@ -1,6 +1,6 @@
-"""The API from the command line: ``submit``, ``watch``, ``status``, ``images``, ``download`` and the others.
+"""Client commands of the API: ``submit``, ``watch``, ``status``, ``images``, ``download`` and the others.
 
-Data goes to standard output, whatever is for people to standard error.
+Data goes to standard output, messages for people to standard error.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ BAD_ROWS_SHOWN = 10
 
 
 class ImagesFailedError(ExplainedError):
-    """The request that was waited for is completed, and some of its images failed."""
+    """The awaited request is completed, but some of its images failed."""
 
     exit_code = EXIT_IMAGES_FAILED
 
 
 class RequestStoppedError(ExplainedError):
-    """The request that was waited for was cancelled, or has expired."""
+    """The awaited request was cancelled or has expired."""
 
     exit_code = EXIT_STOPPED
 
@@ -68,10 +68,10 @@ async def submit_file(
 
 
 async def watch_request(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
-    """Wait for a request that somebody made."""
+    """Wait for a request that was submitted before."""
     _require_directory(output)
     async with _client(settings) as client:
-        await client.status(request_id)  # who was never there is not waited for
+        await client.status(request_id)  # fails at once for an unknown request
         await _wait(settings, client, request_id, output, as_json=as_json)
 
 
@@ -83,13 +83,13 @@ async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_j
         elif as_json:
             print_json({"requestId": request_id})
         else:
-            click.echo("what failed is being processed again", err=True)
+            click.echo("the failed images are processed again", err=True)
 
 
 async def upload(
     client: Client, file: Path, webhook_url: str | None, *, image_format: str | None = None, quality: int | None = None
 ) -> str:
-    """Upload a file; returns the request's id. The refusal of a file has its bad rows as details."""
+    """Upload a file; returns the request's id. Raises ApiError, with the bad rows of a rejected CSV as details."""
     _require_regular(file)
     try:
         return await client.upload(
@@ -101,21 +101,21 @@ async def upload(
         )
     except OSError as error:
         raise FileError(f"{file} can't be read: {error.strerror or error}") from None
-    except ApiError as refusal:
-        refusal.details = list(_bad_rows(refusal.problem))
+    except ApiError as error:
+        error.details = list(_bad_rows(error.problem))
         raise
     except asyncio.CancelledError:
-        click.echo("interrupted while uploading: `shrinkstream list` shows whether it was accepted", err=True)
+        click.echo("upload interrupted: `shrinkstream list` shows whether it was accepted", err=True)
         raise
 
 
 async def follow(
     client: Client, request_id: str, on_status: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Show the progress until the request has ended; returns its last status. ``on_status`` gets each change."""
+    """Show the progress until the request ends; returns its last status. ``on_status`` is called at each change."""
     status: dict[str, Any] = {}
     with progress_display() as display:
-        async for status in client.follow(request_id, on_error=display.trouble):
+        async for status in client.follow(request_id, on_error=display.show_error):
             display.show(status)
             on_status(status)
     return status
@@ -130,18 +130,18 @@ async def _wait(
     as_json: bool,
     prints_csv: bool = True,
 ) -> None:
-    """Wait for the end of a request, hand out its output CSV and tell what it came to."""
+    """Wait for the end of a request, write its output CSV and print the result."""
     try:
         status = await follow(client, request_id)
     except asyncio.CancelledError:
         server = f" --server {settings.url}" if settings.url != load_settings().url else ""
-        click.echo(f"the request goes on; to come back to it: shrinkstream watch {request_id}{server}", err=True)
+        click.echo(f"the request goes on; to resume waiting: shrinkstream watch {request_id}{server}", err=True)
         raise
     failed = []
     if status["failed"]:
         failed = [image async for image in _first(client.images(request_id, "failed"), FAILURES_IN_JSON)]
     if status["status"] == "completed" and (output is not None or (prints_csv and not as_json)):
-        await _hand_out(client, request_id, output)
+        await _write_output(client, request_id, output)
     if as_json:
         print_json({**status, "failures": failed})
     click.echo(summary(status), err=True)
@@ -183,8 +183,8 @@ async def print_images(settings: Settings, request_id: str, status: str | None, 
             elif image["status"] == "failed":
                 click.echo(f"{image['index']}  failed     {_describe_failure(image)}")
             else:
-                came_of_it = f"{image['inputUrl']} → {image['outputUrl']}" if image["outputUrl"] else ""
-                click.echo(printable(f"{image['index']}  {image['status']:<9}  {came_of_it}".rstrip(), 2000))
+                urls = f"{image['inputUrl']} → {image['outputUrl']}" if image["outputUrl"] else ""
+                click.echo(printable(f"{image['index']}  {image['status']:<9}  {urls}".rstrip(), 2000))
 
 
 async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) -> None:
@@ -197,13 +197,13 @@ async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) 
 
 async def download_csv(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
     async with _client(settings) as client:
-        size = await _hand_out(client, request_id, output)
+        size = await _write_output(client, request_id, output)
     if as_json:
         print_json({"requestId": request_id, "output": str(output), "bytes": size})
 
 
-async def _hand_out(client: Client, request_id: str, output: Path | None) -> int:
-    """Write the output CSV to a file or to standard output, all of it or nothing; returns its bytes."""
+async def _write_output(client: Client, request_id: str, output: Path | None) -> int:
+    """Write the output CSV atomically to a file or to standard output; returns its bytes."""
     if output is None:
         with tempfile.TemporaryFile() as file:
             size = await client.download(request_id, file)
@@ -220,7 +220,7 @@ async def _hand_out(client: Client, request_id: str, output: Path | None) -> int
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` when it is whole. What is no file (/dev/stdout) is written as it is."""
+    """A file that atomically replaces ``path`` on success. A device such as /dev/stdout is written to instead."""
     if path.exists() and not path.is_file():
         with tempfile.TemporaryFile() as file, path.open("wb") as target:
             yield file
@@ -237,7 +237,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def print_json(value: object) -> None:
-    """One JSON document in a line of its own."""
+    """Print one JSON document on one line."""
     click.echo(orjson.dumps(value))
 
 
@@ -252,18 +252,18 @@ async def _first(items: AsyncIterator[dict[str, Any]], most: int) -> AsyncIterat
 
 def _describe_failure(image: dict[str, Any]) -> str:
     why = f"{image['reason']}: {image['detail']}" if image["detail"] else image["reason"]
-    place = f"row {image['row'] + 1}, S. No. {image['serial']}" if image["row"] is not None else "?"
-    return printable(f"{place}: {image['inputUrl']} ({why})", 500)
+    row = f"row {image['row'] + 1}, S. No. {image['serial']}" if image["row"] is not None else "?"
+    return printable(f"{row}: {image['inputUrl']} ({why})", 500)
 
 
 def _require_regular(file: Path) -> None:
-    # What is lost on the way is sent again, which a pipe can't be.
+    # A retry of the upload reads the file again, which a pipe doesn't allow.
     if not file.is_file():
         raise FileError(f"{file} is not a regular file")
 
 
 def _require_directory(output: Path | None) -> None:
-    # Found out before the wait, not after it
+    # Fail before the wait, not after it.
     if output is not None and not output.parent.is_dir():
         raise FileError(f"{output} can't be written: {output.parent} is not a directory")
 

@@ -16,12 +16,12 @@ def print_table(settings: Settings) -> None:
         table.add_column(column, overflow="fold")
     for name, field in Settings.model_fields.items():
         cells = (PREFIX + name.upper(), _shown(getattr(settings, name)), _default(field), str(field.description))
-        table.add_row(*map(Text, cells))  # as text: [fd00::1] would be markup
+        table.add_row(*map(Text, cells))  # as Text: rich would parse [fd00::1] as markup
     Console(width=None if Console().is_terminal else 200).print(table)
 
 
 def print_markdown() -> None:
-    """The same without values, as docs/settings.md has it."""
+    """The table without values, for docs/settings.md."""
     click.echo("| variable | default | meaning |\n|---|---|---|")
     for name, field in Settings.model_fields.items():
         default = _default(field) if field.default in (None, "") or field.default_factory else f"`{_default(field)}`"
@@ -29,7 +29,7 @@ def print_markdown() -> None:
 
 
 def _default(field: FieldInfo) -> str:
-    return "of the machine" if field.default_factory else _shown(field.default)
+    return "machine-dependent" if field.default_factory else _shown(field.default)
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The whole system on this machine: embedded servers where no others are named, the API, the workers."""
+"""The whole system on one machine: API, workers, and embedded Kafka and Cassandra unless others are configured."""
 
 import asyncio
 import json
@@ -26,21 +26,21 @@ from infra.supervisor import Supervised, Supervisor
 logger = structlog.get_logger(__name__)
 
 TARGETS = "prometheus-targets.json"
-"""The file in the data dir that says where each process tells its metrics."""
+"""Prometheus file_sd targets, in the data dir."""
 READY_TIMEOUT = 120.0
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 12.0  # SIGTERM drains and commits within 10 s
 
 
 class NotReadyError(ExplainedError):
-    """The system did not become ready in time; the message says which part."""
+    """The system did not become ready; the message names the process."""
 
 
 @asynccontextmanager
 async def running_system(settings: Settings, *, compress_workers: int) -> AsyncIterator[Settings]:
-    """Start everything and keep it running; yields the settings with the addresses filled in.
+    """Start and supervise everything; yields the settings with the actual addresses.
 
-    All processes are children of this one and end with it, however it ends.
+    All processes are children of this one and never outlive it.
     """
     port = settings.port or _free_port(settings.host)
     _require_free(settings.host, port)
@@ -64,7 +64,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         stack.push_async_callback(server_supervisor.stop)
         for server in servers.values():
             server_supervisor.watch(Supervised(partial(_process_of, server), server.start, server.stop))
-        # The roles are stopped before the servers: what they have under way is still written down.
+        # Stops before the servers, so that workers can drain and commit.
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         workers = _workers(compress_workers)
@@ -90,7 +90,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
 
 
 def _workers(compress_workers: int) -> dict[str, Role]:
-    """The role of each worker, by its name."""
+    """Worker name → role."""
     workers: dict[str, Role] = {"progress": "progress", "projections": "projections"}
     for number in range(1, compress_workers + 1):
         workers[f"compress-{number}" if compress_workers > 1 else "compress"] = "compress"
@@ -98,7 +98,7 @@ def _workers(compress_workers: int) -> dict[str, Role]:
 
 
 def _write_targets(file: Path, addresses: Mapping[str, str], roles: Mapping[str, Role]) -> None:
-    """Tell a Prometheus where ``/metrics`` are (https://prometheus.io/docs/guides/file-sd/)."""
+    """Write the ``/metrics`` targets for Prometheus (https://prometheus.io/docs/guides/file-sd/)."""
     targets = [
         {"targets": [address], "labels": {"job": "shrinkstream", "role": roles[name], "process": name}}
         for name, address in addresses.items()
@@ -117,23 +117,23 @@ def _itself(child: ChildProcess) -> ChildProcess:
 
 
 async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str], children: list[ChildProcess]) -> None:
-    """Return when an upload would be processed: every process has said once that it is ready.
+    """Wait until every process has passed its readiness probe once.
 
-    One that says why it can't be run, and ends, would say so for ever.
+    Raises NotReadyError at the timeout, or when a process exits with ``EXIT_FAILED``, which a restart can't fix.
     """
     deadline = asyncio.get_running_loop().time() + READY_TIMEOUT
-    waiting = dict(addresses)
+    pending = dict(addresses)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5), trust_env=False) as session:
-        while waiting:
-            for name, address in list(waiting.items()):
+        while pending:
+            for name, address in list(pending.items()):
                 if await _is_ready(session, address):
-                    del waiting[name]
+                    del pending[name]
             for child in children:
                 if child.returncode == EXIT_FAILED:
                     raise NotReadyError(child.last_words())
-            if waiting and asyncio.get_running_loop().time() > deadline:
+            if pending and asyncio.get_running_loop().time() > deadline:
                 raise NotReadyError(
-                    f"not ready after {READY_TIMEOUT:g} s: {', '.join(waiting)} (logs in {settings.data_dir}/logs)"
+                    f"not ready after {READY_TIMEOUT:g} s: {', '.join(pending)} (logs in {settings.data_dir}/logs)"
                 )
             await asyncio.sleep(POLL_SECONDS)
 
@@ -164,5 +164,5 @@ def _require_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise NotReadyError(
-                f"{host}:{port} can't be listened on: {error.strerror}; choose another with --port"
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another port with --port"
             ) from None

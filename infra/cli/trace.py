@@ -16,22 +16,22 @@ from streams.request.timeline import EventLine, Gap, GroupLine, Line, Timeline
 from streams.request_records import RequestRecords, find_created, logged
 from streams.topics import Topics
 
-MOST_SEARCHED = 5_000_000  # records in which the RequestCreated is looked for: a few seconds for each million
-MOST_RECORDS = 3_000_000  # read of each partition
-LINES_AT_ONCE = 1000
+MAX_SEARCHED = 5_000_000  # records scanned for the RequestCreated: a few seconds per million
+MAX_RECORDS = 3_000_000  # per partition
+LINES_PER_WRITE = 1000
 SMALL = 20
 """A request with at most this many images has a line for each event."""
 
 
 class UnknownRequestError(ExplainedError):
-    """No event says that there is such a request."""
+    """The log has no RequestCreated of this request."""
 
 
 async def print_trace(settings: Settings, request_id: str, *, every_line: bool, as_json: bool) -> None:
     topics = Topics(settings.topic_prefix)
     await require_topics(settings, topics.configs())
     async with LogReader.open(settings) as reader:
-        created = await find_created(reader, topics.requests, request_id, MOST_SEARCHED)
+        created = await find_created(reader, topics.requests, request_id, MAX_SEARCHED)
         if created is None:
             raise UnknownRequestError(f"there is no RequestCreated of {request_id} on {topics.requests}")
         trace = Timeline(every_image=every_line or created.total <= SMALL)
@@ -42,18 +42,18 @@ async def print_trace(settings: Settings, request_id: str, *, every_line: bool, 
 
 async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trace: Timeline) -> None:
     since = created.time
-    about_request = RequestRecords(reader, created.request_id, MOST_RECORDS)
+    about_request = RequestRecords(reader, created.request_id, MAX_RECORDS)
     for topic in (topics.requests, topics.output_requests, topics.webhooks, topics.progress_tasks):
         await about_request.add(topic, since)
     await _add_all(about_request, trace)
-    # By now it is known where its images are on the topic that has no order, and up to when they had results.
-    about_images = RequestRecords(reader, created.request_id, MOST_RECORDS)
+    # The request's events bound the scan for its images: their offsets, and the end of the results.
+    about_images = RequestRecords(reader, created.request_id, MAX_RECORDS)
     about_images.add_offsets(topics.image_requests, trace.image_offsets)
     await about_images.add(topics.image_results, since, trace.ended_at)
     await _add_all(about_images, trace)
     trace.images_whole = about_images.whole
     if not (about_request.whole and about_images.whole):
-        trace.left_out.append(f"of some partitions no more than {MOST_RECORDS:,} records were read")
+        trace.left_out.append(f"some partitions were read only up to {MAX_RECORDS:,} records")
 
 
 async def _add_all(source: RequestRecords, trace: Timeline) -> None:
@@ -65,7 +65,7 @@ async def _add_all(source: RequestRecords, trace: Timeline) -> None:
             except UnreadableEvent:
                 unreadable += 1
     if unreadable:
-        trace.left_out.append(f"{unreadable:,} records can't be read: see `shrinkstream dead-letters list`")
+        trace.left_out.append(f"{unreadable:,} records can't be decoded: see `shrinkstream dead-letters list`")
 
 
 def _print_json(trace: Timeline, created: RequestCreated, topics: Topics) -> None:
@@ -81,7 +81,7 @@ def _print_json(trace: Timeline, created: RequestCreated, topics: Topics) -> Non
         "leftOut": trace.left_out,
     }
     click.echo(orjson.dumps(head, option=orjson.OPT_UTC_Z))
-    for lines in _batched(trace.lines(datetime.now(UTC)), LINES_AT_ONCE):
+    for lines in _batched(trace.lines(datetime.now(UTC)), LINES_PER_WRITE):
         click.echo(b"\n".join(line.document for line in lines))
 
 
@@ -91,30 +91,30 @@ def _print_text(trace: Timeline, created: RequestCreated, topics: Topics) -> Non
     lines = trace.lines(datetime.now(UTC))
     began = next((line.first for line in lines if line.first is not None), created.time)
     click.echo(f"begins  {began:%Y-%m-%d %H:%M:%S} UTC; times are seconds since then")
-    for some in _batched(lines, LINES_AT_ONCE):
-        click.echo("\n".join(printable(_text(line, began, topics), 500) for line in some))
+    for batch in _batched(lines, LINES_PER_WRITE):
+        click.echo("\n".join(printable(_text(line, began, topics), 500) for line in batch))
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(trace.counts.items()))
     click.echo(f"{sum(trace.counts.values()):,} events, {trace.repeats:,} repeats: {counts}")
-    for what in trace.left_out:
-        click.echo(f"NOT ALL: {what}")
+    for reason in trace.left_out:
+        click.echo(f"INCOMPLETE: {reason}")
 
 
 def _text(line: Line, began: datetime, topics: Topics) -> str:
     match line:
         case EventLine():
-            told = orjson.loads(line.document)
-            place = f"{_short(told['topic'], topics)}/{told['partition']}@{told['offset']}"
-            words = f"{'REPEAT ' if line.repeat else ''}{told['text']}"
-            return f"{_seconds(line.first - began)}  {line.name:<20}  {place:<24}  {told['worker']:<28}  {words}"
+            event = orjson.loads(line.document)
+            position = f"{_short(event['topic'], topics)}/{event['partition']}@{event['offset']}"
+            text = f"{'REPEAT ' if line.repeat else ''}{event['text']}"
+            return f"{_seconds(line.first - began)}  {line.name:<20}  {position:<24}  {event['worker']:<28}  {text}"
         case GroupLine():
             until = f" to {_seconds(line.last - began).strip()}" if line.last > line.first else ""
             workers = ", ".join(f"{worker} {count:,}" for worker, count in line.workers.most_common(5))
             more = f", {len(line.workers) - 5} more" if len(line.workers) > 5 else ""
-            size = f", {line.input_bytes / 1e6:.1f} MB became {line.output_bytes / 1e6:.1f}" if line.input_bytes else ""
-            again = f", REPEATS: {line.repeats:,}" if line.repeats else ""
+            size = f", {line.input_bytes / 1e6:.1f} → {line.output_bytes / 1e6:.1f} MB" if line.input_bytes else ""
+            repeats = f", REPEATS: {line.repeats:,}" if line.repeats else ""
             return (
                 f"{_seconds(line.first - began)}  {line.name:<20}  {_short(line.topic, topics):<24}"
-                f"  {line.count:,}{until}{size}{again}; by {workers}{more}"
+                f"  {line.count:,}{until}{size}{repeats}; by {workers}{more}"
             )
         case Gap():
             at = _seconds(line.first - began) if line.first is not None else " " * 10
@@ -122,7 +122,7 @@ def _text(line: Line, began: datetime, topics: Topics) -> str:
 
 
 def _batched(lines: Sequence[Line], size: int) -> Iterator[Sequence[Line]]:
-    """Some lines after the other: each write to standard output costs as much as many lines."""
+    """Batches of lines: a write to standard output per line would be slow."""
     return (lines[start : start + size] for start in range(0, len(lines), size))
 
 

@@ -1,4 +1,4 @@
-"""One Faust app as a process."""
+"""``shrinkstream worker``: runs one Faust app."""
 
 import asyncio
 from importlib import import_module
@@ -15,13 +15,13 @@ from streams.topics import Topics
 def run_app(name: str, settings: Settings) -> int:
     """Run ``compress``, ``progress`` or ``projections`` until it is stopped; returns the exit code.
 
-    What it can't do without is looked for first, so that its absence is told in one line.
+    Checks its dependencies first, so that a missing one is reported in one line.
     """
-    asyncio.run(_require(name, settings))
+    asyncio.run(_check_dependencies(name, settings))
     return run_worker(import_module(f"streams.{name}").app)
 
 
-async def _require(name: str, settings: Settings) -> None:
+async def _check_dependencies(name: str, settings: Settings) -> None:
     topics = Topics(settings.topic_prefix)
     await require_topics(settings, topics.configs())
     await require_partitions(settings, topics.keyed_by_request, settings.partitions)

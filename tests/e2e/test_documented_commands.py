@@ -190,15 +190,15 @@ def test_the_commands_of_the_documents_do_what_they_say(
 
     # operations.md
     assert printed.by("replay progress").splitlines() == [
-        f"{name} is rebuilt" for name in ("progress", "history", "output")
+        f"{name} rebuilt" for name in ("progress", "history", "output")
     ]
-    assert printed.by("--verify") == "history is what the log says\n"
+    assert printed.by("--verify") == "history matches the log\n"
     assert printed.by("dead-letters list") == ""
     assert printed.by("--partitions 12") == "created 12 partitions of documents.image-requests\n"
     parse_webhook_secrets(printed.by("whsec_").strip())
-    created, restored = printed.by("KEYSPACE=shrinkstream_2").split("history is rebuilt\n")
+    created, restored = printed.by("KEYSPACE=shrinkstream_2").split("history rebuilt\n")
     assert [line.removeprefix("created ") for line in created.splitlines()] == [name for _, name, _ in migrations()]
-    assert restored == "history is what the log says\n"
+    assert restored == "history matches the log\n"
 
 
 # --- somebody with a second terminal, beside `up`

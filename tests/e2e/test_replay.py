@@ -107,4 +107,4 @@ async def test_a_record_that_cannot_be_read_is_put_aside_and_can_be_sent_back(
     assert "the record has no value" in listed.stdout
     retried = system.run("dead-letters", "retry", "--topic", f"{system.name}.image-results")
     assert retried.returncode == 0
-    assert "records written back" in retried.stdout
+    assert "records republished" in retried.stdout

@@ -139,7 +139,7 @@ def test_a_wait_outlives_a_connection_that_is_cut(api: Api, environment: dict[st
     with Running("submit", file, "--server", line.url, environment=environment) as submitting:
         submitting.wait_until(lambda: "request " in submitting.err)
         line.cut()
-        submitting.wait_until(lambda: submitting.err.count("asking again") > 1)
+        submitting.wait_until(lambda: submitting.err.count("retrying") > 1)
         line.mend()
         api.call("POST", f"/api/requests/{request_in(submitting.err)}/cancel")
         assert submitting.end() == 5
