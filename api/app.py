@@ -133,7 +133,7 @@ async def serve(settings: Settings) -> None:
         try:
             site = web.TCPSite(runner, settings.host, settings.port)
             await site.start()
-            logger.info("api listens", address=site.name, keys=settings.api_keys is not None)
+            logger.info("api listening", address=site.name, keys=settings.api_keys is not None)
             # Without its follower the view would serve stale statuses for ever.
             waits = {asyncio.create_task(stopping.wait()), asyncio.create_task(context.view.broken())}
             done, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -150,7 +150,7 @@ def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], C
     """Detect the dialect by the first row that is a valid header; returns dialect, header and columns."""
     encoding = detect_encoding(path, content_type)
     declared = sep_line_delimiter(path, encoding)
-    refusals: list[tuple[int, CsvRejected]] = []
+    rejections: list[tuple[int, CsvRejected]] = []
     for delimiter in DELIMITERS if declared is None else (declared, *DELIMITERS):
         dialect = Dialect(encoding, delimiter, sep_line=declared is not None)
         try:
@@ -162,15 +162,15 @@ def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], C
                 )
             return dialect, header, match_header(header)
         except CsvRejected as rejected:  # broken quotes, but perhaps only for this delimiter
-            refusals.append((0, rejected))
+            rejections.append((0, rejected))
         except HeaderMismatch as mismatch:
-            refusals.append((mismatch.matched, _header_refused(mismatch, header, line)))
+            rejections.append((mismatch.matched, _header_error(mismatch, header, line)))
     # The delimiter with the most matched columns gives the best error; without any match it may not be a CSV at all.
-    nearest, refusal = max(refusals, key=lambda pair: pair[0])
-    raise (nearest == 0 and _markup_refused(path, encoding)) or refusal
+    nearest, rejection = max(rejections, key=lambda pair: pair[0])
+    raise (nearest == 0 and _markup_error(path, encoding)) or rejection
 
 
-def _header_refused(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvRejected:
+def _header_error(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvRejected:
     if not cells:
         return CsvRejected.because("empty", "the file is empty")
     if mismatch.matched == 0 and any(map(starts_with_url, cells)):
@@ -180,7 +180,7 @@ def _header_refused(mismatch: HeaderMismatch, cells: list[str], line: int) -> Cs
     return CsvRejected(errors, 1, f"{mismatch}; the first row has: {shorten(found, 200)}")
 
 
-def _markup_refused(path: Path, encoding: str) -> CsvRejected | None:
+def _markup_error(path: Path, encoding: str) -> CsvRejected | None:
     """The error for HTML, XML, RTF or JSON that was saved with the extension .csv."""
     with path.open(encoding=encoding) as file:
         match = _MARKUP.match(file.read(1024))

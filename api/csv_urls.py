@@ -1,6 +1,6 @@
 """Image URLs of a CSV cell: splitting and syntax validation.
 
-The SSRF check happens at connection time, in ``infra/outbound``; only URLs that can never be valid are rejected here,
+The outbound client checks for SSRF at connection time; only URLs that can never be valid are rejected here,
 so that the upload fails at once.
 """
 

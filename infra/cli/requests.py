@@ -241,12 +241,12 @@ def print_json(value: object) -> None:
     click.echo(orjson.dumps(value))
 
 
-async def _first(items: AsyncIterator[dict[str, Any]], most: int) -> AsyncIterator[dict[str, Any]]:
+async def _first(items: AsyncIterator[dict[str, Any]], limit: int) -> AsyncIterator[dict[str, Any]]:
     taken = 0
     async for item in items:
         yield item
         taken += 1
-        if taken == most:
+        if taken == limit:
             return
 
 

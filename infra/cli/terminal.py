@@ -71,7 +71,7 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def printable(text: str, most: int = 300) -> str:
-    """Sanitise untrusted text for a terminal: one line, control characters escaped, truncated to ``most``."""
+def printable(text: str, max_chars: int = 300) -> str:
+    """Sanitise untrusted text for a terminal: one line, control characters escaped, truncated to ``max_chars``."""
     shown = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown if len(shown) <= max_chars else shown[: max_chars - 1] + "…"
