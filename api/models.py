@@ -101,7 +101,7 @@ class ProductHistoryPage(Page[ProductImage]):
 
 
 class ResultSums(JsonModel):
-    """The results of images in an interval."""
+    """Sums over the image results of an interval."""
 
     succeeded: int = 0
     failed: int = 0
@@ -113,9 +113,9 @@ class LogEntry(JsonModel):
     """An event, or the results of an interval."""
 
     time: AwareDatetime
-    until: AwareDatetime | None = Field(None, description="when the last of the `results` came, where there are some")
-    event: str = Field(description="name of the event; `ImageResults` for those of an interval")
-    text: str = Field(description="what happened, for people")
+    until: AwareDatetime | None = Field(None, description="time of the last result of an `ImageResults` entry")
+    event: str = Field(description="name of the event; `ImageResults` for the results of an interval")
+    text: str = Field(description="human-readable description")
     results: ResultSums | None = None
 
 
@@ -123,4 +123,4 @@ class RequestLog(JsonModel):
     """The events of a request, oldest first."""
 
     entries: list[LogEntry]
-    whole: bool = Field(description="false: there are more events than are read for one answer")
+    whole: bool = Field(description="false: the log is truncated")

@@ -1,4 +1,4 @@
-"""The log of a request: its timeline, read from the topics themselves."""
+"""Log of a request: its timeline, read from the Kafka topics on demand."""
 
 import asyncio
 from dataclasses import replace
@@ -23,13 +23,13 @@ from streams.request.timeline import EventLine, Interval, Timeline
 from streams.request_records import RequestRecords, logged
 from streams.topics import Topics
 
-MAX_CONCURRENT_READS = 2  # in one API process: each holds some megabytes of records, and the broker busy
-MAX_RECORDS = 200_000  # looked at in one topic for one answer; other requests' records are among them
-READ_TIMEOUT = 20.0
+MAX_CONCURRENT_READS = 2  # per API process: each buffers some megabytes of records and loads the broker
+MAX_RECORDS = 200_000  # records scanned per topic and response, including those of other requests
+READ_TIMEOUT = 20.0  # seconds
 MAX_INTERVALS = 60
 MAX_ENTRIES = 1000
-# The order of entries at the same time: events are dated by what they follow from.
-_ORDER = {name: place for place, name in enumerate(("RequestCreated", "ImageResults", "OutputCsvRequested"))}
+# Order of entries with equal times: an event may carry the time of the event that caused it.
+_ORDER = {name: rank for rank, name in enumerate(("RequestCreated", "ImageResults", "OutputCsvRequested"))}
 
 READS = web.AppKey("log_reads", asyncio.Semaphore)
 
@@ -48,7 +48,7 @@ async def request_log(request: web.Request) -> web.Response:
 
 
 async def read_log(settings: Settings, status: Status, *, max_records: int = MAX_RECORDS) -> RequestLog:
-    """The log of a request; at most ``max_records`` of each topic are read."""
+    """Read a request's log; scans at most ``max_records`` records per topic."""
     timeline = Timeline(with_repeats=False, most_intervals=MAX_INTERVALS, most_lines=MAX_ENTRIES)
     topics = Topics(settings.topic_prefix)
     # Bounds the scan: a finished request has no results after its last change.
@@ -75,7 +75,7 @@ def _add(timeline: Timeline, records: list[Record]) -> None:
         except UnreadableEvent:
             timeline.left_out.append("a record on the dead-letter topic")
         else:
-            timeline.add(replace(event, at=event.event.time))  # people know an event by its own time
+            timeline.add(replace(event, at=event.event.time))  # ordered by event time, not record time
 
 
 def _event(line: EventLine) -> LogEntry:
@@ -83,7 +83,7 @@ def _event(line: EventLine) -> LogEntry:
 
 
 def _results(interval: Interval) -> LogEntry | None:
-    """One entry for the results in an interval; None where it has none."""
+    """The entry of an interval's results, or None without any."""
     groups = [group for name in ("ImageProcessed", "ImageFailed") if (group := interval.groups.get(name))]
     if not groups:
         return None

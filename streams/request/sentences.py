@@ -1,4 +1,4 @@
-"""One sentence about each event, for the people who read a request's log or trace."""
+"""Human-readable descriptions of events, for the log and the trace of a request."""
 
 from streams.events import (
     Event,
@@ -21,40 +21,40 @@ from streams.events import (
 
 
 def sentence(event: Event) -> str:
-    """The sentence about an event; where there is none, the description of its type."""
+    """One human-readable line about an event; by default the summary of its class's docstring."""
     match event:
         case RequestCreated():
             return f"A CSV of {counted(event.rows, 'row')} with {counted(event.total, 'image')} was accepted"
         case ImageRequested():
-            return f"Image {event.index} is asked for: {event.input_url}"
+            return f"Image {event.index} requested: {event.input_url}"
         case ImageProcessed():
-            times = f"fetched in {event.fetch_ms}, shrunk in {event.shrink_ms}, stored in {event.store_ms} ms"
-            return f"Image {event.index}: {event.input_bytes:,} bytes became {event.output_bytes:,}, {times}"
+            times = f"fetched in {event.fetch_ms}, compressed in {event.shrink_ms}, stored in {event.store_ms} ms"
+            return f"Image {event.index}: {event.input_bytes:,} → {event.output_bytes:,} bytes, {times}"
         case ImageFailed():
             return f"Image {event.index} failed: {event.reason}" + (f", {event.detail}" if event.detail else "")
         case RequestCancelled():
             return "The request was cancelled"
         case RequestRetried():
-            return f"Retry {event.run}: every image that has not succeeded is processed again"
+            return f"Retry {event.run}: all images that have not succeeded are processed again"
         case RequestStopped():
-            return f"Nothing is under way any more: {_outcome(event)}"
+            return f"No image of the cancelled request is in flight any more: {_outcome(event)}"
         case OutputCsvRequested():
-            return "Every image has its result; the output CSV is written"
+            return "Every image has its result; the output CSV is requested"
         case RequestCompleted():
             return f"Completed: {_outcome(event)}"
         case RequestFilesRemoved():
-            return "Its time is over: the images and output CSVs are removed"
+            return "The request expired; its images and output CSVs were deleted"
         case ImagesRequestedAgain():
-            return f"{counted(event.missing, 'image')} without a result that counts asked for again"
+            return f"{counted(event.missing, 'image')} without a result in the current run requested again"
         case WebhookAttempted():
-            outcome = f"HTTP {event.status}" if event.status is not None else event.reason or "no answer"
-            return f"Webhook, attempt {event.attempt}: {outcome} after {event.milliseconds} ms"
+            outcome = f"HTTP {event.status}" if event.status is not None else event.reason or "no response"
+            return f"Webhook, delivery attempt {event.attempt}: {outcome} after {event.milliseconds} ms"
         case WebhookRedeliveryRequested():
-            return "The webhook is to be sent again"
+            return "Manual redelivery of the webhook requested"
         case WebhookDelivered():
-            return "The webhook's receiver confirmed"
+            return "Webhook delivered"
         case WebhookFailed():
-            return f"The webhook is given up after {counted(event.attempts, 'attempt')}: {event.reason}"
+            return f"Webhook failed after {counted(event.attempts, 'delivery attempt')}: {event.reason}"
         case _:
             return (type(event).__doc__ or type(event).__name__).partition("\n")[0].removesuffix(".")
 
@@ -65,5 +65,5 @@ def _outcome(event: RequestCompleted | RequestStopped) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """As in ``1 image`` and ``2,000 images``."""
+    """Format a count: ``1 image``, ``2,000 images``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

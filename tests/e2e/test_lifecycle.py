@@ -189,6 +189,6 @@ def test_the_demo_shows_what_came_out_and_leaves_nothing_behind(tmp_path: Path) 
     assert process.returncode == 0, process.stderr
     assert "7 of 7 images compressed, 0 failed" in process.stdout
     assert "MB saved" in process.stdout
-    assert re.search(r"webhook msg_[0-9a-f]{32} arrived: request.completed, signed v1,", process.stdout)
+    assert re.search(r"webhook msg_[0-9a-f]{32} received: request.completed, signed v1,", process.stdout)
     assert list(temporary.iterdir()) == []
     assert list(folder.iterdir()) == []
