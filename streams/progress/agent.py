@@ -86,7 +86,8 @@ async def _take(event: Event, event_log: EventLog) -> None:
         _retried.add(event.request_id)
     folded = fold(event, table.get)
     apply(folded.changes, table)
-    for due in reactions(event, folded.entry, folded.tally, partial(read_tallies, folded.entry, table.get)):
+    entry = folded.entry
+    for due in reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)):
         await event_log.append(due)
 
 

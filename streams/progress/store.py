@@ -87,29 +87,35 @@ def read_tallies(entry: RequestState | Tombstone | None, read: Read) -> Iterator
 
 
 class Folded(NamedTuple):
-    """An event folded into the table: the changes, the request after them, and the tally of the event's image."""
+    """An event folded into the table: the changes, the row after them, and the tally of the event's image."""
 
     changes: Changes
-    entry: RequestState | Tombstone | None
+    row: bytes | None
     tally: Tally | None = None
+
+    @property
+    def entry(self) -> RequestState | Tombstone | None:
+        """The request after the event. A rebuild, which has no reactions, doesn't decode it for each image."""
+        return None if self.row is None else decode_row(self.row)
 
 
 def fold(event: Event, read: Read) -> Folded:
     """Fold an event; there are no changes for a repeat, and for an event that doesn't matter here."""
-    before = read_row(event.request_id, read)
+    row = read(row_key(event.request_id))
     if isinstance(event, ImageProcessed | ImageFailed):
-        return _fold_result(event, before, read)
+        return _fold_result(event, row, read)
+    before = None if row is None else decode_row(row)
     if isinstance(event, RequestExpired) and event.stage == "abandoned":
-        return Folded(_without_orphans(event, read) if before is None or isinstance(before, Tombstone) else {}, before)
+        return Folded({} if isinstance(before, RequestState) else _without_orphans(event, read), row)
     after = evolve(before, event)
     if after is before:
-        return Folded({}, after)
+        return Folded({}, row)
     changes: Changes = {}
     if isinstance(before, RequestState) and not isinstance(after, RequestState):
         # The row last: after a kill between two writes the redelivered event finds it, and evicts the rest.
         changes.update((tally_key(event.request_id, chunk), None) for chunk in range(chunk_count(before.total)))
-    changes[row_key(event.request_id)] = None if after is None else encode_row(after)
-    return Folded(changes, after)
+    row = changes[row_key(event.request_id)] = None if after is None else encode_row(after)
+    return Folded(changes, row)
 
 
 def apply(changes: Changes, table: MutableMapping[bytes, bytes]) -> None:
@@ -138,14 +144,14 @@ def orphaned(records: Iterable[tuple[bytes, bytes]], read: Read, now: datetime) 
             yield RequestExpired(request_id=request_id, stage="abandoned", images=images)
 
 
-def _fold_result(event: ImageProcessed | ImageFailed, entry: RequestState | Tombstone | None, read: Read) -> Folded:
-    if isinstance(entry, Tombstone):
-        return Folded({}, entry)
+def _fold_result(event: ImageProcessed | ImageFailed, row: bytes | None, read: Read) -> Folded:
+    if row is not None and row.startswith(_TOMBSTONE):
+        return Folded({}, row)
     chunk, position = chunk_of(event.index)
     key = tally_key(event.request_id, chunk)
     before = decode_tally(read(key))
     after = before.settle(position, event)
-    return Folded({} if after is before else {key: encode_tally(after)}, entry, after)
+    return Folded({} if after is before else {key: encode_tally(after)}, row, after)
 
 
 def _without_orphans(event: RequestExpired, read: Read) -> Changes:
