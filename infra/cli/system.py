@@ -16,7 +16,7 @@ from infra.cli.init import initialise
 from infra.embedded import EmbeddedServer, EmbeddedServers
 from infra.embedded.cassandra import EmbeddedCassandra
 from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import LOOPBACK, remembered_ports
+from infra.embedded.ports import LOOPBACK, free_ports, remembered_ports
 from infra.embedded.process import ChildProcess
 from infra.errors import EXIT_FAILED, ExplainedError
 from infra.metrics import Role
@@ -42,7 +42,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
 
     All processes are children of this one and never outlive it.
     """
-    port = settings.port or _free_port(settings.host)
+    port = settings.port or next(free_ports(settings.host))
     _require_free(settings.host, port)
     async with AsyncExitStack() as stack:
         servers: dict[str, EmbeddedServer] = {}
@@ -144,13 +144,6 @@ async def _is_ready(session: aiohttp.ClientSession, address: str) -> bool:
             return response.status == 200
     except (aiohttp.ClientError, TimeoutError):
         return False
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(_family(host)) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from types import FrameType
 
 import pytest
+from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.servers import ServerHost
@@ -51,8 +52,8 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     system would take too long, and more would cost too much. A unit test is a group by itself.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
         self._systems: dict[str, int] = {}
 
     def _split_scope(self, nodeid: str) -> str:
@@ -67,8 +68,8 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 
 
 @pytest.hookimpl(optionalhook=True)  # without the plugin there is no such hook
-def pytest_xdist_make_scheduler(config: pytest.Config) -> Groups:
-    return Groups(config)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Groups:
+    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

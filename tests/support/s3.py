@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import boto3
 
-from infra.embedded.ports import LOOPBACK, is_free
+from infra.embedded.ports import LOOPBACK, free_ports
 
 START_SECONDS = 30.0
 
@@ -25,7 +25,7 @@ class S3Server:
     """Use as a context manager. Anyone may do anything in it, except within ``only_known_keys``."""
 
     def __enter__(self) -> Self:
-        port = next(port for port in range(19_000, 20_000) if is_free(port))
+        port = next(free_ports())
         self.url = f"http://{LOOPBACK}:{port}"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)],

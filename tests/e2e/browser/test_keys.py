@@ -6,21 +6,20 @@ import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from infra.embedded.ports import remembered_ports
+from infra.embedded.ports import free_ports
 from tests.e2e.browser.visitor import HEADER, choose, expect_end, start
 from tests.e2e.conftest import System
 from tests.support.shop import Shop
 
 
 @pytest.fixture(scope="module")
-def guarded(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def guarded(system: System) -> Iterator[str]:
     """The address of one more API of the system, which wants keys."""
-    port = remembered_ports(Path(tmp_path_factory.mktemp("guarded")) / "port.json", ["api"])["api"]
+    port = next(free_ports())
     process = subprocess.Popen(
         [sys.executable, "-m", "infra.cli", "api"],
         env={

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.embedded.ports import remembered_ports
+from infra.embedded.ports import free_ports
 from infra.settings import Settings, environment_of
 from tests.integration.conftest import system_with_topics
 from tests.support.processes import leashed
@@ -44,7 +44,7 @@ class Api:
 @contextmanager
 def running_api(settings: Settings, **changes: Any) -> Iterator[Api]:
     """Start an API with these settings but for the ``changes``; end it with the block."""
-    port = remembered_ports(settings.data_dir / "api-port.json", ["api"])["api"]
+    port = next(free_ports())
     settings = settings.model_copy(update={"port": port, **changes})
     process = subprocess.Popen([*leashed(), "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)})
     try:
