@@ -10,13 +10,13 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from infra.cassandra.schema import require_schema
-from infra.cassandra.session import Session, ask_cassandra
+from infra.cassandra.session import Session, check_cassandra
 from infra.kafka import require_partitions, require_topics
 from infra.outbound import AllowList
-from infra.readiness import EVERY, NotReady, Readiness
+from infra.readiness import CHECK_INTERVAL, NotReady, Readiness
 from infra.settings import Settings
 from infra.spool import sweep
-from infra.storage import ASK_EVERY, Storage, ask_storage
+from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.event_log import EventLog
 from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
@@ -79,7 +79,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         stack.push_async_callback(view.stop)
         await view.start()
         readiness = _readiness(view, session, storage)
-        await stack.enter_async_context(readiness.asking())
+        await stack.enter_async_context(readiness.checking())
         yield Context(
             settings,
             events,
@@ -102,13 +102,13 @@ def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readin
 
     async def ask_view() -> None:
         try:
-            await view.catch_up(EVERY)
+            await view.catch_up(CHECK_INTERVAL)
         except StaleViewError as error:
             raise NotReady("lags behind Kafka", str(error)) from None
 
     readiness = Readiness()
-    readiness.add_question("kafka", ask_kafka)
-    readiness.add_question("progress view", ask_view)
-    readiness.add_question("cassandra", partial(ask_cassandra, session))
-    readiness.add_question("storage", partial(ask_storage, storage), every=ASK_EVERY)
+    readiness.add_check("kafka", ask_kafka)
+    readiness.add_check("progress view", ask_view)
+    readiness.add_check("cassandra", partial(check_cassandra, session))
+    readiness.add_check("storage", partial(check_storage, storage), interval=STORAGE_CHECK_INTERVAL)
     return readiness

@@ -39,7 +39,7 @@ class IdempotencyKeys:
     async def claim(self, owner: str, key: str, new: Claim) -> Claim:
         """Returns ``new`` if the key is free, else the existing claim. Raises CassandraUnavailableError."""
         (row,) = await self._session.execute(
-            _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), patience=5
+            _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), retry_for=5
         )
         # Not applied, but ours: the session retried the statement after a lost response.
         if row.applied or row.request_id == new.request_id:

@@ -1,7 +1,7 @@
-"""Cancellations of our own, told apart from stray ones.
+"""Guard against stray cancellations.
 
-A library's CancelledError can reach a task that nobody cancelled: aiokafka's ``stop()`` raises that of a task of its
-own. Passed on, it would end our task as if somebody had wanted that, and nobody would notice.
+A library's CancelledError can reach a task that was not cancelled: aiokafka's ``stop()`` raises the one of an internal
+task. Propagated, it would end our task silently, as if it had been cancelled.
 """
 
 import asyncio
@@ -11,25 +11,25 @@ from typing import Any
 
 
 class StrayCancellationError(Exception):
-    """A CancelledError that reached a task which nobody cancelled."""
+    """A CancelledError reached a task that was not cancelled."""
 
 
 @contextmanager
 def no_stray_cancellation() -> Iterator[None]:
-    """Raise StrayCancellationError for a CancelledError while nobody has cancelled the current task."""
+    """Raise StrayCancellationError in place of a CancelledError unless the current task was cancelled."""
     try:
         yield
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise StrayCancellationError(f"a cancellation that nobody sent reached {task.get_name()}") from error
+        raise StrayCancellationError(f"stray CancelledError in task {task.get_name()}") from error
 
 
 def run_beside(
     work: Coroutine[Any, Any, None], *, name: str, on_failure: Callable[[BaseException], None]
 ) -> "asyncio.Task[None]":
-    """Run ``work`` in a task of its own; ``on_failure`` is called with whatever ends it but its own cancellation."""
+    """Run ``work`` in a background task; ``on_failure`` gets any exception but the task's own cancellation."""
 
     async def guarded() -> None:
         try:
@@ -37,14 +37,14 @@ def run_beside(
                 await work
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the caller must know
+        except BaseException as error:  # noqa: BLE001 - the caller must learn of every error
             on_failure(error)
 
     return asyncio.create_task(guarded(), name=name)
 
 
 async def cancel_and_wait(*tasks: "asyncio.Task[Any]") -> None:
-    """Cancel tasks and wait for their end, however they end."""
+    """Cancel tasks and wait until they have ended, whatever their outcome."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,14 +1,14 @@
-"""Faust, made safe: the one place that knows its traps.
+"""Guards that make Faust deliver at least once; the only module that depends on Faust's internals.
 
 Faust as published loses and repeats events in ways that its documentation does not mention. Each class here
 replaces one of its parts; the docstring names the trap, its place in Faust's source and the upstream issue. For
 each numbered trap, F1 to F6 and F9, a test with a real broker (``tests/integration/faust_guards``) fails without the
-guard. What they add up to:
+guard. Together they guarantee:
 
-* an offset is committed only when every event before it is finished and all that they wrote is acknowledged;
-* what can't be made good (an exception that leaves an agent, a write that the brokers refuse, an event that
-  Faust itself drops) ends the process at once with exit code 70, and is delivered again;
-* a clean stop and a rebalance wait for the events under way, for a bounded time, and commit what is finished.
+* an offset is committed only when every event before it is finished and all writes of these are acknowledged;
+* an unrecoverable fault (an exception that leaves an agent, a write that the brokers refuse, an event that
+  Faust itself drops) ends the process at once with exit code 70; the event is redelivered;
+* a clean stop and a rebalance drain the in-flight events, with a deadline, and commit what is finished.
 
 The guards reach into Faust's internals, so its version is pinned and checked. The app carries them with it:
 ``faust -A streams.compress worker`` is as safe as ``run_worker``.
@@ -52,83 +52,84 @@ from infra.worker_monitor import WorkerMonitor
 GUARDED_VERSION = "0.15.3"
 
 SESSION_TIMEOUT = 10.0
-"""Seconds after which a killed worker's partitions go to another (brokers refuse less than 6)."""
+"""Session timeout (s): a killed worker's partitions are reassigned after it (brokers refuse less than 6)."""
 REVOKE_DRAIN = 10.0
-"""Seconds a rebalance waits for events under way: longer would stall the whole group for one slow image."""
+"""Drain deadline (s) of a rebalance: a longer one would stall the whole group for one slow image."""
 REBALANCE_TIMEOUT = 60.0
-"""Seconds a member may take to let go of its partitions: several times ``REVOKE_DRAIN``."""
+"""Rebalance timeout (s): a member must revoke its partitions within it; several times ``REVOKE_DRAIN``."""
 STOP_DRAIN = 6.0
-"""Seconds a clean stop waits for events under way; leaving the group and Faust's own end follow."""
+"""Drain deadline (s) of a clean stop; leaving the group and Faust's own shutdown follow."""
 STOP_LIMIT = 10.0
-"""Seconds after which a stop that hangs is cut short: what docker grants before SIGKILL."""
+"""Seconds after which a hanging stop ends the process: docker's grace period before SIGKILL."""
 PUBLISH_TIMEOUT = 30.0
 """Seconds within which the brokers must acknowledge a changelog write."""
-ROOM_CHECK = 0.02
-"""Seconds between two looks whether a partition's share of the delivery window has room again."""
-AT_ONCE = 64
-"""Records that a partition with a large share of the window has room for when it is fetched from: fewer at a time
-cost a call each."""
-LARGE_SHARE = 4 * AT_ONCE
-"""Records of a partition; compress has fewer, and takes each as soon as there is room for it."""
-LARGE_ROOM_CHECK = 0.1
-"""The same as `ROOM_CHECK` for large shares, which last that long."""
+FULL_WINDOW_POLL = 0.02
+"""Poll interval (s) while a partition's in-flight window is full."""
+MIN_POLL_RECORDS = 64
+"""Minimum free capacity of a large window before its partition is polled again: smaller polls cost one call per few
+records."""
+LARGE_WINDOW = 4 * MIN_POLL_RECORDS
+"""Records in flight per partition from which a window is large; compress has smaller ones, and is polled record by
+record."""
+LARGE_WINDOW_POLL = 0.1
+"""`FULL_WINDOW_POLL` of large windows: they take that long to drain."""
 UNACKNOWLEDGED_LIMIT = 1000
-"""Changelog writes under way at which delivery waits for the brokers to catch up."""
+"""Unacknowledged changelog writes at which backpressure stops the delivery of events."""
 STALL_FACTOR = 3
-"""How many times as long as it ever may an event takes before its worker counts as stalled."""
+"""Multiple of an event's maximum duration after which its worker counts as stalled."""
 
 FIXED: Mapping[str, Any] = {
     "processing_guarantee": "at_least_once",  # exactly_once crashes without tables, and doubles what it counts
     "stream_wait_empty": True,  # False commits an unfinished event at SIGTERM
-    "topic_allow_declare": False,  # `init` makes all topics: Faust's own differ in their partitions
+    "topic_allow_declare": False,  # `init` creates all topics: Faust's would have other partition counts
     "topic_disable_leader": True,  # no leader topic: nothing here runs on one worker only
     "web_enabled": False,  # its server listens on 0.0.0.0 and shows the tables
     "consumer_auto_offset_reset": "earliest",  # a new group begins with the first event
     "producer_acks": -1,  # every in-sync replica has a changelog write before its event is committed
     "producer_threaded": False,  # its buffer is not part of flush()
-    "table_standby_replicas": 0,  # a standby of a memory table is not used at takeover
-    "key_serializer": "raw",  # topics carry bytes; agents decode, and put aside what they can't read
+    "table_standby_replicas": 0,  # Faust doesn't use a standby of a memory table at failover
+    "key_serializer": "raw",  # topics carry bytes; agents decode, and dead-letter poison pills
     "value_serializer": "raw",
 }
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 _produced_to = cache(metrics.PRODUCED.labels)
 
 
 class PartitionOffsets:
-    """Which offsets of one partition may be committed, from what was delivered and what is finished."""
+    """Offset tracker of one partition: which offset may be committed, given the delivered and the finished ones."""
 
     __slots__ = ("_deadlines", "_unfinished", "committed", "dropped", "position")
 
     def __init__(self, committed: int | None = None) -> None:
         self.committed = committed
         self.position = committed  # the offset after the last one delivered
-        self.dropped: int | None = None  # the first offset that was fetched and then thrown away
+        self.dropped: int | None = None  # the first offset that was fetched and then discarded
         self._unfinished: set[int] = set()
         self._deadlines: dict[int, float] = {}
 
     def deliver(self, offset: int) -> None:
         if self.committed is None:
-            self.committed = offset  # where a restart begins anyway
+            self.committed = offset  # a restart would begin here
         self._unfinished.add(offset)
         self.position = offset + 1
 
     def start(self, offset: int, deadline: float) -> None:
-        """An agent has taken the event; of several agents of one topic, the latest ``deadline`` counts."""
+        """An agent has begun the event; if a topic has several agents, the latest ``deadline`` counts."""
         if offset in self._unfinished:
             self._deadlines[offset] = max(deadline, self._deadlines.get(offset, deadline))
 
     def finish(self, offset: int) -> None:
-        """An offset not delivered since the last seek is ignored: it will come again."""
+        """Ignores an offset that was not delivered since the last seek: it will be redelivered."""
         self._unfinished.discard(offset)
         self._deadlines.pop(offset, None)
 
     def overdue(self, now: float) -> int | None:
-        """The first offset whose deadline is over, if any."""
+        """The lowest offset whose deadline has passed, if any."""
         return min((offset for offset, deadline in self._deadlines.items() if deadline <= now), default=None)
 
     def drop(self, offset: int) -> None:
-        """The offset was fetched but no agent will see it, unless the position goes back."""
+        """The offset was fetched, but no agent gets it unless a seek goes back."""
         self.dropped = offset if self.dropped is None else min(offset, self.dropped)
 
     @property
@@ -140,13 +141,13 @@ class PartitionOffsets:
 
     @property
     def first_unfinished(self) -> int | None:
-        """Where a restart would have to begin; None: at the first record."""
+        """The offset at which a restart must begin; None: the first record."""
         return min(self._unfinished, default=self.position)
 
     def committable(self) -> int | None:
-        """The offset that a restart may begin at, if it is beyond the committed one.
+        """The offset to commit, if it is beyond the committed one.
 
-        Offsets that were never delivered (compacted away, transaction markers) need no thought: the next
+        Offsets that were never delivered (compacted away, transaction markers) don't matter: the next
         unfinished one, or the position, is right whatever lies between.
         """
         offset = self.first_unfinished
@@ -156,7 +157,7 @@ class PartitionOffsets:
 
 
 class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
-    """F2: leaves the group at a stop if that can be done in time. Fetches as many records as there is room for."""
+    """F2: bounded LeaveGroup on shutdown. Polls at most the free in-flight capacity of each partition."""
 
     async def _fetch_records(
         self,
@@ -165,44 +166,44 @@ class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> Any:
-        """With a mapping for ``active_partitions``: at most so many records of each, evenly.
+        """If ``active_partitions`` is a mapping, it has the maximum number of records of each partition.
 
-        aiokafka empties the buffer of one partition, thousands of records, before it looks at the next.
+        aiokafka empties the buffer of one partition, thousands of records, before it serves the next.
         """
         if not isinstance(active_partitions, Mapping):
             return await super()._fetch_records(consumer, active_partitions, timeout, max_records)
-        if (least := min(active_partitions.values())) >= AT_ONCE:  # each has room for so many: one call is enough
+        if (least := min(active_partitions.values())) >= MIN_POLL_RECORDS:  # one call is enough
             return await super()._fetch_records(consumer, set(active_partitions), timeout, least)
         records: dict[Any, Any] = {}
-        for tp, room in active_partitions.items():
-            records |= await super()._fetch_records(consumer, {tp}, 0, room)
+        for tp, capacity in active_partitions.items():
+            records |= await super()._fetch_records(consumer, {tp}, 0, capacity)
         if not records:
             return await super()._fetch_records(consumer, set(active_partitions), timeout, 1)
         return records
 
-    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """The offset after the last record of each, as the brokers say now."""
-        return await self._beside_the_queue(self._ensure_consumer().end_offsets(list(partitions)))
+    async def end_offsets(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """End offset of each partition, queried from the brokers."""
+        return await self._bypass_queue(self._ensure_consumer().end_offsets(list(partitions)))
 
-    async def beginnings(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        """The offset of the first record that is kept of each."""
-        return await self._beside_the_queue(self._ensure_consumer().beginning_offsets(list(partitions)))
+    async def beginning_offsets(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        """Offset of the first retained record of each partition, queried from the brokers."""
+        return await self._bypass_queue(self._ensure_consumer().beginning_offsets(list(partitions)))
 
-    async def _beside_the_queue(self, question: Coroutine[Any, Any, Mapping[TP, int]]) -> Mapping[TP, int]:
-        """Trap: of Faust's own calls two run at a time; one that the brokers let wait would hold up the commits."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(question, self.thread_loop))
+    async def _bypass_queue(self, query: Coroutine[Any, Any, Mapping[TP, int]]) -> Mapping[TP, int]:
+        """Trap: Faust runs two of its own calls at a time, so a query without an answer would block the commits."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(query, self.thread_loop))
 
     async def on_thread_stop(self) -> None:
-        """Trap: aiokafka first finishes joining the group, which after a kill -9 takes a session timeout."""
+        """Trap: aiokafka first finishes JoinGroup, which after a kill -9 takes a session timeout."""
         app = cast("GuardedApp", self.app)
         try:
             await asyncio.wait_for(super().on_thread_stop(), app.drain_seconds + 1.5)
         except TimeoutError:
-            log.warning("stopped while joining the group, without leaving it")
+            logger.warning("stopped during JoinGroup, without LeaveGroup")
 
 
 class GuardedConsumer(driver.Consumer):
-    """F1, F2, F4: delivers every event from the committed offset on, and commits exactly what is finished."""
+    """F1, F2, F4: delivers every event from the committed offset on, and commits exactly the finished ones."""
 
     app: "GuardedApp"
     _thread: GuardedConsumerThread
@@ -210,14 +211,14 @@ class GuardedConsumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._offsets: dict[TP, PartitionOffsets] = {}
-        self._epoch = 0  # counts the stops of the flow: what was fetched before one is not delivered after it
+        self._epoch = 0  # fence: incremented at each stop of the flow; records of an older epoch are not delivered
         self._fetch_ended = asyncio.Event()
         self._fetch_ended.set()
 
     def _new_consumer_thread(self) -> GuardedConsumerThread:
         return GuardedConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
-    # What the monitor asks
+    # Queries of the monitor
 
     @property
     def is_connected(self) -> bool:
@@ -225,7 +226,7 @@ class GuardedConsumer(driver.Consumer):
 
     @property
     def unfinished(self) -> int:
-        """How many events were handed out and are not finished."""
+        """Number of in-flight events: delivered and not finished."""
         return sum(offsets.unfinished for offsets in self._offsets.values())
 
     def first_unfinished(self, tp: TP) -> int | None:
@@ -233,7 +234,7 @@ class GuardedConsumer(driver.Consumer):
         return None if offsets is None else offsets.first_unfinished
 
     def overdue(self) -> str | None:
-        """The place of an event that is under way for several times as long as it ever may; None: there is none."""
+        """Topic, partition and offset of a stalled event: in flight for `STALL_FACTOR` times its maximum duration."""
         now = monotonic()
         for tp, offsets in self._offsets.items():
             if (offset := offsets.overdue(now)) is not None:
@@ -241,30 +242,30 @@ class GuardedConsumer(driver.Consumer):
         return None
 
     def note_start(self, message: Message, longest: float) -> None:
-        """An agent has taken an event that may take ``longest`` seconds."""
+        """An agent has begun an event that may take ``longest`` seconds."""
         if (offsets := self._offsets.get(message.tp)) is not None:
             offsets.start(message.offset, monotonic() + STALL_FACTOR * longest)
 
-    async def ends(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        return await self._thread.ends(partitions)
+    async def end_offsets(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        return await self._thread.end_offsets(partitions)
 
-    async def beginnings(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
-        return await self._thread.beginnings(partitions)
+    async def beginning_offsets(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
+        return await self._thread.beginning_offsets(partitions)
 
     # F1: fetching and seeking
 
     async def _drain_messages(self, fetcher: ServiceT) -> None:
-        """F1: fetch and deliver so that moving the position never skips an event.
+        """F1: fetch and deliver so that a seek never skips an event.
 
-        Trap: Faust goes back to the committed offset while a fetch may be under way or half delivered
+        Trap: Faust seeks back to the committed offset while a fetch may be in flight or half delivered
         (transport/consumer.py ``getmany``, ``_wait_next_records``, ``_drain_messages``). Records of the old
-        position then arrive after the seek; those before them are taken for a compacted gap, committed past,
-        and dropped as already read when they come. Also, a fetch shares its set of partitions
+        position then arrive after the seek; the records before them are taken for a compacted gap, committed past,
+        and dropped as already read on arrival. Also, a fetch shares its set of partitions
         with the thread that runs it: partitions resumed meanwhile are fetched too, and an emptied set means
-        all; what is not active is dropped. Upstream: faust-streaming/faust #596, #216.
+        all; records of inactive partitions are dropped. Upstream: faust-streaming/faust #596, #216.
 
-        Guard: each fetch has its own copy of the set, seeks wait until no fetch is under way, and the rest of a
-        batch is left undelivered once the flow has stopped, after which a seek always follows.
+        Guard: each fetch has its own copy of the set, seeks wait until no fetch is in flight, and the rest of a
+        batch is not delivered once the flow has stopped; a stop is always followed by a seek.
         """
         stopped: tuple[type[BaseException], ...] = (*self.consumer_stopped_errors, asyncio.CancelledError)
         try:
@@ -283,34 +284,34 @@ class GuardedConsumer(driver.Consumer):
                 await self.wait(self.can_resume_flow.wait())
                 continue
             active = set(self._get_active_partitions())
-            partitions = self._with_room(active)
-            room_check = ROOM_CHECK if self._share(active) < LARGE_SHARE else LARGE_ROOM_CHECK
-            if not partitions:  # paused, or behind full buffers
-                await self.sleep(room_check if active else 0.05)
+            partitions = self._partitions_to_poll(active)
+            poll_interval = FULL_WINDOW_POLL if self._window_of_each(active) < LARGE_WINDOW else LARGE_WINDOW_POLL
+            if not partitions:  # paused, or all windows are full
+                await self.sleep(poll_interval if active else 0.05)
                 continue
-            # Where some have no room, they may get it before a record of the others comes.
-            timeout = 1.0 if len(partitions) == len(active) else room_check
+            # A full window may drain before the other partitions have a new record.
+            timeout = 1.0 if len(partitions) == len(active) else poll_interval
             await self._deliver(*await self._fetch(partitions, timeout))
 
-    def _with_room(self, active: set[TP]) -> Any:
-        """The partitions to fetch from; with a delivery window, how many records of each.
+    def _partitions_to_poll(self, active: set[TP]) -> Any:
+        """Backpressure: the partitions to poll; with a delivery window, each one's free in-flight capacity.
 
-        The window is shared out evenly among the partitions, so that what is under way from some leaves room for
-        the others. Nothing waits in queues then, and an urgent record is begun as soon as it comes.
+        The delivery window is divided evenly among the partitions, so a slow partition takes no capacity from the
+        others. No event waits in a queue, and an urgent one starts as soon as it arrives.
         """
-        window = self.app.delivery_window
-        if window is None or not active:
+        if self.app.delivery_window is None or not active:
             return active
-        share = self._share(active)
-        least = AT_ONCE if share >= LARGE_SHARE else 1
-        room = {tp: share - self._offsets_of(tp).unfinished for tp in active}
-        return {tp: records for tp, records in room.items() if records >= least}
+        window = self._window_of_each(active)
+        least = MIN_POLL_RECORDS if window >= LARGE_WINDOW else 1
+        free = {tp: window - self._offsets_of(tp).unfinished for tp in active}
+        return {tp: capacity for tp, capacity in free.items() if capacity >= least}
 
-    def _share(self, active: set[TP]) -> int:
+    def _window_of_each(self, active: set[TP]) -> int:
+        """In-flight window of one partition, in records."""
         return max(1, (self.app.delivery_window or 0) // max(1, len(active)))
 
     async def _fetch(self, partitions: Any, timeout: float) -> tuple[Mapping[TP, list[Any]], int]:
-        """Records, and the epoch in which they may be delivered."""
+        """Fetched records, and the epoch in which they may be delivered."""
         epoch = self._epoch
         self._fetch_ended.clear()
         try:
@@ -325,12 +326,12 @@ class GuardedConsumer(driver.Consumer):
         suspended = asyncio.ensure_future(self.suspend_flow.wait())
         try:
             for tp, record in self.scheduler.iterate(records):
-                counts = self.app.topics.acks_enabled_for(tp.topic)  # changelogs don't: recovery seeks by itself
+                is_input = self.app.topics.acks_enabled_for(tp.topic)  # else a changelog: recovery seeks by itself
                 if epoch != self._epoch:
-                    if counts:
+                    if is_input:
                         self._offsets_of(tp).drop(record.offset)
                     continue
-                if counts:
+                if is_input:
                     self._note_delivery(tp, record.offset)
                 delivery = asyncio.ensure_future(self.callback(self._to_message(tp, record)))
                 await asyncio.wait({delivery, suspended}, return_when=asyncio.FIRST_COMPLETED)
@@ -338,7 +339,7 @@ class GuardedConsumer(driver.Consumer):
                     delivery.result()
                 else:
                     delivery.cancel()
-                    if counts:
+                    if is_input:
                         self._offsets_of(tp).drop(record.offset)
         finally:
             suspended.cancel()
@@ -349,11 +350,11 @@ class GuardedConsumer(driver.Consumer):
     def _note_delivery(self, tp: TP, offset: int) -> None:
         offsets = self._offsets_of(tp)
         if offsets.dropped is not None:
-            end_process(f"{tp.topic}/{tp.partition}: offset {offsets.dropped} was dropped, and now comes {offset}")
+            end_process(f"{tp.topic}/{tp.partition}: offset {offset} is delivered after {offsets.dropped} was dropped")
         offsets.deliver(offset)
 
     def note_dropped(self, message: Message) -> None:
-        """A delivered message will reach no agent: more may be delivered only after a seek back."""
+        """A delivered message will reach no agent: nothing behind it may be delivered before a seek back."""
         offsets = self._offsets.get(message.tp)
         if offsets is not None and offsets.is_unfinished(message.offset):
             offsets.drop(message.offset)
@@ -363,14 +364,15 @@ class GuardedConsumer(driver.Consumer):
         super().stop_flow()
 
     async def perform_seek(self) -> None:
-        """F1: go back to the committed offsets while the flow stands still, also where there are none.
+        """F1: seek to the committed offsets while the flow is stopped, also in partitions without one.
 
-        Trap: at the end of a table's recovery, input partitions resume, then the position goes back, then the queues
-        are cleared (tables/recovery.py ``on_recovery_completed``): what is delivered between is lost. And aiokafka's
-        ``seek_to_committed`` leaves a partition that has no committed offset, or 0, where it is: what was
-        fetched from it and thrown away never comes again. Upstream: faust-streaming/faust #596.
+        Trap: at the end of a table's recovery, input partitions resume, then Faust seeks back, then it clears the
+        queues (tables/recovery.py ``on_recovery_completed``): an event delivered in between is lost. And aiokafka's
+        ``seek_to_committed`` doesn't seek in a partition whose committed offset is missing or 0: a record that was
+        fetched from it and discarded is never redelivered. Upstream: faust-streaming/faust #596.
 
-        Guard: the flow stops here (recovery resumes it after clearing), and those partitions begin anew.
+        Guard: the flow stops here (recovery resumes it after clearing), and those partitions are read from their
+        beginning.
         """
         self.stop_flow()
         await self._fetch_ended.wait()
@@ -384,13 +386,13 @@ class GuardedConsumer(driver.Consumer):
         await self._fetch_ended.wait()
         await super().seek_wait(partitions)
 
-    # F4: what is finished, and what may be committed
+    # F4: acknowledgements and commits
 
     def ack(self, message: Message) -> bool:
-        """F4: note that an event is finished, unless no agent has seen it.
+        """F4: mark an event as finished, unless no agent has got it.
 
-        Trap: a stream acknowledges what it skips because of a rebalance (streams.py ``_py_aiter``) as if it had
-        been processed. Only what was handed to an agent is ``tracked``.
+        Trap: a stream acknowledges an event that it skips because of a rebalance (streams.py ``_py_aiter``) as if it
+        had been processed. Only an event that an agent has got is ``tracked``.
         """
         with ack_lock:
             if message.acked:
@@ -411,7 +413,7 @@ class GuardedConsumer(driver.Consumer):
     def _new_offset(self, tp: TP) -> int | None:
         """F4: never past an unfinished event.
 
-        Trap: with several events under way, Faust takes an unfinished one just behind the committed offset for a
+        Trap: with several events in flight, Faust takes an unfinished one just behind the committed offset for a
         compacted gap, and commits past it (transport/consumer.py ``_new_offset``).
         Upstream: faust-streaming/faust #606, #312, pull request #707.
         """
@@ -421,7 +423,7 @@ class GuardedConsumer(driver.Consumer):
         return True  # _new_offset has compared already
 
     async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
-        """Count offsets as committed only if they were: Faust does so too when it failed (#316)."""
+        """Record offsets as committed only if the commit succeeded: Faust also does if it failed (#316)."""
         did_commit = await super()._commit_offsets(offsets, start_new_transaction)
         if did_commit:
             for tp, offset in offsets.items():
@@ -432,10 +434,10 @@ class GuardedConsumer(driver.Consumer):
     # F2: rebalance and stop
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
-        """F2: finish and commit what is under way before its bookkeeping is dropped.
+        """F2: drain and commit the in-flight events before their offsets are forgotten.
 
         Trap: Faust forgets which offsets are finished, and then waits for the streams and commits nothing
-        (transport/consumer.py ``on_partitions_revoked``): every rebalance repeats a commit interval.
+        (transport/consumer.py ``on_partitions_revoked``): every rebalance redelivers a commit interval.
         """
         if assignment := self.assignment():
             self.stop_flow()
@@ -448,33 +450,33 @@ class GuardedConsumer(driver.Consumer):
         await super().on_partitions_revoked(revoked)
 
     async def wait_empty(self) -> None:
-        """Wait for the events under way, for a bounded time, and commit what is finished.
+        """Drain the in-flight events, with a deadline, and commit the finished ones.
 
-        Faust's own waits for ever. What is left over stays uncommitted; after a rebalance its late end is ignored.
-        Where there are tables it could then overwrite what the partition's next owner writes, so
-        there the process ends.
+        Faust's own version has no deadline. An event that outlasts it stays uncommitted; after a rebalance its late
+        acknowledgement is ignored. In an app with tables it would run as a zombie, and could overwrite a write of the
+        partition's next owner, so there the process ends.
         """
         deadline = monotonic() + (STOP_DRAIN if self.app.should_stop else REVOKE_DRAIN)
         while self._unacked_messages and monotonic() < deadline:
             await self._wait_for_ack(timeout=1)
         if unfinished := len(self._unacked_messages):
-            log.warning("%d events are unfinished and will be delivered again", unfinished)
+            logger.warning("drain timed out: %d events are unfinished and will be redelivered", unfinished)
             if self.app.tables.changelog_topics and not self.app.should_stop:
-                end_process("an event outlasted a rebalance and could write to a table that has a new owner")
+                end_process("an event outlasted a rebalance and could write to a table partition that has a new owner")
         try:
             async with asyncio.timeout(REVOKE_DRAIN):
-                await self.maybe_wait_for_commit_to_finish()  # it may have begun before the last event ended
+                await self.maybe_wait_for_commit_to_finish()  # a commit may have begun before the last event finished
                 await self.commit_and_end_transactions()
         except TimeoutError:
-            log.warning("the brokers did not take the last commit; what it held will be delivered again")
+            logger.warning("offset commit timed out: events since the last commit will be redelivered")
         self._unacked_messages.clear()
 
 
 class GuardedFlowControl(FlowControlEvent):
-    """F1: notices what is thrown away from the queues.
+    """F1: records the events that are discarded from the queues.
 
-    Trap: ``resume()`` clears the queues of all streams (mode/utils/queues.py), whatever was delivered since
-    the seek. Guard: it is noted as dropped, and delivering past it ends the process.
+    Trap: ``resume()`` clears the queues of all streams (mode/utils/queues.py), including events delivered since
+    the seek. Guard: they are marked as dropped, and a delivery past a dropped event ends the process.
     """
 
     def __init__(self, app: "GuardedApp") -> None:
@@ -490,10 +492,10 @@ class GuardedFlowControl(FlowControlEvent):
 
 
 class GuardedBuffer(ProducerBuffer):
-    """F6: ``flush()`` returns when the brokers have everything.
+    """F6: ``flush()`` returns when the brokers have acknowledged every write.
 
-    Trap: Faust's gives up when no message leaves the buffer for 0.1 s, and overlooks the one that has just left
-    (transport/producer.py ``flush_atmost``): an event is committed whose changelog writes may yet be
+    Trap: Faust's version gives up when no message leaves the buffer for 0.1 s, and overlooks the one that has just
+    left (transport/producer.py ``flush_atmost``): an event is committed whose changelog writes may yet be
     lost. Upstream: faust-streaming/faust pull request #273 relies on it.
     """
 
@@ -507,7 +509,7 @@ class GuardedBuffer(ProducerBuffer):
         super().put(fut)
 
     async def flush(self) -> None:
-        """Wait for what is in the buffer now: what comes later belongs to a later commit."""
+        """Wait for the writes that are in the buffer now: later ones belong to a later commit."""
         if writes := set(self._unacknowledged):
             _, late = await asyncio.wait(writes, timeout=2 * PUBLISH_TIMEOUT)
             if late:
@@ -519,7 +521,7 @@ class GuardedBuffer(ProducerBuffer):
 
 
 class GuardedProducer(driver.Producer):
-    """Faust's producer, which only writes changelogs here: idempotent, with the buffer that does flush."""
+    """Faust's producer, which only writes changelogs here: idempotent, with the guarded buffer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -531,7 +533,7 @@ class GuardedProducer(driver.Producer):
 
 
 class GuardedTopic(faust.Topic):
-    """F5: a record that the brokers refuse ends the process.
+    """F5: a record that the brokers reject ends the process.
 
     Trap: Faust logs a warning and commits the event (topics.py ``_on_published``).
     """
@@ -541,18 +543,18 @@ class GuardedTopic(faust.Topic):
     ) -> None:
         if fut.cancelled() or fut.exception() is not None:
             cause = "cancelled" if fut.cancelled() else repr(fut.exception())
-            end_process(f"a record for {self.get_topic_name()} was not written: {cause}")
+            end_process(f"cannot write a record to {self.get_topic_name()}: {cause}")
         _produced_to(self.get_topic_name()).inc()
         super()._on_published(fut, message, producer, state)
 
 
 class GuardedStream(Stream):  # type: ignore[type-arg]
-    """F3, F4: an event is finished when the next one is asked for, and never otherwise.
+    """F3, F4: an event is acknowledged only when the agent requests the next one.
 
-    Trap: Faust acknowledges also an event whose agent raised or was cancelled, as soon as its generator is closed
-    (streams.py ``_py_aiter``), and an agent that awaits while it cleans up leaves the time to
-    commit it. The compiled twin (_cython/streams.pyx ``after``) moreover writes past ``Consumer.ack``, and is
-    there or not as the platform's wheel has it: the Python one always runs.
+    Trap: Faust also acknowledges an event whose agent raised or was cancelled, as soon as its generator is closed
+    (streams.py ``_py_aiter``), and an agent that awaits during its clean-up leaves time to
+    commit it. The compiled version (_cython/streams.pyx ``after``) also bypasses ``Consumer.ack``, and only some
+    platforms' wheels have it: the Python version always runs here.
     """
 
     def __aiter__(self) -> Any:
@@ -573,30 +575,30 @@ class GuardedStream(Stream):  # type: ignore[type-arg]
 class GuardedAgent(faust.Agent):
     """F3: an exception that leaves an agent ends the process.
 
-    Trap: Faust restarts the agent and goes on behind the event, also with ``noack`` and with every supervisor
+    Trap: Faust restarts the agent and skips the event, also with ``noack`` and with every supervisor
     strategy (agents/agent.py ``_execute_actor``). Upstream: faust-streaming/faust #189, #315, #527.
     """
 
     async def _execute_actor(self, coro: Awaitable[Any], aref: Any) -> None:
-        await super()._execute_actor(self._to_the_end(coro), aref)
+        await super()._execute_actor(self._run_guarded(coro), aref)
 
-    async def _to_the_end(self, coro: Awaitable[Any]) -> None:
+    async def _run_guarded(self, coro: Awaitable[Any]) -> None:
         try:
             with no_stray_cancellation():
                 await coro
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the agent must not go on behind it
+        except BaseException as error:  # noqa: BLE001 - the agent must not skip the event, whatever the error
             end_process(f"agent {self.name} failed: {error!r}", error=error)
         if not self.app.should_stop:
             end_process(f"agent {self.name} ended although its stream did not")
 
 
 class GuardedRecovery(Recovery):
-    """Ends the process when a rebalance can't be completed; measures how long a recovery takes.
+    """Ends the process when a rebalance can't be completed; measures the duration of recoveries.
 
-    Trap: a step that takes longer than its time-out counts as a stop of the service (tables/recovery.py ``_wait``):
-    the worker stays in the group and processes nothing for ever.
+    Trap: Faust takes a step that exceeds its timeout for a stop of the service (tables/recovery.py ``_wait``):
+    the worker stays in the group and never processes anything again.
     """
 
     async def _wait(self, coro: WaitArgT, timeout: Seconds | None = None) -> None:
@@ -636,7 +638,7 @@ class GuardedTransport(driver.Transport):
 
 
 class WithoutWeb(BootStrategy):
-    """``faust worker`` switches the web server on, whatever the setting says."""
+    """Trap: ``faust worker`` starts the web server, whatever the setting says."""
 
     enable_web = False
 
@@ -675,7 +677,7 @@ class GuardedApp(faust.App):
         super()._create_directories()
 
     async def on_started_init_extra_tasks(self) -> None:
-        """Trap: a task or timer that a stray cancellation ends is not missed (mode/services.py ``_execute_task``)."""
+        """Trap: Faust ignores that a stray cancellation ended a task or timer (mode/services.py ``_execute_task``)."""
         for task in self._app_tasks:
             self.add_future(self._guarded(task()))
 
@@ -702,7 +704,7 @@ class GuardedApp(faust.App):
         self.worker_monitor.note_assignment()
 
     def _crash(self, reason: BaseException) -> None:
-        """Whatever crashes inside Faust ends the process; Faust would live on with the other half."""
+        """A crash inside Faust ends the process; Faust itself would go on with the services that are left."""
         end_process(f"{self.conf.id} crashed: {reason!r}", error=reason)
 
     async def stop(self) -> None:
@@ -715,7 +717,7 @@ class GuardedApp(faust.App):
         await super().stop()
 
     def _on_rebalance_when_stopped(self) -> None:
-        """F2: the consumer stays open until what is finished is committed.
+        """F2: the consumer stays open until the finished offsets are committed.
 
         Trap: Faust closes it here, from the wrong thread, when a rebalance comes during a stop, as it does when
         all workers of a group are stopped together.
@@ -723,26 +725,26 @@ class GuardedApp(faust.App):
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a consumer to be asked."""
+        """Whether the consumer exists and is connected."""
         return self._consumer is not None and self.consumer.is_connected
 
     @property
     def recovery_remaining(self) -> int:
-        """Records of changelogs that are still to be read."""
+        """Changelog records that recovery has yet to read."""
         tables = cast("GuardedTableManager", self.tables)
         return max(0, tables.recovery.active_remaining_total()) if self.in_recovery else 0
 
     @property
     def drain_seconds(self) -> float:
-        """How long events under way may take when their stream ends: at a stop, what is left of the drain."""
+        """Remaining seconds of the drain deadline for in-flight events when their stream ends."""
         return STOP_DRAIN if self._drained_by is None else max(0.0, self._drained_by - monotonic())
 
 
 async def require_topics_of(app: faust.App, settings: Settings) -> None:
-    """F9: MissingTopicsError unless all that ``app`` reads is there, with a table in as many partitions as it has.
+    """F9: raise MissingTopicsError unless every topic of ``app`` exists, co-partitioned if the app has a table.
 
-    Trap: Faust waits for missing topics, or makes them with other partitions than the inputs of its tables, and
-    then loses events. KafkaUnavailableError: no broker can be reached.
+    Trap: Faust waits for missing topics, or creates them with another number of partitions than the inputs of its
+    tables, and then loses events. Raises KafkaUnavailableError if no broker can be reached.
     """
     tables = set(app.tables.changelog_topics)
     topics = tables | {name for agent in app.agents.values() for name in agent.get_topic_names()}
@@ -774,38 +776,38 @@ def create_app(
     delivery_window: int | None = None,
     **overrides: Any,
 ) -> GuardedApp:
-    """A Faust app with every guard; ``name`` is its id and its consumer group, ``role`` says what it measures.
+    """A Faust app with every guard; ``name`` is its id and consumer group, ``role`` selects its metrics.
 
-    ``delivery_window``: how many events may be under way in a worker, shared out evenly among its partitions (at
-    least one for each), so that no agent's slowness holds up the events of other partitions; None: as many as its
-    buffers take, in the order of the partitions.
-    ``overrides`` are Faust settings. RuntimeError: another version of Faust is installed than the guards are
-    made for. ValueError: an override would take a guard away.
+    ``delivery_window`` bounds the in-flight events of a worker. It is divided evenly among the assigned partitions (at
+    least one event each), so a slow agent delays no other partition; None: as many as the buffers take, in the order
+    of the partitions.
+    ``overrides`` are Faust settings. Raises RuntimeError if another version of Faust is installed than the guards
+    were written for, ValueError if an override would disable a guard.
     """
     if faust.__version__ != GUARDED_VERSION:
-        raise RuntimeError(f"faust-streaming is {faust.__version__}; its guards are for {GUARDED_VERSION}")
+        raise RuntimeError(f"faust-streaming {faust.__version__} is installed; the guards need {GUARDED_VERSION}")
     if unsafe := sorted(FIXED.keys() & overrides.keys()):
-        raise ValueError(f"fixed for safety: {', '.join(unsafe)}")
-    brokers = settings.kafka_brokers or "127.0.0.1:9092"  # unset is an error at start, not at import
+        raise ValueError(f"settings that the guards depend on can't be overridden: {', '.join(unsafe)}")
+    brokers = settings.kafka_brokers or "127.0.0.1:9092"  # an unset variable is an error at start, not at import
     options: dict[str, Any] = {
         "broker": [f"kafka://{address.strip()}" for address in brokers.split(",")],
         "broker_credentials": credentials_of(settings),
         "broker_session_timeout": SESSION_TIMEOUT,
         "broker_heartbeat_interval": SESSION_TIMEOUT / 3,  # two may get lost
         "broker_rebalance_timeout": REBALANCE_TIMEOUT,
-        # Longer than a rebalance may take, or joining would be given up and begun anew
+        # Longer than the rebalance timeout, or JoinGroup would time out and start again
         "broker_request_timeout": REBALANCE_TIMEOUT + 5,
-        # After so long without a fetch aiokafka leaves the group and never comes back. Buffers that stay full
-        # while Cassandra is down must not be taken for that.
+        # Without a poll for this long aiokafka leaves the group and never rejoins; backpressure during a Cassandra
+        # outage must not cause that.
         "broker_max_poll_interval": 7 * 86_400.0,
         "consumer_metadata_max_age_ms": 10_000,  # until partitions that `init --partitions` adds are read
-        "broker_commit_interval": 1.0,  # what a kill -9 repeats
-        # Events waiting for an agent. Where one has so many, none of the others gets any more.
+        "broker_commit_interval": 1.0,  # bounds the redeliveries after a kill -9
+        # Events queued per agent; a full queue blocks the delivery to all agents
         "stream_buffer_maxsize": max(1024, delivery_window or 0),
-        "producer_linger": 0.02,  # seconds in which changelog writes gather to one request
+        "producer_linger": 0.02,  # seconds that changelog writes wait to share a request
         "producer_max_batch_size": 128 * 1024,
         "producer_request_timeout": PUBLISH_TIMEOUT,
-        "store": "memory://",  # tables come back from their changelog
+        "store": "memory://",  # tables are recovered from their changelog
         "datadir": settings.data_dir.absolute() / "faust" / name,  # not in the current directory
         "topic_partitions": partitions,
         "autodiscover": False,  # the module that is run imports its agents
@@ -828,17 +830,17 @@ def create_app(
 async def handle(
     stream: StreamT[bytes], handler: Callable[[EventT[bytes]], Awaitable[None]], *, in_flight: int, longest: float
 ) -> None:
-    """Process a stream's events, up to ``in_flight`` at once; each is acknowledged when its handler is done.
+    """Process a stream's events concurrently, up to ``in_flight``; each is acknowledged when its handler returns.
 
-    They may finish in any order: an offset is committed only when all before it are finished. Nothing is taken
-    from the stream while all are busy. A handler's exception ends the process (F3). When the stream ends, at a
-    stop, those under way have what is left of the drain; what is unfinished then is cancelled and never
-    acknowledged, so it comes again. For agents without tables: a table is written by one event at a time.
-    ``longest``: seconds that one event may take; after ``STALL_FACTOR`` times as many the process ends.
+    They may finish in any order: an offset is committed only when all before it are finished. A full window is
+    backpressure: nothing is taken from the stream. A handler's exception ends the process (F3). When the stream ends,
+    at a stop, the in-flight events have the rest of the drain deadline; then they are cancelled and never
+    acknowledged, so they are redelivered. For agents without tables: a table is written by one event at a time.
+    ``longest``: maximum duration of one event in seconds; after ``STALL_FACTOR`` times as long the process ends.
     """
     app = cast("GuardedApp", stream.app)
     source = cast("Stream[bytes]", stream).noack()
-    slots = asyncio.Semaphore(in_flight)
+    permits = asyncio.Semaphore(in_flight)
     running: set[asyncio.Task[None]] = set()
 
     async def process(event: EventT[bytes]) -> None:
@@ -849,18 +851,18 @@ async def handle(
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in GuardedAgent
-            place = f"{event.message.topic}/{event.message.partition} offset {event.message.offset}"
-            end_process(f"{app.conf.id} failed at {place}: {error!r}", error=error)
+            position = f"{event.message.topic}/{event.message.partition} offset {event.message.offset}"
+            end_process(f"{app.conf.id} failed at {position}: {error!r}", error=error)
         await source.ack(event)
 
     def on_done(task: asyncio.Task[None]) -> None:
         running.discard(task)
-        slots.release()
+        permits.release()
 
     events = aiter(source.events())
     try:
         while True:
-            await slots.acquire()
+            await permits.acquire()
             event = await anext(events, None)
             if event is None:
                 return
@@ -878,11 +880,11 @@ async def handle(
 def run_worker(app: faust.App) -> int:
     """Run ``app`` until SIGTERM or SIGINT, as ``faust worker`` does, and return the exit code.
 
-    Logging stays as it is configured. The process ends with ``EXIT_UNAVAILABLE`` if brokers or topics are missing
-    at start, and with ``EXIT_FATAL`` if going on could lose an event.
+    The logging configuration is kept. The process ends with ``EXIT_UNAVAILABLE`` if brokers or topics are missing
+    at start, and with ``EXIT_FATAL`` if continuing could lose an event.
     """
-    # Faust tells little at INFO in many lines; for DEBUG it formats tables at each commit, a third of its speed
-    level = logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.WARNING
+    # Faust is verbose at INFO; at DEBUG it formats tables at each commit, which costs a third of the throughput
+    level = logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.WARNING
     for name in ("faust", "mode", "aiokafka", __name__):
         logging.getLogger(name).setLevel(level)
     loop = asyncio.new_event_loop()

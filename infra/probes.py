@@ -1,4 +1,4 @@
-"""The small HTTP server of a worker: ``/healthz``, ``/readyz`` and ``/metrics``, as the API has them."""
+"""HTTP server of a worker for liveness, readiness and metrics: ``/healthz``, ``/readyz``, ``/metrics``."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,13 +12,13 @@ from infra.errors import ExplainedError
 from infra.metrics import exposition
 from infra.readiness import ALIVE, Health, Readiness
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 SHUTDOWN_TIMEOUT = 1.0
 
 
 class ProbesError(ExplainedError):
-    """Nobody can listen on this address; the message says why."""
+    """Cannot listen on the address; the message says why."""
 
 
 def health_answer(health: Health) -> web.Response:
@@ -34,7 +34,7 @@ def metrics_answer(request: web.Request, registry: CollectorRegistry) -> web.Res
 async def serving_probes(
     host: str, port: int, readiness: Readiness, registry: CollectorRegistry
 ) -> AsyncIterator[tuple[str, int]]:
-    """Answer for as long as the context lasts; yields the address. ``port`` 0: any free one. Raises ProbesError."""
+    """Serve for as long as the context lasts; yields the address. ``port`` 0: any free one. Raises ProbesError."""
 
     async def healthz(_: web.Request) -> web.Response:
         return health_answer(ALIVE)
@@ -55,7 +55,7 @@ async def serving_probes(
         except OSError as error:
             raise ProbesError(f"probes and metrics: {host}:{port} can't be listened on: {error.strerror}") from None
         address = runner.addresses[0][:2]
-        log.info("probes and metrics", address="http://{}:{}".format(*address))
+        logger.info("probes and metrics", address="http://{}:{}".format(*address))
         yield address
     finally:
         await asyncio.shield(runner.cleanup())

@@ -1,7 +1,7 @@
-"""Whether a process may be sent work, and if not, why.
+"""Readiness of a process, with the failing checks.
 
-What must be asked of somebody else (brokers, Cassandra, the storage) is asked in the background, so that a probe is
-answered at once, from what was learned a moment ago, however long the other one takes to say nothing.
+Checks of other servers (brokers, Cassandra, the storage) run in the background, so a probe is answered at once, from
+the latest results, however long such a server hangs.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from pydantic import BaseModel, Field
 from infra import metrics
 from infra.cancellation import cancel_and_wait, no_stray_cancellation
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 OK = "ok"
 NOT_OPEN = "not connected yet"
-EVERY = 2.0
-"""Seconds between two questions, and that the answer may take: a server that stops is noticed within both."""
-AGAIN_AFTER = 0.5
-"""Seconds after a question without a good answer: what is back is noticed sooner."""
-LOOK_AGAIN = 0.1
-"""Seconds while there is nobody to be asked yet: a process is ready as soon as it can be."""
+CHECK_INTERVAL = 2.0
+"""Interval and timeout (s) of a check: an outage is noticed within the sum of both."""
+FAILED_INTERVAL = 0.5
+"""Interval (s) after a failed check: a recovered server is noticed sooner."""
+NOT_OPEN_INTERVAL = 0.1
+"""Interval (s) while the connection is not open yet: a process becomes ready without delay."""
 
 
 class NotReady(Exception):
-    """A check fails; the message says so to a stranger, ``detail`` to the log."""
+    """A check fails; the message is public, ``detail`` is for the log only."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
@@ -38,10 +38,10 @@ class NotReady(Exception):
 
 
 class Health(BaseModel):
-    """What a probe says."""
+    """Response of a probe."""
 
     status: Literal["ok", "ready", "not ready"]
-    checks: dict[str, str] | None = Field(None, description="`ok`, or what is wrong, for each thing that is needed")
+    checks: dict[str, str] | None = Field(None, description="`ok` or the reason of failure, by check")
 
     @property
     def http_status(self) -> HTTPStatus:
@@ -49,15 +49,15 @@ class Health(BaseModel):
 
 
 ALIVE = Health(status="ok")
-"""That it is answered at all is the answer: the event loop turns."""
+"""Liveness: a response at all means that the event loop runs."""
 
 
 @dataclass
-class _Question:
+class _Check:
     name: str
-    ask: Callable[[], Awaitable[None]]
-    every: float
-    outcome: str = NOT_OPEN
+    run: Callable[[], Awaitable[None]]
+    interval: float
+    result: str = NOT_OPEN
 
 
 class Readiness:
@@ -65,27 +65,28 @@ class Readiness:
 
     def __init__(self) -> None:
         self._states: dict[str, Callable[[], str | None]] = {}
-        self._questions: dict[str, _Question] = {}
+        self._checks: dict[str, _Check] = {}
 
     def add_state(self, name: str, problem: Callable[[], str | None]) -> None:
-        """A check of something that this process knows: what is wrong, or None."""
+        """Add a check of this process's own state: ``problem`` returns the reason of failure, or None."""
         self._states[name] = problem
 
-    def add_question(self, name: str, ask: Callable[[], Awaitable[None]], *, every: float = EVERY) -> None:
-        """A check that takes a while: ``ask`` raises NotReady. It is given up after two seconds."""
-        self._questions[name] = _Question(name, ask, every)
+    def add_check(self, name: str, run: Callable[[], Awaitable[None]], *, interval: float = CHECK_INTERVAL) -> None:
+        """Add a check that runs in the background: ``run`` raises NotReady. It times out after two seconds."""
+        self._checks[name] = _Check(name, run, interval)
 
     def health(self) -> Health:
-        """The state of all checks, at once."""
+        """The latest results of all checks, without waiting."""
         checks = {name: problem() or OK for name, problem in self._states.items()}
-        checks |= {name: question.outcome for name, question in self._questions.items()}
+        checks |= {name: check.result for name, check in self._checks.items()}
         return Health(status="ready" if set(checks.values()) <= {OK} else "not ready", checks=checks)
 
     @asynccontextmanager
-    async def asking(self) -> AsyncIterator[None]:
-        """Ask in the background, for as long as the context lasts."""
+    async def checking(self) -> AsyncIterator[None]:
+        """Run the background checks for as long as the context lasts."""
         tasks = [
-            asyncio.create_task(self._keep_asking(one), name=f"ask {one.name}") for one in self._questions.values()
+            asyncio.create_task(self._keep_checking(check), name=f"check {check.name}")
+            for check in self._checks.values()
         ]
         metrics.READY.read_from(self._by_check)
         try:
@@ -94,27 +95,28 @@ class Readiness:
             metrics.READY.read_from(None)
             await cancel_and_wait(*tasks)
 
-    async def _keep_asking(self, question: _Question) -> None:
+    async def _keep_checking(self, check: _Check) -> None:
         while True:
-            outcome, detail = OK, ""
+            result, detail = OK, ""
             try:
                 with no_stray_cancellation():
-                    await asyncio.wait_for(question.ask(), EVERY)
+                    await asyncio.wait_for(check.run(), CHECK_INTERVAL)
             except NotReady as problem:
-                outcome, detail = str(problem), problem.detail
+                result, detail = str(problem), problem.detail
             except TimeoutError:
-                outcome = f"no answer in {EVERY:g} s"
+                result = f"no answer in {CHECK_INTERVAL:g} s"
             except Exception as error:
-                # A check that is broken must not pass for one that was never made.
-                log.exception("check failed", check=question.name)
-                outcome = type(error).__name__
-            if outcome != question.outcome:
-                question.outcome = outcome
-                if outcome == OK:
-                    log.info("check passes", check=question.name)
+                logger.exception("check raised an unexpected error", check=check.name)
+                result = type(error).__name__
+            if result != check.result:
+                check.result = result
+                if result == OK:
+                    logger.info("check passes", check=check.name)
                 else:
-                    log.warning("check fails", check=question.name, reason=outcome, detail=detail)
-            await asyncio.sleep(question.every if outcome == OK else LOOK_AGAIN if outcome == NOT_OPEN else AGAIN_AFTER)
+                    logger.warning("check fails", check=check.name, reason=result, detail=detail)
+            await asyncio.sleep(
+                check.interval if result == OK else NOT_OPEN_INTERVAL if result == NOT_OPEN else FAILED_INTERVAL
+            )
 
     def _by_check(self) -> dict[tuple[str, ...], float]:
-        return {(name,): float(said == OK) for name, said in (self.health().checks or {}).items()}
+        return {(name,): float(result == OK) for name, result in (self.health().checks or {}).items()}

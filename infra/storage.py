@@ -1,4 +1,4 @@
-"""Where images and output CSVs are kept: a folder (``file://``) or a bucket (``s3://``) behind one interface."""
+"""Object storage of images and output CSVs: a folder (``file://``) or a bucket (``s3://``) behind one interface."""
 
 import asyncio
 import os
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from obstore import GetResult
     from obstore.store import ClientConfig, RetryConfig
 
-PARTIAL = ".partial"  # where a folder's objects are written before they get their name
-REMOVED_AT_ONCE = 1000  # the most that S3 deletes in one request
+PARTIAL = ".partial"  # folder of incomplete objects, which are renamed when complete
+DELETE_BATCH = 1000  # maximum number of keys in one S3 DeleteObjects request
 SIGNED_FOR = timedelta(hours=1)
 CHECK_KEY = ".shrinkstream-check"
-ASK_EVERY = 10.0
-"""Seconds between two questions whether the storage answers: a bucket has its price for each."""
+STORAGE_CHECK_INTERVAL = 10.0
+"""Interval (s) of the readiness check: a bucket charges for each request."""
 
 _RETRIES: "RetryConfig" = {
     "max_retries": 6,
     "retry_timeout": timedelta(seconds=30),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
 }
-# What S3 says of a request that it refuses, and what is left of obstore's own words without timings and details.
+# S3's error code and message, and obstore's own message without timings and details.
 _REFUSAL = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 _TRANSPORT = re.compile(r"Error performing (\w+ \S+) in .*? - (.*)")
 _NO_BUCKET = "NoSuchBucket"
 
 
 class StorageError(ExplainedError):
-    """The storage can't be used; the message says what was tried and why it failed."""
+    """A storage operation failed; the message says which, on which key, and why."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """A stored object being read: its size in bytes and its content, piece by piece, which may raise StorageError."""
+    """A stored object that is being read: its size in bytes and its content in chunks, which may raise StorageError."""
 
     size: int
     etag: str | None
@@ -76,15 +76,15 @@ class Storage:
         )
 
     def link(self, path: str) -> str:
-        """The address of something that the API serves."""
+        """URL of a path that the API serves."""
         return f"{self._public_url}/{quote(path)}"
 
     def object_link(self, key: str) -> str:
-        """The address under which people fetch an object for as long as it exists: the API's or the bucket's own."""
+        """Permanent URL of an object, at the API or at the bucket."""
         return f"{self._objects_url}/{quote(key)}"
 
     async def signed_link(self, key: str) -> str | None:
-        """An address of the object at the bucket itself, good for an hour; None where there is no object or bucket."""
+        """Presigned URL of an object in the bucket, valid for an hour; None if there is no such object or no bucket."""
         if not isinstance(self._store, S3Store):
             return None
         with _measured("sign"):
@@ -114,16 +114,16 @@ class Storage:
                     key,
                     content,
                     attributes={"Content-Type": content_type},
-                    # In one request where it fits: parts of an upload that broke off would stay and be paid for.
+                    # In one request if possible: the parts of an aborted multipart upload would stay and be charged.
                     use_multipart=isinstance(content, Path),
                 )
         except (BaseError, OSError, ValueError) as error:  # ValueError: no object can have this key
             raise StorageError(f"{key} can't be written to {self.url}: {_brief(error)}") from error
 
     async def _put_in_folder(self, store: LocalStore, key: str, content: bytes | Path) -> None:
-        """Write beside the objects, then rename: what a crash leaves is in one place (see ``sweep``).
+        """Write to a temporary file, then rename it: the leftovers of a crash are in one folder (see ``sweep``).
 
-        A folder has no place for a content type: the API derives it from the key's ending.
+        A folder can't store a content type: the API derives it from the key's suffix.
         """
         partial = f"{PARTIAL}/{uuid4()}"
         try:
@@ -134,7 +134,7 @@ class Storage:
             raise
 
     async def copy(self, source: str, target: str) -> bool:
-        """Store under ``target`` what ``source`` has; False where there is no ``source``."""
+        """Copy the object ``source`` to ``target``; False if there is no ``source``."""
         with _measured("copy"):
             return await self._copy(source, target)
 
@@ -170,14 +170,14 @@ class Storage:
             raise StorageError(f"{key} can't be read from {self.url}: {_brief(error)}") from error
 
     async def remove(self, prefix: str) -> int:
-        """Remove every object under ``prefix/``, some at a time; returns how many there were. Safe to repeat."""
+        """Delete every object under ``prefix/``, in batches; returns their number. Idempotent."""
         with _measured("remove"):
             return await self._remove(prefix)
 
     async def _remove(self, prefix: str) -> int:
         removed = 0
         try:
-            async for found in obstore.list(self._store, prefix, chunk_size=REMOVED_AT_ONCE):
+            async for found in obstore.list(self._store, prefix, chunk_size=DELETE_BATCH):
                 keys = [entry["path"] for entry in found]
                 if isinstance(self._store, LocalStore):
                     await asyncio.to_thread(_unlink_all, _folder_of(self.url), keys)
@@ -189,10 +189,9 @@ class Storage:
         return removed
 
     async def sweep(self, older_than: timedelta) -> int:
-        """Remove what writers that were killed left half-written; returns how many files.
+        """Delete the incomplete files of killed writers; returns their number.
 
-        A bucket's half-written objects are not seen by anyone; its own lifecycle rule for incomplete multipart
-        uploads removes them.
+        A bucket hides its incomplete objects; its lifecycle rule for incomplete multipart uploads deletes them.
         """
         if not isinstance(self._store, LocalStore):
             return 0
@@ -204,22 +203,22 @@ class Storage:
         await self.get(CHECK_KEY)
 
     async def ping(self) -> None:
-        """Raise StorageError unless it answers: a folder to a write, which finds a full disk, a bucket to a read.
+        """Raise StorageError unless a folder accepts a write (fails on a full disk), or a bucket answers a read.
 
-        What is written to a bucket is paid for, and kept for ever where the bucket keeps versions.
+        A write to a bucket costs money, and is kept for ever in a versioned bucket.
         """
         if isinstance(self._store, LocalStore) or await self.get(CHECK_KEY) is None:
             await self.check()
 
 
-async def ask_storage(storage: Storage | None) -> None:
-    """The question whether the storage answers; None: it is not open yet."""
+async def check_storage(storage: Storage | None) -> None:
+    """Readiness check of the storage; None: it is not open yet."""
     if storage is None:
         raise NotReady(NOT_OPEN)
     try:
         await storage.ping()
     except StorageError as error:
-        raise NotReady("objects can't be written to it, or not read", str(error)) from None
+        raise NotReady("the storage can't be written or read", str(error)) from None
 
 
 _measured = partial(metrics.measured, metrics.STORAGE_SECONDS, metrics.STORAGE_ERRORS)
@@ -237,7 +236,7 @@ def _open(url: str) -> ObjectStore:
             client: ClientConfig = {
                 "connect_timeout": "5s",
                 "timeout": "120s",
-                "allow_http": endpoint.startswith("http:"),  # who writes that means it
+                "allow_http": endpoint.startswith("http:"),  # explicit in the endpoint's URL
             }
             return from_url(url, client_options=client, retry_config=_RETRIES)
     except (BaseError, OSError, ValueError) as error:
@@ -250,7 +249,7 @@ def _folder_of(url: str) -> Path:
 
 
 def _unlink_all(folder: Path, keys: list[str]) -> None:
-    """Remove the objects, and the folders that are empty then."""
+    """Delete the objects, and then the empty folders."""
     parents = set()
     for key in keys:
         (folder / key).unlink(missing_ok=True)
@@ -259,7 +258,7 @@ def _unlink_all(folder: Path, keys: list[str]) -> None:
         try:
             parent.rmdir()
         except OSError:
-            continue  # not empty, or gone
+            continue  # not empty, or already deleted
 
 
 def _unlink_old(folder: Path, older_than: timedelta) -> int:
@@ -271,12 +270,12 @@ def _unlink_old(folder: Path, older_than: timedelta) -> int:
                 path.unlink()
                 removed += 1
         except FileNotFoundError:
-            continue  # it got its name just now
+            continue  # renamed meanwhile
     return removed
 
 
 def _brief(error: Exception) -> str:
-    """What obstore says in many lines, in one."""
+    """One-line summary of an obstore error."""
     text = str(error)
     if refusal := _REFUSAL.search(text):
         return ": ".join(filter(None, refusal.groups()))

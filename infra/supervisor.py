@@ -1,4 +1,4 @@
-"""Keeps child processes running: one that ends unasked is started again, after a pause that grows."""
+"""Supervisor of child processes: restarts crashed ones with exponential backoff."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,15 +9,15 @@ import structlog
 
 from infra.cancellation import cancel_and_wait, run_beside
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
-FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 30.0
-STEADY_SECONDS = 30.0  # after that long a run, an end counts as the first one again
+MIN_BACKOFF = 0.5
+MAX_BACKOFF = 30.0
+STEADY_SECONDS = 30.0  # a run that lasted this long resets the backoff
 
 
 class Child(Protocol):
-    """What the supervisor needs of a process."""
+    """A process that can be supervised."""
 
     @property
     def name(self) -> str: ...
@@ -28,7 +28,7 @@ class Child(Protocol):
 
 @dataclass
 class Supervised:
-    """A process, how to start it again, and how to stop it."""
+    """A process with its start and stop functions."""
 
     process: Callable[[], Child]
     start: Callable[[], Awaitable[None]]
@@ -36,7 +36,7 @@ class Supervised:
 
 
 class Supervisor:
-    """Watches processes that have been started already, until it is closed."""
+    """Supervises processes that are already started, until it is stopped."""
 
     def __init__(self) -> None:
         self._watches: list[asyncio.Task[None]] = []
@@ -47,33 +47,33 @@ class Supervisor:
         name = child.process().name
 
         def fail(error: BaseException) -> None:
-            log.error("process is not supervised any more", name=name, exc_info=error)
+            logger.error("supervision of process failed", name=name, exc_info=error)
 
         self._watches.append(run_beside(self._keep_running(child), name=f"watch {name}", on_failure=fail))
 
     async def stop(self) -> None:
-        """Stop watching, then stop all children side by side; those that are starting just now, too."""
+        """Stop supervising, then stop all children concurrently, including those that are being restarted."""
         await cancel_and_wait(*self._watches)
         await asyncio.gather(*(child.stop() for child in self._watched))
         self._watches, self._watched = [], []
 
     async def _keep_running(self, child: Supervised) -> None:
         loop = asyncio.get_running_loop()
-        pause = FIRST_PAUSE
+        backoff = MIN_BACKOFF
         while True:
             started = loop.time()
             status = await child.process().wait()
             name = child.process().name
             if loop.time() - started > STEADY_SECONDS:
-                pause = FIRST_PAUSE
-            log.warning("process ended and is started again", name=name, status=status, pause=pause)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+                backoff = MIN_BACKOFF
+            logger.warning("process ended, restarting", name=name, status=status, backoff=backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF)
             while True:
                 try:
                     await child.start()
                     break
-                except Exception as error:  # noqa: BLE001 - whatever keeps it from starting, it is tried again
-                    log.warning("process can't be started", name=name, error=str(error), pause=pause)
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, LONGEST_PAUSE)
+                except Exception as error:  # noqa: BLE001 - any failed start is retried
+                    logger.warning("cannot restart process", name=name, error=str(error), backoff=backoff)
+                    await asyncio.sleep(backoff)
+                    backoff = min(backoff * 2, MAX_BACKOFF)

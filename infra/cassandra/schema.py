@@ -1,4 +1,4 @@
-"""The keyspace and its tables, brought up to date by numbered ``.cql`` migrations, each applied once."""
+"""Schema migrations of Cassandra: numbered ``.cql`` files, each applied once."""
 
 import re
 from importlib import resources
@@ -29,7 +29,7 @@ def statements(text: str) -> list[str]:
 
 
 class SchemaError(ExplainedError):
-    """The tables are not what this version needs, or can't be made so; the message says what is missing."""
+    """The schema lacks migrations of this version, or a migration failed; the message says which or why."""
 
 
 async def require_schema(session: Session, keyspace: str) -> None:
@@ -49,31 +49,31 @@ async def require_schema(session: Session, keyspace: str) -> None:
 
 
 async def migrate(settings: Settings) -> list[str]:
-    """Create the keyspace if need be and apply the migrations that are missing; returns their names.
+    """Create the keyspace if it is missing and apply the missing migrations; returns their names.
 
-    Every statement says IF NOT EXISTS or IF EXISTS, so two that run at once, or one that was cut off, do no harm.
-    Raises SchemaError where Cassandra refuses.
+    Every statement says IF NOT EXISTS or IF EXISTS, so concurrent or interrupted migrations do no harm.
+    Raises SchemaError if Cassandra rejects a statement.
     """
     try:
-        await _make_keyspace(settings)
+        await _create_keyspace(settings)
         return await _apply_migrations(settings)
     except DriverException as error:
-        raise SchemaError(f"Cassandra refuses: {' '.join(str(error).split())}") from error
+        raise SchemaError(f"cannot migrate the schema: {' '.join(str(error).split())}") from error
 
 
-async def _make_keyspace(settings: Settings) -> None:
-    """Not where it is there: whoever made it may have left us only the right to make tables."""
-    outside = await Session.connect(settings, keyspace="")
+async def _create_keyspace(settings: Settings) -> None:
+    """Skips an existing keyspace: our user may have the right to create tables only."""
+    session = await Session.connect(settings, keyspace="")
     try:
-        if not await outside.execute(
+        if not await session.execute(
             "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?", (settings.cassandra_keyspace,)
         ):
-            await outside.execute_script(
+            await session.execute_script(
                 f"CREATE KEYSPACE IF NOT EXISTS {settings.cassandra_keyspace} WITH replication ="
                 f" {{'class': 'SimpleStrategy', 'replication_factor': {settings.cassandra_replication_factor}}}"
             )
     finally:
-        await outside.close()
+        await session.close()
 
 
 async def _apply_migrations(settings: Settings) -> list[str]:

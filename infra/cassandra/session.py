@@ -1,4 +1,4 @@
-"""Cassandra from asyncio: the driver's futures are bridged, every call has a time-out and bounded retries."""
+"""asyncio client of Cassandra: the driver's futures bridged, with a timeout and bounded retries for every call."""
 
 import asyncio
 import random
@@ -40,14 +40,14 @@ T = TypeVar("T")
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 PAGE_SIZE = 5000
-# For ever: the driver's own waits up to ten minutes between two attempts, and gives up after 64.
+# Unlimited: the driver's default backs off up to ten minutes and gives up after 64 attempts.
 RECONNECTION = ExponentialReconnectionPolicy(1.0, 10.0, max_attempts=None)
 
 BATCH = "batch"
 _VERB_AND_TABLE = re.compile(r"\s*(\w+)\b.*?(?:\bFROM|\bINTO|(?<=UPDATE))\s+(\w+)", re.DOTALL | re.IGNORECASE)
 
-# What may heal by itself. Everything else (wrong CQL, missing table) is a defect and must be seen.
-_MAY_HEAL = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
+# Errors worth a retry. Everything else (wrong CQL, missing table) is a defect and must surface.
+TRANSIENT_ERRORS = (NoHostAvailable, OperationTimedOut, CoordinatorTimeout, Unavailable, TimeoutError)
 
 
 class CassandraUnavailableError(ExplainedError):
@@ -55,7 +55,7 @@ class CassandraUnavailableError(ExplainedError):
 
 
 class Session:
-    """A connection to one keyspace. All statements are prepared once, by their text."""
+    """A session with one keyspace. Every statement is prepared once, keyed by its text."""
 
     def __init__(self, cluster: Cluster, driver: DriverSession, hosts: str) -> None:
         self._cluster = cluster
@@ -66,7 +66,7 @@ class Session:
 
     @classmethod
     async def connect(cls, settings: Settings, *, keyspace: str | None = None) -> "Session":
-        """Connect; ``keyspace`` None means that of the settings, an empty one none at all."""
+        """Connect to ``keyspace``; None: that of the settings; empty: none."""
         hosts = settings.cassandra_hosts
         if not hosts:
             raise CassandraUnavailableError(
@@ -74,10 +74,10 @@ class Session:
                 " (only `shrinkstream up` and `demo` start a Cassandra of their own)"
             )
         cluster = _cluster(settings, hosts)
-        wanted = settings.cassandra_keyspace if keyspace is None else keyspace
+        name = settings.cassandra_keyspace if keyspace is None else keyspace
         try:
             with silenced("cassandra.cluster"):
-                driver = await asyncio.to_thread(cluster.connect, wanted or None)
+                driver = await asyncio.to_thread(cluster.connect, name or None)
         except (DriverException, NoHostAvailable, OSError, ValueError) as error:
             await asyncio.to_thread(cluster.shutdown)
             raise CassandraUnavailableError(f"Cassandra can't be used at {hosts}: {_brief(error)}") from None
@@ -86,23 +86,23 @@ class Session:
     async def close(self) -> None:
         await asyncio.to_thread(self._cluster.shutdown)
 
-    async def execute(self, cql: str, parameters: Sequence[Any] = (), *, patience: float = 0) -> list[Any]:
-        """Run a statement and return all its rows, which the caller knows to be few.
+    async def execute(self, cql: str, parameters: Sequence[Any] = (), *, retry_for: float = 0) -> list[Any]:
+        """Run a statement and return all its rows; the caller knows that they are few.
 
-        A fault that may heal is tried again, with growing pauses, until ``patience`` seconds have passed:
-        every statement of this system may be repeated. Then it is a CassandraUnavailableError.
+        A transient error is retried with exponential backoff and jitter for ``retry_for`` seconds: every statement
+        of this system is idempotent. Raises CassandraUnavailableError after that.
         """
         rows: list[Any] = []
-        async for page in self.pages(cql, parameters, page_size=PAGE_SIZE, patience=patience):
+        async for page in self.pages(cql, parameters, page_size=PAGE_SIZE, retry_for=retry_for):
             rows += page
         return rows
 
     async def pages(
-        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int, patience: float = 0
+        self, cql: str, parameters: Sequence[Any] = (), *, page_size: int, retry_for: float = 0
     ) -> AsyncIterator[list[Any]]:
-        """Run a query and yield its rows, up to ``page_size`` at a time; the next are fetched when they are asked for.
+        """Run a query and yield its rows in pages of at most ``page_size``, fetched lazily.
 
-        ``patience`` is that of each page, as in ``execute``.
+        ``retry_for`` applies to each page, as in ``execute``.
         """
         state: bytes | None = None
         name = name_of(cql)
@@ -113,15 +113,15 @@ class Session:
             return await self._run(statement, name, state)
 
         while True:
-            rows, state = await self._until_it_heals(fetch, patience)
+            rows, state = await self._retry_transient(fetch, retry_for)
             yield rows
             if state is None:
                 return
 
-    async def write_together(self, writes: Sequence[tuple[str, Sequence[Any]]], *, patience: float = 0) -> None:
-        """Run several writes as one unlogged batch, which costs little more than one of them; else as ``execute``.
+    async def write_batch(self, writes: Sequence[tuple[str, Sequence[Any]]], *, retry_for: float = 0) -> None:
+        """Run several writes as one unlogged batch, at little more than the cost of one; errors as in ``execute``.
 
-        Some may be made and others not when it fails: each must stand by itself.
+        Not atomic: if it fails, any subset of the writes may have been applied.
         """
 
         async def write() -> None:
@@ -131,25 +131,25 @@ class Session:
                 batch.add(await self._prepare(cql), parameters)
             await self._run(batch, BATCH)
 
-        await self._until_it_heals(write, patience)
+        await self._retry_transient(write, retry_for)
 
-    async def _until_it_heals(self, run: Callable[[], Awaitable[T]], patience: float) -> T:
+    async def _retry_transient(self, run: Callable[[], Awaitable[T]], retry_for: float) -> T:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + patience
-        pause = 0.1
+        deadline = loop.time() + retry_for
+        backoff = 0.1
         while True:
             try:
                 return await run()
-            except _MAY_HEAL as error:
-                if loop.time() + pause > deadline:
+            except TRANSIENT_ERRORS as error:
+                if loop.time() + backoff > deadline:
                     raise CassandraUnavailableError(
                         f"Cassandra at {self._hosts} doesn't answer: {_brief(error)}"
                     ) from error
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
-            pause = min(pause * 2, 5)
+            await asyncio.sleep(backoff * random.uniform(0.5, 1))  # noqa: S311 - jitter, no secret
+            backoff = min(backoff * 2, 5)
 
     async def execute_script(self, cql: str) -> None:
-        """Run one statement as it is, such as a schema change."""
+        """Run one statement without preparing it, such as a schema change."""
         await asyncio.to_thread(self._driver.execute, cql, timeout=60)
 
     async def _prepare(self, cql: str) -> PreparedStatement:
@@ -164,22 +164,22 @@ class Session:
         return prepared
 
     async def ping(self) -> None:
-        """Return when as many replicas have answered as a read takes. Raises CassandraUnavailableError.
+        """Run a cheap read at the usual consistency level. Raises CassandraUnavailableError.
 
-        The caller bounds the wait: nothing is prepared for it, which would keep a thread busy.
+        The caller sets the deadline. The statement is not prepared, since that would block a thread.
         """
         statement = SimpleStatement("SELECT number FROM schema_migrations LIMIT 1", is_idempotent=True)
         try:
             await self._run(statement, name_of(statement.query_string))
-        except _MAY_HEAL as error:
+        except TRANSIENT_ERRORS as error:
             raise CassandraUnavailableError(f"Cassandra at {self._hosts} doesn't answer: {_brief(error)}") from None
 
     async def _run(self, statement: Statement, name: str, state: bytes | None = None) -> tuple[list[Any], bytes | None]:
-        """One page, and where the next one begins (None: there is none)."""
+        """One page, and the paging state of the next one (None: it was the last)."""
         started = time.perf_counter()
         metrics.CASSANDRA_IN_FLIGHT.inc()
         try:
-            return await self._answer(statement, state)
+            return await self._fetch_page(statement, state)
         except BaseException as error:
             metrics.CASSANDRA_ERRORS.labels(name, type(error).__name__).inc()
             raise
@@ -187,7 +187,7 @@ class Session:
             metrics.CASSANDRA_IN_FLIGHT.dec()
             _seconds_of(name).observe(time.perf_counter() - started)
 
-    async def _answer(self, statement: Statement, state: bytes | None) -> tuple[list[Any], bytes | None]:
+    async def _fetch_page(self, statement: Statement, state: bytes | None) -> tuple[list[Any], bytes | None]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Any]] = loop.create_future()
 
@@ -200,7 +200,7 @@ class Session:
                 done.set_exception(error)
 
         future: ResponseFuture = self._driver.execute_async(statement, timeout=REQUEST_TIMEOUT, paging_state=state)
-        # The driver calls back from its own thread.
+        # The driver runs callbacks in its own thread.
         future.add_callbacks(
             lambda rows: loop.call_soon_threadsafe(succeed, rows),
             lambda error: loop.call_soon_threadsafe(fail, error),
@@ -209,14 +209,14 @@ class Session:
         return rows, ResultSet(future, rows).paging_state
 
 
-async def ask_cassandra(session: Session | None) -> None:
-    """The question whether as many replicas answer as it takes; None: there is no connection yet."""
+async def check_cassandra(session: Session | None) -> None:
+    """Readiness check of Cassandra; ``session`` None: not connected yet."""
     if session is None:
         raise NotReady(NOT_OPEN)
     try:
         await session.ping()
     except CassandraUnavailableError as error:
-        raise NotReady("it doesn't answer", str(error)) from None
+        raise NotReady("Cassandra doesn't answer", str(error)) from None
 
 
 def _cluster(settings: Settings, hosts: str) -> Cluster:
@@ -254,7 +254,7 @@ _seconds_of = cache(metrics.CASSANDRA_SECONDS.labels)
 
 @cache
 def name_of(cql: str) -> str:
-    """What a statement is called in the metrics: what it does, to which table."""
+    """Label of a statement in the metrics: its verb and table."""
     match = _VERB_AND_TABLE.match(cql)
     return f"{match[1]} {match[2]}".lower() if match else "other"
 

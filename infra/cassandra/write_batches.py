@@ -1,7 +1,7 @@
-"""Writes that are under way at the same time travel together.
+"""Batching of concurrent Cassandra writes.
 
-A statement costs the driver about half a millisecond of CPU, and Cassandra as much, most of it the same for a batch of
-them. A write waits for a moment for others to go with it, or until there are enough for a batch.
+A statement costs the driver about half a millisecond of CPU, and Cassandra as much; a batch costs little more. A write
+lingers for a moment, or until a batch is full.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from infra.cassandra.session import Session
 
-# Where Cassandra warns by default: batch_size_warn_threshold, and unlogged_batch_across_partitions_warn_threshold.
+# Cassandra's default warning thresholds: batch_size_warn_threshold, unlogged_batch_across_partitions_warn_threshold.
 MAX_BYTES = 5 * 1024
 MAX_WRITES = 10
-LINGER = 0.05  # seconds that a write waits for others: what reads the history is not in such a hurry
+LINGER = 0.05  # seconds that a write waits for a batch: readers of the history tolerate this lag
 
 
 class _Write(NamedTuple):
@@ -25,25 +25,25 @@ class _Write(NamedTuple):
 
 
 class WriteBatches:
-    """Makes idempotent writes of a session in batches. All methods belong to one event loop."""
+    """Groups idempotent writes of a session into batches. All methods belong to one event loop."""
 
-    def __init__(self, session: Session, *, patience: float, in_flight: int) -> None:
-        """``patience``: seconds, as for `Session.execute`; ``in_flight``: batches under way at once."""
+    def __init__(self, session: Session, *, retry_for: float, in_flight: int) -> None:
+        """``retry_for``: seconds, as in `Session.execute`; ``in_flight``: maximum number of concurrent batches."""
         self._session = session
-        self._patience = patience
+        self._retry_for = retry_for
         self._free = in_flight
         self._waiting: deque[_Write] = deque()
         self._senders: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        """How many writes wait for their batch."""
+        """Number of writes that wait for a batch."""
         return len(self._waiting)
 
     async def write(self, cql: str, parameters: Sequence[Any]) -> None:
-        """Return when the write is made, or raise what `Session.execute` would.
+        """Return when the write is acknowledged; raises as `Session.execute`.
 
-        The caller bounds how many of these it has waiting.
+        The caller bounds the number of its concurrent writes.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -58,7 +58,7 @@ class WriteBatches:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._free:  # else those under way go on with what waits
+        if self._free:  # else the running senders take the waiting writes
             self._free -= 1
             sender = asyncio.create_task(self._send_all(), name="cassandra write batches")
             self._senders.add(sender)
@@ -82,10 +82,10 @@ class WriteBatches:
     async def _send(self, batch: list[_Write]) -> None:
         try:
             if len(batch) == 1:
-                await self._session.execute(batch[0].cql, batch[0].parameters, patience=self._patience)
+                await self._session.execute(batch[0].cql, batch[0].parameters, retry_for=self._retry_for)
             else:
                 writes = [(write.cql, write.parameters) for write in batch]
-                await self._session.write_together(writes, patience=self._patience)
+                await self._session.write_batch(writes, retry_for=self._retry_for)
         except BaseException as error:
             for write in batch:
                 if not write.done.done():
@@ -99,7 +99,7 @@ class WriteBatches:
 
 
 def _size(parameters: Sequence[Any]) -> int:
-    """About how many bytes the parameters take on the wire."""
+    """Approximate size of the parameters on the wire, in bytes."""
     return sum(_size_of(value) for value in parameters)
 
 

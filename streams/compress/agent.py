@@ -12,7 +12,7 @@ from infra import metrics
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import MOST_PARTITIONS, Settings, settings
-from infra.storage import ASK_EVERY, Storage, ask_storage
+from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancelled import CancelledRequests, following_cancellations
 from streams.compress.decoders import DecoderPool
@@ -240,12 +240,12 @@ def _decoders_problem() -> str | None:
     return None if shared and shared.decoders.process_ids else "none is running"
 
 
-async def _ask_storage() -> None:
-    await ask_storage(shared.storage if (shared := resources.opened) else None)
+async def _check_storage() -> None:
+    await check_storage(shared.storage if (shared := resources.opened) else None)
 
 
 app.worker_monitor.readiness.add_state("decoders", _decoders_problem)
-app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
+app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 _recent = RecentResults(settings())
 
 

@@ -10,12 +10,12 @@ import structlog
 from faust.types import StreamT
 
 from infra import metrics
-from infra.cassandra.session import Session, ask_cassandra
+from infra.cassandra.session import Session, check_cassandra
 from infra.faust_app import create_app
 from infra.outbound import AllowList, OutboundClient
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.spool import sweep
-from infra.storage import ASK_EVERY, Storage, ask_storage
+from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import (
@@ -128,16 +128,16 @@ async def _open(stack: AsyncExitStack) -> Projections:
 resources = Resources(_open)
 
 
-async def _ask_cassandra() -> None:
-    await ask_cassandra(shared.session if (shared := resources.opened) else None)
+async def _check_cassandra() -> None:
+    await check_cassandra(shared.session if (shared := resources.opened) else None)
 
 
-async def _ask_storage() -> None:
-    await ask_storage(shared.storage if (shared := resources.opened) else None)
+async def _check_storage() -> None:
+    await check_storage(shared.storage if (shared := resources.opened) else None)
 
 
-app.worker_monitor.readiness.add_question("cassandra", _ask_cassandra)
-app.worker_monitor.readiness.add_question("storage", _ask_storage, every=ASK_EVERY)
+app.worker_monitor.readiness.add_check("cassandra", _check_cassandra)
+app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 
 
 @app.agent(

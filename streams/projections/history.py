@@ -136,7 +136,7 @@ class History:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._images = WriteBatches(session, patience=PATIENCE, in_flight=BATCHES_IN_FLIGHT)
+        self._images = WriteBatches(session, retry_for=PATIENCE, in_flight=BATCHES_IN_FLIGHT)
 
     @property
     def waiting(self) -> int:
@@ -281,7 +281,7 @@ class History:
         )
 
     async def _write(self, cql: str, *parameters: Any) -> None:
-        await self._session.execute(cql, parameters, patience=PATIENCE)
+        await self._session.execute(cql, parameters, retry_for=PATIENCE)
 
     async def request(self, request_id: str) -> tuple[RequestState, Tally] | None:
         """A request as the history has it, with one tally of all its images; None before its RequestCreated is here."""
@@ -297,7 +297,7 @@ class History:
 
     async def lifecycle(self, request_id: str, *, patience: float = PATIENCE) -> Lifecycle:
         """The runs of a request; with none while the history has nothing about it."""
-        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), patience=patience)
+        rows = await self._session.execute(_SELECT_REQUEST, (request_id,), retry_for=patience)
         return Lifecycle(**_runs_of(rows[0])) if rows else Lifecycle()
 
     async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
@@ -317,7 +317,7 @@ class History:
         patience: float = PATIENCE,
     ) -> dict[int, tuple[Any, ...]]:
         """The ``IMAGE_COLUMNS`` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
-        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket, start, limit), patience=patience)
+        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket, start, limit), retry_for=patience)
         return {row[0]: tuple(row[1:]) for row in rows}
 
     async def forget_image(self, request_id: str, index: int) -> None:
@@ -338,7 +338,7 @@ class History:
 
     async def images(self, request_id: str, bucket: int) -> list[Any]:
         """The rows of up to 1,000 consecutive images, in order."""
-        return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), patience=PATIENCE)
+        return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), retry_for=PATIENCE)
 
 
 def _state_of(row: Any) -> RequestState:

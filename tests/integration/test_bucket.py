@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from infra.readiness import NotReady
-from infra.storage import CHECK_KEY, Storage, StorageError, ask_storage
+from infra.storage import CHECK_KEY, Storage, StorageError, check_storage
 from tests.support.s3 import S3Server
 
 MIB = 1024 * 1024
@@ -162,13 +162,13 @@ async def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_
     storage = opened(bucket, "shop")
 
     for _ in range(3):
-        await ask_storage(storage)
+        await check_storage(storage)
     versions = client.list_object_versions(Bucket=bucket)["Versions"]
     assert [version["Key"] for version in versions] == [f"shop/{CHECK_KEY}"]
     for version in versions:
         client.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
     client.delete_bucket(Bucket=bucket)
     with pytest.raises(NotReady) as refused:
-        await ask_storage(storage)
+        await check_storage(storage)
     assert "NoSuchBucket" in refused.value.detail
     assert bucket not in str(refused.value), "which is nobody's business"

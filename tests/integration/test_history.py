@@ -350,7 +350,7 @@ async def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings:
 async def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
     async with connected(cassandra_settings) as session, asyncio.timeout(5):
         with pytest.raises(Exception, match="nothing_here") as error:
-            await session.execute("SELECT * FROM nothing_here", patience=60)
+            await session.execute("SELECT * FROM nothing_here", retry_for=60)
         assert not isinstance(error.value, CassandraUnavailableError)
 
 

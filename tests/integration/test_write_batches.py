@@ -19,9 +19,9 @@ class NotingSession(Session):
 
     batches: list[list[int]]
 
-    async def write_together(self, writes: Sequence[tuple[str, Sequence[Any]]], *, patience: float = 0) -> None:
+    async def write_batch(self, writes: Sequence[tuple[str, Sequence[Any]]], *, retry_for: float = 0) -> None:
         self.batches.append([sum(map(len, parameters)) for _, parameters in writes])
-        await super().write_together(writes, patience=patience)
+        await super().write_batch(writes, retry_for=retry_for)
 
 
 async def connect(settings: Settings) -> NotingSession:
@@ -38,7 +38,7 @@ async def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassan
 
     session = await connect(cassandra_settings)
     try:
-        writes = WriteBatches(session, patience=5, in_flight=2)
+        writes = WriteBatches(session, retry_for=5, in_flight=2)
         await asyncio.gather(
             *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
         )
@@ -57,7 +57,7 @@ async def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassan
 async def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settings: Settings, request_id: str) -> None:
     session = await connect(cassandra_settings)
     try:
-        writes = WriteBatches(session, patience=5, in_flight=1)
+        writes = WriteBatches(session, retry_for=5, in_flight=1)
         owners = ["small", "x" * 3 * MAX_BYTES, "small"]
         await asyncio.gather(
             *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
@@ -74,7 +74,7 @@ async def test_whoever_asked_for_a_write_that_cassandra_refuses_is_told_and_the_
 ) -> None:
     session = await connect(cassandra_settings)
     try:
-        writes = WriteBatches(session, patience=5, in_flight=1)
+        writes = WriteBatches(session, retry_for=5, in_flight=1)
         bad = [writes.write("INSERT INTO no_such_table (a) VALUES (?)", (str(number),)) for number in range(3)]
         outcomes = await asyncio.gather(*bad, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [InvalidRequest] * 3

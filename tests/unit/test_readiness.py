@@ -16,8 +16,8 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "EVERY", 0.05)
-    monkeypatch.setattr(readiness, "AGAIN_AFTER", 0.01)
+    monkeypatch.setattr(readiness, "CHECK_INTERVAL", 0.05)
+    monkeypatch.setattr(readiness, "FAILED_INTERVAL", 0.01)
 
 
 class Server:
@@ -38,7 +38,7 @@ class Server:
 
 def of(server: Server) -> Readiness:
     checks = Readiness()
-    checks.add_question("server", server.answer, every=0.02)
+    checks.add_check("server", server.answer, interval=0.02)
     return checks
 
 
@@ -64,7 +64,7 @@ def test_before_the_first_answer_nobody_is_ready() -> None:
 async def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_back_too() -> None:
     server = Server()
     checks = of(server)
-    async with checks.asking():
+    async with checks.checking():
         await becomes(checks, "ok")
         server.problem = NotReady("it doesn't answer", "connection refused by 10.0.0.1")
         await becomes(checks, "it doesn't answer")
@@ -88,7 +88,7 @@ async def test_a_state_is_looked_at_when_somebody_asks_and_is_a_metric_like_ever
     problems: list[str] = []
     checks = of(Server())
     checks.add_state("state", lambda: problems[0] if problems else None)
-    async with checks.asking():
+    async with checks.checking():
         await becomes(checks, "ok")
         problems.append("not any more")
         assert checks.health().checks == {"state": "not any more", "server": "ok"}
@@ -110,7 +110,7 @@ async def test_a_worker_answers_probes_and_prometheus() -> None:
     server.problem = NotReady("it doesn't answer", "a detail for the log alone")
     checks = of(server)
     registry = metrics.registry_of("progress")
-    async with serving_probes("127.0.0.1", 0, checks, registry) as address, checks.asking():
+    async with serving_probes("127.0.0.1", 0, checks, registry) as address, checks.checking():
         await becomes(checks, "it doesn't answer")
         status, _, body = await asyncio.to_thread(get, address, "/healthz")
         assert (status, json.loads(body)) == (200, {"status": "ok"})

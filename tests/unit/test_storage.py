@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from infra.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
-from infra.storage import Storage, StorageError, ask_storage
+from infra.storage import Storage, StorageError, check_storage
 
 MIB = 1024 * 1024
 
@@ -262,12 +262,12 @@ async def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tm
 
 async def test_a_folder_that_can_not_be_written_to_any_more_is_not_ready(tmp_path: Path) -> None:
     storage = folder(tmp_path / "storage")
-    await ask_storage(storage)
+    await check_storage(storage)
     (tmp_path / "storage").rename(tmp_path / "elsewhere")
     (tmp_path / "storage").write_bytes(b"a file in its place")
     with pytest.raises(NotReady) as refused:
-        await ask_storage(storage)
+        await check_storage(storage)
     assert str(tmp_path) in refused.value.detail
     assert str(tmp_path) not in str(refused.value)
     with pytest.raises(NotReady, match=NOT_OPEN):
-        await ask_storage(None)
+        await check_storage(None)

@@ -21,8 +21,8 @@ FOR_EVER = "import time; time.sleep(600)"
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_PAUSE", FIRST)
-    monkeypatch.setattr(supervisor, "LONGEST_PAUSE", LONGEST)
+    monkeypatch.setattr(supervisor, "MIN_BACKOFF", FIRST)
+    monkeypatch.setattr(supervisor, "MAX_BACKOFF", LONGEST)
 
 
 def python(program: str, folder: Path, name: str = "child") -> ChildProcess:
@@ -76,9 +76,9 @@ async def ends(pauses: int, folder: Path) -> list[float]:
             await eventually(enough)
         finally:
             await watching.stop()
-    assert {entry["event"] for entry in logs} == {"process ended and is started again"}
+    assert {entry["event"] for entry in logs} == {"process ended, restarting"}
     assert {entry["status"] for entry in logs} == {3}
-    return [entry["pause"] for entry in logs[:pauses]]
+    return [entry["backoff"] for entry in logs[:pauses]]
 
 
 async def test_the_pauses_before_restarts_grow_up_to_a_limit(tmp_path: Path) -> None:

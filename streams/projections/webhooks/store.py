@@ -224,7 +224,7 @@ class Deliveries:
         await self._execute(_DELETE_SLOT, shard, host, slot)
 
     async def _execute(self, cql: str, *parameters: Any) -> list[Any]:
-        return await self._session.execute(cql, parameters, patience=PATIENCE)
+        return await self._session.execute(cql, parameters, retry_for=PATIENCE)
 
 
 def _attempt(row: Any) -> Attempt:

@@ -59,7 +59,7 @@ def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: C
 
     assert worker.wait(20) == FATAL
     assert guarded.committed().get(0, 0) <= 2
-    assert f"a record for {guarded.changelog} was not written: MessageSizeTooLargeError" in guarded.output()
+    assert f"cannot write a record to {guarded.changelog}: MessageSizeTooLargeError" in guarded.output()
 
     wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event")
     assert len(unguarded.cluster.read(unguarded.changelog)) < 5
