@@ -1,15 +1,15 @@
-"""The one guarded HTTP client: every request to an address that somebody else chose goes through here.
+"""HTTP client with SSRF protection, used for every request to a URL of a user.
 
-A URL in a CSV or a webhook address is an attacker's way to make this machine call its own neighbours (OWASP:
-server-side request forgery). Three guards stand in the way, each where it can't be talked around:
+A URL in a CSV or a webhook address can be an attempt at server-side request forgery (OWASP): to make this machine call
+hosts of its private network. Three guards prevent it, each where it can't be bypassed:
 
-* `check_url` looks at the text: scheme, credentials, port, and IP addresses in whatever spelling. It needs no
+* `check_url` checks the text: scheme, credentials, port, and IP addresses in any notation. It needs no
   DNS, so an upload can be refused with it, and it runs before each redirect is followed.
-* The socket factory looks at the address that is about to be connected to. It sees literals and DNS answers
-  alike, after the last look-up, so a name whose answer changes (DNS rebinding) gains nothing.
-* `OutboundClient` bounds what comes back: time, bytes on the wire, bytes after decompression, redirects.
+* The socket factory checks the address just before the connection. It sees literals and DNS answers
+  alike, after the last look-up, so DNS rebinding fails.
+* `OutboundClient` bounds the response: time, bytes on the wire, bytes after decompression, redirects.
 
-A name with several addresses of which some are forbidden is fetched from the others: no packet goes to a
+A name with several addresses, some of them forbidden, is fetched from the others: no packet goes to a
 forbidden one, and names with stray private records (split DNS, NAT64) keep working.
 """
 
@@ -48,15 +48,15 @@ DEFAULT_PORTS = frozenset({80, 443})
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# 408: RFC 9110 §15.5.9 invites the repeat; the others are states of a server that pass.
+# 408: RFC 9110 §15.5.9 allows a retry; the others are transient states of a server.
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 MAX_RETRY_AFTER = 24 * 3600.0
 
 CONNECT_TIMEOUT = 10.0
-# Longest silence within a download. Shorter than the deadline of the whole, so that a retry still fits in.
+# Read timeout within a download. Shorter than the total deadline, so that a retry is still possible.
 STALL_TIMEOUT = 15.0
 
-# Of each connection: a larger one is filled, and its socket paused, less often.
+# Per connection: a larger buffer fills up, and pauses its socket, less often.
 READ_BUFFER = 256 * 1024
 
 MAX_ANSWER_BYTES = 64 * 1024
@@ -70,7 +70,7 @@ Admit = Callable[[int], Awaitable[None]]
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# IANA IPv4 Special-Purpose Address Registry (RFC 6890 and its updates), multicast, and what neither lists.
+# IANA IPv4 Special-Purpose Address Registry (RFC 6890 and its updates), multicast, and cloud metadata services.
 FORBIDDEN_IPV4 = tuple(
     IPv4Network(text)
     for text in (
@@ -108,7 +108,7 @@ FORBIDDEN_IPV6 = tuple(
 
 
 class Reason(StrEnum):
-    """Why there is no answer. Stable: these end up in events; `http_reason` adds ``fetch_http_<status>``."""
+    """Reason code of a failed request. Stable, since events contain it; `http_reason` adds ``fetch_http_<status>``."""
 
     BAD_URL = "fetch_bad_url"
     FORBIDDEN_SCHEME = "fetch_forbidden_scheme"
@@ -126,16 +126,16 @@ class Reason(StrEnum):
 
 
 def http_reason(status: int) -> str:
-    """The reason code of an answer whose status is not success."""
+    """Reason code of a response without a success status."""
     return f"fetch_http_{status}"
 
 
 class OutboundError(Exception):
-    """No usable answer.
+    """No usable response.
 
-    ``reason`` is a stable code; ``detail`` says the same for people and holds no credentials, query strings
+    ``reason`` is a stable code; ``detail`` explains it to people and contains no credentials, query strings
     or resolved addresses; ``retryable`` says whether the same request may succeed later; ``retry_after`` is
-    the wait in seconds that the server asked for.
+    the server's Retry-After in seconds.
     """
 
     def __init__(self, reason: str, detail: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
@@ -147,17 +147,17 @@ class OutboundError(Exception):
 
 
 class ForbiddenUrl(OutboundError):
-    """The URL, or the address that its host leads to, may not be requested. Never heals by itself."""
+    """The URL, or the address that its host resolves to, must not be requested. Permanent."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet and reaches no neighbour of this machine.
+    """Whether an address belongs to the public internet.
 
-    Addresses that carry an IPv4 address inside (mapped, compatible, 6to4, NAT64, Teredo) are never public:
-    where the packet ends up is not theirs to say. A site's own NAT64 prefix can't be known here.
+    Addresses that embed an IPv4 address (mapped, compatible, 6to4, NAT64, Teredo) are never public:
+    the embedded address decides where the packet goes. A site's own NAT64 prefix can't be known here.
     """
     if isinstance(address, IPv4Address):
         return not any(address in network for network in FORBIDDEN_IPV4)
@@ -190,14 +190,14 @@ def _parse_ipv4(labels: Sequence[str]) -> IPv4Address:
     *leading, last = map(_ipv4_number, labels)
     if any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
         raise ValueError("a part is out of range")
-    return IPv4Address(last + sum(number << 8 * (3 - place) for place, number in enumerate(leading)))
+    return IPv4Address(last + sum(number << 8 * (3 - index) for index, number in enumerate(leading)))
 
 
 def _parse_host(text: str) -> str | Address:
     """The host of a URL: an address, or a name in lower case and IDNA form. Raises ValueError."""
     if text.startswith("["):
         if "%" in text:
-            raise ValueError("a zone in an address")  # RFC 6874 zones mean something on one machine only
+            raise ValueError("a zone in an address")  # RFC 6874 zones are local to a machine
         return IPv6Address(text[1:-1])
     name = text.lower() if text.isascii() else URL.build(scheme="http", host=text).raw_host or ""
     if len(name) > 254:
@@ -223,10 +223,10 @@ class _Allowed:
 
 @dataclass(frozen=True)
 class AllowList:
-    """What may be requested although it is not public or not on port 80 or 443 (the setting FETCH_ALLOW).
+    """Allow list of private addresses and of ports other than 80 and 443 (the setting FETCH_ALLOW).
 
-    A network entry (IP or CIDR) allows addresses however they are reached. A name entry allows that very
-    name, wherever it leads: its owner is trusted. Neither opens anything for another name or address.
+    A network entry (IP or CIDR) allows its addresses for every URL. A name entry allows exactly that
+    name, whatever it resolves to: its owner is trusted. Neither allows any other name or address.
     """
 
     entries: tuple[_Allowed, ...] = ()
@@ -235,7 +235,7 @@ class AllowList:
     def parse(cls, text: str) -> Self:
         """Read comma-separated ``host``, IP or CIDR, each with an optional ``:port``.
 
-        IPv6 stands in brackets when it has a port: ``[::1]:8080``, ``[fd00::/8]:8080``. Raises ValueError,
+        IPv6 with a port is in brackets: ``[::1]:8080``, ``[fd00::/8]:8080``. Raises ValueError,
         whose message names the malformed entry.
         """
         entries = []
@@ -260,7 +260,7 @@ class AllowList:
         )
 
     def may_permit_port(self, port: int) -> bool:
-        """Whether some address is permitted on this port: before DNS, no more can be said of a name."""
+        """Whether any address is permitted on this port: all that can be checked of a name before DNS."""
         return port in DEFAULT_PORTS or any(
             not isinstance(entry.what, str) and entry.has_port(port) for entry in self.entries
         )
@@ -296,19 +296,19 @@ _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 def _percent_encode(text: str, safe: str) -> str:
-    """Encode what RFC 3986 does not allow, and leave what is encoded already exactly as it is.
+    """Percent-encode characters that RFC 3986 does not allow; existing escapes stay unchanged.
 
-    Not one escape is decoded, unlike yarl's own quoting: the URL may carry a signature over its exact text.
+    yarl's own quoting would decode some, and the URL may have a signature over its exact text.
     """
-    # surrogateescape: a Location header may hold bytes that are no UTF-8
+    # surrogateescape: a Location header may contain bytes that are not UTF-8
     octets = text.encode("utf-8", "surrogateescape")
     return quote(_STRAY_PERCENT.sub(b"%25", octets), safe=safe + "%:@!$&'()*+,;=")
 
 
 def check_url(url: str, allow: AllowList) -> URL:
-    """The URL to request for ``url``, which is kept as its user wrote it and percent-encoded only here.
+    """The percent-encoded URL to request for a user's ``url``, which events and CSVs keep as it is.
 
-    Needs no DNS: what a name leads to is checked when a connection is made. Raises ForbiddenUrl.
+    Needs no DNS: resolved addresses are checked at the connection. Raises ForbiddenUrl.
     """
     url = url.strip()
     if len(url) > MAX_URL_LENGTH:
@@ -362,7 +362,7 @@ def parse_retry_after(value: str, now: datetime) -> float | None:
     """Seconds to wait, at most a day, from either form of RFC 9110 §10.2.3; None if malformed."""
     value = value.strip()
     if _DECIMAL.fullmatch(value):
-        # A header may hold more digits than int() takes.
+        # A header may have more digits than int() accepts.
         return min(float(value), MAX_RETRY_AFTER)
     try:
         moment = parsedate_to_datetime(value)
@@ -374,7 +374,7 @@ def parse_retry_after(value: str, now: datetime) -> float | None:
 
 
 class Inflater:
-    """Undoes ``Content-Encoding: gzip`` or ``deflate`` in small steps: a bomb never unfolds at once."""
+    """Incremental decoder of ``Content-Encoding: gzip`` or ``deflate``, bounded against decompression bombs."""
 
     STEP = 64 * 1024
 
@@ -385,12 +385,12 @@ class Inflater:
 
     @property
     def complete(self) -> bool:
-        """Whether the data so far ends where a compressed stream ends."""
+        """Whether the data so far ends at the end of a compressed stream."""
         return self._stream is None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Pieces of at most STEP bytes each, made one by one as they are asked for. Raises zlib.error."""
-        more = False  # output that zlib still holds back after the last byte of input
+        """Decompressed pieces of at most STEP bytes each, lazily. Raises zlib.error."""
+        more = False  # zlib has output left after the last byte of input
         while data or more:
             if self._stream is None:
                 # RFC 1952 §2.2: gzip members may follow one another. Other trailing bytes are ignored.
@@ -413,7 +413,7 @@ class Inflater:
 
 
 class SystemResolver(AbstractResolver):
-    """getaddrinfo in threads of its own: slow names must not hold up the process's other threads."""
+    """getaddrinfo in a thread pool of its own: slow names must not block the default executor."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="dns")
@@ -441,21 +441,21 @@ class SystemResolver(AbstractResolver):
 
 @dataclass
 class _Dial:
-    """What the socket factory knows of the request that it makes a connection for."""
+    """Context of a connection for the socket factory: whether the name is trusted, and what happened."""
 
     trusted: bool
     refused: bool = field(default=False, init=False)
     tried: bool = field(default=False, init=False)
 
 
-# aiohttp connects in the task of the request, or in children of it, which inherit the context. Should that
-# ever change, nothing is set where the socket is made, and no name is trusted.
+# aiohttp connects in the task of the request, or in child tasks, which inherit the context. If that
+# ever changes, the variable is unset in the socket factory, and no name is trusted.
 _dial: ContextVar[_Dial | None] = ContextVar("dial", default=None)
 
 
 @dataclass(frozen=True)
 class Response:
-    """An answer, whole: ``url`` is where it came from after redirects."""
+    """A complete response; ``url`` is its source after redirects."""
 
     status: int
     headers: Mapping[str, str]
@@ -464,9 +464,9 @@ class Response:
 
 
 class OutboundClient:
-    """GET and POST to addresses that are not ours to choose; an async context manager around one session.
+    """GET and POST to URLs of users; an async context manager around one session.
 
-    ``limit`` and ``limit_per_host`` bound the connections under way; idle ones are kept for 5 seconds.
+    ``limit`` and ``limit_per_host`` bound the open connections; idle ones are kept for 5 seconds.
     ``resolver`` and ``tls`` replace the system's DNS and its trusted authorities.
     """
 
@@ -503,7 +503,7 @@ class OutboundClient:
             resolver=resolver,
             use_dns_cache=self._dns_cache_seconds > 0,
             ttl_dns_cache=self._dns_cache_seconds,
-            ssl=self._tls or True,  # True: verified, with the authorities that the system trusts
+            ssl=self._tls or True,  # True: verified against the system's trusted authorities
             socket_factory=self._open_socket,
         )
         self._session = await self._stack.enter_async_context(
@@ -524,12 +524,12 @@ class OutboundClient:
         await self._stack.aclose()
 
     async def get(self, url: str, *, max_bytes: int, timeout: float, admit: Admit | None = None) -> Response:
-        """The 2xx answer to a GET, after at most 5 redirects, its body decompressed.
+        """The 2xx response to a GET, after at most 5 redirects, its body decompressed.
 
-        ``max_bytes`` bounds the body on the wire and after decompression; ``timeout`` is seconds for
-        everything, redirects and body included. ``admit`` is awaited with the size of each piece of the body before it
-        is kept; that time does not count. Raises OutboundError, which is ForbiddenUrl where this URL or
-        a redirect's is not allowed. A connection that ends before any answer is retried once, by aiohttp.
+        ``max_bytes`` bounds the body on the wire and after decompression; ``timeout`` is the total deadline in
+        seconds, redirects and body included. ``admit`` applies backpressure: it is awaited with the size of each piece
+        of the body before it is kept; that time does not count. Raises OutboundError, which is ForbiddenUrl if this
+        URL or a redirect's is not allowed. aiohttp retries once if a connection ends before any response.
         """
         target = check_url(url, self.allow)
         async with _deadline(timeout, target) as deadline:
@@ -543,17 +543,17 @@ class OutboundClient:
                     deadline.reschedule(loop.time() + remaining)
 
             for _ in range(MAX_REDIRECTS + 1):
-                answer = await self._get_once(target, max_bytes, admitted)
-                if isinstance(answer, Response):
-                    return answer
-                target = answer
+                result = await self._get_once(target, max_bytes, admitted)
+                if isinstance(result, Response):
+                    return result
+                target = result
         raise OutboundError(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Response:
-        """The answer to a POST, whatever its status; no redirect is followed.
+        """The response to a POST, whatever its status; no redirect is followed.
 
-        The status must come within ``timeout`` seconds. The answer's body is kept as it was sent, and read
-        for at most 64 KiB and 2 seconds: the receiver has been heard by then. Raises OutboundError.
+        The status must arrive within ``timeout`` seconds. The body is not decompressed, and is read
+        for at most 64 KiB and 2 seconds: the status is what matters. Raises OutboundError.
         """
         target = check_url(url, self.allow)
         async with (
@@ -565,12 +565,12 @@ class OutboundClient:
             return Response(response.status, response.headers, answer, target)
 
     async def _get_once(self, target: URL, max_bytes: int, admitted: Admit) -> Response | URL:
-        """One hop: the answer, or the URL that it redirects to."""
+        """One hop: the response, or the URL that it redirects to."""
         async with self._exchange("GET", target, stall_timeout=self._stall_timeout) as response:
             location = response.headers.get("Location")
             if response.status in REDIRECTS and location is not None:
                 return check_url(_join(target, location), self.allow)
-            # 206 is no success here: no range was asked for (RFC 9110 §15.3.7)
+            # 206 is no success here: the request has no Range (RFC 9110 §15.3.7)
             if not 200 <= response.status < 300 or response.status == 206:
                 raise _refusal(response)
             return Response(response.status, response.headers, await _read_body(response, max_bytes, admitted), target)
@@ -585,7 +585,7 @@ class OutboundClient:
         body: bytes | None = None,
         stall_timeout: float | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request. aiohttp's errors become OutboundErrors, while the answer is read too."""
+        """One request. aiohttp's errors become OutboundErrors, also while the body is read."""
         dial = _Dial(trusted=self.allow.has_name(target.raw_host or "", target.port or 0))
         before = _dial.set(dial)
         try:
@@ -604,16 +604,16 @@ class OutboundClient:
             _dial.reset(before)
 
     def _open_socket(self, addr_info: aiohttp.AddrInfoType) -> socket.socket:
-        """The socket for one attempt to connect, unless the address may not be connected to."""
+        """Socket factory: raises PermissionError for a forbidden address."""
         family, kind, protocol, _, sockaddr = addr_info
         dial = _dial.get() or _Dial(trusted=False)
         try:
             permitted = dial.trusted or self.allow.permits(ip_address(sockaddr[0]), sockaddr[1])
-        except ValueError:  # a resolver's answer that is no address
+        except ValueError:  # the resolver returned no IP address
             permitted = False
         if not permitted:
             dial.refused = True
-            raise PermissionError("the address may not be connected to")
+            raise PermissionError("the address is forbidden")
         dial.tried = True
         return socket.socket(family, kind, protocol)
 
@@ -633,7 +633,7 @@ async def _deadline(seconds: float, target: URL) -> AsyncIterator[asyncio.Timeou
     except TimeoutError:
         raise OutboundError(
             Reason.TIMEOUT,
-            f"{target.raw_host} gave no complete answer within {seconds:.1f} s",
+            f"{target.raw_host} gave no complete response within {seconds:.1f} s",
             retryable=True,
         ) from None
 
@@ -652,7 +652,7 @@ def _translate(error: Exception, target: URL, dial: _Dial) -> OutboundError:
     host = target.raw_host
     match error:
         case TimeoutError():
-            return OutboundError(Reason.TIMEOUT, f"{host} was silent for too long", retryable=True)
+            return OutboundError(Reason.TIMEOUT, f"{host} sent nothing for too long", retryable=True)
         case aiohttp.ClientConnectorDNSError():
             passing = error.os_error.errno == socket.EAI_AGAIN
             return OutboundError(Reason.DNS_FAILED, f"{host} can't be resolved", retryable=passing)
@@ -661,23 +661,23 @@ def _translate(error: Exception, target: URL, dial: _Dial) -> OutboundError:
         case aiohttp.ClientSSLError():
             return OutboundError(Reason.TLS_FAILED, f"{host} does not speak TLS as it should")
         case aiohttp.ClientConnectorError() if dial.refused and not dial.tried:
-            return ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} leads to no address that may be reached")
+            return ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} resolves to forbidden addresses only")
         case aiohttp.ClientConnectorError():
-            return OutboundError(Reason.CONNECT_FAILED, f"{host} can't be connected to", retryable=True)
+            return OutboundError(Reason.CONNECT_FAILED, f"cannot connect to {host}", retryable=True)
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
-            return OutboundError(Reason.INCOMPLETE, f"{host} broke off its answer", retryable=True)
+            return OutboundError(Reason.INCOMPLETE, f"{host} closed the connection within its response", retryable=True)
         case _:
             return OutboundError(Reason.BAD_RESPONSE, f"{host} does not speak HTTP as it should")
 
 
 async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, admitted: Admit) -> bytes:
-    """The whole body, decompressed. Raises OutboundError as soon as it is known to be too large."""
+    """The complete body, decompressed. Raises OutboundError as soon as it exceeds ``max_bytes``."""
     host = response.url.raw_host
     too_large = OutboundError(Reason.TOO_LARGE, f"{host} sends more than {max_bytes} bytes")
     if (response.content_length or 0) > max_bytes:
         raise too_large
     inflater = _inflater(response.headers, host)
-    body = io.BytesIO()  # getvalue() shares its buffer, where a bytearray would be copied
+    body = io.BytesIO()  # getvalue() shares its buffer; a bytearray would be copied
     received = 0
     try:
         async for chunk in response.content.iter_any():
@@ -693,16 +693,16 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, admitted:
                     raise too_large
                 await admitted(len(piece))
                 body.write(piece)
-                await asyncio.sleep(0)  # one small chunk may unfold a thousandfold: let others run in between
+                await asyncio.sleep(0)  # a small chunk may inflate a thousandfold: yield to the event loop
     except zlib.error:
         raise OutboundError(Reason.BAD_ENCODING, f"{host} sends a damaged compressed body") from None
     if inflater is not None and not inflater.complete:
-        raise OutboundError(Reason.INCOMPLETE, f"{host} broke off its compressed body", retryable=True)
+        raise OutboundError(Reason.INCOMPLETE, f"{host} sent an incomplete compressed body", retryable=True)
     return body.getvalue()
 
 
 def _inflater(headers: CIMultiDictProxy[str] | CIMultiDict[str], host: str | None) -> Inflater | None:
-    """What undoes the Content-Encoding. We ask for none, but some servers compress whatever is asked."""
+    """Decoder of the Content-Encoding. Our requests accept none, but some servers compress all the same."""
     encodings = [
         encoding
         for line in headers.getall("Content-Encoding", ())
@@ -713,13 +713,13 @@ def _inflater(headers: CIMultiDictProxy[str] | CIMultiDict[str], host: str | Non
         return None
     if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
         return Inflater(encodings[0])
-    raise OutboundError(Reason.BAD_ENCODING, f"{host} sends an encoding that was not asked for")
+    raise OutboundError(Reason.BAD_ENCODING, f"{host} sends an unsupported Content-Encoding")
 
 
 async def _read_start(response: aiohttp.ClientResponse, seconds: float) -> bytes:
-    """The first bytes of a body that nobody depends on; then the connection is closed if there are more."""
+    """The start of an informational body; a longer one closes the connection."""
     kept = bytearray()
-    # An error changes nothing: the status is known, and that is what counts.
+    # An error doesn't matter: the status is known.
     with contextlib.suppress(aiohttp.ClientError, OSError):
         async with asyncio.timeout(seconds):
             async for chunk in response.content.iter_any():
