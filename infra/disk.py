@@ -1,11 +1,11 @@
-"""How much room there is."""
+"""Free disk space."""
 
 import os
 from pathlib import Path
 
 
 def free_bytes(folder: Path) -> float:
-    """The room that a process without privileges has on the disk of a folder; 0 where there is no folder."""
+    """Disk space of a folder that an unprivileged process may use, in bytes; 0 if the folder doesn't exist."""
     try:
         found = os.statvfs(folder)
     except OSError:

@@ -1,4 +1,4 @@
-"""Kafka as this system uses it: connection options, one durable producer, topics made and checked."""
+"""Kafka client: connection options, an idempotent producer, administration of topics and offsets."""
 
 import asyncio
 import ssl
@@ -22,23 +22,23 @@ from infra.settings import Settings
 Headers = Iterable[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 30_000
-SETTLE_SECONDS = 0.2  # between two looks at what a cluster doesn't know yet
+METADATA_POLL = 0.2  # poll interval (s) while the cluster's metadata lacks a new topic or coordinator
 
 
 class KafkaUnavailableError(ExplainedError):
-    """The brokers can't be reached or refuse us; the message names them."""
+    """The brokers can't be reached or refuse the connection; the message names them."""
 
 
 class MissingTopicsError(ExplainedError):
-    """Topics that `shrinkstream init` creates are not there; the message names them."""
+    """Topics that `shrinkstream init` creates are missing; the message names them."""
 
 
 class PartitionsError(ExplainedError):
-    """A topic can't have the partitions that are asked for; the message says why."""
+    """A topic can't have the requested number of partitions; the message says why."""
 
 
 def require_brokers(settings: Settings) -> str:
-    """The bootstrap servers, or a KafkaUnavailableError that says how to get some."""
+    """The bootstrap servers; KafkaUnavailableError if none are set."""
     if not settings.kafka_brokers:
         raise KafkaUnavailableError(
             "SHRINKSTREAM_KAFKA_BROKERS is not set (only `shrinkstream up` and `demo` start a Kafka of their own)"
@@ -47,7 +47,7 @@ def require_brokers(settings: Settings) -> str:
 
 
 def ssl_context(settings: Settings) -> ssl.SSLContext | None:
-    """The TLS context for the brokers, or None where the security protocol has no TLS."""
+    """The TLS context for the brokers; None if the security protocol has no TLS."""
     if settings.kafka_security_protocol not in ("SSL", "SASL_SSL"):
         return None
     try:
@@ -60,7 +60,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 class KafkaClient(Protocol):
-    """What the consumers, producers and admin clients of aiokafka have in common."""
+    """Common interface of aiokafka's consumers, producers and admin clients."""
 
     async def start(self) -> None: ...
 
@@ -68,8 +68,8 @@ class KafkaClient(Protocol):
 async def start_client(client: KafkaClient, timeout: float) -> None:
     """Start an aiokafka client; TimeoutError after ``timeout`` seconds.
 
-    Trap: ``start()`` ends by making tasks. Where one is cancelled before its first step, ``stop()`` raises its
-    CancelledError in the caller. Since Python 3.12 ``wait_for`` doesn't let the event loop turn in between.
+    Trap: ``start()`` creates tasks as its last step. If one is cancelled before its first step, ``stop()`` raises its
+    CancelledError in the caller. Since Python 3.12 ``wait_for`` doesn't yield to the event loop in between.
     """
     await asyncio.wait_for(client.start(), timeout)
     await asyncio.sleep(0)
@@ -82,7 +82,7 @@ async def stop_client(stop: Callable[[], Awaitable[None]], timeout: float = REQU
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
-    """What every aiokafka client of ours needs to reach the brokers."""
+    """Connection options of every aiokafka client."""
     options: dict[str, Any] = {
         "bootstrap_servers": require_brokers(settings),
         "security_protocol": settings.kafka_security_protocol,
@@ -100,20 +100,20 @@ def connection_options(settings: Settings) -> dict[str, Any]:
 
 
 def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) -> KafkaUnavailableError:
-    """``said``: what aiokafka logged, which has the cause where its error only says that no broker answered."""
+    """``said``: aiokafka's log messages, which have the cause if its error only says that no broker answered."""
     cause = (said[-1] if said else str(error) or "no answer").splitlines()[0]
     return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {cause}")
 
 
 class Producer:
-    """Writes records that are either acknowledged by all in-sync replicas, once and in order, or an error."""
+    """Idempotent producer with acks=all: a record is acknowledged by all in-sync replicas, in order, or an error."""
 
     def __init__(self, settings: Settings, linger_ms: int = 2) -> None:
-        """``linger_ms``: how long a record waits for others to travel with it."""
+        """``linger_ms``: how long a record waits for others to share its request."""
         self._settings = settings
         self._linger_ms = linger_ms
         self._client: AIOKafkaProducer | None = None
-        self._turns: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._batch_locks: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def start(self) -> None:
         client = AIOKafkaProducer(
@@ -143,31 +143,31 @@ class Producer:
     async def send(
         self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, partition: int | None = None
     ) -> "asyncio.Future[RecordMetadata]":
-        """Put a record into the buffer, waiting for room; the future is done when the brokers have it."""
+        """Append a record to the buffer, waiting while it is full; the future is done when the brokers acknowledge."""
         assert self._client is not None, "the producer is not started"
         future: asyncio.Future[RecordMetadata] = await self._client.send(
             topic, value=value, key=key, partition=partition, headers=list(headers)
         )
         _produced_to(topic).inc()
-        future.add_done_callback(_noting_failure_at(topic))
+        future.add_done_callback(_failure_counter(topic))
         return future
 
     def new_batch(self) -> "Batch":
-        """Records for one partition, to be put together in any thread: many times cheaper than one by one."""
+        """An empty batch of records for one partition, to be filled in any thread: far cheaper than single records."""
         assert self._client is not None, "the producer is not started"
         return Batch(self._client.create_batch())
 
     async def send_batch(self, batch: "Batch", topic: str, partition: int) -> "asyncio.Future[RecordMetadata]":
-        """Put a batch into the buffer, waiting for room; the future tells the offset of its first record."""
+        """Append a batch to the buffer, waiting while it is full; the future has the offset of its first record."""
         assert self._client is not None, "the producer is not started"
-        # aiokafka 0.14 keeps one batch of a partition waiting. Of several who wait for that place it wakes all, and
-        # counts the time that they have waited again at each wake-up, until they fail after a second.
-        async with self._turns[topic, partition]:
+        # aiokafka 0.14 buffers one batch per partition. It wakes all senders that wait for the buffer, and adds their
+        # whole waiting time again at each wake-up, so that they time out after a second.
+        async with self._batch_locks[topic, partition]:
             future: asyncio.Future[RecordMetadata] = await self._client.send_batch(
                 batch.builder, topic, partition=partition
             )
         _produced_to(topic).inc(batch.count)
-        future.add_done_callback(_noting_failure_at(topic))
+        future.add_done_callback(_failure_counter(topic))
         return future
 
 
@@ -175,28 +175,28 @@ _produced_to = cache(metrics.PRODUCED.labels)
 
 
 @cache
-def _noting_failure_at(topic: str) -> Callable[["asyncio.Future[RecordMetadata]"], None]:
-    return partial(_note_failure, topic)
+def _failure_counter(topic: str) -> Callable[["asyncio.Future[RecordMetadata]"], None]:
+    return partial(_count_failure, topic)
 
 
-def _note_failure(topic: str, written: "asyncio.Future[RecordMetadata]") -> None:
+def _count_failure(topic: str, written: "asyncio.Future[RecordMetadata]") -> None:
     if written.cancelled() or written.exception() is not None:
         metrics.PRODUCE_ERRORS.labels(topic).inc()
 
 
 class Batch:
-    """Records that travel together to one partition."""
+    """A batch of records for one partition."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
 
     def append(self, key: bytes, value: bytes, headers: Headers) -> bool:
-        """Add a record; False: there is no room for it. The first one fits whatever its size."""
+        """Add a record; False: the batch is full. The first record fits whatever its size."""
         return self.builder.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None
 
     @property
     def size(self) -> int:
-        """Bytes so far."""
+        """Size in bytes."""
         return int(self.builder.size())
 
     @property
@@ -206,7 +206,7 @@ class Batch:
 
 @asynccontextmanager
 async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator[AIOKafkaAdminClient]:
-    """An admin client that is connected, or KafkaUnavailableError within ``timeout`` seconds."""
+    """A connected admin client; KafkaUnavailableError after ``timeout`` seconds."""
     admin = AIOKafkaAdminClient(**connection_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
@@ -220,10 +220,10 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
 
 
 async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Create the topics that are missing; returns their names. What exists is left as it is."""
+    """Create the missing topics; returns their names. Existing topics are not changed."""
     async with admin_client(settings) as admin:
         existing = set(await admin.list_topics())
-        wanted = [
+        missing = [
             NewTopic(
                 name,
                 num_partitions=settings.partitions,
@@ -233,31 +233,31 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
             for name, config in configs.items()
             if name not in existing
         ]
-        if not wanted:
+        if not missing:
             return []
-        answer = await admin.create_topics(wanted)
-        for name, code, *message in answer.topic_errors:
+        response = await admin.create_topics(missing)
+        for name, code, *message in response.topic_errors:
             error = for_code(code)
             if error not in (TopicAlreadyExistsError, for_code(0)):
                 raise KafkaUnavailableError(f"topic {name} can't be created: {error.__name__} {message}")
-        return [topic.name for topic in wanted]
+        return [topic.name for topic in missing]
 
 
 async def grow_topic(settings: Settings, topic: str, partitions: int) -> bool:
-    """Give a topic more partitions; False where it has as many. The keys that it holds must not matter to anyone.
+    """Add partitions to a topic; False if it has ``partitions`` already. No reader may depend on its partitioning.
 
-    Raises PartitionsError where it has more already, KafkaUnavailableError where the brokers refuse.
+    Raises PartitionsError if it has more already, KafkaUnavailableError if the brokers refuse.
     """
     async with admin_client(settings) as admin, asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
         present = len(await partitions_of(admin, topic))
         if partitions < present:
-            raise PartitionsError(f"{topic} has {present} partitions, and Kafka takes none away")
+            raise PartitionsError(f"{topic} has {present} partitions, and Kafka can't remove partitions")
         if partitions == present:
             return False
         try:
             await admin.create_partitions({topic: NewPartitions(total_count=partitions)})
         except KafkaError as error:
-            raise KafkaUnavailableError(f"{topic} can't be given {partitions} partitions: {error}") from None
+            raise KafkaUnavailableError(f"cannot grow {topic} to {partitions} partitions: {error}") from None
         return True
 
 
@@ -272,7 +272,7 @@ async def require_topics(settings: Settings, names: Iterable[str]) -> None:
 
 
 async def require_partitions(settings: Settings, names: Iterable[str], count: int) -> None:
-    """Raise MissingTopicsError unless each topic has so many partitions: by their number a key's place is known."""
+    """Raise MissingTopicsError unless each topic has ``count`` partitions: partitioners depend on their number."""
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000), admin_client(settings) as admin:
             found = {name: len(await partitions_of(admin, name)) for name in sorted(names)}
@@ -281,42 +281,42 @@ async def require_partitions(settings: Settings, names: Iterable[str], count: in
     wrong = {name: partitions for name, partitions in found.items() if partitions != count}
     if wrong:
         raise MissingTopicsError(
-            f"SHRINKSTREAM_PARTITIONS is {count}, but there are others of {wrong}: it must be what these topics were"
-            " made with, which is for ever (image-requests alone can grow)"
+            f"SHRINKSTREAM_PARTITIONS is {count}, but topics have other partition counts: {wrong}; set it to the number"
+            " that they were created with (it can't change later; only image-requests can grow)"
         )
 
 
 async def partitions_of(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
-    """All partitions of a topic, in order. The caller bounds the wait for a topic that was made a moment ago."""
+    """All partitions of a topic, in order. Waits for the metadata of a new topic; the caller sets the deadline."""
     while True:
         (description,) = await admin.describe_topics([topic])
         if description["partitions"]:
             return sorted(TopicPartition(topic, entry["partition"]) for entry in description["partitions"])
-        # Brokers know a topic a moment after its creation. Without its partitions a reader would see nothing.
-        await asyncio.sleep(SETTLE_SECONDS)
+        # Metadata propagates a moment after a topic's creation; without partitions a reader would read nothing.
+        await asyncio.sleep(METADATA_POLL)
 
 
 async def committed_offsets(
     admin: AIOKafkaAdminClient, group: str, partitions: Iterable[TopicPartition]
 ) -> dict[TopicPartition, int]:
-    """How far a consumer group has got; -1 where it has not begun. The caller bounds the wait for an answer."""
-    wanted = list(partitions)
+    """Committed offsets of a consumer group; -1 for none. Waits for the coordinator; the caller sets the deadline."""
+    requested = list(partitions)
     while True:
         try:
-            committed = await admin.list_consumer_group_offsets(group, partitions=wanted)
+            committed = await admin.list_consumer_group_offsets(group, partitions=requested)
         except KafkaError as error:
-            # A cluster that was never used chooses a coordinator when it is asked for one first.
+            # A new cluster elects a coordinator at the first request for one.
             if not error.retriable:
                 raise
         else:
-            # One that has just started leaves out what it has not loaded yet; aiokafka 0.14 hides the error.
-            if committed.keys() >= set(wanted):
-                return {partition: committed[partition].offset for partition in wanted}
-        await asyncio.sleep(SETTLE_SECONDS)
+            # A restarted coordinator omits offsets that it has not loaded yet; aiokafka 0.14 hides the error.
+            if committed.keys() >= set(requested):
+                return {partition: committed[partition].offset for partition in requested}
+        await asyncio.sleep(METADATA_POLL)
 
 
 async def commit_offsets(settings: Settings, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-    """Remember how far a group without members has got. Raises KafkaUnavailableError."""
+    """Commit offsets of a group without members. Raises KafkaUnavailableError."""
     consumer = AIOKafkaConsumer(**connection_options(settings), group_id=group, enable_auto_commit=False)
     consumer.assign(list(offsets))
     try:

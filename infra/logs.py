@@ -1,4 +1,4 @@
-"""Logging: one line per thing that matters, JSON for machines, readable on a terminal."""
+"""Structured logging: JSON lines, or a readable form on a terminal; secrets are redacted."""
 
 import io
 import logging
@@ -15,13 +15,13 @@ from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 REPEATS_EVERY = 10.0  # seconds
 
-# A URL's user and password, and what comes after its path: keys and signatures stand there.
+# A URL's user and password, and its query and fragment, which may have keys and signatures.
 _URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*)([?#]\S*)?")
 _SECRET = re.compile(r"(whsec_|(?i:\bauthorization\W{1,4}(?:bearer|basic)\s+))[A-Za-z0-9._~+/=-]+")
 
 
 def redacted(text: str) -> str:
-    """The text without what is nobody's business: passwords and queries of URLs, webhook secrets, credentials."""
+    """The text without secrets: passwords and queries of URLs, webhook secrets, credentials."""
     return _SECRET.sub(r"\1…", _URL.sub(_without_secrets, text))
 
 
@@ -54,20 +54,20 @@ def _redacted_traceback(to: TextIO, error: ExcInfo) -> None:
 
 
 class LogSubject(Protocol):
-    """What lines may be about."""
+    """The subject of log lines, such as an event."""
 
     def log_fields(self) -> dict[str, str]:
-        """What each line says of it."""
+        """Fields that each line about it has."""
 
 
 _subject: ContextVar[LogSubject | None] = ContextVar("log_subject", default=None)
 
 
 def log_about(subject: LogSubject | None) -> None:
-    """Say in each line of the current task, from here on, what it is about.
+    """Add the subject's fields to each later log line of the current task.
 
-    For what is rarely logged about far cheaper than structlog's bind_contextvars: nothing is worked out before a line
-    is written.
+    Far cheaper than structlog's bind_contextvars for subjects that are rarely logged: the fields are computed only
+    when a line is written.
     """
     _subject.set(subject)
 
@@ -77,16 +77,16 @@ def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
     if subject is None:
         return line
     fields = subject.log_fields()
-    # A line about another request than the one that is being worked on has none of this one's ids.
+    # A line about another request must not have the ids of the current one.
     if line.get("request_id", fields.get("request_id")) != fields.get("request_id"):
         return line
     return {**fields, **line}
 
 
 class NoRepeats(logging.Filter):
-    """Lets the same message of a logger through once in ten seconds.
+    """Rate limit of log lines: passes the same message of a logger once in ten seconds.
 
-    aiokafka's idempotent producer asks for a broker that is away without a pause, and logs each attempt.
+    aiokafka's idempotent producer polls an unreachable broker without backoff, and logs each attempt.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class NoRepeats(logging.Filter):
 
 
 def configure_logging(level: str) -> None:
-    """Send our own and the libraries' log records to standard error in one form."""
+    """Send our own and the libraries' log lines to standard error in one format."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_subject,
@@ -136,16 +136,16 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # The libraries' news is not ours: what goes wrong in them is.
+    # Of the libraries, only warnings and errors.
     for name in ("aiokafka", "cassandra", "faust", "mode", "kafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.getLogger("aiokafka").addFilter(NoRepeats())
-    # It warns of every prepared statement that leaves the keyspace to the connection, as ours do on purpose.
+    # It warns of every prepared statement without a keyspace; ours have none on purpose.
     logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
 
 
 class _Collector(logging.Handler):
-    """Keeps what is said instead of telling it."""
+    """Collects messages instead of writing them."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -157,9 +157,9 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def silenced(library: str) -> Iterator[list[str]]:
-    """Keep a library quiet about a failure that is raised as well, and told once, by whoever catches it.
+    """Suppress a library's log lines about a failure that it also raises, so that the caller reports it once.
 
-    Yields what it would have said, as some name the cause only there. May be used by several tasks at once.
+    Yields the suppressed messages: some libraries name the cause only there. Safe for concurrent tasks.
     """
     logger = logging.getLogger(library)
     collector = _Collector()

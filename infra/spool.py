@@ -1,6 +1,6 @@
-"""Files that live as long as one piece of work: each is locked by its writer, so that others see whether that lives.
+"""Spool files, locked by their writers: an unlocked file is a leftover of a dead process.
 
-``flock`` belongs to the open file and ends with the process, however that ends: what nobody holds is left over.
+``flock`` belongs to the open file and is released when the process ends, however it ends.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 @contextmanager
 def spool_file(folder: Path, prefix: str) -> Iterator[BinaryIO]:
-    """A new file in ``folder``, open for writing and reading; it is gone afterwards, whatever happens."""
+    """A new file in ``folder``, open for writing and reading; deleted at the end of the context, also after errors."""
     folder.mkdir(parents=True, exist_ok=True)
     file = _locked(folder, prefix)
     try:
@@ -30,14 +30,14 @@ def _locked(folder: Path, prefix: str) -> BinaryIO:
         os.close(descriptor)
         file = Path(name).open("w+b")  # noqa: SIM115 - the caller closes it
         fcntl.flock(file, fcntl.LOCK_EX)
-        # A sweep may have taken it in the moment before it was locked.
+        # A concurrent sweep may have deleted it before it was locked.
         if os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
 
 
 def sweep(folder: Path) -> int:
-    """Remove the files whose writers are gone; returns how many. Others may be writing meanwhile."""
+    """Delete the files of dead writers; returns their number. Safe beside running writers."""
     removed = 0
     for path in folder.glob("*.csv"):
         try:
@@ -45,6 +45,6 @@ def sweep(folder: Path) -> int:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
         except (BlockingIOError, FileNotFoundError):
-            continue  # in use, or gone just now
+            continue  # in use, or deleted by its writer
         removed += 1
     return removed

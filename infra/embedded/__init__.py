@@ -1,4 +1,4 @@
-"""Kafka and Cassandra as child processes of this one, from nothing but Python packages and Maven jars."""
+"""Embedded Kafka and Cassandra: child processes of this one, from Python packages and Maven jars only."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ __all__ = ["EmbeddedServer", "EmbeddedServerError", "EmbeddedServers"]
 
 
 class EmbeddedServers:
-    """Servers that start side by side and stop in reverse order; all of them run, or none.
+    """Servers that start concurrently and stop in reverse order; either all of them run, or none.
 
     ``async with EmbeddedServers(EmbeddedKafka(data_dir), EmbeddedCassandra(data_dir)):``
     """
@@ -26,7 +26,7 @@ class EmbeddedServers:
         await self.stop()
 
     async def start(self) -> None:
-        """Return once all answer. When one can't start, the others are stopped and its error is raised."""
+        """Return when all are ready. If one can't start, stop the others and raise its error."""
         try:
             async with asyncio.TaskGroup() as starts:  # the first failure cancels the other starts
                 for server in self._servers:
@@ -38,6 +38,6 @@ class EmbeddedServers:
             raise
 
     async def stop(self) -> None:
-        """Stop those that run, last named first; safe to call at any time."""
+        """Stop the running servers in reverse order; safe to call at any time."""
         for server in reversed(self._servers):
             await server.stop()

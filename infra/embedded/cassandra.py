@@ -1,4 +1,4 @@
-"""Cassandra as a child process: one node on loopback."""
+"""Embedded Cassandra: one node on loopback, as a child process."""
 
 import asyncio
 import ssl
@@ -14,7 +14,7 @@ from infra.embedded.ports import LOOPBACK
 from infra.embedded.security import Security
 from infra.embedded.server import HERE, EmbeddedServer
 
-ASK_SECONDS = 5.0
+PROBE_SECONDS = 5.0
 PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks
 
 
@@ -28,14 +28,14 @@ client_encryption_options:
   ssl_context_factory: {class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}
   keystore: "$keystore"
 """)
-FIRST_USER = "cassandra"  # the name and password of the superuser that a new node makes
+FIRST_USER = "cassandra"  # name and password of the superuser that a new node creates
 
 
 class EmbeddedCassandra(EmbeddedServer):
-    """One Cassandra node without JMX or other remote access than CQL on loopback.
+    """One Cassandra node; its only remote access is CQL on loopback, without JMX.
 
-    With ``security`` its clients speak TLS and say who they are. Its user must be the one that a new node makes,
-    ``cassandra`` with that password: others are for its clients to create.
+    ``security`` requires TLS and a login. Its user must be the superuser that a new node creates,
+    ``cassandra`` with that password; clients may create others.
     """
 
     name = "Cassandra"
@@ -46,7 +46,7 @@ class EmbeddedCassandra(EmbeddedServer):
     def __init__(self, data_dir: Path, security: Security | None = None) -> None:
         super().__init__(data_dir)
         if security is not None and (security.username, security.password) != (FIRST_USER, FIRST_USER):
-            raise ValueError(f"a new Cassandra has only the user {FIRST_USER}")
+            raise ValueError(f"the only user of a new Cassandra is {FIRST_USER}")
         self._security = security
 
     async def prepare(self) -> list[str]:
@@ -71,13 +71,13 @@ class EmbeddedCassandra(EmbeddedServer):
         return await asyncio.to_thread(self._answers)
 
     def _answers(self) -> bool:
-        only_this = ExecutionProfile(WhiteListRoundRobinPolicy([LOOPBACK]), request_timeout=ASK_SECONDS)
+        only_this = ExecutionProfile(WhiteListRoundRobinPolicy([LOOPBACK]), request_timeout=PROBE_SECONDS)
         with Cluster(
             [LOOPBACK],
             self.port,
             protocol_version=PROTOCOL_VERSION,
-            connect_timeout=ASK_SECONDS,
-            control_connection_timeout=ASK_SECONDS,
+            connect_timeout=PROBE_SECONDS,
+            control_connection_timeout=PROBE_SECONDS,
             execution_profiles={EXEC_PROFILE_DEFAULT: only_this},
             auth_provider=PlainTextAuthProvider(FIRST_USER, FIRST_USER) if self._security else None,
             ssl_context=ssl.create_default_context(cafile=self._security.cafile) if self._security else None,

@@ -1,9 +1,9 @@
-"""The jars of the embedded servers: fetched once into the Python environment, each checked against the lock.
+"""Jars of the embedded servers: downloaded once into the Python environment, verified against the lock.
 
-``python -m infra.embedded.jars`` installs what is missing; ``--lock`` resolves the dependencies again and
-rewrites ``infra/locks/jars.toml``. jgo (a Maven resolver in Python) does the resolving and knows the
-repositories, a mirror named in its configuration file included. Its own downloader is not used: that opens
-two connections per jar and leaves a broken file behind when one breaks off (30 s against 1 s for 144 jars).
+``python -m infra.embedded.jars`` installs the missing jars; ``--lock`` resolves the dependencies again and
+rewrites ``infra/locks/jars.toml``. jgo (a Maven resolver in Python) resolves them and provides the
+repositories, including a mirror in its configuration file. Its downloader is not used: it opens
+two connections per jar and leaves a truncated file behind when one fails (30 s against 1 s for 144 jars).
 """
 
 import argparse
@@ -31,7 +31,7 @@ Server = Literal["kafka", "cassandra"]
 KAFKA_VERSION = "4.1.1"
 CASSANDRA_VERSION = "5.0.5"
 
-# Kafka's jars bring no logging backend; this one is Cassandra's too, so both log the same way.
+# Kafka's jars include no logging backend; this is Cassandra's, so both log the same way.
 ROOTS: Mapping[Server, tuple[str, ...]] = {
     "kafka": (
         f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
@@ -54,12 +54,12 @@ _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch_64", "arm6
 
 
 class JarError(ExplainedError):
-    """The jars can't be made complete; the message is one line that says which and why."""
+    """A jar can't be installed; the message says which and why."""
 
 
 @dataclass(frozen=True)
 class Jar:
-    """One jar of a Maven repository, with the SHA-256 that its bytes must have."""
+    """One jar of a Maven repository, with its expected SHA-256."""
 
     group: str
     artifact: str
@@ -87,12 +87,12 @@ class Jar:
 
     @property
     def repository_path(self) -> str:
-        """Where every Maven repository keeps it (Maven's default repository layout)."""
+        """Its path in a Maven repository (Maven's default repository layout)."""
         return f"{self.group.replace('.', '/')}/{self.artifact}/{self.version}/{self.filename}"
 
     @property
     def is_for_this_machine(self) -> bool:
-        """False for native code of another system: netty names the system in the classifier."""
+        """False for native code of another platform: netty names the platform in the classifier."""
         system, _, machine = self.classifier.partition("-")
         if system not in {"linux", "osx", "windows"}:
             return True
@@ -100,16 +100,16 @@ class Jar:
 
 
 def read_lock(server: Server, lock: Path = LOCK) -> list[Jar]:
-    """The locked jars of one server that this machine needs, in class-path order."""
+    """The locked jars of one server for this platform, in class-path order."""
     with lock.open("rb") as file:
         jars = [Jar.parse(coordinates, sha256) for coordinates, sha256 in tomllib.load(file)[server].items()]
     return [jar for jar in jars if jar.is_for_this_machine]
 
 
 def ensure_jars(server: Server, *, lock: Path = LOCK, directory: Path = INSTALLED) -> list[Path]:
-    """The class path of a server; fetches what is missing or damaged, and needs no network when nothing is.
+    """The class path of a server; downloads missing or damaged jars, and needs no network otherwise.
 
-    Raises JarError. Blocks: for seconds when jars are missing, else for some 50 ms of hashing.
+    Raises JarError. Blocks: for seconds if jars are missing, else for some 50 ms of hashing.
     """
     jars = read_lock(server, lock)
     install(jars, directory)
@@ -117,9 +117,9 @@ def ensure_jars(server: Server, *, lock: Path = LOCK, directory: Path = INSTALLE
 
 
 def install(jars: Iterable[Jar], directory: Path = INSTALLED) -> int:
-    """Fetch into ``directory`` each jar that is not there with the right checksum; how many were fetched.
+    """Download into ``directory`` each jar that is missing or has a wrong checksum; returns their number.
 
-    A file appears under its name only when complete and checked, so two installs at once do no harm.
+    A file is renamed into place only when complete and verified, so concurrent installs do no harm.
     """
     missing = [jar for jar in jars if not is_intact(directory / jar.filename, jar.sha256)]
     if missing:
@@ -138,13 +138,13 @@ def is_intact(path: Path, sha256: str) -> bool:
 
 
 def _repositories() -> dict[str, str]:
-    """Name → URL: those of jgo's configuration file before jgo's default, which one named like it replaces."""
+    """Name → URL: repositories of jgo's configuration file, then jgo's defaults unless one of that name replaces it."""
     configured = GlobalSettings.load().repositories
     return {**configured, **{k: v for k, v in MavenContext().remote_repos.items() if k not in configured}}
 
 
 def _fetch_all(jars: Sequence[Jar], directory: Path) -> list[str]:
-    """Fetch each into ``directory``; the SHA-256 of each. The first failure stops the rest."""
+    """Download each into ``directory``; returns the SHA-256 of each. The first failure cancels the rest."""
     repositories = list(_repositories().values())
     with (
         tempfile.TemporaryDirectory(dir=directory, prefix=".partial-") as partial,
@@ -167,7 +167,7 @@ def _fetch_all(jars: Sequence[Jar], directory: Path) -> list[str]:
 
 
 def _fetch(session: requests.Session, repositories: Sequence[str], jar: Jar, path: Path) -> str:
-    """Fetch one jar from the first repository that has it; what may pass by itself is tried again."""
+    """Download one jar from the first repository that has it; transient errors are retried."""
     failure = "no repository is configured"
     for attempt in range(ATTEMPTS):
         time.sleep(attempt)
@@ -198,7 +198,7 @@ def _download(session: requests.Session, url: str, path: Path) -> str:
 
 
 def resolve(roots: Iterable[str]) -> list[Jar]:
-    """Every jar that the roots need at run time, without a checksum yet, as Maven would choose them."""
+    """Run-time dependencies of the roots by Maven's resolution, without checksums."""
     with tempfile.TemporaryDirectory() as cache:
         context = MavenContext(repo_cache=Path(cache), remote_repos=_repositories())
         direct, transitive = context.resolver.resolve([context.create_dependency(root) for root in roots])
@@ -207,7 +207,7 @@ def resolve(roots: Iterable[str]) -> list[Jar]:
 
 
 def write_lock(lock: Path = LOCK) -> None:
-    """Resolve every server's jars again and write the lock with the checksum of what the repository serves now."""
+    """Resolve every server's jars again and write the lock with the checksums of the downloaded files."""
     lines = ["# Written by `make lock` (python -m infra.embedded.jars --lock): the SHA-256 of each jar."]
     for server, roots in ROOTS.items():
         jars = resolve(roots)
@@ -232,14 +232,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_lock(LOCK)
             say(f"wrote {LOCK} ({time.monotonic() - started:.1f} s)")
             return 0
-        # A jar that both servers use stands in both lists and is fetched once.
+        # A jar of both servers is in both lists and is downloaded once.
         jars = list(dict.fromkeys(jar for server in get_args(Server) for jar in read_lock(server, LOCK)))
         say(f"{len(jars)} jars for Kafka {KAFKA_VERSION} and Cassandra {CASSANDRA_VERSION} …")
         fetched = install(jars, INSTALLED)
     except JarError as error:
         say(f"error: {error}")
         return 1
-    say(f"{fetched} jars fetched, {len(jars) - fetched} were there ({time.monotonic() - started:.1f} s)")
+    say(f"{fetched} jars fetched, {len(jars) - fetched} already installed ({time.monotonic() - started:.1f} s)")
     return 0
 
 

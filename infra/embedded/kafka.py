@@ -1,4 +1,4 @@
-"""Kafka as a child process: one KRaft node on loopback."""
+"""Embedded Kafka: one KRaft node on loopback, as a child process."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ from infra.embedded.ports import LOOPBACK
 from infra.embedded.security import Security
 from infra.embedded.server import EmbeddedServer, EmbeddedServerError
 
-ASK_SECONDS = 5.0
+PROBE_SECONDS = 5.0
 FORMAT_SECONDS = 60.0
 JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 
@@ -34,9 +34,9 @@ ssl.truststore.location=$cafile
 
 
 class EmbeddedKafka(EmbeddedServer):
-    """One Kafka broker and controller with unlimited retention; topics are not created by themselves.
+    """One Kafka broker and controller with unlimited retention, without automatic creation of topics.
 
-    With ``security`` its clients speak SASL_SSL, mechanism PLAIN.
+    ``security`` requires SASL_SSL with the mechanism PLAIN.
     """
 
     name = "Kafka"
@@ -59,7 +59,7 @@ class EmbeddedKafka(EmbeddedServer):
         )
         if not (self.directory / "data" / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-            # With "=": an id may begin with a dash, and one in 64 does.
+            # With "=", since one id in 64 begins with a dash.
             await self._run("kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties))
         return [*JVM_OPTIONS, "kafka.Kafka", str(properties)]
 
@@ -74,7 +74,7 @@ class EmbeddedKafka(EmbeddedServer):
 
     async def answers(self) -> bool:
         admin = AIOKafkaAdminClient(
-            bootstrap_servers=self.address, request_timeout_ms=int(ASK_SECONDS * 1000), **self._credentials()
+            bootstrap_servers=self.address, request_timeout_ms=int(PROBE_SECONDS * 1000), **self._credentials()
         )
         try:
             await admin.start()

@@ -1,10 +1,10 @@
-"""Run a command that ends with its parent, however the parent ends.
+"""Run a command that is killed when its parent dies, however the parent dies.
 
 Usage: ``python -I -S leash.py PARENT_PID COMMAND [ARGUMENT…]``; standard library only, started by
 :class:`infra.embedded.process.ChildProcess` and nothing else.
 
-On Linux the kernel does it: PR_SET_PDEATHSIG (prctl(2)) survives exec, so this program turns into the command
-and no process is added. Elsewhere it stays, watches for being orphaned, and ends the command.
+On Linux the kernel does it: PR_SET_PDEATHSIG (prctl(2)) survives exec, so this program execs the command
+and no process is added. Elsewhere it stays as the command's parent, polls for being orphaned, and kills the command.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ CANNOT_EXECUTE = 127  # the shell's exit status for it
 
 
 def become(parent: int, command: Sequence[str]) -> NoReturn:
-    """Turn into the command, with the kernel's promise to kill it when the parent's *thread* ends (Linux)."""
+    """Exec the command; the kernel kills it when the parent's *thread* ends (Linux)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != parent:  # it died before the promise was given
+    if os.getppid() != parent:  # it died before prctl
         sys.exit(CANNOT_EXECUTE)
     # Python ignores these two, and an ignored signal stays ignored across exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -34,11 +34,11 @@ def become(parent: int, command: Sequence[str]) -> NoReturn:
 
 
 def watch(parent: int, command: Sequence[str]) -> int:
-    """Run the command, pass SIGTERM on, kill it when the parent is gone; its exit status (any POSIX system)."""
+    """Run the command, forward SIGTERM, kill it when the parent is dead; its exit status (any POSIX system)."""
     signals: list[int] = []
-    # Before the command starts: SIGTERM would end this process, and leave the command behind.
+    # Before the command starts: SIGTERM would end this process, and orphan the command.
     signal.signal(signal.SIGTERM, lambda signum, _frame: signals.append(signum))
-    # close_fds would close the lock that the command is to hold.
+    # close_fds would close the lock that the command must hold.
     child = subprocess.Popen(command, close_fds=False)  # noqa: S603 - our own command line
     while True:
         try:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 LOOPBACK = "127.0.0.1"
 
-# Below what systems hand out to outgoing connections (Linux from 32768, macOS and IANA from 49152): while a
-# server restarts, a client's retries could otherwise be given that very port and connect to themselves.
+# Below the ephemeral ports (Linux from 32768, macOS and IANA from 49152): while a server restarts, a client's
+# retry could otherwise get the server's port as its own and connect to itself.
 CANDIDATES = range(20_000, 32_768)
 ATTEMPTS = 200
 
@@ -60,7 +60,7 @@ def _reservations() -> BinaryIO:
 
 
 def remembered_ports(path: Path, names: Sequence[str]) -> dict[str, int]:
-    """A free port for each name: those that ``path`` remembers where still free, else new ones, remembered."""
+    """A free port for each name: the one stored in ``path`` if it is still free, else a new one, which is stored."""
     remembered: dict[str, int] = {}
     with contextlib.suppress(FileNotFoundError, ValueError):
         remembered = json.loads(path.read_text())

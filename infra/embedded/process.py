@@ -1,4 +1,4 @@
-"""One child process: its log file, its start, its end. It never outlives the process that started it."""
+"""A child process with a log file that never outlives its parent."""
 
 import asyncio
 import contextlib
@@ -19,24 +19,24 @@ logger = logging.getLogger(__name__)
 
 LEASH = Path(__file__).with_name("leash.py")
 
-# A line that says what went wrong: an error of a log, the head of a Java or Python exception, a usage error.
-_TELLING = re.compile(
+# A line with an error: of a log, the head of a Java or Python exception, a usage error.
+_ERROR_LINE = re.compile(
     r"\b(ERROR|FATAL|CRITICAL)\b"
     r'|"level": ?"(error|critical)"'
     r"|^(Caused by: |Exception |Error: |error: |[\w.]*(Error|Exception|Failure)(:|$))"
     r"|^cannot |^shrinkstream: "
 )
 _TAIL_BYTES = 64 * 1024
-_TELLING_LINES = 3
+_MAX_ERROR_LINES = 3
 _LOG_CHECK_SECONDS = 30.0
 
 
 class ProcessError(ExplainedError):
-    """The process didn't start, or ended unasked; the message is one line with its last words and its log."""
+    """The process didn't start, or crashed; the message has its last log lines and the log's path, in one line."""
 
 
 def rotate(log_path: Path) -> bool:
-    """Move the content of a log over 10 MiB to ``….1``; did it? Copies, since its writer keeps the file open."""
+    """Move the content of a log over 10 MiB to ``….1``; returns whether it did. Copies: the writer has it open."""
     if log_path.stat().st_size <= MAX_LOG_BYTES:
         return False
     shutil.copyfile(log_path, log_path.with_name(log_path.name + ".1"))
@@ -50,14 +50,14 @@ def _kill_group(pid: int) -> None:
 
 
 class ChildProcess:
-    """A supervised child process.
+    """A child process in a session of its own.
 
-    It runs in a session of its own, so a Ctrl-C in the terminal reaches only the parent, which then stops its
+    A Ctrl-C in the terminal therefore reaches only the parent, which then stops its
     children in order. When the parent dies, the child is killed (see :mod:`infra.embedded.leash`). On Linux this
-    is tied to the *thread* that called :meth:`start`: start children from a thread that lives as long as they.
-    What the child started and left in its session is killed when it ends.
+    is tied to the *thread* that called :meth:`start`: start children from a thread that outlives them.
+    Remaining processes of its session are killed when the child ends.
 
-    ``env`` is added to this process's environment; ``pass_fds`` are the file descriptors that the child keeps.
+    ``env`` is added to this process's environment; ``pass_fds`` are the file descriptors that the child inherits.
     Standard output and standard error are appended to ``log_path``; beyond 10 MiB its content moves to ``….1``.
     """
 
@@ -79,7 +79,7 @@ class ChildProcess:
         self._pass_fds = pass_fds
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
-        self._attendant: asyncio.Task[None] | None = None
+        self._attend_task: asyncio.Task[None] | None = None
 
     @property
     def pid(self) -> int:
@@ -88,7 +88,7 @@ class ChildProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Exit status, minus the signal's number when a signal ended it; None while it runs or before."""
+        """Exit status, the negative signal number if a signal ended it; None while it runs or before its start."""
         return self._process.returncode if self._process else None
 
     @property
@@ -98,7 +98,7 @@ class ChildProcess:
         return self._process
 
     async def start(self) -> None:
-        """Start it; returns at once, whatever becomes of the process. May be called again after its end."""
+        """Start it; returns at once, without waiting for success. May be called again after its end."""
         if self._process is not None and self._process.returncode is None:
             raise RuntimeError(f"{self.name} is running already")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,15 +116,15 @@ class ChildProcess:
                 pass_fds=self._pass_fds,
                 start_new_session=True,
             )
-        self._attendant = asyncio.create_task(self._attend(self._process))
+        self._attend_task = asyncio.create_task(self._attend(self._process))
 
     async def wait(self) -> int:
-        """Wait for its end; the exit status."""
+        """Wait for its end; returns the exit status."""
         return await self._started.wait()
 
     async def stop(self, grace_seconds: float) -> None:
-        """End it: SIGTERM, after ``grace_seconds`` SIGKILL. Safe to call at any time."""
-        if self._process is None or self._attendant is None:
+        """Stop it: SIGTERM, after ``grace_seconds`` SIGKILL. Safe to call at any time."""
+        if self._process is None or self._attend_task is None:
             return
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -133,10 +133,10 @@ class ChildProcess:
                 await asyncio.wait_for(self._process.wait(), grace_seconds)
         if self._process.returncode is None:
             _kill_group(self._process.pid)
-        await asyncio.wait_for(asyncio.shield(self._attendant), KILL_SECONDS)
+        await asyncio.wait_for(asyncio.shield(self._attend_task), KILL_SECONDS)
 
     async def _attend(self, process: asyncio.subprocess.Process) -> None:
-        """Keep the log bounded while it runs; when it ends, however it ends, kill what it left behind."""
+        """Rotate the log while it runs; after its end kill the remaining processes of its group."""
         while process.returncode is None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), _LOG_CHECK_SECONDS)
@@ -145,19 +145,19 @@ class ChildProcess:
                     self._log_start = 0
             except OSError as error:
                 logger.warning("cannot rotate %s: %s", self.log_path, error)
-        # At once: later, the number of a group that is empty might be another's.
+        # At once: later, the id of an empty group might be reused.
         _kill_group(process.pid)
 
     def last_words(self) -> str:
-        """One line on how it ended: status, the last lines of its log that tell something, the log's path."""
+        """One line on how it ended: status, the last error lines of its log, the log's path."""
         with self.log_path.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
             lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-        telling = [line for line in lines if _TELLING.search(line)][-_TELLING_LINES:] or lines[-1:]
-        said = " | ".join(dict.fromkeys(telling)) or "it wrote nothing"
-        return f"{self.name} {self._ending()}: {said} (log: {self.log_path})"
+        errors = [line for line in lines if _ERROR_LINE.search(line)][-_MAX_ERROR_LINES:] or lines[-1:]
+        excerpt = " | ".join(dict.fromkeys(errors)) or "it wrote nothing"
+        return f"{self.name} {self._exit()}: {excerpt} (log: {self.log_path})"
 
-    def _ending(self) -> str:
+    def _exit(self) -> str:
         match self.returncode:
             case None:
                 return "is still running"

