@@ -1,7 +1,7 @@
 """Settings: environment variables with the prefix ``SHRINKSTREAM_``, also read from ``.env``.
 
-Each field's description is what ``shrinkstream settings`` prints. An unknown or malformed variable is an
-error at start that names the variable: a typing mistake must not silently mean "use the default".
+``shrinkstream settings`` prints each field's description. An unknown or malformed variable is an
+error at start that names the variable: a typo must not silently mean "use the default".
 """
 
 import base64
@@ -25,20 +25,20 @@ ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
 MOST_PARTITIONS = 1024
-MAX_WEBHOOK_REPEATS = 50
+MAX_WEBHOOK_RETRIES = 50
 RATE_LIMIT_OF_A_KEY = 200
-WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the mark of Standard Webhooks, no secret
+WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks, no secret
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[^\s:/@\[\],]+))(?::(?P<port>[0-9]{1,5}))?")
 _ORIGIN = re.compile(r"https?://[^\s/?#@,A-Z]+")
 
 
 class SettingsError(ExplainedError):
-    """The settings can't be used; the message names each variable and what is wrong with it."""
+    """Invalid settings; the message names each variable and its error."""
 
 
 class Settings(BaseSettings):
-    """Everything about a running shrinkstream that may differ between two machines."""
+    """Configuration of a running shrinkstream."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
@@ -46,18 +46,18 @@ class Settings(BaseSettings):
         None, description="host:port,… of an existing Kafka cluster; unset: the embedded Kafka of `up`"
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
-        "PLAINTEXT", description="how to talk to the brokers"
+        "PLAINTEXT", description="security protocol of the brokers"
     )
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
-        "PLAIN", description="SASL mechanism, with a SASL_ security protocol"
+        "PLAIN", description="SASL mechanism, if the security protocol is SASL_…"
     )
     kafka_sasl_username: str | None = Field(None, description="SASL user name")
     kafka_sasl_password: SecretStr | None = Field(None, description="SASL password")
-    kafka_ssl_cafile: Path | None = Field(None, description="PEM file of the authority that signed the brokers")
+    kafka_ssl_cafile: Path | None = Field(None, description="PEM file of the CA of the brokers' certificates")
     kafka_ssl_certfile: Path | None = Field(None, description="PEM file of this client's certificate")
     kafka_ssl_keyfile: Path | None = Field(None, description="PEM file of this client's key")
     kafka_replication_factor: int = Field(
-        1, ge=1, le=7, description="copies of each partition that `init` asks for (3 on a real cluster)"
+        1, ge=1, le=7, description="replication factor of the topics that `init` creates (3 on a real cluster)"
     )
 
     topic_prefix: str = Field(
@@ -69,8 +69,8 @@ class Settings(BaseSettings):
         8,
         ge=1,
         le=MOST_PARTITIONS,
-        description="partitions of each topic that `init` creates: the limit of scaling out, for ever"
-        " (that of compress can grow: `init --partitions`)",
+        description="partitions of each topic that `init` creates: the permanent limit of scaling out"
+        " (image-requests alone can grow: `init --partitions`)",
     )
 
     cassandra_hosts: str | None = Field(
@@ -78,9 +78,9 @@ class Settings(BaseSettings):
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
     cassandra_password: SecretStr | None = Field(None, description="Cassandra password")
-    cassandra_tls: bool = Field(False, description="talk TLS to Cassandra")
+    cassandra_tls: bool = Field(False, description="use TLS for Cassandra")
     cassandra_cafile: Path | None = Field(
-        None, description="PEM file of the authority that signed Cassandra's certificates; unset: the system's own"
+        None, description="PEM file of the CA of Cassandra's certificates; unset: the system's CAs"
     )
     cassandra_certfile: Path | None = Field(None, description="PEM file of this client's certificate for Cassandra")
     cassandra_keyfile: Path | None = Field(None, description="PEM file of this client's key for Cassandra")
@@ -93,134 +93,140 @@ class Settings(BaseSettings):
         1,
         ge=1,
         le=7,
-        description="copies of each row in a keyspace that `init` creates (3 on a real cluster)",
+        description="replication factor of the keyspace that `init` creates (3 on a real cluster)",
     )
 
     data_dir: Path = Field(
         Path(".shrinkstream"),
-        description="embedded servers, stored images, spool files and logs of this machine",
+        description="directory of this machine's embedded servers, stored images, spool files and logs",
     )
     storage_url: str | None = Field(
         None,
-        description="where images and output CSVs go: file:///… or s3://bucket/prefix; unset: in the data dir",
+        description="storage of images and output CSVs: file:///… or s3://bucket/prefix; unset: in the data dir",
     )
     storage_public_url: str | None = Field(
         None,
-        description="prefix under which everybody can fetch the stored images, as of a bucket or a CDN before it;"
-        " unset: the API serves them",
+        description="public URL prefix of the stored images, at the bucket or a CDN in front of it; unset: the API"
+        " serves them",
     )
     storage_redirect: bool = Field(
         False,
-        description="answer GET /images/… with a signed link to the s3:// bucket instead of the image itself",
+        description="answer GET /images/… with a redirect to a presigned URL of the s3:// bucket instead of the image",
     )
     retention_days: float | None = Field(
         None,
         gt=0,
         le=36_500,
-        description="days after which a finished request's images and CSVs are removed; unset: never",
+        description="retention in days: the images and CSVs of a finished request expire after it; unset: never",
     )
-    public_url: str | None = Field(None, description="prefix of every link handed out; unset: the API's own address")
+    public_url: str | None = Field(None, description="URL prefix of all links; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0: any free one")
-    worker_host: str = Field("127.0.0.1", description="address at which a worker answers probes and Prometheus")
+    worker_host: str = Field("127.0.0.1", description="address a worker serves probes and metrics on")
     worker_port: int | None = Field(
         None,
         ge=0,
         le=65535,
-        description="port at which a worker answers /healthz, /readyz and /metrics; 0: any free one, which its log"
-        " tells; unset: none (`up` gives each of its workers one)",
+        description="port a worker serves /healthz, /readyz and /metrics on; 0: any free one, which it logs; unset:"
+        " none (`up` gives each of its workers one)",
     )
-    url: str = Field("http://127.0.0.1:8080", description="server that submit, status and download talk to")
+    url: str = Field("http://127.0.0.1:8080", description="server URL for submit, status, download and watch")
 
-    webhook_url: str | None = Field(None, description="receiver of webhooks for requests that name none")
+    webhook_url: str | None = Field(None, description="default webhook receiver, for requests without a webhookUrl")
     webhook_secret: SecretStr | None = Field(
-        None, description="whsec_… secret that signs webhooks; several, comma-separated, while it is being changed"
+        None, description="whsec_… secret that signs webhooks; several, comma-separated, during a rotation"
     )
     webhook_schedule: str = Field(
         "5,300,1800,7200,18000,36000,50400",
-        description="seconds before each further attempt at a webhook whose receiver didn't confirm; the first is made"
-        " at once",
+        description="backoff: seconds before each further delivery attempt of a webhook; the first is immediate",
     )
     api_keys: SecretStr | None = Field(
         None,
-        description="`key` or `name:key` (after the first colon all is key), comma-separated; unset: open, and only on"
-        " loopback",
+        description="API keys: `key` or `name:key` (split at the first colon), comma-separated; unset: no"
+        " authentication, and only on loopback",
     )
 
     open_network: bool = Field(
         False,
-        description="serve without API keys on other addresses than loopback and under any name, as behind a proxy with"
-        " its own",
+        description="serve without API keys on other addresses than loopback and for any Host, such as behind an"
+        " authenticating proxy",
     )
 
     cors_origins: str = Field(
         "",
-        description="origins of web pages that may use the API from a browser (https://shop.example), comma-separated,"
-        " or *; unset: none",
+        description="CORS: origins whose pages may use the API (https://shop.example), comma-separated, or *; unset:"
+        " none",
     )
     rate_limit: float | None = Field(
         None,
         ge=0,
-        description="requests per second that each API key (or address, without keys) may make in the long run; 0: any;"
-        f" unset: {RATE_LIMIT_OF_A_KEY} with keys, any without",
+        description="rate limit of each API key (or client address, without keys) in HTTP requests per second; 0:"
+        f" unlimited; unset: {RATE_LIMIT_OF_A_KEY} with keys, unlimited without",
     )
-    rate_limit_burst: int = Field(2000, ge=1, description="requests that may come at once on top of that")
+    rate_limit_burst: int = Field(2000, ge=1, description="burst size of the rate limit")
 
     quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
     express_images: int = Field(
-        100, ge=0, description="requests of so many images or fewer have partitions that larger ones leave free"
+        100, ge=0, description="requests with at most this many images use the express partitions"
     )
     fetch_allow: str = Field(
         "",
-        description="host, IP or CIDR, each with an optional :port, that may be fetched or called although it is"
-        " private or on another port than 80 and 443; comma-separated",
+        description="SSRF allow list: private hosts, IPs or CIDRs, and ports other than 80 and 443, that may be fetched"
+        " or called; each with an optional :port; comma-separated",
     )
-    fetch_timeout: float = Field(30.0, gt=0, le=600, description="seconds one download may take in all")
-    fetch_concurrency: int = Field(64, ge=1, le=1000, description="downloads under way in one compress worker")
+    fetch_timeout: float = Field(
+        30.0, gt=0, le=600, description="deadline of one download in seconds, retries included"
+    )
+    fetch_concurrency: int = Field(64, ge=1, le=1000, description="concurrent downloads in one compress worker")
     codec_processes: int = Field(
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
         le=256,
-        description="decoder processes of one compress worker; unless set, one for each core",
+        description="decoder processes of one compress worker; unset: one per core",
     )
-    downloads_per_host: int = Field(8, ge=1, le=1000, description="of those, from one host at a time")
-    codec_timeout: float = Field(20.0, gt=0, le=600, description="seconds one image may take to decode and encode")
+    downloads_per_host: int = Field(
+        8, ge=1, le=1000, description="concurrent downloads from one host in one compress worker"
+    )
+    codec_timeout: float = Field(
+        20.0, gt=0, le=600, description="timeout in seconds of decoding and encoding one image"
+    )
     stall_after: float = Field(
-        300.0, gt=0, description="seconds without progress after which a request's missing images are asked for again"
+        300.0, gt=0, description="seconds without progress after which a request is stalled and is reconciled"
     )
-    heal_limit: int = Field(5, ge=0, description="how often that is done before the missing images count as failed")
+    heal_limit: int = Field(
+        5, ge=0, description="rounds in which missing images of a stalled run are requested again before they fail"
+    )
     progress_grace: float = Field(
-        3600.0, ge=0, description="seconds a completed request stays in the progress table; then the history answers"
+        3600.0, ge=0, description="seconds before a completed request is evicted from the progress table to the history"
     )
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
     max_event_streams: int = Field(
-        1000, ge=0, description="clients that may follow requests by Server-Sent Events, in one API process"
+        1000, ge=0, description="maximum number of open Server-Sent Event streams in one API process"
     )
     max_uploads: int = Field(
-        256, ge=1, description="uploads under way at once in one API process; more are told to come back"
+        256, ge=1, description="maximum number of concurrent uploads in one API process; further ones get 503"
     )
     min_free_bytes: int = Field(
-        256 * MIB, ge=0, description="bytes that uploads leave free on the disk of the data dir"
+        256 * MIB, ge=0, description="free bytes on the data dir's disk below which uploads are refused"
     )
     max_image_bytes: int = Field(50 * MIB, ge=1, description="largest image download, in bytes")
     fetch_memory: int = Field(
         256 * MIB,
         ge=1,
-        description="bytes of images that are downloaded and not yet stored in one compress worker, that of one image"
-        " more at most",
+        description="memory budget (bytes) for in-flight downloads per compress worker; may be exceeded by one image",
     )
     codec_memory: int = Field(
-        2048 * MIB, ge=128 * MIB, description="bytes of memory that one decoder process may use, on Linux"
+        2048 * MIB, ge=128 * MIB, description="memory limit of one decoder process in bytes, on Linux"
     )
     reuse_seconds: float = Field(
         300.0,
         ge=0,
-        description="seconds in which a compress worker fetches no image a second time for the same quality and format",
+        description="seconds for which a compress worker reuses an image of the same URL, quality and format",
     )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level logged")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="minimum level of log lines")
 
     @field_validator("kafka_brokers", "cassandra_hosts")
     @classmethod
@@ -250,13 +256,13 @@ class Settings(BaseSettings):
 
     @field_validator("webhook_url")
     @classmethod
-    def _webhook_url_names_nobody(cls, value: str | None) -> str | None:
+    def _webhook_url_has_no_credentials(cls, value: str | None) -> str | None:
         if value is not None and "@" in urlsplit(value).netloc:
-            raise ValueError("a user or password in it would be shown to all: use the webhook's signature instead")
+            raise ValueError("credentials in the URL would be public; verify the webhook's signature instead")
         return value
 
     @model_validator(mode="after")
-    def _what_belongs_together_is_there(self) -> Self:
+    def _credentials_are_complete(self) -> Self:
         if self.kafka_security_protocol.startswith("SASL") and not (
             self.kafka_sasl_username and self.kafka_sasl_password
         ):
@@ -278,7 +284,7 @@ class Settings(BaseSettings):
     @classmethod
     def _fetch_allow_is_readable(cls, value: str) -> str:
         if value:
-            from infra.outbound import AllowList  # an HTTP client, which most commands can do without
+            from infra.outbound import AllowList  # deferred: most commands don't need the HTTP client
 
             AllowList.parse(value)
         return value
@@ -305,14 +311,14 @@ class Settings(BaseSettings):
 
     @property
     def first_api_key(self) -> str | None:
-        """The key that our own command line uses."""
+        """The key of our own command line."""
         if self.api_keys is None:
             return None
         return next(iter(parse_api_keys(self.api_keys.get_secret_value()).values()))
 
     @property
     def effective_rate_limit(self) -> float:
-        """Without keys there is none unless it is asked for: behind a gateway all clients have one address."""
+        """The rate limit; without API keys 0 by default, since all clients of a gateway share its address."""
         if self.rate_limit is not None:
             return self.rate_limit
         return RATE_LIMIT_OF_A_KEY if self.api_keys else 0
@@ -324,7 +330,7 @@ class Settings(BaseSettings):
     @property
     def own_address(self) -> str:
         """``host:port`` at which this machine reaches the API, whatever it listens on."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - it is told apart
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
@@ -335,8 +341,8 @@ class Settings(BaseSettings):
 def parse_api_keys(text: str) -> dict[str, str]:
     """``key`` or ``name:key``, comma-separated → name → key.
 
-    What follows the first colon is the key. An unnamed key is called by its hash, so that it keeps its requests
-    wherever it stands in the list.
+    The first colon separates name and key. An unnamed key is named by its hash, so that it keeps its requests
+    at any position in the list.
     """
     keys: dict[str, str] = {}
     for position, entry in enumerate(part.strip() for part in text.split(",")):
@@ -346,7 +352,7 @@ def parse_api_keys(text: str) -> dict[str, str]:
         if not key or not name:
             raise ValueError(f"entry {position + 1} has an empty name or key")
         if name in keys:
-            raise ValueError(f"the name {name!r} stands twice")
+            raise ValueError(f"the name {name!r} occurs twice")
         keys[name] = key
     return keys
 
@@ -361,7 +367,7 @@ def parse_origins(text: str) -> frozenset[str]:
 
 
 def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:
-    """``host[:port],…`` → host and port of each; an IPv6 address that has a port stands in brackets."""
+    """``host[:port],…`` → host and port of each; an IPv6 address with a port is in brackets."""
     addresses = []
     for position, entry in enumerate(part.strip() for part in text.split(",")):
         match = _ADDRESS.fullmatch(entry)
@@ -375,7 +381,7 @@ def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:
 def parse_webhook_secrets(text: str) -> list[bytes]:
     """The signing keys of one or more ``whsec_…`` secrets, separated by commas or spaces, the newest first.
 
-    As Standard Webhooks writes them. The ValueError doesn't repeat them.
+    In the format of Standard Webhooks. Raises ValueError, whose message doesn't contain them.
     """
     keys = []
     for secret in text.replace(",", " ").split():
@@ -388,16 +394,16 @@ def parse_webhook_secrets(text: str) -> list[bytes]:
             raise ValueError(f"each must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
         keys.append(key)
     if not keys:
-        raise ValueError("there is none in it")
+        raise ValueError("it has no secret")
     return keys
 
 
 def parse_webhook_schedule(text: str) -> tuple[float, ...]:
-    """Comma-separated seconds before each further attempt, none longer than a week. Raises ValueError."""
-    pauses = tuple(float(part) for part in text.split(","))
-    if len(pauses) > MAX_WEBHOOK_REPEATS or not all(0 <= pause <= 7 * 86_400 for pause in pauses):
-        raise ValueError(f"at most {MAX_WEBHOOK_REPEATS} numbers of seconds, each at most a week")
-    return pauses
+    """Comma-separated backoff before each further delivery attempt, in seconds up to a week. Raises ValueError."""
+    backoffs = tuple(float(part) for part in text.split(","))
+    if len(backoffs) > MAX_WEBHOOK_RETRIES or not all(0 <= backoff <= 7 * 86_400 for backoff in backoffs):
+        raise ValueError(f"write at most {MAX_WEBHOOK_RETRIES} numbers of seconds, each at most a week")
+    return backoffs
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -414,11 +420,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"unknown setting {', '.join(unknown)} (`shrinkstream settings` lists all)")
     for name, value in in_file.items():
         if name.startswith("AWS_") and value:
-            os.environ.setdefault(name, value)  # where the client of the bucket looks for them
+            os.environ.setdefault(name, value)  # for the S3 client
     try:
         return Settings(_env_file=ENV_FILE, **overrides)
     except ValidationError as error:
-        raise SettingsError("; ".join(_told(one["loc"], one["msg"]) for one in error.errors())) from None
+        raise SettingsError("; ".join(_message(one["loc"], one["msg"]) for one in error.errors())) from None
 
 
 def _env_file() -> dict[str, str | None]:
@@ -428,9 +434,9 @@ def _env_file() -> dict[str, str | None]:
         raise SettingsError(f"{ENV_FILE.absolute()} is not in UTF-8") from None
 
 
-def _told(place: tuple[int | str, ...], message: str) -> str:
-    """What is wrong with a variable; of several together, the message names them."""
-    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message.removeprefix("Value error, ")
+def _message(loc: tuple[int | str, ...], message: str) -> str:
+    """Error message of one variable; an error of several has no ``loc``, and its message names them."""
+    return f"{PREFIX}{str(loc[0]).upper()}: {message}" if loc else message.removeprefix("Value error, ")
 
 
 @cache
@@ -440,7 +446,7 @@ def settings() -> Settings:
 
 
 def environment_of(values: Settings) -> dict[str, str]:
-    """The variables that give a child process the same settings."""
+    """Environment variables that give a child process the same settings."""
     variables: dict[str, str] = {}
     for name, value in values:
         if value is not None:
