@@ -1,11 +1,11 @@
-"""Every metric there is, in one place: what Prometheus reads at ``/metrics`` of each role.
+"""Definitions of all Prometheus metrics, by role.
 
-Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`` on what only grows. A label has few
-values, all known to this code: never an id, a host, a URL or what somebody sent. Counters count what a process did
-since it started, work that was repeated after a kill included; the truth about a request is its events.
+Names follow https://prometheus.io/docs/practices/naming/: base units, ``_total`` for counters. Labels have low
+cardinality and values known to this code: never an id, a host, a URL or user input. Counters start at 0 with the
+process and count redelivered work again; the events are the truth about a request.
 
-What happens is counted where it happens (``metrics.IMAGES.labels(…).inc()``, half a microsecond where the labels are
-bound before). What is kept anyway, as the length of a queue, costs nothing until it is asked for: see `Sampled`.
+Counters are incremented at the source (``metrics.IMAGES.labels(…).inc()``, half a microsecond with bound labels).
+State that exists anyway, such as the length of a queue, is read at scrape time only: see `Sampled`.
 """
 
 import re
@@ -30,25 +30,25 @@ WORKERS: tuple[Role, ...] = ("compress", "progress", "projections")
 
 NAMESPACE = "shrinkstream"
 
-# When each series began: Prometheus doesn't need it, and it would double the number of series.
+# The `_created` series: Prometheus doesn't need them, and they would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library's only function without types
 
-# Seconds. An image's work takes 10 ms to the limits of some ten seconds, a request's minutes to hours.
+# Buckets in seconds. An image takes 10 ms up to the timeouts of some ten seconds, a request minutes to hours.
 OF_CALLS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 OF_STAGES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 OF_REQUESTS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
 Values = float | Mapping[tuple[str, ...], float]
-"""What a `Sampled` reads: a number, or one for each tuple of label values."""
+"""Values of a `Sampled`: a number, or one per tuple of label values."""
 
 _HTTP_STATUS = re.compile(r"http_([1-9])[0-9]{2}")
 
 
 class Sampled(Collector):
-    """A gauge or a counter whose values somebody keeps anyway: they are read when Prometheus asks.
+    """A gauge or a counter that reads existing state at scrape time.
 
-    Has no values before ``read_from``; a later reader takes the place of an earlier one. Readers run in the event
-    loop that serves ``/metrics``, and must neither wait nor fail.
+    Has no values before ``read_from``; a later reader replaces an earlier one. Readers run in the event
+    loop that serves ``/metrics``, and must neither block nor raise.
     """
 
     def __init__(self, name: str, meaning: str, labels: Sequence[str], *, counts: bool) -> None:
@@ -75,7 +75,7 @@ class Sampled(Collector):
 
 @dataclass(frozen=True)
 class Definition:
-    """A metric as it is documented: under the name that Prometheus knows it by."""
+    """A documented metric, with its full name."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -126,180 +126,178 @@ def _sampled(name: str, meaning: str, *labels: str, of: tuple[Role, ...]) -> Sam
 
 # --- every role
 
-READY = _sampled("ready", "1 where a check of /readyz passes, 0 where it doesn't", "check", of=ROLES)
-DATA_FREE = _sampled("data_free_bytes", "room on the disk of the data dir", of=ROLES)
-PRODUCED = _counter("kafka_produced_records_total", "records handed to Kafka", "topic", of=ROLES)
-PRODUCE_ERRORS = _counter("kafka_produce_errors_total", "records or batches that Kafka did not take", "topic", of=ROLES)
+READY = _sampled("ready", "1 if a check of /readyz passes, 0 if it fails", "check", of=ROLES)
+DATA_FREE = _sampled("data_free_bytes", "free bytes on the disk of the data dir", of=ROLES)
+PRODUCED = _counter("kafka_produced_records_total", "records produced to Kafka", "topic", of=ROLES)
+PRODUCE_ERRORS = _counter("kafka_produce_errors_total", "records or batches that Kafka rejected", "topic", of=ROLES)
 
 STORAGE_SECONDS = _histogram(
     "storage_seconds",
-    "seconds of a call to the storage; get: until the first byte",
+    "latency of a storage operation; get: until the first byte",
     "operation",
     of=("api", "compress", "projections"),
 )
-# So that the first error is an increase of something.
+# Starts each series at 0, so that `increase()` sees the first error.
 STORAGE_OPERATIONS = ("put", "get", "copy", "remove", "sign")
 STORAGE_ERRORS = _counter(
-    "storage_errors_total", "calls to the storage that failed", "operation", of=("api", "compress", "projections")
+    "storage_errors_total", "failed storage operations", "operation", of=("api", "compress", "projections")
 )
 
 for _operation in STORAGE_OPERATIONS:
     STORAGE_ERRORS.labels(_operation)
 
 CASSANDRA_SECONDS = _histogram(
-    "cassandra_seconds", "seconds of one try of a statement", "statement", of=("api", "projections")
+    "cassandra_seconds", "latency of a statement, each retry measured alone", "statement", of=("api", "projections")
 )
 CASSANDRA_ERRORS = _counter(
     "cassandra_errors_total",
-    "tries of a statement that failed; most are tried again",
+    "failed executions of a statement; transient errors are retried",
     "statement",
     "error",
     of=("api", "projections"),
 )
-CASSANDRA_IN_FLIGHT = _gauge("cassandra_in_flight", "statements under way", of=("api", "projections"))
+CASSANDRA_IN_FLIGHT = _gauge("cassandra_in_flight", "statements in flight", of=("api", "projections"))
 
 # --- the API
 
 HTTP_REQUESTS = _counter(
     "http_requests_total",
-    "HTTP requests answered, by the route's pattern; `unmatched`: there is no such route",
+    "HTTP requests by route template; `unmatched`: no such route",
     "method",
     "route",
     "status",
     of=("api",),
 )
 HTTP_SECONDS = _histogram(
-    "http_request_seconds", "seconds until a request was answered; streams of events left out", "route", of=("api",)
+    "http_request_seconds", "latency of HTTP requests; without Server-Sent Event streams", "route", of=("api",)
 )
-HTTP_IN_FLIGHT = _gauge("http_in_flight", "HTTP requests being answered, streams of events included", of=("api",))
+HTTP_IN_FLIGHT = _gauge("http_in_flight", "HTTP requests in flight, with Server-Sent Event streams", of=("api",))
 REQUESTS_CREATED = _counter("requests_created_total", "CSVs accepted", of=("api",))
 IMAGES_REQUESTED = _counter("images_requested_total", "images in the CSVs accepted", of=("api",))
-UPLOAD_BYTES = _counter("upload_bytes_total", "bytes of the CSVs received, unpacked", of=("api",))
-UPLOADS = _sampled("uploads_in_progress", "uploads being received, checked or written", of=("api",))
-EVENT_STREAMS = _sampled("event_streams_open", "clients that follow a request", of=("api",))
+UPLOAD_BYTES = _counter("upload_bytes_total", "bytes of the CSVs received, decompressed", of=("api",))
+UPLOADS = _sampled("uploads_in_progress", "uploads being received, validated or published", of=("api",))
+EVENT_STREAMS = _sampled("event_streams_open", "open Server-Sent Event streams", of=("api",))
 VIEW_REQUESTS = _sampled("view_requests", "requests in the API's view of the progress table", of=("api",))
 
 # --- every worker
 
-CONSUMED = _counter("events_consumed_total", "events read, by their type", "type", of=WORKERS)
-DEAD_LETTERS = _counter("dead_letters_total", "records that could not be read and were put aside", "topic", of=WORKERS)
+CONSUMED = _counter("events_consumed_total", "events consumed, by type", "type", of=WORKERS)
+DEAD_LETTERS = _counter("dead_letters_total", "records moved to the dead-letter topic, by source", "topic", of=WORKERS)
 LAG = _sampled(
     "consumer_lag_records",
-    "records between the first unfinished one and the end, of this worker's partitions",
+    "consumer lag: records from the first unfinished one to the end, in the assigned partitions",
     "topic",
     "partition",
     of=WORKERS,
 )
-UNFINISHED = _sampled("events_in_progress", "events handed to an agent and not finished", of=WORKERS)
-REBALANCES = _counter("rebalances_total", "times the partitions were shared out anew", of=WORKERS)
+UNFINISHED = _sampled("events_in_progress", "in-flight events: delivered to an agent and unfinished", of=WORKERS)
+REBALANCES = _counter("rebalances_total", "rebalances of the consumer group", of=WORKERS)
 
 # --- compress
 
 IMAGES = _counter(
     "images_total",
-    "images with a result, by `processed` or `failed` and, of a failure, its reason (`fetch_http_4xx` for all of them)",
+    "image results, by `processed` or `failed` and the reason of failure (HTTP statuses by class: `fetch_http_4xx`)",
     "result",
     "reason",
     of=("compress",),
 )
-INPUT_BYTES = _counter("image_input_bytes_total", "bytes of the images processed, as they came", of=("compress",))
-OUTPUT_BYTES = _counter("image_output_bytes_total", "bytes of the images processed, as stored", of=("compress",))
-KEPT_ORIGINAL = _counter("images_kept_total", "images stored as they came, as shrinking didn't help", of=("compress",))
-REUSED = _counter("images_reused_total", "images copied from one of the same URL that was just made", of=("compress",))
+INPUT_BYTES = _counter("image_input_bytes_total", "downloaded bytes of processed images", of=("compress",))
+OUTPUT_BYTES = _counter("image_output_bytes_total", "stored bytes of processed images", of=("compress",))
+KEPT_ORIGINAL = _counter("images_kept_total", "images stored unchanged, as compression didn't help", of=("compress",))
+REUSED = _counter("images_reused_total", "images copied from a recent result of the same URL", of=("compress",))
 STAGE_SECONDS = _histogram(
     "image_stage_seconds",
-    "seconds of an image in a stage: fetch, wait (for a decoder, and to and from it), decode, encode, store",
+    "latency of an image's stages: fetch, wait (for a decoder, and transfer), decode, encode, store",
     "stage",
     of=("compress",),
     buckets=OF_STAGES,
 )
 IMAGE_SECONDS = _histogram(
     "image_seconds",
-    "seconds from when an image was asked for, by the event's time, to its result",
+    "latency from an image's `ImageRequested` to its result",
     of=("compress",),
     buckets=OF_REQUESTS,
 )
-DECODERS = _sampled(
-    "decoders", "decoder processes: idle, busy, or down (being started again)", "state", of=("compress",)
-)
+DECODERS = _sampled("decoders", "decoder processes: idle, busy, or down (being restarted)", "state", of=("compress",))
 DECODER_WAITING = _sampled("decoder_waiting_images", "images that wait for a decoder", of=("compress",))
-DECODER_RESTARTS = _counter("decoder_restarts_total", "decoder processes started in another's place", of=("compress",))
-DECODER_MEMORY = _sampled("decoder_resident_memory_bytes", "memory of all decoder processes", of=("compress",))
-DECODER_CPU = _sampled("decoder_cpu_seconds_total", "processor time of all decoder processes", of=("compress",))
-FETCH_MEMORY = _sampled("fetch_memory_bytes", "bytes downloaded and not yet stored", of=("compress",))
-FETCH_MEMORY_LIMIT = _sampled("fetch_memory_limit_bytes", "SHRINKSTREAM_FETCH_MEMORY", of=("compress",))
+DECODER_RESTARTS = _counter("decoder_restarts_total", "restarts of decoder processes", of=("compress",))
+DECODER_MEMORY = _sampled("decoder_resident_memory_bytes", "resident memory of all decoder processes", of=("compress",))
+DECODER_CPU = _sampled("decoder_cpu_seconds_total", "CPU time of all decoder processes", of=("compress",))
+FETCH_MEMORY = _sampled("fetch_memory_bytes", "bytes of in-flight downloads: fetched, not yet stored", of=("compress",))
+FETCH_MEMORY_LIMIT = _sampled(
+    "fetch_memory_limit_bytes", "budget of in-flight downloads: SHRINKSTREAM_FETCH_MEMORY", of=("compress",)
+)
 
 # --- progress
 
-TABLE_RECORDS = _sampled("table_records", "records of the progress table in this worker", of=("progress",))
-RECOVERING = _sampled("table_recovery_in_progress", "1 while the table is read from its changelog", of=("progress",))
+TABLE_RECORDS = _sampled("table_records", "keys of the progress table in this worker", of=("progress",))
+RECOVERING = _sampled("table_recovery_in_progress", "1 during a recovery of the table", of=("progress",))
 RECOVERY_REMAINING = _sampled(
-    "table_recovery_remaining_records", "records of the changelog that are still to be read", of=("progress",)
+    "table_recovery_remaining_records", "changelog records that the recovery has yet to read", of=("progress",)
 )
 RECOVERY_SECONDS = _histogram(
     "table_recovery_seconds",
-    "seconds that reading the table took",
+    "duration of table recoveries",
     of=("progress",),
     buckets=(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),
 )
-REQUESTS_HEALED = _counter("requests_healed_total", "times a request that stood still was helped on", of=("progress",))
+REQUESTS_HEALED = _counter("requests_healed_total", "stalled requests reconciled", of=("progress",))
 ASKED_AGAIN = _counter(
-    "images_requested_again_total", "images asked for again: in a `retry`, or as they were `lost`", "cause",
+    "images_requested_again_total", "images requested again, by cause: `retry`, or `lost`", "cause",
     of=("progress",),
 )  # fmt: skip
-RESULTS_REPEATED = _counter(
-    "results_repeated_total", "results that were on the log and had been missed", of=("progress",)
-)
-GIVEN_UP = _counter("images_given_up_total", "images that count as failed as no result ever came", of=("progress",))
+RESULTS_REPEATED = _counter("results_repeated_total", "missed results republished by the reconciler", of=("progress",))
+GIVEN_UP = _counter("images_given_up_total", "images failed as `lost`: no result in any round", of=("progress",))
 
 # --- projections
 
-REQUESTS_COMPLETED = _counter("requests_completed_total", "requests of which all is done", of=("projections",))
+REQUESTS_COMPLETED = _counter("requests_completed_total", "completed requests", of=("projections",))
 REQUEST_SECONDS = _histogram(
     "request_seconds",
-    "seconds from a request's creation to its completion; of a retry, from then too",
+    "latency from a request's creation to its completion; also of retries",
     of=("projections",),
     buckets=OF_REQUESTS,
 )
 OUTPUT_SECONDS = _histogram(
-    "output_csv_seconds", "seconds that writing an output CSV took", of=("projections",), buckets=OF_STAGES
+    "output_csv_seconds", "duration of writing an output CSV", of=("projections",), buckets=OF_STAGES
 )
 OUTPUTS_POSTPONED = _counter(
-    "output_csvs_postponed_total", "output CSVs put off as the history lagged", of=("projections",)
+    "output_csvs_postponed_total", "output CSVs requeued because the history lags", of=("projections",)
 )
 HISTORY_WAITING = _sampled("history_writes_waiting", "writes to the history that wait for a batch", of=("projections",))
 WEBHOOK_ATTEMPTS = _counter(
     "webhook_attempts_total",
-    "POSTs to receivers, by `confirmed` or what went wrong (`http_5xx` for all of them)",
+    "delivery attempts of webhooks, by `confirmed` or the error (HTTP statuses by class: `http_5xx`)",
     "result",
     of=("projections",),
 )
 WEBHOOK_SECONDS = _histogram(
-    "webhook_attempt_seconds", "seconds that a receiver took", of=("projections",), buckets=OF_STAGES
+    "webhook_attempt_seconds", "latency of delivery attempts", of=("projections",), buckets=OF_STAGES
 )
 WEBHOOKS_ENDED = _counter(
-    "webhooks_ended_total", "webhooks `delivered`, or `failed` for good", "outcome", of=("projections",)
+    "webhooks_ended_total", "webhooks `delivered`, or `failed` after the last attempt", "outcome", of=("projections",)
 )
 for _outcome in ("delivered", "failed"):
     WEBHOOKS_ENDED.labels(_outcome)
 WEBHOOKS_IN_FLIGHT = _sampled(
-    "webhook_attempts_in_progress", "webhooks being tried, or due and held", of=("projections",)
+    "webhook_attempts_in_progress", "in-flight webhooks: being sent, or due and loaded", of=("projections",)
 )
-WEBHOOK_LANES = _sampled(
-    "webhook_lanes", "receivers' hosts with webhooks that wait, counted in each partition", of=("projections",)
-)
+WEBHOOK_LANES = _sampled("webhook_lanes", "non-empty host queues of webhooks, per partition", of=("projections",))
 WEBHOOK_LATENESS = _sampled(
-    "webhook_lateness_seconds", "how long the longest due webhook has been waiting for its attempt", of=("projections",)
+    "webhook_lateness_seconds", "age of the oldest due webhook since its due time", of=("projections",)
 )
 
 
 def registry_of(role: Role) -> CollectorRegistry:
-    """What a process of this role tells: its own metrics, and those of the process and of Python."""
+    """Registry of a process of this role: its own metrics, and those of the process and of Python."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    info = Gauge("info", "1; the labels say what this is", ("role", "version"), namespace=NAMESPACE, registry=registry)
+    info = Gauge(
+        "info", "1, with role and version as labels", ("role", "version"), namespace=NAMESPACE, registry=registry
+    )
     info.labels(role, version("shrinkstream")).set(1)
     for definition in DEFINITIONS:
         if role in definition.roles:
@@ -308,19 +306,19 @@ def registry_of(role: Role) -> CollectorRegistry:
 
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
-    """The metrics, and their content type: Prometheus' text, or OpenMetrics for who asks for that."""
+    """The metrics and their content type: Prometheus' text format, or OpenMetrics by the Accept header."""
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 def by_class(reason: str) -> str:
-    """A reason code as a label: HTTP statuses by their class, as a receiver or an image host may choose any."""
+    """A reason code as a label of low cardinality: HTTP statuses by class."""
     return _HTTP_STATUS.sub(r"http_\1xx", reason)
 
 
 @contextmanager
 def measured(seconds: Histogram, errors: Counter, operation: str) -> Iterator[None]:
-    """Time a block, failed or not; count it as an error if it raises."""
+    """Observe the duration of a block; count an error if it raises."""
     started = time.perf_counter()
     try:
         yield
