@@ -18,7 +18,7 @@ def settings() -> str:
 
 def metrics() -> str:
     return _table(
-        ("metric", "kind", "labels", "of", "what it says"),
+        ("metric", "kind", "labels", "of", "meaning"),
         [
             (
                 f"`{one.name}`",
