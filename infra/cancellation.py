@@ -26,7 +26,7 @@ def no_stray_cancellation() -> Iterator[None]:
         raise StrayCancellationError(f"stray CancelledError in task {task.get_name()}") from error
 
 
-def run_beside(
+def run_in_background(
     work: Coroutine[Any, Any, None], *, name: str, on_failure: Callable[[BaseException], None]
 ) -> "asyncio.Task[None]":
     """Run ``work`` in a background task; ``on_failure`` gets any exception but the task's own cancellation."""

@@ -136,7 +136,7 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    # Of the libraries, only warnings and errors.
+    # Only warnings and errors of the libraries.
     for name in ("aiokafka", "cassandra", "faust", "mode", "kafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     logging.getLogger("aiokafka").addFilter(NoRepeats())

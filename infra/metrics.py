@@ -34,9 +34,9 @@ NAMESPACE = "shrinkstream"
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library's only function without types
 
 # Buckets in seconds. An image takes 10 ms up to the timeouts of some ten seconds, a request minutes to hours.
-OF_CALLS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-OF_STAGES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-OF_REQUESTS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+CALL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+STAGE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+REQUEST_BUCKETS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 
 Values = float | Mapping[tuple[str, ...], float]
 """Values of a `Sampled`: a number, or one per tuple of label values."""
@@ -112,7 +112,7 @@ def _gauge(name: str, meaning: str, *labels: str, of: tuple[Role, ...]) -> Gauge
 
 
 def _histogram(
-    name: str, meaning: str, *labels: str, of: tuple[Role, ...], buckets: Sequence[float] = OF_CALLS
+    name: str, meaning: str, *labels: str, of: tuple[Role, ...], buckets: Sequence[float] = CALL_BUCKETS
 ) -> Histogram:
     made = Histogram(name, meaning, labels, namespace=NAMESPACE, registry=None, buckets=buckets)
     return _define(made, name, "histogram", labels, meaning, of)
@@ -190,7 +190,7 @@ LAG = _sampled(
     "partition",
     of=WORKERS,
 )
-UNFINISHED = _sampled("events_in_progress", "in-flight events: delivered to an agent and unfinished", of=WORKERS)
+IN_FLIGHT = _sampled("events_in_progress", "in-flight events: delivered to an agent and unfinished", of=WORKERS)
 REBALANCES = _counter("rebalances_total", "rebalances of the consumer group", of=WORKERS)
 
 # --- compress
@@ -211,13 +211,13 @@ STAGE_SECONDS = _histogram(
     "latency of an image's stages: fetch, wait (for a decoder, and transfer), decode, encode, store",
     "stage",
     of=("compress",),
-    buckets=OF_STAGES,
+    buckets=STAGE_BUCKETS,
 )
 IMAGE_SECONDS = _histogram(
     "image_seconds",
     "latency from an image's `ImageRequested` to its result",
     of=("compress",),
-    buckets=OF_REQUESTS,
+    buckets=REQUEST_BUCKETS,
 )
 DECODERS = _sampled("decoders", "decoder processes: idle, busy, or down (being restarted)", "state", of=("compress",))
 DECODER_WAITING = _sampled("decoder_waiting_images", "images that wait for a decoder", of=("compress",))
@@ -257,10 +257,10 @@ REQUEST_SECONDS = _histogram(
     "request_seconds",
     "latency from a request's creation to its completion; also of retries",
     of=("projections",),
-    buckets=OF_REQUESTS,
+    buckets=REQUEST_BUCKETS,
 )
 OUTPUT_SECONDS = _histogram(
-    "output_csv_seconds", "duration of writing an output CSV", of=("projections",), buckets=OF_STAGES
+    "output_csv_seconds", "duration of writing an output CSV", of=("projections",), buckets=STAGE_BUCKETS
 )
 OUTPUTS_POSTPONED = _counter(
     "output_csvs_postponed_total", "output CSVs requeued because the history lags", of=("projections",)
@@ -273,7 +273,7 @@ WEBHOOK_ATTEMPTS = _counter(
     of=("projections",),
 )
 WEBHOOK_SECONDS = _histogram(
-    "webhook_attempt_seconds", "latency of delivery attempts", of=("projections",), buckets=OF_STAGES
+    "webhook_attempt_seconds", "latency of delivery attempts", of=("projections",), buckets=STAGE_BUCKETS
 )
 WEBHOOKS_ENDED = _counter(
     "webhooks_ended_total", "webhooks `delivered`, or `failed` after the last attempt", "outcome", of=("projections",)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from infra.cancellation import cancel_and_wait, run_beside
+from infra.cancellation import cancel_and_wait, run_in_background
 
 logger = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Supervisor:
         def fail(error: BaseException) -> None:
             logger.error("supervision of process failed", name=name, exc_info=error)
 
-        self._watches.append(run_beside(self._keep_running(child), name=f"watch {name}", on_failure=fail))
+        self._watches.append(run_in_background(self._keep_running(child), name=f"watch {name}", on_failure=fail))
 
     async def stop(self) -> None:
         """Stop supervising, then stop all children concurrently, including those that are being restarted."""

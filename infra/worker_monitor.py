@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from infra import metrics
-from infra.cancellation import cancel_and_wait, run_beside
+from infra.cancellation import cancel_and_wait, run_in_background
 from infra.disk import free_bytes
 from infra.errors import end_process
 from infra.metrics import Role
@@ -56,7 +56,7 @@ class WorkerMonitor:
         for topic in self._topics():
             metrics.DEAD_LETTERS.labels(topic)  # starts at 0, so that `increase()` sees the first one
         metrics.LAG.read_from(self._lags)
-        metrics.UNFINISHED.read_from(lambda: app.consumer.unfinished if app.is_connected else 0)
+        metrics.IN_FLIGHT.read_from(lambda: app.consumer.unfinished if app.is_connected else 0)
         metrics.DATA_FREE.read_from(lambda: free_bytes(settings.data_dir))
         metrics.TABLE_RECORDS.read_from(lambda: sum(len(table) for table in app.tables.values()))
         metrics.RECOVERING.read_from(lambda: float(app.in_recovery))
@@ -68,7 +68,7 @@ class WorkerMonitor:
                     serving_probes(settings.worker_host, settings.worker_port, self.readiness, registry)
                 )
             await stack.enter_async_context(self.readiness.checking())
-            watch = run_beside(self._end_when_stalled(), name="watch for stalled events", on_failure=self._end)
+            watch = run_in_background(self._end_when_stalled(), name="watch for stalled events", on_failure=self._end)
             stack.push_async_callback(cancel_and_wait, watch)
             yield
 

@@ -130,7 +130,7 @@ async def _wait_until_ready(settings: Settings, addresses: Mapping[str, str], ch
                     del pending[name]
             for child in children:
                 if child.returncode == EXIT_FAILED:
-                    raise NotReadyError(child.last_words())
+                    raise NotReadyError(child.exit_summary())
             if pending and asyncio.get_running_loop().time() > deadline:
                 raise NotReadyError(
                     f"not ready after {READY_TIMEOUT:g} s: {', '.join(pending)} (logs in {settings.data_dir}/logs)"

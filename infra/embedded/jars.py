@@ -129,7 +129,7 @@ def install(jars: Iterable[Jar], directory: Path = INSTALLED) -> int:
 
 
 def is_intact(path: Path, sha256: str) -> bool:
-    """Is the file there, with these bytes?"""
+    """Whether the file exists and has this checksum."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == sha256

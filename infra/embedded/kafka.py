@@ -68,7 +68,7 @@ class EmbeddedKafka(EmbeddedServer):
         await tool.start()
         try:
             if await asyncio.wait_for(tool.wait(), FORMAT_SECONDS) != 0:
-                raise EmbeddedServerError(tool.last_words())
+                raise EmbeddedServerError(tool.exit_summary())
         finally:
             await tool.stop(0)
 

@@ -148,7 +148,7 @@ class ChildProcess:
         # At once: later, the id of an empty group might be reused.
         _kill_group(process.pid)
 
-    def last_words(self) -> str:
+    def exit_summary(self) -> str:
         """One line on how it ended: status, the last error lines of its log, the log's path."""
         with self.log_path.open("rb") as log:
             log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - _TAIL_BYTES))

@@ -58,7 +58,7 @@ class EmbeddedServer(ABC):
         self._process: ChildProcess | None = None
         self._ports: dict[str, int] = {}
         self._class_path: list[Path] = []
-        self.options: Sequence[str] | None = None  # of ``java``; None: those that :meth:`start` finds best
+        self.options: Sequence[str] | None = None  # of ``java``; None: :meth:`start` sets them
 
     @property
     def address(self) -> str:
@@ -163,9 +163,9 @@ class EmbeddedServer(ABC):
         deadline = time.monotonic() + timeout
         while not (self._is_listening() and await self.answers()):
             if self.process.returncode is not None:
-                raise EmbeddedServerError(self.process.last_words())
+                raise EmbeddedServerError(self.process.exit_summary())
             if time.monotonic() > deadline:
-                raise EmbeddedServerError(f"no answer within {timeout:g} s: {self.process.last_words()}")
+                raise EmbeddedServerError(f"no answer within {timeout:g} s: {self.process.exit_summary()}")
             await asyncio.sleep(POLL_SECONDS)
 
     def _is_listening(self) -> bool:

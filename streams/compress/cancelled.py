@@ -15,7 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.cancellation import cancel_and_wait, run_beside
+from infra.cancellation import cancel_and_wait, run_in_background
 from infra.errors import end_process
 from infra.kafka import connection_options, start_client, stop_client, unreachable
 from infra.settings import Settings
@@ -75,7 +75,9 @@ async def following_cancellations(settings: Settings) -> AsyncIterator[Cancelled
         except (KafkaError, OSError, TimeoutError) as error:
             raise unreachable(settings, error) from None
         caught_up = asyncio.Event()
-        reader = run_beside(_read(consumer, cancelled, ends, caught_up), name="cancelled requests", on_failure=_end)
+        reader = run_in_background(
+            _read(consumer, cancelled, ends, caught_up), name="cancelled requests", on_failure=_end
+        )
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(caught_up.wait(), CATCH_UP_SECONDS)

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Self
 import structlog
 
 from infra import metrics
-from infra.cancellation import cancel_and_wait, run_beside
+from infra.cancellation import cancel_and_wait, run_in_background
 from infra.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
 from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 
@@ -164,7 +164,9 @@ class DecoderPool:
                 # In a closed pool, too: each of those who still wait is woken by the one before.
                 self._idle.put_nowait(decoder)
             else:
-                restart = run_beside(self._restart(decoder), name="restart a decoder", on_failure=_note_failed_restart)
+                restart = run_in_background(
+                    self._restart(decoder), name="restart a decoder", on_failure=_note_failed_restart
+                )
                 self._restarts.add(restart)
                 restart.add_done_callback(self._restarts.discard)
 

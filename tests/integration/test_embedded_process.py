@@ -140,14 +140,14 @@ async def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of
     child = python(log_path, "print('INFO fine'); raise ValueError('the disk is full')")
     await child.start()
     await child.wait()
-    assert child.last_words() == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
+    assert child.exit_summary() == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
 
 
 async def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
     child = ChildProcess("child", ["/no/such/command"], log_path=tmp_path / "log")
     await child.start()
     await child.wait()
-    assert "cannot run /no/such/command: No such file or directory" in child.last_words()
+    assert "cannot run /no/such/command: No such file or directory" in child.exit_summary()
 
 
 PARENT = """

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from infra.cancellation import StrayCancellationError, cancel_and_wait, no_stray_cancellation, run_beside
+from infra.cancellation import StrayCancellationError, cancel_and_wait, no_stray_cancellation, run_in_background
 
 
 async def cancelled_library_task() -> None:
@@ -38,10 +38,10 @@ async def test_timeout_within_is_no_stray_cancellation() -> None:
 
 async def test_failure_beside_is_reported_and_cancellation_is_not() -> None:
     failures: list[BaseException] = []
-    failing = run_beside(cancelled_library_task(), name="failing", on_failure=failures.append)
+    failing = run_in_background(cancelled_library_task(), name="failing", on_failure=failures.append)
     await failing
     assert [type(failure) for failure in failures] == [StrayCancellationError]
-    endless = run_beside(asyncio.sleep(60), name="endless", on_failure=failures.append)
+    endless = run_in_background(asyncio.sleep(60), name="endless", on_failure=failures.append)
     await asyncio.sleep(0)
     await cancel_and_wait(endless)
     assert endless.cancelled()

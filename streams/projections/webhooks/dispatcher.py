@@ -23,7 +23,7 @@ from uuid import uuid4
 import structlog
 
 from infra import metrics
-from infra.cancellation import cancel_and_wait, run_beside
+from infra.cancellation import cancel_and_wait, run_in_background
 from streams.event_log import EventLog
 from streams.events import Event, WebhookAttempted, utc_now
 from streams.projections.webhooks.claim import MARGIN, Claim, blocked_until
@@ -311,7 +311,7 @@ class Dispatcher:
     # Tasks
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = run_beside(work, name="webhooks", on_failure=self._fail)
+        task = run_in_background(work, name="webhooks", on_failure=self._fail)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
