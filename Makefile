@@ -42,8 +42,8 @@ $(DEV): infra/locks/dev.txt tests/npm/package-lock.json tests/npm/chromium.mjs $
 	@touch $@
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)
-	@$(VENV)/bin/python -m infra.embedded.jars
-	@$(VENV)/bin/python -m infra.embedded.class_data
+	@$(VENV)/bin/python -m infra.devserver.jars
+	@$(VENV)/bin/python -m infra.devserver.class_data
 	@touch $@
 
 install: $(RUNTIME) $(JARS)
@@ -90,7 +90,7 @@ lock: $(DEV)
 	# What is run is what was tested: no package has another version than in the tests.
 	$(COMPILE) --constraint infra/locks/dev.txt --group install --output-file infra/locks/container.txt
 	$(COMPILE) --constraint infra/locks/dev.txt --group install --extra embedded --output-file infra/locks/runtime.txt
-	$(VENV)/bin/python -m infra.embedded.jars --lock
+	$(VENV)/bin/python -m infra.devserver.jars --lock
 
 clean:
 	rm -rf $(VENV) .shrinkstream build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

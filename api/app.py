@@ -32,9 +32,9 @@ from api.protocol_errors import ProblemRunner
 from api.rate_limit import RateLimit
 from api.routes import Route
 from api.security_headers import add_security_headers
-from infra import metrics
 from infra.cancellation import no_stray_cancellation
 from infra.disk import free_bytes
+from infra.observability import metrics
 from infra.settings import Settings, parse_origins
 
 logger = structlog.get_logger(__name__)

@@ -12,8 +12,8 @@ from aiokafka.errors import KafkaError
 from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session, check_cassandra
 from infra.kafka import require_partitions, require_topics
-from infra.outbound import AllowList
-from infra.readiness import CHECK_INTERVAL, NotReady, Readiness
+from infra.observability.readiness import CHECK_INTERVAL, NotReady, Readiness
+from infra.outbound.client import AllowList
 from infra.settings import Settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage

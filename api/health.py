@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 
 from api.context import CONTEXT
 from api.routes import Response, Route
-from infra.probes import health_answer, metrics_answer
-from infra.readiness import ALIVE, Health
+from infra.observability.probes import health_answer, metrics_answer
+from infra.observability.readiness import ALIVE, Health
 
 METRICS = web.AppKey("metrics", CollectorRegistry)
 

@@ -6,7 +6,7 @@ from functools import cache
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from infra import metrics
+from infra.observability import metrics
 
 UNMATCHED = "unmatched"
 CLIENT_CLOSED_REQUEST = 499

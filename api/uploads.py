@@ -37,10 +37,10 @@ from api.paging import json_response
 from api.problems import Problem, RowProblem, unavailable
 from api.routes import Parameter, Response, Route
 from api.trace_header import TRACEPARENT, context_of
-from infra import metrics
 from infra.cassandra.session import CassandraUnavailableError
 from infra.disk import free_bytes
-from infra.outbound import ForbiddenUrl, check_url
+from infra.observability import metrics
+from infra.outbound.client import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
 from streams.event_log import EventBatches

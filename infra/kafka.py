@@ -13,10 +13,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-from infra import metrics
 from infra.cancellation import no_stray_cancellation
 from infra.errors import ExplainedError
-from infra.logs import silenced
+from infra.observability import metrics
+from infra.observability.logs import silenced
 from infra.settings import Settings
 
 Headers = Iterable[tuple[str, bytes]]

@@ -17,9 +17,9 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, ObjectStore, S3Store, from_url
 
-from infra import metrics
 from infra.errors import ExplainedError
-from infra.readiness import NOT_OPEN, NotReady
+from infra.observability import metrics
+from infra.observability.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import structlog
 from faust.types import EventT, StreamT
 from prometheus_client import Counter
 
-from infra import metrics
-from infra.faust_app import handle
-from infra.logs import log_about
+from infra.faust.app import handle
+from infra.observability import metrics
+from infra.observability.logs import log_about
 from streams.event_log import EventLog
 from streams.events import Event, UnreadableEvent, decode
 

@@ -5,7 +5,7 @@ free by large requests, and small ones go to these only. That is the producer's 
 event (`ImageRequested.bulk`), so whoever writes the event again, a retry or the reconciler, keeps to the lane; readers
 know nothing of it, a replay reads one topic as ever, and a worker that dies leaves both lanes to its successor.
 
-The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust_app`): what
+The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust.app`): what
 is under way from one of them never keeps the next record of another from being begun.
 
 Half of the partitions are for each, those for large requests being the ones whose number has an odd count of binary

@@ -29,10 +29,10 @@ from cassandra.policies import (
 )
 from cassandra.query import BatchStatement, BatchType, ConsistencyLevel, PreparedStatement, SimpleStatement, Statement
 
-from infra import metrics
 from infra.errors import ExplainedError
-from infra.logs import silenced
-from infra.readiness import NOT_OPEN, NotReady
+from infra.observability import metrics
+from infra.observability.logs import silenced
+from infra.observability.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings, parse_addresses
 
 T = TypeVar("T")

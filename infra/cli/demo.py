@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from api.client import Client
+from infra.cli.client import Client
 from infra.cli.requests import follow, upload
 from infra.cli.system import running_system
 from infra.cli.terminal import summary

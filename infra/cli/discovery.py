@@ -54,7 +54,7 @@ def _read(file: Path) -> Settings | None:
         return None
     assignments = (shlex.split(line)[1].partition("=") for line in lines)
     running = load_settings(**{name.removeprefix(PREFIX).lower(): value for name, _, value in assignments})
-    from infra.embedded.ports import is_free  # lazy: only needed when there is a discovery file
+    from infra.devserver.ports import is_free  # lazy: only needed when there is a discovery file
 
     port = urlsplit(running.url).port
     return None if port is None or is_free(port) else running

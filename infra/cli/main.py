@@ -76,13 +76,13 @@ def _settings_of_system() -> "Settings":
 
 
 def _quiet_logs() -> None:
-    from infra.logs import configure_logging
+    from infra.observability.logs import configure_logging
 
     configure_logging("ERROR")
 
 
 def _server_logs(settings: "Settings") -> None:
-    from infra.logs import configure_logging
+    from infra.observability.logs import configure_logging
 
     configure_logging(settings.log_level)
 

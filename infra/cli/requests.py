@@ -17,7 +17,7 @@ from uuid import uuid4
 import click
 import orjson
 
-from api.client import ApiError, Client
+from infra.cli.client import ApiError, Client
 from infra.cli.progress_display import progress_display
 from infra.cli.terminal import printable, summary
 from infra.errors import EXIT_IMAGES_FAILED, EXIT_STOPPED, ExplainedError

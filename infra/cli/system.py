@@ -13,15 +13,15 @@ import aiohttp
 import structlog
 
 from infra.cli.init import initialise
-from infra.embedded import EmbeddedServer, EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import LOOPBACK, free_ports, remembered_ports
-from infra.embedded.process import ChildProcess
+from infra.devserver import EmbeddedServer, EmbeddedServers
+from infra.devserver.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.ports import LOOPBACK, free_ports, remembered_ports
+from infra.devserver.process import ChildProcess
+from infra.devserver.supervisor import Supervised, Supervisor
 from infra.errors import EXIT_FAILED, ExplainedError
-from infra.metrics import Role
+from infra.observability.metrics import Role
 from infra.settings import Settings, environment_of
-from infra.supervisor import Supervised, Supervisor
 
 logger = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from importlib import import_module
 
 from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session
-from infra.faust_app import run_worker
+from infra.faust.app import run_worker
 from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage

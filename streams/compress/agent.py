@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import structlog
 from faust.types import StreamT
 
-from infra import metrics
-from infra.faust_app import create_app
-from infra.outbound import AllowList, OutboundClient
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability import metrics
+from infra.outbound.client import AllowList, OutboundClient
 from infra.settings import MOST_PARTITIONS, Settings, settings
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
@@ -23,7 +24,6 @@ from streams.compress.recent_results import RecentResults
 from streams.consume import consume
 from streams.event_log import EventLog
 from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, utc_now
-from streams.resources import Resources
 from streams.topics import Topics
 
 log = structlog.get_logger(__name__)

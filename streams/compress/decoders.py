@@ -26,9 +26,9 @@ from typing import Any, BinaryIO, Self
 
 import structlog
 
-from infra import metrics
 from infra.cancellation import cancel_and_wait, run_in_background
-from infra.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
+from infra.observability import metrics
+from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
 from streams.compress.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]

@@ -1,4 +1,4 @@
-"""The download of one image: guarded by `infra.outbound`, repeated where that may help, gentle to hosts."""
+"""The download of one image: guarded by `infra.outbound.client`, repeated where that may help, gentle to hosts."""
 
 import asyncio
 import random
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
-from infra.outbound import Admit, ForbiddenUrl, OutboundClient, OutboundError, Reason, check_url
+from infra.outbound.client import Admit, ForbiddenUrl, OutboundClient, OutboundError, Reason, check_url
 
 EMPTY = "fetch_empty"
 

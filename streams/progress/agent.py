@@ -11,8 +11,9 @@ import structlog
 from aiokafka import TopicPartition
 from faust.types import StreamT
 
-from infra.faust_app import create_app
-from infra.logs import log_about
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability.logs import log_about
 from infra.settings import settings
 from streams.consume import read
 from streams.event_log import EventLog
@@ -23,7 +24,6 @@ from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
 from streams.request.reactions import reactions
-from streams.resources import Resources
 from streams.topics import PROGRESS_TABLE, Topics
 
 logger = structlog.get_logger(__name__)

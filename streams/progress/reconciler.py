@@ -10,7 +10,7 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.structs import RecordMetadata
 
-from infra import metrics
+from infra.observability import metrics
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import (

@@ -9,10 +9,11 @@ from functools import partial
 import structlog
 from faust.types import StreamT
 
-from infra import metrics
 from infra.cassandra.session import Session, check_cassandra
-from infra.faust_app import create_app
-from infra.outbound import AllowList, OutboundClient
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability import metrics
+from infra.outbound.client import AllowList, OutboundClient
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
@@ -41,7 +42,6 @@ from streams.projections.webhooks.sender import Sender
 from streams.projections.webhooks.store import Deliveries
 from streams.projections.webhooks.takeover import catch_up
 from streams.request.outcome import outcome_of
-from streams.resources import Resources
 from streams.topics import Topics
 
 # Output CSVs wait for results, which other partitions bring: however many CSVs there are, these must get through.

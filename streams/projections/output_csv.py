@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import structlog
 
-from infra import metrics
+from infra.observability import metrics
 from infra.spool import spool_file
 from infra.storage import Storage
 from streams.event_log import EventLog

@@ -19,7 +19,7 @@ import psutil
 import structlog
 from PIL import Image
 
-from infra.outbound import AllowList, OutboundClient
+from infra.outbound.client import AllowList, OutboundClient
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.compress.agent import Compressor

@@ -15,9 +15,9 @@ from cassandra.query import tuple_factory
 
 from infra.cassandra.session import Session
 from infra.cli.init import initialise
-from infra.embedded import EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
+from infra.devserver import EmbeddedServers
+from infra.devserver.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
 from streams.events import HEADERS, ImageProcessed, RequestCreated, utc_now
 from streams.progress.rebuild import fold_partition

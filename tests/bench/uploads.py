@@ -16,10 +16,10 @@ import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from infra.cli.init import initialise
-from infra.embedded import EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.ports import remembered_ports
+from infra.devserver import EmbeddedServers
+from infra.devserver.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.ports import remembered_ports
 from infra.kafka import create_topics
 from infra.settings import Settings, environment_of
 from streams.topics import Topics

@@ -19,9 +19,9 @@ import psutil
 from aiohttp import web
 
 from infra.cli.init import initialise
-from infra.embedded import EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
+from infra.devserver import EmbeddedServers
+from infra.devserver.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
 from streams.event_log import EventLog
 from streams.events import RequestCompleted, utc_now

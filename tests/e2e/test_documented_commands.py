@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.cassandra.schema import migrations
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from infra.settings import PREFIX, parse_webhook_secrets
 from tests.e2e.conftest import System
 from tests.support import markdown

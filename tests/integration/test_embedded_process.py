@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.embedded.process import MAX_LOG_BYTES, ChildProcess
+from infra.devserver.process import MAX_LOG_BYTES, ChildProcess
 
 END_SECONDS = 20.0
 
@@ -153,7 +153,7 @@ async def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from infra.embedded.process import ChildProcess
+from infra.devserver.process import ChildProcess
 
 async def main():
     log = Path(sys.argv[1])
@@ -170,7 +170,7 @@ asyncio.run(main())
 # The way of systems without PR_SET_PDEATHSIG, which works on Linux, too.
 WATCHING_PARENT = """
 import os, subprocess, sys
-code = f"from infra.embedded.leash import watch; watch({os.getpid()}, ['sh', '-c', 'echo $$; exec sleep 60'])"
+code = f"from infra.devserver.leash import watch; watch({os.getpid()}, ['sh', '-c', 'echo $$; exec sleep 60'])"
 subprocess.run([sys.executable, "-c", code])
 """
 
@@ -192,7 +192,7 @@ def test_the_child_ends_with_its_parent_however_the_parent_ends(code: str, end: 
 @pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 128 + 9)])
 def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, status: int) -> None:
     code = (
-        "import os, sys; from infra.embedded.leash import watch;"
+        "import os, sys; from infra.devserver.leash import watch;"
         f"sys.exit(watch(os.getppid(), ['sh', '-c', {command!r}]))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == status
@@ -200,7 +200,7 @@ def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, sta
 
 def test_the_watching_leash_passes_on_sigterm_during_start() -> None:
     code = (
-        "import os, signal, subprocess, sys; from infra.embedded.leash import watch; start = subprocess.Popen\n"
+        "import os, signal, subprocess, sys; from infra.devserver.leash import watch; start = subprocess.Popen\n"
         "def interrupted(*arguments, **options):\n"
         "    child = start(*arguments, **options); os.kill(os.getpid(), signal.SIGTERM); return child\n"
         "subprocess.Popen = interrupted; sys.exit(watch(os.getppid(), ['sleep', '60']))"
@@ -210,7 +210,7 @@ def test_the_watching_leash_passes_on_sigterm_during_start() -> None:
 
 def test_the_watching_leash_passes_sigterm_on() -> None:
     code = (
-        "import os, sys; from infra.embedded.leash import watch;"
+        "import os, sys; from infra.devserver.leash import watch;"
         "sys.exit(watch(os.getppid(), ['sh', '-c', 'trap \"exit 5\" TERM; echo ready; while :; do sleep 0.1; done']))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as leash:

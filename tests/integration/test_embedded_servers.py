@@ -18,9 +18,9 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from infra.embedded import EmbeddedServer, EmbeddedServerError, EmbeddedServers
-from infra.embedded.cassandra import EmbeddedCassandra
-from infra.embedded.kafka import EmbeddedKafka
+from infra.devserver import EmbeddedServer, EmbeddedServerError, EmbeddedServers
+from infra.devserver.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
 
 END_SECONDS = 30.0
 
@@ -165,8 +165,8 @@ async def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_sto
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from infra.embedded.kafka import EmbeddedKafka
-from infra.embedded.cassandra import EmbeddedCassandra
+from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.cassandra import EmbeddedCassandra
 
 async def main():
     server = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}[sys.argv[1]](Path(sys.argv[2]))

@@ -13,7 +13,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.outbound import AllowList, OutboundClient, Reason
+from infra.outbound.client import AllowList, OutboundClient, Reason
 from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, HostTurns, fetch, pause_after
 
 LOOPBACK = AllowList.parse("127.0.0.1")

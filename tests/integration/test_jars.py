@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.embedded import jars
-from infra.embedded.jars import Jar, JarError
+from infra.devserver import jars
+from infra.devserver.jars import Jar, JarError
 
 
 @dataclass

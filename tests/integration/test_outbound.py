@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp.abc import ResolveResult
 
-from infra.outbound import (
+from infra.outbound.client import (
     MAX_ADDRESSES,
     MAX_ANSWER_BYTES,
     MAX_REDIRECTS,

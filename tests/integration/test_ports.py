@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded import ports
-from infra.embedded.ports import free_ports, is_free, remembered_ports
+from infra.devserver import ports
+from infra.devserver.ports import free_ports, is_free, remembered_ports
 
 TAKE = """
 import sys
-from infra.embedded import ports
+from infra.devserver import ports
 ports.CANDIDATES = range(int(sys.argv[1]), int(sys.argv[2]))
 print(next(ports.free_ports()), flush=True)
 sys.stdin.read()

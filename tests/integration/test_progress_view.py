@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
-from infra.embedded.kafka import EmbeddedKafka
+from infra.devserver.kafka import EmbeddedKafka
 from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
 from streams.event_log import EventLog

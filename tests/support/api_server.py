@@ -9,8 +9,8 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from api.app import create_app
 from api.context import Context
 from infra.cassandra.session import Session
-from infra.outbound import AllowList
-from infra.readiness import Readiness
+from infra.observability.readiness import Readiness
+from infra.outbound.client import AllowList
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.event_log import EventLog

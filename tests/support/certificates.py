@@ -5,7 +5,7 @@ from pathlib import Path
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from infra.embedded.ports import LOOPBACK
+from infra.devserver.ports import LOOPBACK
 
 
 def write_certificates(folder: Path) -> tuple[Path, Path]:

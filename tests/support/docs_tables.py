@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from infra.cli.main import main
-from infra.metrics import DEFINITIONS, ROLES
+from infra.observability.metrics import DEFINITIONS, ROLES
 from tests.support.markdown import ROOT
 
 

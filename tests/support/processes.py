@@ -3,7 +3,7 @@
 import os
 import sys
 
-from infra.embedded.process import LEASH
+from infra.devserver.process import LEASH
 
 
 def leashed() -> list[str]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import boto3
 
-from infra.embedded.ports import LOOPBACK, free_ports
+from infra.devserver.ports import LOOPBACK, free_ports
 
 START_SECONDS = 30.0
 

@@ -12,8 +12,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra import logs
-from infra.logs import NoRepeats, configure_logging, log_about, redacted, silenced
+from infra.observability import logs
+from infra.observability.logs import NoRepeats, configure_logging, log_about, redacted, silenced
 
 
 def record(message: str) -> logging.LogRecord:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infra import metrics
 from infra.cassandra.session import name_of
 from infra.disk import free_bytes
-from infra.metrics import ROLES, Role, Sampled, exposition, measured, registry_of
-from infra.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
+from infra.observability import metrics
+from infra.observability.metrics import ROLES, Role, Sampled, exposition, measured, registry_of
+from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -10,9 +10,9 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from infra.metrics import DEFINITIONS, ROLES, by_class, registry_of
-from infra.outbound import Reason as FetchReason
-from infra.outbound import http_reason
+from infra.observability.metrics import DEFINITIONS, ROLES, by_class, registry_of
+from infra.outbound.client import Reason as FetchReason
+from infra.outbound.client import http_reason
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "infra" / "monitoring"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.outbound import (
+from infra.outbound.client import (
     MAX_RETRY_AFTER,
     MAX_URL_LENGTH,
     AllowList,

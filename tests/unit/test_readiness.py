@@ -8,9 +8,9 @@ import urllib.request
 
 import pytest
 
-from infra import metrics, readiness
-from infra.probes import ProbesError, serving_probes
-from infra.readiness import NOT_OPEN, NotReady, Readiness
+from infra.observability import metrics, readiness
+from infra.observability.probes import ProbesError, serving_probes
+from infra.observability.readiness import NOT_OPEN, NotReady, Readiness
 from tests.support.waiting import eventually
 
 

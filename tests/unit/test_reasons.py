@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from infra import outbound
+from infra.outbound import client as outbound
 from streams.compress import fetch, outcome
 from streams.request import reconcile
 

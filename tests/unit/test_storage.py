@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from infra.readiness import NOT_OPEN, NotReady
+from infra.observability.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings
 from infra.storage import Storage, StorageError, check_storage
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from infra import supervisor
-from infra.embedded.process import ChildProcess
-from infra.supervisor import Supervised, Supervisor
+from infra.devserver import supervisor
+from infra.devserver.process import ChildProcess
+from infra.devserver.supervisor import Supervised, Supervisor
 from tests.support.waiting import eventually
 
 FIRST, LONGEST = 0.02, 0.1

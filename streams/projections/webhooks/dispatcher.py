@@ -22,8 +22,8 @@ from uuid import uuid4
 
 import structlog
 
-from infra import metrics
 from infra.cancellation import cancel_and_wait, run_in_background
+from infra.observability import metrics
 from streams.event_log import EventLog
 from streams.events import Event, WebhookAttempted, utc_now
 from streams.projections.webhooks.claim import MARGIN, Claim, blocked_until

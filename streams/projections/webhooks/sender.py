@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import structlog
 
-from infra import metrics
-from infra.outbound import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
+from infra.observability import metrics
+from infra.outbound.client import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
 from streams.events import WebhookAttempted, utc_now
 from streams.projections.webhooks.delivery import Delivery, Origin
 from streams.projections.webhooks.schedule import Outcome, Schedule

@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 import pytest
 from playwright.sync_api import Page, expect
 
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from tests.e2e.browser.visitor import HEADER, choose, expect_end, start
 from tests.e2e.conftest import System
 from tests.support.shop import Shop

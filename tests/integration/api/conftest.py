@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from infra.settings import Settings, environment_of
 from tests.integration.conftest import system_with_topics
 from tests.support.processes import leashed

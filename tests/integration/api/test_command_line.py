@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.embedded.ports import remembered_ports
+from infra.devserver.ports import remembered_ports
 from tests.integration.api.conftest import KEY, Api
 from tests.support.console_script import Running, shrinkstream
 

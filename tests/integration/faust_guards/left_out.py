@@ -8,7 +8,7 @@ from faust.transport.producer import ProducerBuffer
 from faust.types import TP
 from faust.types.tuples import FutureMessage
 
-from infra import faust_app
+from infra.faust import app as faust_app
 
 # Faust's fetching and its bookkeeping of offsets hang together: they go back together.
 FETCHING_AND_BOOKKEEPING = {

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from infra.embedded.ports import free_ports
+from infra.devserver.ports import free_ports
 from tests.integration.faust_guards.group import Group
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until

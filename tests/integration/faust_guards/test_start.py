@@ -10,8 +10,8 @@ import pytest
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from pydantic import SecretStr
 
-from infra import faust_app
 from infra.errors import EXIT_FATAL
+from infra.faust import app as faust_app
 from infra.kafka import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster

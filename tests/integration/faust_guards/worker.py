@@ -15,7 +15,7 @@ from typing import Any
 
 from faust.types import EventT, StreamT
 
-from infra import faust_app
+from infra.faust import app as faust_app
 from infra.settings import Settings
 from tests.integration.faust_guards import left_out
 

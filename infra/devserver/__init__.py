@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Self
 
-from infra.embedded.server import EmbeddedServer, EmbeddedServerError
+from infra.devserver.server import EmbeddedServer, EmbeddedServerError
 
 __all__ = ["EmbeddedServer", "EmbeddedServerError", "EmbeddedServers"]
 

@@ -10,9 +10,9 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from infra.embedded.ports import LOOPBACK
-from infra.embedded.security import Security
-from infra.embedded.server import HERE, EmbeddedServer
+from infra.devserver.ports import LOOPBACK
+from infra.devserver.security import Security
+from infra.devserver.server import HERE, EmbeddedServer
 
 PROBE_SECONDS = 5.0
 PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks

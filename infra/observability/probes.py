@@ -9,8 +9,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from infra.errors import ExplainedError
-from infra.metrics import exposition
-from infra.readiness import ALIVE, Health, Readiness
+from infra.observability.metrics import exposition
+from infra.observability.readiness import ALIVE, Health, Readiness
 
 logger = structlog.get_logger(__name__)
 

@@ -9,17 +9,17 @@ import structlog
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from infra import metrics
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.disk import free_bytes
 from infra.errors import end_process
-from infra.metrics import Role
-from infra.probes import serving_probes
-from infra.readiness import NOT_OPEN, NotReady, Readiness
+from infra.observability import metrics
+from infra.observability.metrics import Role
+from infra.observability.probes import serving_probes
+from infra.observability.readiness import NOT_OPEN, NotReady, Readiness
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from infra.faust_app import GuardedApp  # which makes the monitor
+    from infra.faust.app import GuardedApp  # which makes the monitor
 
 logger = structlog.get_logger(__name__)
 

@@ -1,7 +1,7 @@
 """Run a command that is killed when its parent dies, however the parent dies.
 
 Usage: ``python -I -S leash.py PARENT_PID COMMAND [ARGUMENT…]``; standard library only, started by
-:class:`infra.embedded.process.ChildProcess` and nothing else.
+:class:`infra.devserver.process.ChildProcess` and nothing else.
 
 On Linux the kernel does it: PR_SET_PDEATHSIG (prctl(2)) survives exec, so this program execs the command
 and no process is added. Elsewhere it stays as the command's parent, polls for being orphaned, and kills the command.

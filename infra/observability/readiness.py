@@ -14,8 +14,8 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, Field
 
-from infra import metrics
 from infra.cancellation import cancel_and_wait, no_stray_cancellation
+from infra.observability import metrics
 
 logger = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """Jars of the embedded servers: downloaded once into the Python environment, verified against the lock.
 
-``python -m infra.embedded.jars`` installs the missing jars; ``--lock`` resolves the dependencies again and
+``python -m infra.devserver.jars`` installs the missing jars; ``--lock`` resolves the dependencies again and
 rewrites ``infra/locks/jars.toml``. jgo (a Maven resolver in Python) resolves them and provides the
 repositories, including a mirror in its configuration file. Its downloader is not used: it opens
 two connections per jar and leaves a truncated file behind when one fails (30 s against 1 s for 144 jars).
@@ -208,7 +208,7 @@ def resolve(roots: Iterable[str]) -> list[Jar]:
 
 def write_lock(lock: Path = LOCK) -> None:
     """Resolve every server's jars again and write the lock with the checksums of the downloaded files."""
-    lines = ["# Written by `make lock` (python -m infra.embedded.jars --lock): the SHA-256 of each jar."]
+    lines = ["# Written by `make lock` (python -m infra.devserver.jars --lock): the SHA-256 of each jar."]
     for server, roots in ROOTS.items():
         jars = resolve(roots)
         with tempfile.TemporaryDirectory() as scratch:
@@ -219,7 +219,7 @@ def write_lock(lock: Path = LOCK) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m infra.embedded.jars", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m infra.devserver.jars", description=__doc__)
     parser.add_argument("--lock", action="store_true", help="resolve again and rewrite the lock, install nothing")
     started = time.monotonic()
 

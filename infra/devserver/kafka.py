@@ -12,9 +12,9 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from infra.embedded.ports import LOOPBACK
-from infra.embedded.security import Security
-from infra.embedded.server import EmbeddedServer, EmbeddedServerError
+from infra.devserver.ports import LOOPBACK
+from infra.devserver.security import Security
+from infra.devserver.server import EmbeddedServer, EmbeddedServerError
 
 PROBE_SECONDS = 5.0
 FORMAT_SECONDS = 60.0

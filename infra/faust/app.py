@@ -41,13 +41,14 @@ from mode.utils.futures import notify
 from mode.utils.objects import cached_property
 from mode.utils.queues import FlowControlEvent
 
-from infra import kafka, metrics
+from infra import kafka
 from infra.cancellation import StrayCancellationError, no_stray_cancellation
 from infra.errors import EXIT_UNAVAILABLE, end_process
-from infra.metrics import Role
-from infra.probes import ProbesError
+from infra.faust.monitor import WorkerMonitor
+from infra.observability import metrics
+from infra.observability.metrics import Role
+from infra.observability.probes import ProbesError
 from infra.settings import Settings
-from infra.worker_monitor import WorkerMonitor
 
 GUARDED_VERSION = "0.15.3"
 

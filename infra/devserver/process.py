@@ -53,7 +53,7 @@ class ChildProcess:
     """A child process in a session of its own.
 
     A Ctrl-C in the terminal therefore reaches only the parent, which then stops its
-    children in order. When the parent dies, the child is killed (see :mod:`infra.embedded.leash`). On Linux this
+    children in order. When the parent dies, the child is killed (see :mod:`infra.devserver.leash`). On Linux this
     is tied to the *thread* that called :meth:`start`: start children from a thread that outlives them.
     Remaining processes of its session are killed when the child ends.
 

