@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.openapi import schemas_of
-from streams.event_log import WORKER
-from streams.events import CONTENT_TYPE, EVENT_CLASSES, Event
-from streams.topics import Topics
-from streams.trace_context import HEADER as TRACEPARENT
+from streams.events.base import CONTENT_TYPE, EVENT_CLASSES, Event
+from streams.events.trace_context import HEADER as TRACEPARENT
+from streams.log.producer import WORKER
+from streams.log.topics import Topics
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from api.trace_header import TRACEPARENT, context_of
 from infra.settings import Settings
-from streams.events import RequestCancelled, RequestRetried, utc_now
+from streams.events.base import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
 

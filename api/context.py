@@ -17,13 +17,13 @@ from infra.outbound.client import AllowList
 from infra.settings import Settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
-from streams.event_log import EventLog
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
 from streams.progress.view import ProgressView, StaleViewError
 from streams.projections.history import History
-from streams.projections.webhooks.store import Deliveries
 from streams.request.lifecycle import RequestState, evolve
 from streams.request.status import Status
-from streams.topics import Topics
+from streams.webhooks.store import Deliveries
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from api import asyncapi, openapi
 from api.routes import Parameter, Response, Route
 from infra.settings import Settings
-from streams.projections.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
+from streams.log.topics import Topics
 from streams.request.status import WebhookMessage
-from streams.topics import Topics
+from streams.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
 
 WEB = Path(__file__).parent / "web"
 

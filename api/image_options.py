@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Self, get_args
 
 from api.problems import Problem
-from streams.events import ImageFormat
+from streams.events.base import ImageFormat
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 _QUALITY = re.compile(r"[0-9]{1,3}")

@@ -13,7 +13,7 @@ from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit
 from api.problems import unavailable
 from api.routes import Parameter, Response, Route
 from infra.cassandra.session import CassandraUnavailableError
-from streams.events import Time
+from streams.events.base import Time
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
 
 DEFAULT_LIMIT = 100

@@ -16,7 +16,7 @@ from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_resp
 from api.problems import unavailable
 from api.routes import Parameter, Response, Route
 from infra.cassandra.session import CassandraUnavailableError
-from streams.events import Time
+from streams.events.base import Time
 from streams.progress.view import StaleViewError
 from streams.projections.history import NEWEST_REQUEST
 from streams.request.lifecycle import Phase

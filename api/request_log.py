@@ -15,13 +15,13 @@ from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
-from streams.events import UnreadableEvent
-from streams.log_reader import LogReader, Record
+from streams.events.base import UnreadableEvent
+from streams.log.reader import LogReader, Record
+from streams.log.request_records import RequestRecords, logged
+from streams.log.topics import Topics
 from streams.request.sentences import counted
 from streams.request.status import Status
 from streams.request.timeline import EventLine, Interval, Timeline
-from streams.request_records import RequestRecords, logged
-from streams.topics import Topics
 
 MAX_CONCURRENT_READS = 2  # per API process: each buffers some megabytes of records and loads the broker
 MAX_RECORDS = 200_000  # records scanned per topic and response, including those of other requests

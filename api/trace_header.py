@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from api.routes import Parameter
-from streams.trace_context import HEADER, usable
+from streams.events.trace_context import HEADER, usable
 
 TRACEPARENT = Parameter(
     HEADER,

@@ -43,10 +43,10 @@ from infra.observability import metrics
 from infra.outbound.client import ForbiddenUrl, check_url
 from infra.settings import Settings
 from infra.spool import spool_file
-from streams.event_log import EventBatches
-from streams.events import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
+from streams.events.base import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
+from streams.events.trace_context import trace_id_of
+from streams.log.producer import EventBatches
 from streams.progress.view import StaleViewError
-from streams.trace_context import trace_id_of
 
 logger = structlog.get_logger(__name__)
 

@@ -15,10 +15,10 @@ from api.problems import Problem, unavailable
 from api.routes import Response, Route
 from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from streams.events import WebhookKind, WebhookRedeliveryRequested
-from streams.projections.webhooks.delivery import Delivery, DeliveryState
-from streams.projections.webhooks.message import completion_id
+from streams.events.base import WebhookKind, WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState
+from streams.webhooks.delivery import Delivery, DeliveryState
+from streams.webhooks.message import completion_id
 
 logger = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ import orjson
 
 from infra.kafka import Producer, require_topics
 from infra.settings import Settings
-from streams.events import HEADERS
-from streams.log_reader import LogReader, Record
-from streams.topics import Topics
+from streams.events.base import HEADERS
+from streams.log.reader import LogReader, Record
+from streams.log.topics import Topics
 
 SHOWN_BYTES = 120
 

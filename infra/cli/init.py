@@ -3,7 +3,7 @@
 from infra.cassandra.schema import migrate
 from infra.kafka import create_topics, grow_topic
 from infra.settings import Settings
-from streams.topics import Topics
+from streams.log.topics import Topics
 
 
 async def initialise(settings: Settings, image_partitions: int | None = None) -> list[str]:

@@ -10,7 +10,7 @@ import click
 import orjson
 from aiohttp import web
 
-from streams.projections.webhooks.signature import VerificationError, verify
+from streams.webhooks.signature import VerificationError, verify
 
 HOST = "127.0.0.1"
 MAX_BODY = 1024 * 1024

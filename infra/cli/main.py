@@ -127,7 +127,7 @@ REQUESTS, SYSTEM, MAINTENANCE, SHELL = "Requests", "Running the system", "Mainte
 def _an_id(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     if value is None or context.resilient_parsing:
         return value
-    from streams.events import is_request_id
+    from streams.events.base import is_request_id
 
     if not is_request_id(value):
         raise click.BadParameter("a request id has 1 to 64 letters, digits, - or _")

@@ -17,16 +17,16 @@ from infra.errors import ExplainedError
 from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import ProgressRebuildRequested, ProgressRebuilt, UnreadableEvent, decode
-from streams.log_reader import LogReader, partition_of
+from streams.events.base import ProgressRebuildRequested, ProgressRebuilt, UnreadableEvent, decode
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader, partition_of
+from streams.log.topics import Topics
 from streams.progress.rebuild import corrections, fold_partition
 from streams.progress.store import split_key
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import OnEvents, Report, rebuild_history, rebuild_outputs, verify_history
-from streams.projections.webhooks.store import Deliveries
-from streams.topics import Topics
+from streams.webhooks.store import Deliveries
 
 REBUILD_TIMEOUT = 3600.0
 RECHECK_SECONDS = 3.0

@@ -10,11 +10,11 @@ from infra.cli.terminal import printable
 from infra.errors import ExplainedError
 from infra.kafka import require_topics
 from infra.settings import Settings
-from streams.events import RequestCreated, UnreadableEvent
-from streams.log_reader import LogReader
+from streams.events.base import RequestCreated, UnreadableEvent
+from streams.log.reader import LogReader
+from streams.log.request_records import RequestRecords, find_created, logged
+from streams.log.topics import Topics
 from streams.request.timeline import EventLine, Gap, GroupLine, Line, Timeline
-from streams.request_records import RequestRecords, find_created, logged
-from streams.topics import Topics
 
 MAX_SEARCHED = 5_000_000  # records scanned for the RequestCreated: a few seconds per million
 MAX_RECORDS = 3_000_000  # per partition

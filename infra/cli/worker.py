@@ -9,7 +9,7 @@ from infra.faust.app import run_worker
 from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.topics import Topics
+from streams.log.topics import Topics
 
 
 def run_app(name: str, settings: Settings) -> int:

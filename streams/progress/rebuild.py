@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import decode_or_none
-from streams.log_reader import LogReader
+from streams.events.base import decode_or_none
+from streams.log.reader import LogReader
+from streams.log.topics import Topics
 from streams.progress.store import Changes, apply, fold, split_key
-from streams.topics import Topics
 
 INTERRUPTION_CHECK = 0.2  # seconds
 CLEAN_UP_SECONDS = 2.0

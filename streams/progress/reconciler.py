@@ -12,8 +12,7 @@ from aiokafka.structs import RecordMetadata
 
 from infra.observability import metrics
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,
@@ -22,7 +21,8 @@ from streams.events import (
     decode_or_none,
     utc_now,
 )
-from streams.log_reader import LogReader, Record
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader, Record
 from streams.progress.store import Read, decode_row, read_tallies
 from streams.request.lifecycle import RequestState
 from streams.request.reconcile import (

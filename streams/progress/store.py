@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from streams.events import Event, ImageFailed, ImageProcessed, RequestExpired
+from streams.events.base import Event, ImageFailed, ImageProcessed, RequestExpired
 from streams.request.lifecycle import RequestState, Tombstone, evolve
 from streams.request.reconcile import TOMBSTONE_KEPT
 from streams.request.tally import (

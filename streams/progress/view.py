@@ -29,13 +29,13 @@ from infra.kafka import (
     unreachable,
 )
 from infra.settings import Settings
-from streams.events import Event, RequestCancelled, RequestCreated, RequestRetried, decode_or_none
+from streams.events.base import Event, RequestCancelled, RequestCreated, RequestRetried, decode_or_none
+from streams.log.topics import Topics
 from streams.progress.owner_index import RequestsByOwner
 from streams.progress.store import decode_row, decode_tally, split_key
 from streams.request.lifecycle import RequestState, Tombstone, evolve
 from streams.request.status import Status
 from streams.request.tally import EMPTY, Tally
-from streams.topics import Topics
 
 logger = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from cassandra.query import UNSET_VALUE
 
 from infra.cassandra.session import Session
 from infra.cassandra.write_batches import WriteBatches
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

@@ -17,8 +17,8 @@ import structlog
 from infra.observability import metrics
 from infra.spool import spool_file
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import OutputCsvRequested, RequestCompleted, utc_now
+from streams.events.base import OutputCsvRequested, RequestCompleted, utc_now
+from streams.log.producer import EventLog
 from streams.projections import csv_format
 from streams.projections.history import History
 from streams.request.tally import chunk_count, chunk_range

@@ -12,7 +12,7 @@ from datetime import datetime
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,
@@ -24,15 +24,15 @@ from streams.events import (
     decode_or_none,
     utc_now,
 )
-from streams.log_reader import LogReader, partition_of
+from streams.log.reader import LogReader, partition_of
+from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.projections.image_digest import ImageDigest
 from streams.projections.output_csv import HistoryLagsError, OutputCsv
-from streams.projections.webhooks.images import ImageMessages
-from streams.projections.webhooks.store import Deliveries
 from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
 from streams.request.tally import chunk_count, chunk_range
-from streams.topics import Topics
+from streams.webhooks.images import ImageMessages
+from streams.webhooks.store import Deliveries
 
 WRITES_IN_FLIGHT = 256
 DIFFERENCES_NAMED = 100

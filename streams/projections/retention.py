@@ -15,9 +15,9 @@ from aiokafka import TopicPartition
 from infra.kafka import commit_offsets
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import Event, RequestFilesRemoved, decode_or_none, utc_now
-from streams.log_reader import LogReader
+from streams.events.base import Event, RequestFilesRemoved, decode_or_none, utc_now
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader
 from streams.request.lifecycle import Lifecycle, advance
 
 logger = structlog.get_logger(__name__)

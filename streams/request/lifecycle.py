@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImagesRequestedAgain,
     RequestCancelled,

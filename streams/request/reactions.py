@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from streams.events import (
+from streams.events.base import (
     ImageFailed,
     ImageRequested,
     OutputCsvRequested,

@@ -1,6 +1,6 @@
 """Human-readable descriptions of events, for the log and the trace of a request."""
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

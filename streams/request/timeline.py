@@ -12,7 +12,7 @@ from typing import Self
 
 import orjson
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

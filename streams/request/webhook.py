@@ -7,7 +7,7 @@ it fails as well.
 
 from typing import Literal, NamedTuple, Self
 
-from streams.events import Event, RequestCompleted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
+from streams.events.base import Event, RequestCompleted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 
 WebhookState = Literal["pending", "delivered", "failed"]
 

@@ -8,7 +8,7 @@ number of plays differ. ``TEST_ANIMATIONS`` is how many of a format, 500 by defa
 import os
 import sys
 
-from streams.compress.shrink import shrink
+from streams.compress.codec.shrink import shrink
 from tests.animations import FORMATS, random_animation
 from tests.chromium import launched
 from tests.e2e.browser.test_animations import COMPOSED, WRITTEN, stills

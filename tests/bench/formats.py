@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pyvips
 
-from streams.compress.outcome import ImageRejected
-from streams.compress.shrink import shrink
+from streams.compress.codec.outcome import ImageRejected
+from streams.compress.codec.shrink import shrink
 
 FORMATS = Path(os.environ.get("TEST_SHARED", Path(__file__).parents[3] / "shared")) / "formats"
 MAX_PIXELS = 100_000_000

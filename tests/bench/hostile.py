@@ -22,12 +22,12 @@ from PIL import Image
 from infra.outbound.client import AllowList, OutboundClient
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.compress.agent import Compressor
-from streams.compress.cancelled import CancelledRequests
-from streams.compress.decoders import DecoderPool
-from streams.compress.recent_results import RecentResults
-from streams.event_log import EventLog
-from streams.events import ImageFailed, ImageRequested
+from streams.compress.app import Compressor
+from streams.compress.cancellations import CancelledRequests
+from streams.compress.decoders.pool import DecoderPool
+from streams.compress.dedup import RecentResults
+from streams.events.base import ImageFailed, ImageRequested
+from streams.log.producer import EventLog
 from tests.support.http_site import Answer, Names, Site, drips, says, serving
 from tests.support.images import endless_jpeg, jpeg, png_header
 

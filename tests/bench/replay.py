@@ -19,12 +19,12 @@ from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
-from streams.events import HEADERS, ImageProcessed, RequestCreated, utc_now
+from streams.events.base import HEADERS, ImageProcessed, RequestCreated, utc_now
+from streams.log.topics import Topics
 from streams.progress.rebuild import fold_partition
 from streams.projections.history import History
 from streams.projections.rebuild import WRITES_IN_FLIGHT, rebuild_history
-from streams.projections.webhooks.store import Deliveries
-from streams.topics import Topics
+from streams.webhooks.store import Deliveries
 from tests.bench.report import Row
 
 EVENTS = 100_000

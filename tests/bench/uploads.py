@@ -22,7 +22,7 @@ from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import remembered_ports
 from infra.kafka import create_topics
 from infra.settings import Settings, environment_of
-from streams.topics import Topics
+from streams.log.topics import Topics
 from tests.bench.report import Row
 
 SMALL_UPLOADS, SMALL_ROWS = 100, 1_000

@@ -23,11 +23,11 @@ from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import RequestCompleted, utc_now
-from streams.log_reader import LogReader
-from streams.projections.webhooks.message import completion_id
-from streams.topics import Topics
+from streams.events.base import RequestCompleted, utc_now
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader
+from streams.log.topics import Topics
+from streams.webhooks.message import completion_id
 from tests.bench.report import Row
 from tests.support.projections_worker import ProjectionsWorker
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from aiokafka import AIOKafkaConsumer
 
-from streams.events import RequestCreated, decode
+from streams.events.base import RequestCreated, decode
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.published_clients import call, completed
 

@@ -14,7 +14,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageProcessed,
     ImageRequested,

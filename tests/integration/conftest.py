@@ -11,7 +11,7 @@ import pytest
 from infra.cassandra.schema import migrate
 from infra.kafka import create_topics
 from infra.settings import PREFIX, Settings
-from streams.topics import Topics
+from streams.log.topics import Topics
 
 
 @pytest.fixture(scope="session", autouse=True)

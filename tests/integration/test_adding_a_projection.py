@@ -16,10 +16,10 @@ import pytest
 from infra.cassandra.schema import migrations
 from infra.cassandra.session import Session
 from infra.settings import PREFIX, Settings, environment_of
-from streams.event_log import EventLog
-from streams.events import Event
-from streams.log_reader import LogReader
-from streams.topics import Topics
+from streams.events.base import Event
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader
+from streams.log.topics import Topics
 from tests.support import markdown
 from tests.support.examples import failed, processed, requested
 from tests.support.markdown import ROOT

@@ -10,9 +10,9 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import HEADERS, Event, WebhookDelivered, decode
-from streams.topics import Topics
+from streams.events.base import HEADERS, Event, WebhookDelivered, decode
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
 from tests.support.examples import completed, created, failed, output_requested, processed, requested
 from tests.support.topic_reader import events_in, records_in
 

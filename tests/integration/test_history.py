@@ -14,7 +14,7 @@ import pytest
 from infra.cassandra import session as session_module
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

@@ -19,7 +19,7 @@ from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.cli.init import initialise
 from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
 from infra.settings import Settings, environment_of
-from streams.topics import Topics
+from streams.log.topics import Topics
 from tests.support.waiting import eventually
 
 TABLES = {

@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from infra.settings import Settings
-from streams import log_reader
-from streams.event_log import EventLog
-from streams.log_reader import CLOCK_SKEW, LogReader
-from streams.topics import Topics
+from streams.log import reader as log_reader
+from streams.log.producer import EventLog
+from streams.log.reader import CLOCK_SKEW, LogReader
+from streams.log.topics import Topics
 from tests.support.examples import processed, requested
 
 

@@ -13,12 +13,12 @@ import pytest
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted, RequestRetried
+from streams.events.base import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted, RequestRetried
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
 from streams.projections import output_csv
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
-from streams.topics import Topics
 from tests.support.examples import HEADER, failed, output_requested, processed, requested
 from tests.support.topic_reader import events_in, records_in
 

@@ -16,12 +16,12 @@ from aiokafka.structs import OffsetAndMetadata
 from infra.devserver.kafka import EmbeddedKafka
 from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
+from streams.events.base import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
 from streams.progress.store import fold, row_key, tally_key
 from streams.progress.view import ProgressView, StaleViewError
 from streams.request.status import Status
-from streams.topics import Topics
 from tests.support.changelog import Changelog
 from tests.support.examples import NOON, completed, created, failed, processed, requested
 from tests.support.waiting import eventually

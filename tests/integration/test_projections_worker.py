@@ -5,7 +5,7 @@ from uuid import uuid4
 
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from streams.event_log import EventLog
+from streams.log.producer import EventLog
 from streams.projections.history import History
 from tests.support.examples import output_requested, processed, requested
 from tests.support.projections_worker import ProjectionsWorker

@@ -11,12 +11,12 @@ import pytest
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import Event, RequestCancelled, RequestRetried, RequestStopped, utc_now
+from streams.events.base import Event, RequestCancelled, RequestRetried, RequestStopped, utc_now
+from streams.log.producer import EventLog
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import Report, rebuild_history, rebuild_outputs, recall, verify_history
-from streams.projections.webhooks.store import Deliveries
+from streams.webhooks.store import Deliveries
 from tests.support.examples import NOON, completed, created, failed, output_requested, processed, requested
 
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from infra.settings import Settings
-from streams.compress import recent_results
-from streams.compress.recent_results import RecentResults
-from streams.event_log import EventLog
+from streams.compress import dedup as recent_results
+from streams.compress.dedup import RecentResults
+from streams.log.producer import EventLog
 from tests.support.examples import failed, processed, requested
 
 

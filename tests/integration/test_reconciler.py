@@ -8,8 +8,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageRequested,
@@ -18,6 +17,7 @@ from streams.events import (
     RequestCreated,
     utc_now,
 )
+from streams.log.producer import EventLog
 from streams.progress import reconciler as reconciler_module
 from streams.progress.reconciler import Reconciler
 from streams.progress.store import apply, fold, row_key

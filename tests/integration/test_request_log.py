@@ -6,8 +6,8 @@ from uuid import uuid4
 from api.models import RequestLog
 from api.request_log import read_log
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import Event, utc_now
+from streams.events.base import Event, utc_now
+from streams.log.producer import EventLog
 from streams.request.status import Status
 from tests.support.examples import created, failed, processed, requested
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
-from streams.events import Event, RequestFilesRemoved, RequestRetried, decode
-from streams.log_reader import LogReader
+from streams.events.base import Event, RequestFilesRemoved, RequestRetried, decode
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader
 from streams.projections.retention import Retention
 from tests.support.examples import NOON, completed, created
 

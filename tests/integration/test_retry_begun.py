@@ -1,14 +1,14 @@
 """A retry is begun on a real log: each image that has not succeeded is asked for once, in the new run."""
 
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageRequested,
     ImagesRequestedAgain,
     RequestRetried,
 )
+from streams.log.producer import EventLog
 from streams.progress.reconciler import Reconciler
 from streams.progress.store import apply, fold, row_key
 from tests.support.examples import NOON, completed, created, failed, processed, requested

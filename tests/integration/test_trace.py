@@ -9,12 +9,12 @@ from uuid import uuid4
 import pytest
 
 from infra.settings import Settings, environment_of
-from streams import request_records
-from streams.event_log import EventLog
-from streams.events import Event, utc_now
-from streams.log_reader import LogReader
-from streams.request_records import find_created
-from streams.topics import Topics
+from streams.events.base import Event, utc_now
+from streams.log import request_records
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader
+from streams.log.request_records import find_created
+from streams.log.topics import Topics
 from tests.support.console_script import shrinkstream
 from tests.support.examples import created, failed, processed, requested
 

@@ -11,8 +11,7 @@ from pydantic import SecretStr
 
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from streams.event_log import EventLog
-from streams.events import (
+from streams.events.base import (
     Event,
     WebhookAttempted,
     WebhookDelivered,
@@ -20,11 +19,12 @@ from streams.events import (
     WebhookRedeliveryRequested,
     utc_now,
 )
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.projections.rebuild import rebuild_history
-from streams.projections.webhooks.message import completion_id
-from streams.projections.webhooks.store import Deliveries
-from streams.topics import Topics
+from streams.webhooks.message import completion_id
+from streams.webhooks.store import Deliveries
 from tests.integration.conftest import system_with_topics
 from tests.support import npm_oracle
 from tests.support.examples import completed, created

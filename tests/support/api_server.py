@@ -13,10 +13,10 @@ from infra.observability.readiness import Readiness
 from infra.outbound.client import AllowList
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.event_log import EventLog
+from streams.log.producer import EventLog
 from streams.progress.view import ProgressView
 from streams.projections.history import History
-from streams.projections.webhooks.store import Deliveries
+from streams.webhooks.store import Deliveries
 
 
 @asynccontextmanager

@@ -3,9 +3,9 @@
 from aiokafka import AIOKafkaProducer
 
 from infra.settings import Settings
-from streams.events import Event
+from streams.events.base import Event
+from streams.log.topics import Topics
 from streams.progress.store import fold
-from streams.topics import Topics
 
 
 class Changelog:

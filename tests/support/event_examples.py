@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImagesRequestedAgain,
     ImagesSettled,

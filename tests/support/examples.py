@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from streams.events import (
+from streams.events.base import (
     ImageFailed,
     ImageProcessed,
     ImageRequested,

@@ -6,7 +6,7 @@ import confluent_kafka as other
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from infra.settings import Settings
-from streams.events import Event, decode
+from streams.events.base import Event, decode
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 

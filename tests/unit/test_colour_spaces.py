@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from streams.compress.animation import read_frames
-from streams.compress.outcome import ImageRejected
-from streams.compress.shrink import shrink
+from streams.compress.codec.animation import read_frames
+from streams.compress.codec.outcome import ImageRejected
+from streams.compress.codec.shrink import shrink
 
 IMAGES = Path(__file__).parents[1] / "images"
 LIMIT = 1_000_000

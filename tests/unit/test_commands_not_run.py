@@ -5,7 +5,7 @@ import re
 import pytest
 import yaml
 
-from streams.topics import Topics
+from streams.log.topics import Topics
 from tests.support import markdown
 from tests.support.markdown import ROOT
 

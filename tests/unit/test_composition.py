@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
-from streams.compress import avif
-from streams.compress.animation import Frames, read_frames
-from streams.compress.outcome import ImageRejected, Reason
-from streams.compress.shrink import shrink
+from streams.compress.codec import avif
+from streams.compress.codec.animation import Frames, read_frames
+from streams.compress.codec.outcome import ImageRejected, Reason
+from streams.compress.codec.shrink import shrink
 from tests.animations import FORMATS, random_animation
 
 IMAGES = Path(__file__).parents[1] / "images"

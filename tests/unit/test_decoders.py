@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from streams.compress.decoders import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
+from streams.compress.decoders.pool import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
 from tests.support.images import endless_jpeg, jpeg
 
 LIMIT = 100_000_000
@@ -116,7 +116,7 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     image = tmp_path / "image"
     image.write_bytes(hostile)
     request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, "target_format": null}\n' % (len(hostile), LIMIT)
-    command = [sys.executable, "-m", "streams.compress.decoder_process", str(os.getpid()), "1", str(MEMORY)]
+    command = [sys.executable, "-m", "streams.compress.decoders.process", str(os.getpid()), "1", str(MEMORY)]
     with image.open("rb") as source, (tmp_path / "result").open("wb") as result:
         files = source.fileno(), result.fileno()
         ended = subprocess.run(
@@ -218,7 +218,7 @@ def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Killed while one of its decoders is at work, and so does not look at its pipe."""
     worker = """
 import asyncio, sys
-from streams.compress.decoders import DecoderPool
+from streams.compress.decoders.pool import DecoderPool
 async def main():
     async with DecoderPool(2, 60, 2**30) as pool:
         task = asyncio.create_task(pool.shrink(open(sys.argv[1], "rb").read(), quality=50, max_pixels=10**8))
@@ -255,13 +255,13 @@ def running(pid: int) -> bool:
 
 
 def test_a_decoder_imports_the_codec_and_nothing_heavy() -> None:
-    program = "import sys, streams.compress.decoder_process; print(*sys.modules)"
+    program = "import sys, streams.compress.decoders.process; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"faust", "aiohttp", "aiokafka", "asyncio", "pydantic", "infra"} & set(loaded)
 
 
 def test_the_parent_does_not_load_pillow() -> None:
-    program = "import sys, streams.compress.decoders; print(*sys.modules)"
+    program = "import sys, streams.compress.decoders.pool; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "PIL" not in loaded
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from infra.settings import PREFIX, Settings
-from streams.topics import Topics
+from streams.log.topics import Topics
 
 ROOT = Path(__file__).parents[2]
 SCHEMAS = ROOT / "tests" / "schemas"

@@ -11,10 +11,10 @@ from api import asyncapi, docs
 from api.app import create_app
 from api.context import Context
 from infra.settings import Settings
-from streams.event_log import EventLog, record_of
-from streams.events import Event
+from streams.events.base import Event
+from streams.log.producer import EventLog, record_of
+from streams.log.topics import Topics
 from streams.request.status import Status
-from streams.topics import Topics
 from tests.support.event_examples import EXAMPLES, name_of
 from tests.support.examples import NOON
 

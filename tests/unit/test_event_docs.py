@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api import asyncapi
-from streams.events import EVENT_CLASSES, Event, decode
-from streams.topics import Topics
+from streams.events.base import EVENT_CLASSES, Event, decode
+from streams.log.topics import Topics
 from tests.support.markdown import ROOT
 
 DOCUMENT = ROOT / "docs" / "events.md"

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import events
-from streams.events import (
+from streams.events import base as events
+from streams.events.base import (
     EVENT_CLASSES,
     Event,
     ImageRequested,

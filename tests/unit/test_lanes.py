@@ -6,8 +6,8 @@ from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events import ImageRequested
-from streams.lanes import partition_of_image, partitions_of_lane
+from streams.events.base import ImageRequested
+from streams.events.lanes import partition_of_image, partitions_of_lane
 
 PARTITIONS = st.integers(1, 1024)
 KEYS = st.binary(min_size=1, max_size=80)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from streams.compress.once import Once
+from streams.compress.single_flight import Once
 
 
 class Work:

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from infra.outbound import client as outbound
-from streams.compress import fetch, outcome
+from streams.compress import fetch
+from streams.compress.codec import outcome
 from streams.request import reconcile
 
 ROOT = Path(__file__).parents[2]

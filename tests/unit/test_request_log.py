@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from api.models import RequestLog
 from api.request_log import MAX_ENTRIES, MAX_INTERVALS
 from api.request_log import log_of as log_of_timeline
-from streams.events import (
+from streams.events.base import (
     EVENT_CLASSES,
     Event,
     ImageFailed,

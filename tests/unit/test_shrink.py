@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
 
-from streams.compress.containers import with_webp_alpha
-from streams.compress.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
+from streams.compress.codec.containers import with_webp_alpha
+from streams.compress.codec.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
 from tests.support.images import png_header
 
 LIMIT = 100_000_000

@@ -5,8 +5,8 @@ from typing import get_args
 import faust
 import pytest
 
-from streams.events import EVENT_CLASSES, TopicName
-from streams.topics import KEEP_FOREVER, LATEST_BY_KEY, PROGRESS_TABLE, Topics
+from streams.events.base import EVENT_CLASSES, TopicName
+from streams.log.topics import KEEP_FOREVER, LATEST_BY_KEY, PROGRESS_TABLE, Topics
 
 
 def test_the_names_are_those_that_the_outside_was_promised() -> None:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events import Event, WebhookAttempted, decode
+from streams.events.base import Event, WebhookAttempted, decode
+from streams.events.trace_context import PATTERN, trace_id_of, traceparent_of, usable
 from streams.request.lifecycle import RequestState
 from streams.request.outcome import outcome_of
 from streams.request.reactions import output_requested
 from streams.request.tally import Sums
-from streams.trace_context import PATTERN, trace_id_of, traceparent_of, usable
 from tests.support.event_examples import EXAMPLES, name_of
 from tests.support.examples import REQUEST_ID, created, failed, processed, requested
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from streams.events import (
+from streams.events.base import (
     Event,
     RequestCompleted,
     WebhookAttempted,
@@ -19,13 +19,13 @@ from streams.events import (
     WebhookFailed,
     WebhookRedeliveryRequested,
 )
-from streams.projections.webhooks.claim import Claim, blocked_until
-from streams.projections.webhooks.delivery import Attempt, Delivery, Origin
-from streams.projections.webhooks.message import completion_id, message
-from streams.projections.webhooks.schedule import Outcome, Schedule
-from streams.projections.webhooks.signature import VerificationError, sign, signed_headers, verify
 from streams.request.outcome import outcome_of
 from streams.request.webhook import delivery_status
+from streams.webhooks.claim import Claim, blocked_until
+from streams.webhooks.delivery import Attempt, Delivery, Origin
+from streams.webhooks.message import completion_id, message
+from streams.webhooks.schedule import Outcome, Schedule
+from streams.webhooks.signature import VerificationError, sign, signed_headers, verify
 from tests.support import npm_oracle
 from tests.support.examples import NOON, completed
 

@@ -5,8 +5,8 @@ import io
 import pytest
 from playwright.sync_api import Browser
 
-from streams.compress.animation import read_frames
-from streams.compress.shrink import shrink
+from streams.compress.codec.animation import read_frames
+from streams.compress.codec.shrink import shrink
 from tests.animations import FORMATS, random_animation
 from tests.image_decoder import Compared, compared, judge_page
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser
 
-from streams.compress.animation import read_frames
+from streams.compress.codec.animation import read_frames
 from tests.image_decoder import Compared, compared, judge_page
 from tests.unit.test_colour_spaces import ADOBE, chrm, cicp, gama
 

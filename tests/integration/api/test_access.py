@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from infra.settings import Settings, environment_of
-from streams.topics import Topics
+from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
 from tests.support.published_clients import Answer, call
 

@@ -14,8 +14,8 @@ from openapi_spec_validator import validate
 from api import asyncapi
 from api.app import route_table
 from api.asyncapi import document
-from streams.events import EVENT_CLASSES
-from streams.topics import Topics
+from streams.events.base import EVENT_CLASSES
+from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, Api
 
 HERE = Path(__file__).parent

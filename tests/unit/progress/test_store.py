@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.events import Event, ImageProcessed, OutputCsvRequested, RequestExpired
+from streams.events.base import Event, ImageProcessed, OutputCsvRequested, RequestExpired
 from streams.progress.store import (
     apply,
     decode_row,

@@ -7,7 +7,7 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImageFailed,
     ImageProcessed,

@@ -9,7 +9,7 @@ import streams.request
 
 MODULES = sorted(Path(streams.request.__path__[0]).glob("*.py"))
 STANDARD = {"collections", "dataclasses", "datetime", "enum", "itertools", "typing"}
-ALLOWED = {"streams.events", "pydantic", "orjson", *STANDARD}
+ALLOWED = {"streams.events.base", "pydantic", "orjson", *STANDARD}
 
 
 def imported(tree: ast.Module) -> set[str]:

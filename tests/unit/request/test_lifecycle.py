@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.events import (
+from streams.events.base import (
     Event,
     OutputCsvRequested,
     RequestRecorded,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.events import Event, ImageFailed, ImageProcessed, ImagesSettled, OutputCsvRequested
+from streams.events.base import Event, ImageFailed, ImageProcessed, ImagesSettled, OutputCsvRequested
 from tests.support.examples import HEADER, NOON, completed, created
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (

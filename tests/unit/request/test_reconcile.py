@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from streams.events import (
+from streams.events.base import (
     Event,
     ImagesRequestedAgain,
     OutputCsvRequested,

@@ -1,0 +1,264 @@
+"""The compress app: fetch ▸ shrink ▸ store ▸ ImageProcessed, or ImageFailed with a reason."""
+
+import hashlib
+import time
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+
+import structlog
+from faust.types import StreamT
+
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability import metrics
+from infra.outbound.client import AllowList, OutboundClient
+from infra.settings import MOST_PARTITIONS, Settings, settings
+from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
+from streams.compress.byte_budget import ByteBudget
+from streams.compress.cancellations import CancelledRequests, following_cancellations
+from streams.compress.codec.outcome import ImageRejected
+from streams.compress.decoders.pool import DecoderPool
+from streams.compress.dedup import RecentResults
+from streams.compress.fetch import FetchFailed, HostTurns, fetch
+from streams.compress.single_flight import Once
+from streams.events.base import Event, ImageFailed, ImageProcessed, ImageRequested, utc_now
+from streams.log.consume import consume
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
+
+topics = Topics(settings().topic_prefix)
+app = create_app(
+    topics.group("compress"),
+    role="compress",
+    settings=settings(),
+    partitions=settings().partitions,
+    delivery_window=settings().fetch_concurrency,
+)
+
+# Some hundred bytes each: what is remembered of images that were made.
+MOST_REMEMBERED = 20_000
+
+
+@dataclass(frozen=True)
+class Made:
+    """An image as it was fetched, shrunk and stored."""
+
+    path: str
+    input_bytes: int
+    output_bytes: int
+    format: str
+    width: int
+    height: int
+    sha256: str
+    kept_original: bool
+    pages: int | None
+    truncated: bool
+    fetch_ms: int
+    shrink_ms: int
+    store_ms: int
+
+
+class Compressor:
+    """Turns an ImageRequested into its result and writes that down.
+
+    A URL that is asked for again, in the same quality and format, while it is under way or within
+    ``reuse_seconds``, is not fetched again: its output is copied within the storage. Each worker knows only of what
+    it made itself, so with n workers a URL is fetched n times at most; and a restart forgets, which costs a fetch.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        event_log: EventLog,
+        client: OutboundClient,
+        decoders: DecoderPool,
+        storage: Storage,
+        cancelled: CancelledRequests,
+        recent: RecentResults,
+    ) -> None:
+        self.event_log = event_log
+        self._settings = settings
+        self._cancelled = cancelled
+        self._recent = recent
+        self._client = client
+        self.decoders = decoders
+        self.storage = storage
+        self._turns = HostTurns(settings.downloads_per_host)
+        self._budget = ByteBudget(settings.fetch_memory)
+        self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
+        metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
+        metrics.FETCH_MEMORY_LIMIT.read_from(lambda: self._budget.limit)
+
+    async def on_event(self, event: Event) -> None:
+        if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
+            return
+        if not await self._recent.have(event):
+            result = await self.result_of(event)
+            await self.event_log.append(result)
+            _count(result)
+
+    async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
+        """What comes of the image, stored already. Raises nothing that is the image's or its server's fault."""
+        try:
+            made = await self._made(request)
+        except (FetchFailed, ImageRejected) as failure:
+            log.info("image failed", image=request.subject, reason=str(failure.reason), detail=failure.detail)
+            return ImageFailed.of(request, reason=str(failure.reason), detail=failure.detail)
+        return ImageProcessed.of(
+            request,
+            output_url=self.storage.object_link(made.path),
+            output_path=made.path,
+            input_bytes=made.input_bytes,
+            output_bytes=made.output_bytes,
+            format=made.format,
+            width=made.width,
+            height=made.height,
+            sha256=made.sha256,
+            kept_original=made.kept_original,
+            pages=made.pages,
+            truncated=made.truncated,
+            fetch_ms=made.fetch_ms,
+            shrink_ms=made.shrink_ms,
+            store_ms=made.store_ms,
+        )
+
+    async def _made(self, request: ImageRequested) -> Made:
+        """The image, stored under the request's own name."""
+        key = (request.input_url, request.quality, request.format)
+        while True:
+            made, by_us = await self._once.get(key, lambda: self._make(request))
+            if by_us:
+                return made
+            started = time.monotonic()
+            path = image_path(request, made.format)
+            if path == made.path or await self.storage.copy(made.path, path):
+                metrics.REUSED.inc()
+                return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
+            self._once.forget(key)  # somebody has removed it from the storage
+
+    async def _make(self, request: ImageRequested) -> Made:
+        with self._budget.holding() as holding:
+            fetched = await fetch(
+                self._client,
+                request.input_url,
+                max_bytes=self._settings.max_image_bytes,
+                timeout=self._settings.fetch_timeout,
+                turns=self._turns,
+                admit=holding.grow,
+            )
+            started = time.monotonic()
+            shrunk = await self.decoders.shrink(
+                fetched.body,
+                quality=request.quality,
+                max_pixels=self._settings.max_image_pixels,
+                target_format=request.format,
+            )
+            shrink_seconds = time.monotonic() - started
+            started = time.monotonic()
+            path = image_path(request, shrunk.format)
+            await self.storage.put(path, shrunk.data, f"image/{shrunk.format}")
+            store_seconds = time.monotonic() - started
+            _FETCH.observe(fetched.milliseconds / 1000)
+            _WAIT.observe(max(0.0, shrink_seconds - shrunk.decode_seconds - shrunk.encode_seconds))
+            _DECODE.observe(shrunk.decode_seconds)
+            _ENCODE.observe(shrunk.encode_seconds)
+            _STORE.observe(store_seconds)
+            return Made(
+                path=path,
+                input_bytes=len(fetched.body),
+                output_bytes=len(shrunk.data),
+                format=shrunk.format,
+                width=shrunk.width,
+                height=shrunk.height,
+                sha256=hashlib.sha256(shrunk.data).hexdigest(),
+                kept_original=shrunk.kept_original,
+                pages=shrunk.pages,
+                truncated=shrunk.truncated,
+                fetch_ms=fetched.milliseconds,
+                shrink_ms=round(shrink_seconds * 1000),
+                store_ms=round(store_seconds * 1000),
+            )
+
+
+_FETCH, _WAIT, _DECODE, _ENCODE, _STORE = (
+    metrics.STAGE_SECONDS.labels(stage) for stage in ("fetch", "wait", "decode", "encode", "store")
+)
+_PROCESSED = metrics.IMAGES.labels("processed", "")
+
+
+def _count(result: ImageProcessed | ImageFailed) -> None:
+    if isinstance(result, ImageFailed):
+        metrics.IMAGES.labels("failed", metrics.by_class(result.reason)).inc()
+    else:
+        _PROCESSED.inc()
+        metrics.INPUT_BYTES.inc(result.input_bytes)
+        metrics.OUTPUT_BYTES.inc(result.output_bytes)
+        metrics.KEPT_ORIGINAL.inc(result.kept_original)
+    metrics.IMAGE_SECONDS.observe(max(0.0, (utc_now() - result.requested_at).total_seconds()))
+
+
+def image_path(request: ImageRequested, image_format: str) -> str:
+    """The storage key of an image's result: work that is repeated overwrites itself."""
+    ending = "jpg" if image_format == "jpeg" else image_format
+    return f"images/{request.request_id}/{request.index}.{ending}"
+
+
+def _elapsed_ms(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)
+
+
+def longest_image(settings: Settings) -> float:
+    """Seconds one image may take: behind all others at its host, then behind all others at the decoders."""
+    turns_at_host = settings.fetch_concurrency / settings.downloads_per_host + 2
+    turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
+    return settings.fetch_timeout * turns_at_host + settings.codec_timeout * turns_at_decoders
+
+
+async def _open(stack: AsyncExitStack) -> Compressor:
+    event_log = EventLog(settings(), role="compress", linger_ms=LINGER_MS)
+    await event_log.start()
+    stack.push_async_callback(event_log.stop)
+    client = await stack.enter_async_context(
+        OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=settings().downloads_per_host)
+    )
+    decoders = await stack.enter_async_context(
+        DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)
+    )
+    cancelled = await stack.enter_async_context(following_cancellations(settings()))
+    return Compressor(settings(), event_log, client, decoders, Storage.of(settings()), cancelled, _recent)
+
+
+resources = Resources(_open)
+
+
+def _decoders_problem() -> str | None:
+    shared = resources.opened
+    return None if shared and shared.decoders.process_ids else "none is running"
+
+
+async def _check_storage() -> None:
+    await check_storage(shared.storage if (shared := resources.opened) else None)
+
+
+app.worker_monitor.readiness.add_state("decoders", _decoders_problem)
+app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
+_recent = RecentResults(settings())
+
+
+@app.on_partitions_assigned.connect
+async def begin_with_partitions(*_: object, **__: object) -> None:
+    _recent.expire()
+
+
+@app.agent(app.topic(topics.image_requests, key_type=bytes, value_type=bytes), name="compress")
+async def compress(stream: StreamT[bytes]) -> None:
+    # Downloads overlap the codec: enough images are in flight to keep every decoder busy. The delivery window bounds
+    # them; each partition gets at least one, so with many partitions there may be more. The topic may grow meanwhile.
+    async with resources as compressor:
+        most = settings().fetch_concurrency + MOST_PARTITIONS
+        longest = longest_image(settings())
+        await consume(stream, compressor.event_log, compressor.on_event, in_flight=most, longest=longest)

@@ -1,0 +1,123 @@
+"""Which requests are cancelled, so that nobody fetches their images any more.
+
+compress has no table: each of its workers reads the requests topic beside its work, without a consumer group, and
+keeps what was cancelled of late. What it doesn't know yet, or has forgotten, costs some work for nothing, no more.
+"""
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.cancellation import cancel_and_wait, run_in_background
+from infra.errors import end_process
+from infra.kafka import connection_options, start_client, stop_client, unreachable
+from infra.settings import Settings
+from streams.events.base import ImageRequested, RequestCancelled, UnreadableEvent, decode, utc_now
+from streams.log.topics import Topics
+
+log = structlog.get_logger(__name__)
+
+# Images wait no longer than that before they are fetched, or it is no great matter that they are.
+LOOK_BACK = timedelta(days=2)
+REMEMBERED = 100_000
+CONNECT_SECONDS = 30.0
+CATCH_UP_SECONDS = 10.0
+POLL_MS = 500
+MAX_RECORDS = 5000
+_MARK = RequestCancelled.event_type().encode()
+
+
+class CancelledRequests:
+    """The runs of requests that were cancelled; the oldest are forgotten when there are too many."""
+
+    def __init__(self, limit: int = REMEMBERED) -> None:
+        self._limit = limit
+        self._runs: OrderedDict[str, int] = OrderedDict()
+
+    def cover(self, image: ImageRequested) -> bool:
+        """Whether an image was asked for in a run that is cancelled. In a retry after that it is wanted again."""
+        return image.attempt <= self._runs.get(image.request_id, -1)
+
+    def take(self, values: Iterable[bytes | None]) -> None:
+        """Note the cancellations among the records of the requests topic."""
+        for value in values:
+            if value is None or _MARK not in value:
+                continue  # most are other events, which need not be decoded
+            with contextlib.suppress(UnreadableEvent):  # the progress workers put it aside
+                event = decode(value)
+                if isinstance(event, RequestCancelled):
+                    self._runs[event.request_id] = max(event.run, self._runs.get(event.request_id, 0))
+                    self._runs.move_to_end(event.request_id)
+        while len(self._runs) > self._limit:
+            self._runs.popitem(last=False)
+
+
+@asynccontextmanager
+async def following_cancellations(settings: Settings) -> AsyncIterator[CancelledRequests]:
+    """What is cancelled, kept up to date for as long as the context lasts; from the start as far as time allows.
+
+    Raises KafkaUnavailableError when the brokers can't be reached.
+    """
+    cancelled = CancelledRequests()
+    consumer = AIOKafkaConsumer(**connection_options(settings), enable_auto_commit=False)
+    try:
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await start_client(consumer, CONNECT_SECONDS)
+                ends = await _seek(consumer, Topics(settings.topic_prefix).requests, settings.partitions)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise unreachable(settings, error) from None
+        caught_up = asyncio.Event()
+        reader = run_in_background(
+            _read(consumer, cancelled, ends, caught_up), name="cancelled requests", on_failure=_end
+        )
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(caught_up.wait(), CATCH_UP_SECONDS)
+            yield cancelled
+        finally:
+            await cancel_and_wait(reader)
+    finally:
+        await stop_client(consumer.stop)
+
+
+def _end(error: BaseException) -> None:
+    end_process(f"compress can't follow cancellations any more: {error!r}", error=error)
+
+
+async def _seek(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> dict[TopicPartition, int]:
+    """Put the consumer where the look back begins; returns the ends of now."""
+    places = [TopicPartition(topic, number) for number in range(partitions)]
+    consumer.assign(places)
+    ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
+    since = int((utc_now() - LOOK_BACK).timestamp() * 1000)
+    found = await consumer.offsets_for_times(dict.fromkeys(places, since))
+    for place in places:
+        consumer.seek(place, found[place].offset if found[place] else ends[place])
+    return ends
+
+
+async def _read(
+    consumer: AIOKafkaConsumer,
+    cancelled: CancelledRequests,
+    ends: dict[TopicPartition, int],
+    caught_up: asyncio.Event,
+) -> None:
+    while True:
+        try:
+            for records in (await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)).values():
+                cancelled.take(record.value for record in records)
+            if not caught_up.is_set():
+                positions = [await consumer.position(place) >= end for place, end in ends.items()]
+                if all(positions):
+                    caught_up.set()
+        except KafkaError as error:
+            log.warning("cancellations can't be read", error=str(error))
+            await asyncio.sleep(1)

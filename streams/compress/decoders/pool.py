@@ -1,0 +1,365 @@
+"""A pool of decoder processes, each of which can be killed without harm to anything but the image it is at.
+
+Why processes: a decoder may hang, crash or eat all memory, and Pillow holds the interpreter lock while it
+encodes. Why not ``multiprocessing`` or a pool built on it: its children import the parent's main module, and
+with it Faust; and they share one pipe and one lock, which a child killed at the wrong moment takes with it.
+Here each child is a plain ``subprocess`` with pipes of its own, so that its death is the end of its pipe.
+
+Nothing of Pillow runs in this process. An image is sent to a decoder only when that decoder is idle, so no
+more than ``processes`` images are ever decoded at once, in ``processes * memory_bytes`` at most; all others
+wait in their callers, first come first served.
+
+The bytes of images don't go through the pipes, whose 64 KB would wake both sides up at every fill, but through two
+memory files of each decoder, which it inherits: one copy in, one copy out, whatever the size.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from tempfile import TemporaryFile
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import structlog
+
+from infra.cancellation import cancel_and_wait, run_in_background
+from infra.observability import metrics
+from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
+from streams.compress.codec.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
+
+__all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
+
+START_TIMEOUT = 30.0
+# Copied without letting others run: about a millisecond. Also what an image file in memory may keep for the next one.
+COPIED_AT_ONCE = 4 * 1024 * 1024
+# Freed memory that a decoder keeps for its next image instead of giving it back to the kernel, which would have to
+# clear it again: a quarter of the processor time of 3-megapixel photos went there. Pillow's blocks are of 16 MiB
+# (Pillow's manual, "Block allocator"); the others are glibc's (mallopt(3)), and mean nothing elsewhere.
+KEPT_BYTES = 64 * 1024 * 1024
+KEEPING_MEMORY = {
+    "PILLOW_BLOCKS_MAX": str(KEPT_BYTES // (16 * 1024 * 1024)),
+    "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+}
+# A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
+ATTEMPTS = 3
+
+
+logger = structlog.get_logger(__name__)
+
+
+class DecoderUnavailable(Exception):
+    """No decoder could be started, or the pool is closed: says nothing about the image."""
+
+
+class DecoderPool:
+    """``async with DecoderPool(2, timeout=20, memory_bytes=2**30) as pool: await pool.shrink(data, ...)``
+
+    ``timeout``: seconds one image may take once a decoder has it, of the clock as of the CPU.
+    ``memory_bytes``: private memory of one decoder, its 30 MB of interpreter included.
+    """
+
+    def __init__(self, processes: int, timeout: float, memory_bytes: int) -> None:
+        if processes < 1:
+            raise ValueError("a pool needs a process")
+        self._timeout = timeout
+        self._decoders = [_Decoder(timeout, memory_bytes) for _ in range(processes)]
+        self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._open = False
+        self._waiting = 0
+
+    async def __aenter__(self) -> Self:
+        """Starts and warms up all decoders. Raises DecoderUnavailable."""
+        started = await asyncio.gather(*(one.start() for one in self._decoders), return_exceptions=True)
+        for failure in started:
+            if failure is not None:
+                await self._stop_all()
+                raise failure
+        for decoder in self._decoders:
+            self._idle.put_nowait(decoder)
+        self._open = True
+        metrics.DECODERS.read_from(self._by_state)
+        metrics.DECODER_WAITING.read_from(lambda: self._waiting)
+        metrics.DECODER_MEMORY.read_from(lambda: sum(map(resident_bytes, self.process_ids)))
+        metrics.DECODER_CPU.read_from(lambda: ended_children_seconds() + sum(map(cpu_seconds, self.process_ids)))
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        await cancel_and_wait(*self._restarts)
+        await self._stop_all()
+
+    @property
+    def process_ids(self) -> tuple[int, ...]:
+        """Of the decoders alive now."""
+        return tuple(pid for decoder in self._decoders if (pid := decoder.pid) is not None)
+
+    def _by_state(self) -> dict[tuple[str, ...], float]:
+        alive = [decoder.alive for decoder in self._decoders]
+        busy = sum(decoder.alive and decoder.busy for decoder in self._decoders)
+        return {("busy",): busy, ("idle",): sum(alive) - busy, ("down",): len(alive) - sum(alive)}
+
+    async def shrink(self, data: bytes, *, quality: int, max_pixels: int, target_format: str | None = None) -> Shrunk:
+        """Shrink one image in a decoder process, as ``streams.compress.codec.shrink.shrink`` does.
+
+        Waits for a decoder to be free, however long that takes; only then the time limit starts. Cancelling
+        kills the decoder. An image whose decoder is killed from outside is tried once more: the kernel, short of
+        memory, takes the largest process, whatever has made it short. Raises ImageRejected, with
+        ``decode_timeout``, ``decode_crashed`` and ``decode_memory`` on top of the codec's own reasons, and
+        DecoderUnavailable.
+        """
+        request = {
+            "bytes": len(data),
+            "quality": quality,
+            "max_pixels": max_pixels,
+            "target_format": target_format,
+        }
+        killed = False
+        for _ in range(ATTEMPTS):
+            async with self._decoder() as decoder:
+                try:
+                    async with asyncio.timeout(self._timeout):
+                        return await decoder.shrink(request, data)
+                except TimeoutError:
+                    raise ImageRejected(Reason.DECODE_TIMEOUT, f"took longer than {self._timeout:g} s") from None
+                except _DiedBefore:
+                    continue
+                except _DiedAt as death:
+                    if not self._open:
+                        raise DecoderUnavailable("the pool was closed") from None
+                    if death.killed and not killed:
+                        killed = True
+                        continue
+                    raise ImageRejected(death.reason, str(death)) from None
+        raise DecoderUnavailable(f"{ATTEMPTS} decoders in a row died before they had the image")
+
+    @asynccontextmanager
+    async def _decoder(self) -> AsyncIterator["_Decoder"]:
+        """An idle decoder, alive; afterwards it goes back, or its successor does."""
+        if not self._open:
+            raise DecoderUnavailable("the pool is closed")
+        self._waiting += 1
+        try:
+            decoder = await self._idle.get()
+        finally:
+            self._waiting -= 1
+        try:
+            if not self._open:
+                raise DecoderUnavailable("the pool was closed")
+            if not decoder.alive:
+                metrics.DECODER_RESTARTS.inc()
+                await decoder.stop()
+                await decoder.start()
+            decoder.busy = True
+            yield decoder
+        finally:
+            if not self._open or (decoder.alive and not decoder.busy):
+                # In a closed pool, too: each of those who still wait is woken by the one before.
+                self._idle.put_nowait(decoder)
+            else:
+                restart = run_in_background(
+                    self._restart(decoder), name="restart a decoder", on_failure=_note_failed_restart
+                )
+                self._restarts.add(restart)
+                restart.add_done_callback(self._restarts.discard)
+
+    async def _restart(self, decoder: "_Decoder") -> None:
+        try:
+            await decoder.stop()
+            if self._open:
+                metrics.DECODER_RESTARTS.inc()
+                await decoder.start()
+        except DecoderUnavailable:
+            # Whoever uses it next tries again, and is told if that fails too.
+            await decoder.stop()
+        finally:
+            self._idle.put_nowait(decoder)
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(decoder.stop() for decoder in self._decoders))
+
+
+def _note_failed_restart(error: BaseException) -> None:
+    logger.error("decoder not restarted", exc_info=error)
+
+
+class _DiedBefore(Exception):
+    """The decoder was dead before it had the whole image: not the image's fault."""
+
+
+class _DiedAt(Exception):
+    """The decoder died at this image. ``killed``: by somebody else, which this pool does to nobody who waits."""
+
+    def __init__(self, reason: Reason, text: str, *, killed: bool = False) -> None:
+        super().__init__(text)
+        self.reason = reason
+        self.killed = killed
+
+
+class _Decoder:
+    """One place in the pool: a child process, or its successor."""
+
+    def __init__(self, cpu_seconds: float, memory_bytes: int) -> None:
+        self._arguments = (str(os.getpid()), str(cpu_seconds), str(memory_bytes))
+        self._process: asyncio.subprocess.Process | None = None
+        self._images: _ImageFiles | None = None
+        # From the first byte of a request to the last of its answer: in between, the pipes are of no use to others.
+        self.busy = False
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.alive else None
+
+    async def start(self) -> None:
+        self.busy = True
+        try:
+            # New ones for each process: a killed one may not be gone from the old ones yet.
+            self._images = _ImageFiles()
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "streams.compress.decoders.process",
+                *self._arguments,
+                *map(str, self._images.descriptors),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                pass_fds=self._images.descriptors,
+                env={**os.environ, **KEEPING_MEMORY},
+            )
+            async with asyncio.timeout(START_TIMEOUT):
+                ready = await _stream(self._process.stdout).readline()
+        except (OSError, TimeoutError) as error:
+            await self.stop()
+            raise DecoderUnavailable(f"a decoder did not start: {error!r}") from error
+        if not ready:
+            await self.stop()
+            raise DecoderUnavailable("a decoder ended while it started; its error is on standard error")
+        self.busy = False
+
+    async def stop(self) -> None:
+        self._images = None  # closed when nobody is at them any more
+        if self._process is None:
+            return
+        if self.alive:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        self._process = None
+
+    async def shrink(self, request: dict[str, Any], data: bytes) -> Shrunk:
+        process, images = self._process, self._images
+        if process is None or process.stdin is None or images is None:
+            raise _DiedBefore
+        await images.put(data)
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            await process.wait()
+            raise _DiedBefore from None
+        answer = await self._answer(process)
+        if answer is None:
+            if images.taken != images.given:
+                raise _DiedBefore
+            raise await self._death(process)
+        if "reason" in answer:
+            self.busy = False
+            raise ImageRejected(Reason(answer["reason"]), answer["detail"])
+        body = data if answer["kept_original"] else await images.take(answer["bytes"])
+        self.busy = False
+        return Shrunk(
+            body,
+            answer["format"],
+            answer["width"],
+            answer["height"],
+            answer["kept_original"],
+            answer["pages"],
+            answer["truncated"],
+            answer["decode_seconds"],
+            answer["encode_seconds"],
+        )
+
+    @staticmethod
+    async def _answer(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
+        """The next line of the decoder; None, and the process reaped, if it died instead."""
+        line = await _stream(process.stdout).readline()
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        await process.wait()
+        return None
+
+    @staticmethod
+    async def _death(process: asyncio.subprocess.Process) -> _DiedAt:
+        code = await process.wait()
+        if code == -signal.SIGXCPU:
+            return _DiedAt(Reason.DECODE_TIMEOUT, "used up its processor time")
+        killed = code == -signal.SIGKILL
+        return _DiedAt(Reason.DECODE_CRASHED, f"the decoder ended with {_exit_name(code)}", killed=killed)
+
+
+class _ImageFiles:
+    """The two files through which images go to a decoder and come back: in memory, without a name, used again."""
+
+    def __init__(self) -> None:
+        self._to_decoder, self._from_decoder = _memory_file(), _memory_file()
+        self.given = 0
+
+    @property
+    def taken(self) -> int:
+        """The number of the image that the decoder has begun with last."""
+        return int.from_bytes(os.pread(self._from_decoder.fileno(), TAKEN_BYTES, 0))
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        return self._to_decoder.fileno(), self._from_decoder.fileno()
+
+    def __del__(self) -> None:
+        self._to_decoder.close()
+        self._from_decoder.close()
+
+    async def put(self, data: bytes) -> None:
+        """Write ``data`` from the start on. What stands behind it may stay, up to a bound: its pages are used again."""
+        for file in (self._to_decoder, self._from_decoder):
+            if os.fstat(file.fileno()).st_size > COPIED_AT_ONCE:
+                file.truncate(0)
+        self.given += 1
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.pwrite(self._to_decoder.fileno(), rest[:COPIED_AT_ONCE], len(data) - len(rest)) :]
+            await asyncio.sleep(0)
+
+    async def take(self, size: int) -> bytes:
+        """The ``size`` bytes that the decoder has written."""
+        parts = []
+        for start in range(0, size, COPIED_AT_ONCE):
+            parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), TAKEN_BYTES + start))
+            await asyncio.sleep(0)
+        return b"".join(parts)  # of one part: that part itself
+
+
+def _memory_file() -> BinaryIO:
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("image"), "w+b", buffering=0)
+    return TemporaryFile(buffering=0)
+
+
+def _exit_name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _stream(reader: asyncio.StreamReader | None) -> asyncio.StreamReader:
+    if reader is None:
+        raise DecoderUnavailable("a decoder has no pipe")
+    return reader

@@ -1,0 +1,60 @@
+"""What need not be done twice: the results that were written shortly before this worker got its partitions.
+
+A worker that is killed leaves results on the log whose requests are not committed yet; whoever gets its partitions is
+asked for those images again. Their results are among the last of the results topic, which is cheaply read, so nothing
+that has a result is fetched again.
+"""
+
+import asyncio
+
+from aiokafka import TopicPartition
+
+from infra.settings import Settings
+from streams.events.base import ImageFailed, ImageProcessed, ImageRequested, UnreadableEvent, decode
+from streams.log.reader import LogReader
+from streams.log.topics import Topics
+
+# Per partition. A worker commits every second, and is replaced within some more.
+TAIL = 1000
+
+_Attempt = tuple[str, int, int]
+
+
+class RecentResults:
+    """The images whose results were among the last of each partition when the assignment changed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._settled: set[_Attempt] | None = None
+        self._expired = 0  # how often
+        self._loading = asyncio.Lock()
+
+    def expire(self) -> None:
+        """Read them again before the next answer: partitions have come from another worker."""
+        self._settled = None
+        self._expired += 1
+
+    async def have(self, request: ImageRequested) -> bool:
+        """Whether the image has its result on the log already. Raises KafkaUnavailableError."""
+        async with self._loading:
+            while (settled := self._settled) is None:
+                expired = self._expired
+                loaded = await self._load()
+                if self._expired == expired:  # else the last results may be later than what was read
+                    self._settled = loaded
+            return (request.request_id, request.index, request.attempt) in settled
+
+    async def _load(self) -> set[_Attempt]:
+        settled = set()
+        async with LogReader.open(self._settings) as reader:
+            ends = await reader.ends(await reader.partitions(Topics(self._settings.topic_prefix).image_results))
+            starts: dict[TopicPartition, int | None] = {place: max(0, end - TAIL) for place, end in ends.items()}
+            async for records in reader.read(starts, ends):
+                for record in records:
+                    try:
+                        event = decode(record.value)
+                    except UnreadableEvent:
+                        continue  # among the dead letters already
+                    if isinstance(event, ImageProcessed | ImageFailed):
+                        settled.add((event.request_id, event.index, event.attempt))
+        return settled

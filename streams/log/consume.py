@@ -1,0 +1,71 @@
+"""Reading events: the one way in which the agents without tables do it."""
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+
+import structlog
+from faust.types import EventT, StreamT
+from prometheus_client import Counter
+
+from infra.faust.app import handle
+from infra.observability import metrics
+from infra.observability.logs import log_about
+from streams.events.base import Event, UnreadableEvent, decode
+from streams.log.producer import EventLog
+
+log = structlog.get_logger(__name__)
+
+
+async def consume(
+    stream: StreamT[bytes],
+    log_of: EventLog,
+    on_event: Callable[[Event], Awaitable[None]],
+    *,
+    in_flight: int,
+    longest: float,
+) -> None:
+    """Call ``on_event`` for each event, up to ``in_flight`` at once; undecodable records go to the dead-letter topic.
+
+    A record is consumed when ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds,
+    the process ends and the record is delivered again.
+    """
+
+    async def on_record(record: EventT[bytes]) -> None:
+        event = await read(record, log_of)
+        if event is not None:
+            log_about(event)  # each record has a task of its own
+            await on_event(event)
+
+    await handle(stream, on_record, in_flight=in_flight, longest=longest)
+
+
+async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
+    """The event of a record, or None for one that can't be read and is now among the dead letters."""
+    message = record.message
+    try:
+        event = decode(message.value)
+    except UnreadableEvent as error:
+        log.error(
+            "unreadable record put aside",
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            error=str(error),
+        )
+        await log_of.dead_letter(
+            message.value,
+            message.key,
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            error=str(error),
+        )
+        metrics.DEAD_LETTERS.labels(message.topic).inc()
+        return None
+    _consumed(type(event)).inc()
+    return event
+
+
+@cache
+def _consumed(kind: type[Event]) -> Counter:
+    return metrics.CONSUMED.labels(kind.__name__)

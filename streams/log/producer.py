@@ -1,0 +1,128 @@
+"""Writing events: the one way in which every part of the system does it."""
+
+import asyncio
+import os
+import socket
+from collections import deque
+
+from aiokafka.structs import RecordMetadata
+
+from infra.kafka import Batch, Headers, Producer
+from infra.settings import Settings
+from streams.events.base import HEADERS, Event, ImageRequested
+from streams.events.trace_context import HEADER as TRACEPARENT
+from streams.log.topics import Topics
+
+WORKER = "worker"
+"""The header that says which process wrote a record: role@host-pid."""
+MAX_BATCHES_BYTES = 1024 * 1024
+MIN_BATCH_BYTES = 16 * 1024
+
+
+class EventBatches:
+    """Writes many image requests, those of one partition together, at a fraction of the cost of each by itself.
+
+    ``add`` runs in any one thread at a time, ``send`` in the event loop's, also while ``add`` runs. At most one
+    MiB of events is kept back (more only where there are more than 64 partitions), and as much again is on its way.
+    """
+
+    def __init__(self, producer: Producer, headers: Headers, topic: str, partitions: int) -> None:
+        self._producer = producer
+        self._headers = headers
+        self._topic = topic
+        self._partitions = partitions
+        self._batch_bytes = max(MIN_BATCH_BYTES, MAX_BATCHES_BYTES // partitions)
+        self._open: dict[int, Batch] = {}
+        self._full: deque[tuple[int, Batch]] = deque()
+        self._sent: deque[tuple[int, asyncio.Future[RecordMetadata]]] = deque()
+        self.offsets: dict[int, tuple[int, int]] = {}
+
+    def add(self, event: ImageRequested) -> None:
+        """Put an event into the batch of its partition."""
+        key, (value, headers) = event.key, record_of(event, self._headers)
+        partition = event.partition_among(self._partitions)
+        batch = self._open.get(partition)
+        if batch is not None and (batch.size > self._batch_bytes or not batch.append(key, value, headers)):
+            self._full.append((partition, self._open.pop(partition)))
+            batch = None
+        if batch is None:
+            batch = self._open[partition] = self._producer.new_batch()
+            batch.append(key, value, headers)
+
+    async def send(self) -> None:
+        """Hand over the batches that are full, waiting for room. Raises KafkaError for any that was not taken."""
+        while self._full:
+            partition, batch = self._full.popleft()
+            sent = await self._producer.send_batch(batch, self._topic, partition)
+            self._sent.append((batch.count, sent))
+            while self._sent and (self._sent[0][1].done() or len(self._sent) > self._partitions):
+                await self._note()
+
+    async def finish(self) -> dict[int, tuple[int, int]]:
+        """Write the rest and wait until the brokers have all: partition → first and last offset of these events."""
+        self._full.extend(self._open.items())
+        self._open.clear()
+        await self.send()
+        while self._sent:
+            await self._note()
+        return self.offsets
+
+    async def _note(self) -> None:
+        count, sent = self._sent.popleft()
+        written = await sent
+        first, last = self.offsets.get(written.partition, (written.offset, written.offset))
+        self.offsets[written.partition] = (min(first, written.offset), max(last, written.offset + count - 1))
+
+
+class EventLog:
+    """Appends events to their topics."""
+
+    def __init__(self, settings: Settings, *, role: str = "shrinkstream", linger_ms: int = 2) -> None:
+        """``role``: of this process, told with each event.
+
+        ``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway.
+        """
+        self.topics = Topics(settings.topic_prefix)
+        self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
+        self._producer = Producer(settings, linger_ms)
+
+    async def start(self) -> None:
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        await self._producer.stop()
+
+    async def append(self, event: Event, *, partition: int | None = None) -> RecordMetadata:
+        """Write one event and wait until the brokers have it; ``partition`` None: its own."""
+        return await (await self.enqueue(event, partition=partition))
+
+    async def enqueue(self, event: Event, *, partition: int | None = None) -> "asyncio.Future[RecordMetadata]":
+        """Write one event among many: the future is done when the brokers have it."""
+        topic = getattr(self.topics, event.topic)
+        if partition is None:
+            partition = event.partition_among(await self._producer.partition_count(topic))
+        value, headers = record_of(event, self.headers)
+        return await self._producer.send(topic, event.key, value, headers, partition=partition)
+
+    async def start_batches(self) -> EventBatches:
+        """For the many image requests of an upload; see EventBatches."""
+        topic = self.topics.image_requests
+        return EventBatches(self._producer, self.headers, topic, await self._producer.partition_count(topic))
+
+    async def dead_letter(
+        self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str
+    ) -> None:
+        """Put a record that can't be read aside, with its place and what is wrong with it."""
+        headers = (
+            ("dead-letter-topic", topic.encode()),
+            ("dead-letter-partition", str(partition).encode()),
+            ("dead-letter-offset", str(offset).encode()),
+            ("dead-letter-error", error.encode()),
+        )
+        await (await self._producer.send(self.topics.dead_letters, key, value or b"", headers))
+
+
+def record_of(event: Event, same_for_all: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The value and the headers of an event's record. What it means is all in the value."""
+    value, context = event.encode_with_context()
+    return value, [*same_for_all, (TRACEPARENT, context)]

@@ -1,0 +1,215 @@
+"""The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from aiokafka import TopicPartition
+from faust.types import StreamT
+
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability.logs import log_about
+from infra.settings import settings
+from streams.events.base import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried, utc_now
+from streams.log.consume import read
+from streams.log.producer import EventLog
+from streams.log.reader import partition_of
+from streams.log.topics import PROGRESS_TABLE, Topics
+from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
+from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
+from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
+from streams.request.lifecycle import must_restore
+from streams.request.reactions import reactions
+
+logger = structlog.get_logger(__name__)
+
+RETRY_SECONDS = 0.5  # how soon a retry begins
+LONGEST_FOLD = 120.0
+"""Seconds that one event may take: the brokers must acknowledge what follows from it."""
+LONGEST_READING = 3600.0
+"""Seconds that reading a partition of the log again may take."""
+
+topics = Topics(settings().topic_prefix)
+app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
+_partitions = [TopicPartition(topics.requests, number) for number in range(settings().partitions)]
+table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the agent and the timer share."""
+
+    event_log: EventLog
+    reconciler: Reconciler
+
+
+async def _open(stack: AsyncExitStack) -> Progress:
+    event_log = EventLog(settings(), role="progress")
+    await event_log.start()
+    stack.push_async_callback(event_log.stop)
+    return Progress(event_log, Reconciler(settings(), event_log))
+
+
+resources = Resources(_open)
+
+
+# One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and
+# overwrite each other's change.
+@app.agent(app.topic(*topics.of_progress, key_type=bytes, value_type=bytes), name="fold")
+async def fold_events(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+        async for record in stream.events():
+            log_about(None)
+            app.consumer.note_start(record.message, LONGEST_FOLD)
+            event = await read(record, shared.event_log)
+            if isinstance(event, ProgressRebuildRequested | RequestRetried):
+                app.consumer.note_start(record.message, LONGEST_READING)
+            if event is not None:
+                log_about(event)
+                await _take(event, shared.event_log)
+
+
+async def _take(event: Event, event_log: EventLog) -> None:
+    if isinstance(event, ProgressRebuildRequested):
+        if event.partition in _own_partitions():  # or else it was written into the wrong one
+            await _rebuild(event, event_log)
+        return
+    if isinstance(event, RequestRetried):
+        if must_restore(read_row(event.request_id, table.get), event) and not await _restore(event):
+            await _requeue(event, event_log)
+            return
+        _retried.add(event.request_id)
+    folded = fold(event, table.get)
+    apply(folded.changes, table)
+    entry = folded.entry
+    for due in reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)):
+        await event_log.append(due)
+
+
+async def _requeue(event: Event, event_log: EventLog, partition: int | None = None) -> None:
+    """Append the event again: reading the log would outlast a rebalance, and the partition's next owner can do it."""
+    await event_log.append(event, partition=partition)
+    logger.warning("event requeued because of a rebalance", **event.log_fields())
+
+
+def _is_interrupted() -> bool:
+    return bool(app.rebalancing or app.should_stop)
+
+
+async def _restore(event: RequestRetried) -> bool:
+    """Fold an evicted request from the log into the table, this retry included; False: a rebalance interrupted it."""
+    partition = _partition_of(row_key(event.request_id))
+    reading = fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        return False
+    # All of its tallies were evicted, and those that a worker killed here has left are overwritten.
+    apply(corrections(rebuilt.records, {}), table)
+    logger.info("evicted request restored", request_id=event.request_id, events=rebuilt.events)
+    return True
+
+
+async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None:
+    """Make this partition of the table what the log says; nothing else is folded meanwhile."""
+    started = time.monotonic()
+    reading = fold_partition(settings(), event.partition, event.only_request)
+    rebuilt = await unless_interrupted(reading, _is_interrupted)
+    if rebuilt is None:
+        await _requeue(event, event_log, event.partition)
+        return
+    present = {
+        key: value
+        for key, value in table.items()
+        if about(key, event.only_request) and _partition_of(key) == event.partition
+    }
+    changes = corrections(rebuilt.records, present)
+    apply(changes, table)
+    done = ProgressRebuilt(
+        request_id=event.request_id,
+        rebuild_id=event.rebuild_id,
+        partition=event.partition,
+        events=rebuilt.events,
+        changed=len(changes),
+        seconds=round(time.monotonic() - started, 3),
+    )
+    await event_log.append(done, partition=event.partition)
+    logger.warning("progress rebuilt", partition=event.partition, events=rebuilt.events, changed=len(changes))
+
+
+# Requests with a retry to start, so that it need not wait for the next pass over all requests.
+_retried: set[str] = set()
+_reconciling = asyncio.Lock()  # or two passes would request the same images
+# Partitions that had a pass since they were assigned: their earlier owner may have died over a retry.
+_reconciled: set[int] = set()
+
+
+@app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
+async def start_retries() -> None:
+    if app.rebalancing or app.in_recovery:
+        return
+    own = _own_partitions()
+    _reconciled.intersection_update(own)  # one that was revoked and assigned again has had another owner
+    if not own <= _reconciled:
+        await _reconcile(_own_rows())
+        _reconciled.update(own)
+    elif _retried:
+        await _reconcile(_retried_rows())
+
+
+# Often enough to notice a stalled request at about its time.
+@app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
+async def reconcile_requests() -> None:
+    if not app.rebalancing and not app.in_recovery:
+        await _reconcile(_own_rows())
+        await _evict_orphans()
+
+
+async def _evict_orphans() -> None:
+    async with resources as shared:
+        try:
+            own = _own_partitions()
+            for event in orphaned(list(table.items()), table.get, utc_now()):
+                if _partition_of(row_key(event.request_id)) in own:
+                    await shared.event_log.append(event)
+                    logger.warning("results without a request evicted", request_id=event.request_id)
+        except Exception:
+            logger.exception("evicting results without a request failed; retrying in the next pass")
+
+
+async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
+    async with _reconciling, resources as shared:
+        try:
+            await shared.reconciler.run_pass(rows, table.get)
+        except Exception:
+            logger.exception("reconciling requests failed; retrying in the next pass")
+
+
+def _retried_rows() -> Iterator[tuple[str, bytes]]:
+    for _ in range(min(len(_retried), REQUESTS_PER_PASS)):  # the others in the next one
+        request_id = _retried.pop()
+        value = table.get(row_key(request_id))
+        if value is not None:
+            yield request_id, value
+
+
+def _own_rows() -> Iterator[tuple[str, bytes]]:
+    """The rows of requests in this worker's partitions; the table may still hold some of others."""
+    own = _own_partitions()
+    for key, value in list(table.items()):
+        request_id, chunk = split_key(key)
+        if chunk is None and _partition_of(key) in own:
+            yield request_id, value
+
+
+def _own_partitions() -> set[int]:
+    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
+
+
+def _partition_of(key: bytes) -> int:
+    request_id, _ = split_key(key)
+    return int(partition_of(request_id.encode(), _partitions).partition)

@@ -1,0 +1,224 @@
+"""The projections app: keeps the history, writes output CSVs, sends webhooks."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import structlog
+from faust.types import StreamT
+
+from infra.cassandra.session import Session, check_cassandra
+from infra.faust.app import create_app
+from infra.faust.resources import Resources
+from infra.observability import metrics
+from infra.outbound.client import AllowList, OutboundClient
+from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
+from infra.spool import sweep
+from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
+from streams.events.base import (
+    Event,
+    ImagesSettled,
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestFilesRemoved,
+    RequestRecorded,
+    RequestStopped,
+    WebhookAttempted,
+    WebhookDelivered,
+)
+from streams.log.consume import consume
+from streams.log.producer import EventLog
+from streams.log.topics import Topics
+from streams.projections.history import History
+from streams.projections.output_csv import OutputCsv
+from streams.projections.rebuild import recall
+from streams.projections.retention import Retention
+from streams.request.outcome import outcome_of
+from streams.webhooks.dispatcher import Dispatcher
+from streams.webhooks.hosts import CONNECTIONS, PLACES_PER_HOST
+from streams.webhooks.images import ImageMessages
+from streams.webhooks.schedule import Schedule
+from streams.webhooks.sender import Sender
+from streams.webhooks.store import Deliveries
+from streams.webhooks.takeover import catch_up
+
+# Output CSVs wait for results, which other partitions bring: however many CSVs there are, these must get through.
+UNDER_WAY_PER_PARTITION = 256
+HISTORY_WRITES_IN_FLIGHT = 256
+OUTPUTS_IN_FLIGHT = 4
+DELIVERY_WRITES_IN_FLIGHT = 64
+REMOVALS_IN_FLIGHT = 2
+LONGEST_WRITE = 300.0
+"""Seconds that the writes of one event may take: an outage of Cassandra ends the process before."""
+LONGEST_OUTPUT = 1800.0
+"""Seconds that the output CSV of a million images may take, the wait for its results included."""
+LONGEST_REMOVAL = 3600.0
+"""Seconds that the removal of a million files may take."""
+LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
+PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
+
+log = structlog.get_logger(__name__)
+topics = Topics(settings().topic_prefix)
+app = create_app(
+    topics.group("projections"),
+    role="projections",
+    settings=settings(),
+    partitions=settings().partitions,
+    delivery_window=UNDER_WAY_PER_PARTITION * len(topics.of_projections) * settings().partitions,
+)
+
+
+@dataclass(frozen=True)
+class Projections:
+    """What the agents of this app share."""
+
+    event_log: EventLog
+    session: Session
+    history: History
+    output_csv: OutputCsv
+    storage: Storage
+    retention: Retention
+    deliveries: Deliveries
+    image_messages: ImageMessages
+    dispatcher: Dispatcher
+
+
+async def _open(stack: AsyncExitStack) -> Projections:
+    event_log = EventLog(settings(), role="projections")
+    await event_log.start()
+    stack.push_async_callback(event_log.stop)
+    session = await Session.connect(settings())
+    stack.push_async_callback(session.close)
+    client = await stack.enter_async_context(
+        OutboundClient(AllowList.parse(settings().fetch_allow), limit=CONNECTIONS, limit_per_host=PLACES_PER_HOST)
+    )
+    history = History(session)
+    metrics.HISTORY_WAITING.read_from(lambda: history.waiting)
+    deliveries = Deliveries(session, settings().partitions)
+    storage = Storage.of(settings())
+    spool = settings().data_dir / "spool"
+    await asyncio.to_thread(sweep, spool)
+    secret = settings().webhook_secret
+    sender = Sender(
+        client,
+        parse_webhook_secrets(secret.get_secret_value()) if secret else (),
+        Schedule(parse_webhook_schedule(settings().webhook_schedule)),
+    )
+    return Projections(
+        event_log,
+        session,
+        history,
+        OutputCsv(
+            history,
+            storage,
+            event_log,
+            spool,
+            recall=partial(recall, settings(), history),
+        ),
+        storage,
+        Retention(settings(), event_log, storage),
+        deliveries,
+        ImageMessages(history, deliveries, event_log, recall=partial(recall, settings(), history)),
+        Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
+    )
+
+
+resources = Resources(_open)
+
+
+async def _check_cassandra() -> None:
+    await check_cassandra(shared.session if (shared := resources.opened) else None)
+
+
+async def _check_storage() -> None:
+    await check_storage(shared.storage if (shared := resources.opened) else None)
+
+
+app.worker_monitor.readiness.add_check("cassandra", _check_cassandra)
+app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
+
+
+@app.agent(
+    app.topic(topics.requests, topics.image_results, topics.webhooks, key_type=bytes, value_type=bytes),
+    name="history",
+)
+async def keep_history(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            await shared.history.record(event)
+            if isinstance(event, RequestCompleted | RequestStopped):
+                await shared.event_log.append(
+                    RequestRecorded(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
+                )
+
+        await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT, longest=LONGEST_WRITE)
+
+
+@app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")
+async def write_output_csvs(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, OutputCsvRequested):
+                await shared.output_csv.publish(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT, longest=LONGEST_OUTPUT)
+
+
+@app.agent(
+    app.topic(topics.requests, topics.webhooks, topics.progress_tasks, key_type=bytes, value_type=bytes),
+    name="webhooks",
+)
+async def keep_deliveries(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, ImagesSettled):
+                for due in await shared.image_messages.take(event):
+                    shared.dispatcher.expect(due)
+                return
+            hint = await shared.deliveries.record(event)
+            if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
+                await shared.event_log.append(outcome)
+                metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
+            shared.dispatcher.recorded(event, hint)
+
+        await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT, longest=LONGEST_OUTPUT)
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def send_webhooks() -> None:
+    async with resources as shared:
+        await shared.dispatcher.run(partial(_own_partitions, topics.webhooks))
+
+
+@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="retention")
+async def remove_files(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+
+        async def on_event(event: Event) -> None:
+            if isinstance(event, RequestFilesRemoved):
+                await shared.retention.remove(event)
+
+        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)
+
+
+@app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
+async def look_for_old_files() -> None:
+    own = _own_partitions(topics.requests)
+    if app.rebalancing or not own:
+        return
+    async with resources as shared:
+        try:
+            await shared.retention.run_pass(sorted(own))
+            if 0 in own:  # one worker is enough for that
+                await shared.storage.sweep(PARTIAL_KEPT)
+        except Exception:
+            log.exception("looking for old files failed; the next look tries again")
+
+
+def _own_partitions(topic: str) -> set[int]:
+    return {place.partition for place in app.consumer.assignment() if place.topic == topic}

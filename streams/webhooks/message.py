@@ -1,0 +1,106 @@
+"""What a receiver is told: ids and bodies, the same whenever they are made again from the same event."""
+
+from collections.abc import Mapping
+from typing import Any, Generic, Literal, TypeVar
+from uuid import uuid5
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
+from pydantic.alias_generators import to_camel
+
+from streams.events.base import NAMESPACE, ImagesSettled, RequestCompleted, WebhookKind
+from streams.request.status import WebhookMessage, completed_status
+
+
+def completion_id(request_id: str, run: int) -> str:
+    """The id of the message about one completion: each run of a request has its own."""
+    event_id = RequestCompleted.id_of(request_id, str(run))
+    return f"msg_{uuid5(NAMESPACE, f'webhook/{event_id}').hex}"
+
+
+def message(event: RequestCompleted) -> bytes:
+    """The body: what happened, when, and the status object."""
+    body = WebhookMessage(type="request.completed", timestamp=event.time, data=completed_status(event, "pending"))
+    return body.model_dump_json(by_alias=True).encode()
+
+
+def images_id(event: ImagesSettled, kind: WebhookKind) -> str:
+    """The id of the message about those of some images that were processed, or failed."""
+    return f"msg_{uuid5(NAMESPACE, f'webhook/{event.id}/{kind}').hex}"
+
+
+class _About(BaseModel):
+    """One image in a message."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+
+    index: int = Field(description="its place among the images of the request, from 0")
+    product_name: str
+    input_url: str
+
+
+class ImageDone(_About):
+    """An image that was processed."""
+
+    output_url: str
+    input_bytes: int
+    output_bytes: int
+    format: str
+    width: int
+    height: int
+
+
+class ImageLost(_About):
+    """An image that failed."""
+
+    reason: str = Field(description="its stable code")
+    detail: str | None
+
+
+About = TypeVar("About", ImageDone, ImageLost)
+
+
+class Images(BaseModel, Generic[About]):
+    """Images of one request that got their results."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+    request_id: str
+    images: list[About]
+
+    @computed_field(alias="request_id")
+    def other_spelling(self) -> str:
+        """The id once more, for the clients of the other habit."""
+        return self.request_id
+
+
+class ImagesProcessedMessage(BaseModel):
+    """The body of a webhook about images that were processed."""
+
+    type: Literal["image.processed"] = "image.processed"
+    timestamp: AwareDatetime
+    data: Images[ImageDone]
+
+
+class ImagesFailedMessage(BaseModel):
+    """The body of a webhook about images that failed."""
+
+    type: Literal["image.failed"] = "image.failed"
+    timestamp: AwareDatetime
+    data: Images[ImageLost]
+
+
+def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int, Mapping[str, Any]]) -> bytes | None:
+    """The body about those of ``images`` (their rows in the history, by index) that ``kind`` is about; None if none is.
+
+    After a retry it is about those that were asked for again.
+    """
+    wanted = [
+        {**image, "index": index}
+        for index, image in sorted(images.items())
+        if image["attempt"] >= event.run and (image["output_path"] is not None) == (kind == "image.processed")
+    ]
+    if not wanted:
+        return None
+    body = ImagesProcessedMessage if kind == "image.processed" else ImagesFailedMessage
+    said = body.model_validate({"timestamp": event.time, "data": {"request_id": event.request_id, "images": wanted}})
+    return said.model_dump_json(by_alias=True).encode()

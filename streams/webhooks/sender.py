@@ -1,0 +1,102 @@
+"""One attempt: the POST, and what came of it as an event."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from infra.observability import metrics
+from infra.outbound.client import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
+from streams.events.base import WebhookAttempted, utc_now
+from streams.events.trace_context import HEADER as TRACEPARENT
+from streams.events.trace_context import trace_id_of, traceparent_of
+from streams.webhooks.delivery import Delivery, Origin
+from streams.webhooks.schedule import Outcome, Schedule
+from streams.webhooks.signature import signed_headers
+
+log = structlog.get_logger(__name__)
+
+ANSWER_TIMEOUT = 15.0
+"""Seconds in which a receiver must answer; Standard Webhooks recommends 15 to 30."""
+
+
+class Sender:
+    """Posts messages, signed with each of ``keys`` (unsigned without any)."""
+
+    def __init__(
+        self,
+        client: OutboundClient,
+        keys: Sequence[bytes],
+        schedule: Schedule,
+        answer_timeout: float = ANSWER_TIMEOUT,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._schedule = schedule
+        self.answer_timeout = answer_timeout
+
+    async def attempt(self, delivery: Delivery) -> tuple[WebhookAttempted, Outcome]:
+        """Make the next attempt at a message; the event is still to be written."""
+        origin = delivery.origin
+        assert origin is not None
+        number = delivery.made + 1
+        event_id = WebhookAttempted.id_of(origin.request_id, f"{delivery.webhook_id}/{number}")
+        context = traceparent_of(origin.request_id, origin.traceparent, event_id)
+        outcome = await self._post(delivery.webhook_id, origin, context)
+        result = "confirmed" if outcome.reason is None else metrics.by_class(outcome.reason)
+        metrics.WEBHOOK_ATTEMPTS.labels(result).inc()
+        metrics.WEBHOOK_SECONDS.observe(outcome.milliseconds / 1000)
+        now = utc_now()
+        after = delivery.after_attempt
+        next_at = None
+        if outcome.reason is not None:
+            next_at = self._schedule.next_attempt_at(number - after, outcome, now)
+        log.info(
+            "webhook attempted",
+            request_id=origin.request_id,
+            trace_id=trace_id_of(origin.request_id, origin.traceparent),
+            webhook_id=delivery.webhook_id,
+            attempt=number,
+            status=outcome.status,
+            reason=outcome.reason,
+        )
+        event = WebhookAttempted(
+            request_id=origin.request_id,
+            time=now,
+            webhook_id=delivery.webhook_id,
+            kind=origin.kind,
+            run=origin.run,
+            attempt=number,
+            status=outcome.status,
+            milliseconds=outcome.milliseconds,
+            reason=outcome.reason,
+            next_attempt_at=next_at,
+            last=outcome.reason is not None and next_at is None,
+            after_attempt=after,
+            traceparent=origin.traceparent,
+        )
+        return event, outcome
+
+    async def _post(self, webhook_id: str, origin: Origin, traceparent: str) -> Outcome:
+        body = origin.body.encode()
+        headers = signed_headers(self._keys, webhook_id, utc_now(), body)
+        headers |= {"content-type": "application/json", TRACEPARENT: traceparent}
+        started = time.monotonic()
+        try:
+            response = await self._client.post(origin.url, body, headers, timeout=self.answer_timeout)
+        except OutboundError as error:
+            return Outcome(
+                None, str(error.reason), _milliseconds_since(started), hopeless=isinstance(error, ForbiddenUrl)
+            )
+        said = response.headers.get("Retry-After")
+        return Outcome(
+            response.status,
+            None if 200 <= response.status < 300 else f"http_{response.status}",
+            _milliseconds_since(started),
+            retry_after=parse_retry_after(said, datetime.now(UTC)) if said else None,
+        )
+
+
+def _milliseconds_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,239 @@
+"""Messages, their attempts and when they are due, in Cassandra: a projection of the log.
+
+Every write may be repeated and come in any order. What is due is written down only as a hint: whoever follows one
+looks at the message itself before anything is sent.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiokafka import TopicPartition
+from cassandra.query import UNSET_VALUE
+
+from infra.cassandra.session import Session
+from streams.events.base import (
+    Event,
+    RequestCompleted,
+    WebhookAttempted,
+    WebhookFailed,
+    WebhookRedeliveryRequested,
+    utc_now,
+)
+from streams.log.reader import partition_of
+from streams.projections.history import OUTLIVES, PATIENCE, utc, write_time
+from streams.webhooks.delivery import Attempt, Delivery, Origin
+from streams.webhooks.message import completion_id, message
+
+SLOT = timedelta(minutes=10)
+"""The time that the hints of one partition span: see the migration that makes the table."""
+KNOWN_SLOTS = 10_000
+
+_INSERT_ORIGIN = """
+    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at, traceparent)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+_INSERT_ATTEMPT = """
+    INSERT INTO webhook_deliveries (webhook_id, attempt, attempted_at, status, milliseconds, reason, next_attempt_at,
+        last)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+_ADD_REDELIVERY = "UPDATE webhook_deliveries SET redeliveries = redeliveries + ? WHERE webhook_id = ?"
+_ADD_GIVEN_UP = "UPDATE webhook_deliveries SET given_up = given_up + ? WHERE webhook_id = ?"
+_SELECT_DELIVERY = "SELECT * FROM webhook_deliveries WHERE webhook_id = ?"
+_CLAIM = "UPDATE webhook_deliveries SET claim = ? WHERE webhook_id = ? IF claim = ?"
+
+_INSERT_SLOT = "INSERT INTO webhook_due_slots (shard, host, slot) VALUES (?, ?, ?)"
+_SELECT_SLOTS = "SELECT host, slot FROM webhook_due_slots WHERE shard = ?"
+_DELETE_SLOT = "DELETE FROM webhook_due_slots WHERE shard = ? AND host = ? AND slot = ?"
+
+_INSERT_HINT = "INSERT INTO webhook_due (shard, host, slot, due, webhook_id) VALUES (?, ?, ?, ?, ?)"
+_SELECT_HINTS = """
+    SELECT due, webhook_id FROM webhook_due
+    WHERE shard = ? AND host = ? AND slot = ? AND (due, webhook_id) > (?, ?) LIMIT ?"""
+_DELETE_HINT = "DELETE FROM webhook_due WHERE shard = ? AND host = ? AND slot = ? AND due = ? AND webhook_id = ?"
+
+
+@dataclass(frozen=True)
+class Hint:
+    """A message that is to be looked at when it is ``due``. ``shard``: the partition of its request."""
+
+    shard: int
+    host: str
+    due: datetime
+    webhook_id: str
+
+    @property
+    def slot(self) -> datetime:
+        return slot_of(self.due)
+
+
+def slot_of(time: datetime) -> datetime:
+    """The beginning of the ten minutes that a time is in."""
+    return datetime.fromtimestamp(time.timestamp() // SLOT.total_seconds() * SLOT.total_seconds(), UTC)
+
+
+def host_of(url: str) -> str:
+    """Who is gone easy on when it is overloaded: host and port of a URL."""
+    try:
+        return urlsplit(url).netloc.lower()[:300]
+    except ValueError:
+        return ""
+
+
+class Deliveries:
+    """The messages of all requests; ``partitions`` is the number of partitions of the topics."""
+
+    def __init__(self, session: Session, partitions: int) -> None:
+        self._session = session
+        self._partitions = [TopicPartition("webhooks", number) for number in range(partitions)]
+        self._known_slots: set[tuple[int, str, datetime]] = set()
+
+    def shard_of(self, request_id: str) -> int:
+        """The partition of a request's events."""
+        return int(partition_of(request_id.encode(), self._partitions).partition)
+
+    async def record(self, event: Event) -> Hint | None:
+        """Write what ``event`` says; events that are about no message are passed over.
+
+        Returns the hint if the message is to be tried, now or later. It is written down by then.
+        """
+        webhook_id = await self._write(event)
+        return None if webhook_id is None else await self._hint(webhook_id)
+
+    async def record_origin(self, webhook_id: str, origin: Origin) -> Hint | None:
+        """Write what a message says, and to whom; returns what `record` does."""
+        await self._write_origin(webhook_id, origin)
+        return await self._hint(webhook_id)
+
+    async def _hint(self, webhook_id: str) -> Hint | None:
+        delivery = await self.load(webhook_id)
+        if delivery.due is None or delivery.origin is None:
+            return None
+        return await self.put_off(delivery, delivery.due)
+
+    async def _write(self, event: Event) -> str | None:
+        """The id of the message that changed, if any."""
+        match event:
+            case RequestCompleted() if event.webhook_url:
+                webhook_id = completion_id(event.request_id, event.run)
+                origin = Origin(
+                    event.request_id,
+                    "request.completed",
+                    event.run,
+                    event.webhook_url,
+                    message(event).decode(),
+                    event.time,
+                    event.traceparent,
+                )
+                await self._write_origin(webhook_id, origin)
+                return webhook_id
+            case WebhookAttempted():
+                await self._execute(
+                    _INSERT_ATTEMPT,
+                    event.webhook_id,
+                    event.attempt,
+                    event.time,
+                    UNSET_VALUE if event.status is None else event.status,
+                    event.milliseconds,
+                    UNSET_VALUE if event.reason is None else event.reason,
+                    UNSET_VALUE if event.next_attempt_at is None else event.next_attempt_at,
+                    event.last,
+                    # Were an attempt ever made twice, by a worker that didn't know of the other, a success counts.
+                    write_time(event.time) + (OUTLIVES if event.reason is None else 0),
+                )
+            case WebhookFailed():
+                await self._execute(_ADD_GIVEN_UP, {event.attempts}, event.webhook_id)
+            case WebhookRedeliveryRequested():
+                await self._execute(_ADD_REDELIVERY, {event.after_attempt: event.time}, event.webhook_id)
+            case _:
+                return None
+        return event.webhook_id
+
+    async def _write_origin(self, webhook_id: str, origin: Origin) -> None:
+        await self._execute(
+            _INSERT_ORIGIN,
+            webhook_id,
+            origin.request_id,
+            origin.kind,
+            origin.run,
+            origin.url,
+            origin.body,
+            origin.created_at,
+            UNSET_VALUE if origin.traceparent is None else origin.traceparent,
+            write_time(origin.created_at),
+        )
+
+    async def load(self, webhook_id: str) -> Delivery:
+        """A message with its attempts; one that nothing is known of has neither origin nor attempts."""
+        rows = await self._execute(_SELECT_DELIVERY, webhook_id)
+        if not rows:
+            return Delivery(webhook_id, None)
+        first = rows[0]
+        origin = first.url and Origin(
+            first.request_id,
+            first.kind,
+            first.run,
+            first.url,
+            first.body,
+            utc(first.created_at),
+            first.traceparent,
+        )
+        return Delivery(
+            webhook_id,
+            origin or None,
+            tuple(_attempt(row) for row in rows if row.milliseconds is not None),
+            {before: utc(at) for before, at in (first.redeliveries or {}).items()},
+            frozenset(first.given_up or ()),
+            first.claim,
+        )
+
+    async def claim(self, delivery: Delivery, claim: str) -> bool:
+        """Put ``claim`` onto a message unless somebody else has since it was loaded."""
+        (row,) = await self._execute(_CLAIM, claim, delivery.webhook_id, delivery.claim)
+        # Not applied because it was already, by a try whose answer was lost: then it is ours, too.
+        return bool(row.applied) or getattr(row, "claim", None) == claim
+
+    async def put_off(self, delivery: Delivery, due: datetime) -> Hint:
+        """Have a message looked at when it is ``due``, or now if that is over: slots of the past get no more hints."""
+        origin = delivery.origin
+        assert origin is not None
+        hint = Hint(self.shard_of(origin.request_id), host_of(origin.url), max(due, utc_now()), delivery.webhook_id)
+        place = (hint.shard, hint.host, hint.slot)
+        if place not in self._known_slots:
+            await self._execute(_INSERT_SLOT, *place)
+            if len(self._known_slots) >= KNOWN_SLOTS:
+                self._known_slots.clear()
+            self._known_slots.add(place)
+        await self._execute(_INSERT_HINT, *place, hint.due, hint.webhook_id)
+        return hint
+
+    async def slots(self, shard: int) -> list[tuple[str, datetime]]:
+        """Host and slot of every partition of hints there is."""
+        return [(row.host, utc(row.slot)) for row in await self._execute(_SELECT_SLOTS, shard)]
+
+    async def hints(self, shard: int, host: str, slot: datetime, after: tuple[datetime, str], limit: int) -> list[Hint]:
+        """The first hints of a slot after a place in it, by time."""
+        rows = await self._execute(_SELECT_HINTS, shard, host, slot, *after, limit)
+        return [Hint(shard, host, utc(row.due), row.webhook_id) for row in rows]
+
+    async def forget(self, hint: Hint) -> None:
+        await self._execute(_DELETE_HINT, hint.shard, hint.host, hint.slot, hint.due, hint.webhook_id)
+
+    async def forget_slot(self, shard: int, host: str, slot: datetime) -> None:
+        self._known_slots.discard((shard, host, slot))
+        await self._execute(_DELETE_SLOT, shard, host, slot)
+
+    async def _execute(self, cql: str, *parameters: Any) -> list[Any]:
+        return await self._session.execute(cql, parameters, retry_for=PATIENCE)
+
+
+def _attempt(row: Any) -> Attempt:
+    return Attempt(
+        row.attempt,
+        utc(row.attempted_at),
+        row.status,
+        row.milliseconds,
+        row.reason,
+        utc(row.next_attempt_at) if row.next_attempt_at else None,
+        bool(row.last),
+    )

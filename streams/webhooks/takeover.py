@@ -1,0 +1,36 @@
+"""What a new owner of some shards must know first: all that is on the log about their messages."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aiokafka import TopicPartition
+
+from infra.settings import Settings
+from streams.events.base import Event, decode_or_none
+from streams.log.reader import LogReader
+from streams.log.topics import Topics
+
+WRITES_IN_FLIGHT = 64
+
+
+async def catch_up(settings: Settings, record: Callable[[Event], Awaitable[object]], shards: set[int]) -> None:
+    """Record the attempts and wishes of some shards that the consumer group has not committed yet.
+
+    The agent records them, too, a moment later. Until then an attempt that the last owner made could be made
+    again, by whoever believes the projection.
+    """
+    topics = Topics(settings.topic_prefix)
+    partitions = [TopicPartition(topics.webhooks, shard) for shard in sorted(shards)]
+    slots = asyncio.Semaphore(WRITES_IN_FLIGHT)
+
+    async def write(event: Event) -> None:
+        async with slots:
+            await record(event)
+
+    async with LogReader.open(settings) as reader:
+        committed = await reader.committed(topics.group("projections"), topics.webhooks)
+        async for records in reader.read({partition: committed.get(partition) for partition in partitions}):
+            async with asyncio.TaskGroup() as writes:
+                for one in records:
+                    if (event := decode_or_none(one.value)) is not None:
+                        writes.create_task(write(event))
