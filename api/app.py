@@ -7,31 +7,28 @@ import sys
 import structlog
 from aiohttp import web
 
-from api import (
-    commands,
-    docs,
-    event_stream,
-    health,
-    page,
-    product_history,
-    request_images,
-    request_list,
-    request_log,
-    results,
-    status,
-    uploads,
-    webhooks,
-)
+from api import page
 from api.context import CONTEXT, Context, open_context
-from api.cors import cors_headers, cors_middleware
-from api.event_stream import STREAMS, EventStreams, end_streams
-from api.http_metrics import http_metrics
-from api.keys import keys_middleware, require_safe_address
-from api.problems import problem_middleware
-from api.protocol_errors import ProblemRunner
-from api.rate_limit import RateLimit
-from api.routes import Route
-from api.security_headers import add_security_headers
+from api.contract import docs
+from api.contract.routes import Route
+from api.http import health
+from api.http.api_keys import keys_middleware, require_safe_address
+from api.http.cors import cors_headers, cors_middleware
+from api.http.metrics import http_metrics
+from api.http.problems import problem_middleware
+from api.http.protocol_errors import ProblemRunner
+from api.http.rate_limit import RateLimit
+from api.http.security_headers import add_security_headers
+from api.requests import commands, status
+from api.requests import download as results
+from api.requests import images as request_images
+from api.requests import list as request_list
+from api.requests import products as product_history
+from api.requests import sse as event_stream
+from api.requests import timeline as request_log
+from api.requests import webhook as webhooks
+from api.requests.sse import STREAMS, EventStreams, end_streams
+from api.uploads import handler as uploads
 from infra.cancellation import no_stray_cancellation
 from infra.disk import free_bytes
 from infra.observability import metrics

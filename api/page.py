@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from api.routes import Parameter, Response, Route
+from api.contract.routes import Parameter, Response, Route
 
 PAGE = Path(__file__).parent / "web" / "page"
 

@@ -1,0 +1,1 @@
+"""Faust with its traps guarded: see the docstring of each guard."""

@@ -1,0 +1,1 @@
+"""Metrics, logs, readiness and probes of every process."""

@@ -1,0 +1,1 @@
+"""The vocabulary: every event, its CloudEvents encoding, ids, upcasters and partitions."""

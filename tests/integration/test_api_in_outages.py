@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import BaseTestServer
 
 from api.context import CONTEXT
-from api.idempotency import Claim, IdempotencyKeys
+from api.uploads.idempotency import Claim, IdempotencyKeys
 from infra.settings import Settings
 from tests.support.api_server import serving_api
 from tests.support.changelog import Changelog

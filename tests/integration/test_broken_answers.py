@@ -8,7 +8,7 @@ from aiohttp.test_utils import BaseTestServer
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from api import results
+from api.requests import download as results
 from infra.settings import Settings
 from infra.storage import Storage, StorageError, StoredObject
 from tests.support.api_server import serving_api

@@ -6,8 +6,8 @@ from itertools import count
 import aiohttp
 import pytest
 
-from api import event_stream
-from api.event_stream import STREAMS
+from api.requests import sse as event_stream
+from api.requests.sse import STREAMS
 from infra.settings import Settings
 from tests.support.api_server import serving_api
 from tests.support.changelog import Changelog

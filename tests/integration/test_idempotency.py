@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from api import idempotency
-from api.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys
+from api.uploads import idempotency
+from api.uploads.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from tests.support.examples import NOON

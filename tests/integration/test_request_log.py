@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from uuid import uuid4
 
-from api.models import RequestLog
-from api.request_log import read_log
+from api.contract.models import RequestLog
+from api.requests.timeline import read_log
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.log.producer import EventLog

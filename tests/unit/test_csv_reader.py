@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from api.csv_dialect import DELIMITERS, MAX_BLANK_ROWS
-from api.csv_reader import (
+from api.uploads.csv.dialect import DELIMITERS, MAX_BLANK_ROWS
+from api.uploads.csv.reader import (
     MAX_BAD_ROWS_NAMED,
     MAX_NAME_CHARS,
     MAX_ROW_BYTES,
@@ -26,7 +26,7 @@ from api.csv_reader import (
     check,
     read_rows,
 )
-from api.csv_urls import MAX_URL_CHARS, split_urls, url_problem
+from api.uploads.csv.urls import MAX_URL_CHARS, split_urls, url_problem
 from streams.events.base import ImageRequested
 from streams.projections.csv_format import header as output_header
 from streams.projections.csv_format import row as output_row

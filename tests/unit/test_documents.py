@@ -7,9 +7,9 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from api import asyncapi, docs
 from api.app import create_app
 from api.context import Context
+from api.contract import asyncapi, docs
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.log.producer import EventLog, record_of

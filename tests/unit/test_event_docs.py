@@ -8,7 +8,7 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from api import asyncapi
+from api.contract import asyncapi
 from streams.events.base import EVENT_CLASSES, Event, decode
 from streams.log.topics import Topics
 from tests.support.markdown import ROOT

@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from api.problems import Problem, RowProblem, not_found, problem_middleware, unavailable
+from api.http.problems import Problem, RowProblem, not_found, problem_middleware, unavailable
 
 MAX_BODY = 1000
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api import rate_limit
-from api.problems import Problem
-from api.rate_limit import RateLimit, address_of
+from api.http import rate_limit
+from api.http.problems import Problem
+from api.http.rate_limit import RateLimit, address_of
 
 
 class Clock:

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from api import uploads
-from api.problems import problem_middleware
+from api.http.problems import problem_middleware
+from api.uploads import handler as uploads
 from infra.settings import Settings
 
 HEADERS = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"

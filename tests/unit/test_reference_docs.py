@@ -59,7 +59,7 @@ def test_every_setting_that_a_document_names_exists() -> None:
 
 
 def test_every_file_that_a_document_names_exists() -> None:
-    """Paths in code, such as `streams/events/base.py`; where they are examples of what is to be made, others name them."""
+    """Paths in code, such as `streams/events/base.py`; where they are examples to be made, others name them."""
     named = re.compile(r"`((?:api|docs|infra|streams|tests)/[\w./-]*)`")
     made = {Path(block.file).parts[:2] for block in markdown.read("docs/adding-a-projection.md").blocks if block.file}
     for path in markdown.documents():

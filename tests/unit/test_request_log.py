@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.models import RequestLog
-from api.request_log import MAX_ENTRIES, MAX_INTERVALS
-from api.request_log import log_of as log_of_timeline
+from api.contract.models import RequestLog
+from api.requests.timeline import MAX_ENTRIES, MAX_INTERVALS
+from api.requests.timeline import log_of as log_of_timeline
 from streams.events.base import (
     EVENT_CLASSES,
     Event,

@@ -1,0 +1,1 @@
+"""Images: what is read, composed, coloured and encoded. Runs in decoder processes only."""

@@ -1,0 +1,1 @@
+"""Decoder processes that can be killed, and their pool."""

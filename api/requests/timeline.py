@@ -8,11 +8,11 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT
-from api.models import LogEntry, RequestLog, ResultSums
-from api.paging import json_response
-from api.problems import unavailable
-from api.routes import Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.contract.models import LogEntry, RequestLog, ResultSums
+from api.contract.routes import Response, Route
+from api.http.paging import json_response
+from api.http.problems import unavailable
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import UnreadableEvent

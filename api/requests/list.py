@@ -10,11 +10,11 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from api.context import CONTEXT, Context
-from api.keys import OWNER
-from api.models import RequestPage
-from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.problems import unavailable
-from api.routes import Parameter, Response, Route
+from api.contract.models import RequestPage
+from api.contract.routes import Parameter, Response, Route
+from api.http.api_keys import OWNER
+from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.problems import unavailable
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import Time
 from streams.progress.view import StaleViewError

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from api.protocol_errors import expect
+from api.http.protocol_errors import expect
 
 Content = Mapping[str, Any]
 """Media type → a type that pydantic can describe; ``bytes``: any content, without a schema."""

@@ -14,10 +14,10 @@ import orjson
 from aiohttp import web
 
 from api.context import CONTEXT, Context
-from api.models import StatusEvent
-from api.problems import Problem
-from api.routes import Parameter, Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
+from api.contract.models import StatusEvent
+from api.contract.routes import Parameter, Response, Route
+from api.http.problems import Problem
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status

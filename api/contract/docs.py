@@ -10,14 +10,14 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel
 
-from api import asyncapi, openapi
-from api.routes import Parameter, Response, Route
+from api.contract import asyncapi, openapi
+from api.contract.routes import Parameter, Response, Route
 from infra.settings import Settings
 from streams.log.topics import Topics
 from streams.request.status import WebhookMessage
 from streams.webhooks.message import ImagesFailedMessage, ImagesProcessedMessage
 
-WEB = Path(__file__).parent / "web"
+WEB = Path(__file__).parents[1] / "web"
 
 OPENAPI = web.AppKey("openapi", bytes)
 ASYNCAPI = web.AppKey("asyncapi", bytes)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from api.problems import Problem
+from api.http.problems import Problem
 from infra.settings import Settings, parse_origins
 
 

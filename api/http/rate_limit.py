@@ -10,7 +10,7 @@ from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 
-from api.problems import Problem
+from api.http.problems import Problem
 
 MAX_CLIENTS = 10_000
 """Maximum buckets. The least recently used bucket is evicted; its client starts again with a full one."""

@@ -7,9 +7,9 @@ import orjson
 from aiohttp import web
 
 from api.context import CONTEXT
-from api.keys import OWNER
-from api.problems import not_found, unavailable
-from api.routes import Parameter, Response, Route
+from api.contract.routes import Parameter, Response, Route
+from api.http.api_keys import OWNER
+from api.http.problems import not_found, unavailable
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status

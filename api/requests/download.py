@@ -8,9 +8,9 @@ import structlog
 from aiohttp import web
 
 from api.context import CONTEXT, Context
-from api.problems import Problem, expired, unavailable
-from api.routes import Parameter, Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.contract.routes import Parameter, Response, Route
+from api.http.problems import Problem, expired, unavailable
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
 

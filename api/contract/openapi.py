@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
-from api.problems import CONTENT_TYPE, ProblemDetails
-from api.routes import Parameter, Response, Route
+from api.contract.routes import Parameter, Response, Route
+from api.http.problems import CONTENT_TYPE, ProblemDetails
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self, get_args
 
-from api.problems import Problem
+from api.http.problems import Problem
 from streams.events.base import ImageFormat
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)

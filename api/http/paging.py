@@ -9,8 +9,8 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from api.problems import Problem
-from api.routes import Parameter
+from api.contract.routes import Parameter
+from api.http.problems import Problem
 
 T = TypeVar("T")
 

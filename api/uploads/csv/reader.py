@@ -11,7 +11,7 @@ from pathlib import Path
 
 import orjson
 
-from api.csv_dialect import (
+from api.uploads.csv.dialect import (
     DELIMITERS,
     CsvRejected,
     Dialect,
@@ -20,8 +20,8 @@ from api.csv_dialect import (
     read_cells,
     sep_line_delimiter,
 )
-from api.csv_header import Columns, HeaderMismatch, match_header
-from api.csv_urls import shorten, split_urls, starts_with_url, url_problem
+from api.uploads.csv.header import Columns, HeaderMismatch, match_header
+from api.uploads.csv.urls import shorten, split_urls, starts_with_url, url_problem
 from streams.projections.csv_format import unprotect
 
 __all__ = ["CheckedCsv", "CsvRejected", "Row", "RowError", "check", "check_in_steps", "next_step", "read_rows"]

@@ -8,9 +8,9 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from api.csrf import CsrfGuard
-from api.problems import Problem
-from api.rate_limit import RateLimit, address_of
+from api.http.csrf import CsrfGuard
+from api.http.problems import Problem
+from api.http.rate_limit import RateLimit, address_of
 from infra.settings import Settings, SettingsError, parse_api_keys
 
 OWNER = web.RequestKey("owner", str)

@@ -7,11 +7,11 @@ from aiohttp import web
 from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT
-from api.keys import OWNER
-from api.models import ProductHistoryPage, ProductImage
-from api.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.problems import unavailable
-from api.routes import Parameter, Response, Route
+from api.contract.models import ProductHistoryPage, ProductImage
+from api.contract.routes import Parameter, Response, Route
+from api.http.api_keys import OWNER
+from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.problems import unavailable
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import Time
 from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc

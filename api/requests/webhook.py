@@ -10,10 +10,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from api.context import CONTEXT
-from api.paging import json_response
-from api.problems import Problem, unavailable
-from api.routes import Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.contract.routes import Response, Route
+from api.http.paging import json_response
+from api.http.problems import Problem, unavailable
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import WebhookKind, WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState

@@ -28,15 +28,15 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSc
 from pydantic.alias_generators import to_camel
 
 from api.context import CONTEXT, Context
-from api.csv_reader import CheckedCsv, CsvRejected, Row, check_in_steps, next_step, read_rows
-from api.idempotency import Claim, IdempotencyKeys
-from api.image_options import ImageOptions
-from api.keys import OWNER
-from api.models import Accepted
-from api.paging import json_response
-from api.problems import Problem, RowProblem, unavailable
-from api.routes import Parameter, Response, Route
-from api.trace_header import TRACEPARENT, context_of
+from api.contract.models import Accepted
+from api.contract.routes import Parameter, Response, Route
+from api.http.api_keys import OWNER
+from api.http.paging import json_response
+from api.http.problems import Problem, RowProblem, unavailable
+from api.http.trace_header import TRACEPARENT, context_of
+from api.uploads.csv.reader import CheckedCsv, CsvRejected, Row, check_in_steps, next_step, read_rows
+from api.uploads.idempotency import Claim, IdempotencyKeys
+from api.uploads.options import ImageOptions
 from infra.cassandra.session import CassandraUnavailableError
 from infra.disk import free_bytes
 from infra.observability import metrics

@@ -6,7 +6,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from api.context import CONTEXT
-from api.routes import Response, Route
+from api.contract.routes import Response, Route
 from infra.observability.probes import health_answer, metrics_answer
 from infra.observability.readiness import ALIVE, Health
 

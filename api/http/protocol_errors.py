@@ -5,9 +5,9 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 
-from api.http_metrics import count
-from api.problems import Problem, internal_error
-from api.security_headers import add_security_headers
+from api.http.metrics import count
+from api.http.problems import Problem, internal_error
+from api.http.security_headers import add_security_headers
 
 logger = structlog.get_logger(__name__)
 

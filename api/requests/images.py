@@ -8,11 +8,11 @@ from aiohttp import web
 from pydantic import Field, TypeAdapter
 
 from api.context import CONTEXT, Context
-from api.models import Image, ImagePage, ImageStatus
-from api.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.problems import unavailable
-from api.routes import Parameter, Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.contract.models import Image, ImagePage, ImageStatus
+from api.contract.routes import Parameter, Response, Route
+from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.problems import unavailable
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history import IMAGE_COLUMNS
 from streams.request.status import Status

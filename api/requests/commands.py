@@ -8,12 +8,12 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 
 from api.context import CONTEXT, Context
-from api.models import Accepted
-from api.paging import json_response
-from api.problems import Problem, expired, unavailable
-from api.routes import Response, Route
-from api.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
-from api.trace_header import TRACEPARENT, context_of
+from api.contract.models import Accepted
+from api.contract.routes import Response, Route
+from api.http.paging import json_response
+from api.http.problems import Problem, expired, unavailable
+from api.http.trace_header import TRACEPARENT, context_of
+from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
 from streams.events.base import RequestCancelled, RequestRetried, utc_now
 from streams.progress.view import StaleViewError

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from api.routes import Parameter
+from api.contract.routes import Parameter
 from streams.events.trace_context import HEADER, usable
 
 TRACEPARENT = Parameter(

@@ -6,7 +6,7 @@ https://www.asyncapi.com/docs/reference/specification/v3.1.0
 from collections.abc import Mapping
 from typing import Any
 
-from api.openapi import schemas_of
+from api.contract.openapi import schemas_of
 from streams.events.base import CONTENT_TYPE, EVENT_CLASSES, Event
 from streams.events.trace_context import HEADER as TRACEPARENT
 from streams.log.producer import WORKER

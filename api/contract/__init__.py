@@ -1,0 +1,1 @@
+"""OpenAPI, AsyncAPI and the pages that draw them."""

@@ -1,0 +1,1 @@
+"""HTTP concerns of every route: keys, CSRF, CORS, limits, problems, paging."""

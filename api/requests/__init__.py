@@ -1,0 +1,1 @@
+"""Routes about requests, their images, webhooks and products."""

@@ -1,0 +1,1 @@
+"""Uploads: receiving, options, idempotency, publishing."""

@@ -1,0 +1,1 @@
+"""The CSV of an upload: dialect, header, URLs, rows."""
