@@ -13,7 +13,7 @@ from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session, check_cassandra
 from infra.kafka import require_partitions, require_topics
 from infra.observability.readiness import CHECK_INTERVAL, NotReady, Readiness
-from infra.outbound.client import AllowList
+from infra.outbound.addresses import AllowList
 from infra.settings import Settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage

@@ -284,7 +284,7 @@ class Settings(BaseSettings):
     @classmethod
     def _fetch_allow_is_readable(cls, value: str) -> str:
         if value:
-            from infra.outbound.client import AllowList  # deferred: most commands don't need the HTTP client
+            from infra.outbound.addresses import AllowList
 
             AllowList.parse(value)
         return value

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.contract.openapi import schemas_of
-from streams.events.base import CONTENT_TYPE, EVENT_CLASSES, Event
+from streams.events.base import CONTENT_TYPE, Event
+from streams.events.registry import EVENT_CLASSES
 from streams.events.trace_context import HEADER as TRACEPARENT
 from streams.log.producer import WORKER
 from streams.log.topics import Topics

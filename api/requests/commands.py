@@ -15,7 +15,8 @@ from api.http.problems import Problem, expired, unavailable
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
-from streams.events.base import RequestCancelled, RequestRetried, utc_now
+from streams.events.base import utc_now
+from streams.events.requests import RequestCancelled, RequestRetried
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
 

@@ -15,7 +15,8 @@ from api.http.paging import json_response
 from api.http.problems import Problem, unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from streams.events.base import WebhookKind, WebhookRedeliveryRequested
+from streams.events.base import WebhookKind
+from streams.events.webhooks import WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState
 from streams.webhooks.delivery import Delivery, DeliveryState
 from streams.webhooks.message import completion_id

@@ -40,10 +40,13 @@ from api.uploads.options import ImageOptions
 from infra.cassandra.session import CassandraUnavailableError
 from infra.disk import free_bytes
 from infra.observability import metrics
-from infra.outbound.client import ForbiddenUrl, check_url
+from infra.outbound.reasons import ForbiddenUrl
+from infra.outbound.urls import check_url
 from infra.settings import Settings
 from infra.spool import spool_file
-from streams.events.base import ImageFormat, ImageRequested, Quality, RequestCreated, WebhookKind, utc_now
+from streams.events.base import ImageFormat, Quality, WebhookKind, utc_now
+from streams.events.images import ImageRequested
+from streams.events.requests import RequestCreated
 from streams.events.trace_context import trace_id_of
 from streams.log.producer import EventBatches
 from streams.progress.view import StaleViewError

@@ -17,7 +17,9 @@ from infra.errors import ExplainedError
 from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.events.base import ProgressRebuildRequested, ProgressRebuilt, UnreadableEvent, decode
+from streams.events.base import UnreadableEvent
+from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.registry import decode
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, partition_of
 from streams.log.topics import Topics

@@ -10,7 +10,8 @@ from infra.cli.terminal import printable
 from infra.errors import ExplainedError
 from infra.kafka import require_topics
 from infra.settings import Settings
-from streams.events.base import RequestCreated, UnreadableEvent
+from streams.events.base import UnreadableEvent
+from streams.events.requests import RequestCreated
 from streams.log.reader import LogReader
 from streams.log.request_records import RequestRecords, find_created, logged
 from streams.log.topics import Topics

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -12,14 +11,12 @@ from faust.types import TP
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.disk import free_bytes
 from infra.errors import end_process
+from infra.faust.worker_app import WorkerApp
 from infra.observability import metrics
 from infra.observability.metrics import Role
 from infra.observability.probes import serving_probes
 from infra.observability.readiness import NOT_OPEN, NotReady, Readiness
 from infra.settings import Settings
-
-if TYPE_CHECKING:
-    from infra.faust.app import GuardedApp  # which makes the monitor
 
 logger = structlog.get_logger(__name__)
 
@@ -36,7 +33,7 @@ class WorkerMonitor:
     ``readiness`` has the checks of every worker; an app adds its own.
     """
 
-    def __init__(self, app: "GuardedApp", role: Role, settings: Settings) -> None:
+    def __init__(self, app: WorkerApp, role: Role, settings: Settings) -> None:
         self.readiness = Readiness()
         self._app = app
         self._role = role

@@ -16,43 +16,44 @@ forbidden one, and names with stray private records (split DNS, NAT64) keep work
 import asyncio
 import contextlib
 import io
-import re
 import socket
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
+
+from infra.outbound.addresses import DECIMAL, AllowList
+from infra.outbound.inflate import inflater_of
+from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason, http_reason
+from infra.outbound.urls import check_url, join_url
 
 USER_AGENT = f"shrinkstream/{version('shrinkstream')}"
 
-# The sitemap protocol's limit for a URL (sitemaps.org/protocol.html); old browsers stopped at 2,083.
-MAX_URL_LENGTH = 2048
-DEFAULT_PORTS = frozenset({80, 443})
-
 MAX_REDIRECTS = 5
+
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 # 408: RFC 9110 §15.5.9 allows a retry; the others are transient states of a server.
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
 MAX_RETRY_AFTER = 24 * 3600.0
 
 CONNECT_TIMEOUT = 10.0
+
 # Read timeout within a download. Shorter than the total deadline, so that a retry is still possible.
 STALL_TIMEOUT = 15.0
 
@@ -60,308 +61,21 @@ STALL_TIMEOUT = 15.0
 READ_BUFFER = 256 * 1024
 
 MAX_ANSWER_BYTES = 64 * 1024
+
 MAX_ANSWER_SECONDS = 2.0
 
 # aiohttp tries n addresses in about n²/2 attempts, and one DNS answer holds thousands.
 MAX_ADDRESSES = 8
+
 RESOLVER_THREADS = 16
 
 Admit = Callable[[int], Awaitable[None]]
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
-
-# IANA IPv4 Special-Purpose Address Registry (RFC 6890 and its updates), multicast, and cloud metadata services.
-FORBIDDEN_IPV4 = tuple(
-    IPv4Network(text)
-    for text in (
-        "0.0.0.0/8",  # this network; 0.0.0.0 connects to loopback
-        "10.0.0.0/8",  # private
-        "100.64.0.0/10",  # shared (carrier-grade NAT); 100.100.100.200 is a cloud's metadata
-        "127.0.0.0/8",  # loopback
-        "168.63.129.16/32",  # a cloud's metadata service in a public range
-        "169.254.0.0/16",  # link-local; 169.254.169.254 is most clouds' metadata
-        "172.16.0.0/12",  # private
-        "192.0.0.0/24",  # protocol assignments
-        "192.0.2.0/24",  # documentation
-        "192.88.99.0/24",  # 6to4 relays, deprecated
-        "192.168.0.0/16",  # private
-        "198.18.0.0/15",  # benchmarking
-        "198.51.100.0/24",  # documentation
-        "203.0.113.0/24",  # documentation
-        "224.0.0.0/4",  # multicast
-        "240.0.0.0/4",  # reserved, broadcast
-    )
-)
-# Only global unicast (RFC 4291 §2.4) is public. That leaves out ::, ::1, IPv4-compatible, IPv4-mapped,
-# NAT64 (64:ff9b::/96, 64:ff9b:1::/48), unique-local (fd00:ec2::254 is a cloud's metadata), link-local.
-GLOBAL_IPV6 = IPv6Network("2000::/3")
-# IANA IPv6 Special-Purpose Address Registry, the part inside global unicast.
-FORBIDDEN_IPV6 = tuple(
-    IPv6Network(text)
-    for text in (
-        "2001::/23",  # protocol assignments: Teredo (holds an IPv4 address), benchmarking, ORCHID
-        "2001:db8::/32",  # documentation
-        "2002::/16",  # 6to4 (holds an IPv4 address)
-        "3fff::/20",  # documentation
-    )
-)
-
-
-class Reason(StrEnum):
-    """Reason code of a failed request. Stable, since events contain it; `http_reason` adds ``fetch_http_<status>``."""
-
-    BAD_URL = "fetch_bad_url"
-    FORBIDDEN_SCHEME = "fetch_forbidden_scheme"
-    FORBIDDEN_PORT = "fetch_forbidden_port"
-    FORBIDDEN_ADDRESS = "fetch_forbidden_address"
-    DNS_FAILED = "fetch_dns_failed"
-    CONNECT_FAILED = "fetch_connect_failed"
-    TLS_FAILED = "fetch_tls_failed"
-    TIMEOUT = "fetch_timeout"
-    TOO_MANY_REDIRECTS = "fetch_too_many_redirects"
-    INCOMPLETE = "fetch_incomplete"
-    BAD_ENCODING = "fetch_bad_encoding"
-    BAD_RESPONSE = "fetch_bad_response"
-    TOO_LARGE = "too_large"
-
-
-def http_reason(status: int) -> str:
-    """Reason code of a response without a success status."""
-    return f"fetch_http_{status}"
-
-
-class OutboundError(Exception):
-    """No usable response.
-
-    ``reason`` is a stable code; ``detail`` explains it to people and contains no credentials, query strings
-    or resolved addresses; ``retryable`` says whether the same request may succeed later; ``retry_after`` is
-    the server's Retry-After in seconds.
-    """
-
-    def __init__(self, reason: str, detail: str, *, retryable: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = str(reason)
-        self.detail = detail
-        self.retryable = retryable
-        self.retry_after = retry_after
-
-
-class ForbiddenUrl(OutboundError):
-    """The URL, or the address that its host resolves to, must not be requested. Permanent."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(reason, detail)
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet.
-
-    Addresses that embed an IPv4 address (mapped, compatible, 6to4, NAT64, Teredo) are never public:
-    the embedded address decides where the packet goes. A site's own NAT64 prefix can't be known here.
-    """
-    if isinstance(address, IPv4Address):
-        return not any(address in network for network in FORBIDDEN_IPV4)
-    return address in GLOBAL_IPV6 and not any(address in network for network in FORBIDDEN_IPV6)
-
-
-_DECIMAL = re.compile(r"[0-9]+")
-_OCTAL = re.compile(r"0[0-7]+")
-_HEX = re.compile(r"0x[0-9a-f]*")
-_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
-
-
-def _ipv4_number(text: str) -> int:
-    if _HEX.fullmatch(text):
-        return int(text[2:] or "0", 16)
-    if _OCTAL.fullmatch(text):
-        return int(text, 8)
-    if _DECIMAL.fullmatch(text) and (text == "0" or text[0] != "0"):
-        return int(text)
-    raise ValueError(text)
-
-
-def _parse_ipv4(labels: Sequence[str]) -> IPv4Address:
-    """The address behind ``127.0.0.1``, ``127.1``, ``0x7f.1``, ``0177.0.0.1`` or ``2130706433``.
-
-    The rules are those of the URL Standard (url.spec.whatwg.org, "IPv4 parser"), which also are inet_aton's.
-    """
-    if len(labels) > 4:
-        raise ValueError("more than four parts")
-    *leading, last = map(_ipv4_number, labels)
-    if any(number > 255 for number in leading) or last >= 256 ** (4 - len(leading)):
-        raise ValueError("a part is out of range")
-    return IPv4Address(last + sum(number << 8 * (3 - index) for index, number in enumerate(leading)))
-
-
-def _parse_host(text: str) -> str | Address:
-    """The host of a URL: an address, or a name in lower case and IDNA form. Raises ValueError."""
-    if text.startswith("["):
-        if "%" in text:
-            raise ValueError("a zone in an address")  # RFC 6874 zones are local to a machine
-        return IPv6Address(text[1:-1])
-    name = text.lower() if text.isascii() else URL.build(scheme="http", host=text).raw_host or ""
-    if len(name) > 254:
-        raise ValueError("longer than a DNS name")
-    labels = name.removesuffix(".").split(".")
-    if _DECIMAL.fullmatch(labels[-1]) or _HEX.fullmatch(labels[-1]):
-        return _parse_ipv4(labels)
-    if not all(_LABEL.fullmatch(label) for label in labels):
-        raise ValueError("not a host name")
-    return name
-
-
-@dataclass(frozen=True)
-class _Allowed:
-    """One entry of FETCH_ALLOW: a network or a host name, on one port or (None) on all."""
-
-    what: Network | str
-    port: int | None
-
-    def has_port(self, port: int) -> bool:
-        return self.port is None or self.port == port
-
-
-@dataclass(frozen=True)
-class AllowList:
-    """Allow list of private addresses and of ports other than 80 and 443 (the setting FETCH_ALLOW).
-
-    A network entry (IP or CIDR) allows its addresses for every URL. A name entry allows exactly that
-    name, whatever it resolves to: its owner is trusted. Neither allows any other name or address.
-    """
-
-    entries: tuple[_Allowed, ...] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read comma-separated ``host``, IP or CIDR, each with an optional ``:port``.
-
-        IPv6 with a port is in brackets: ``[::1]:8080``, ``[fd00::/8]:8080``. Raises ValueError,
-        whose message names the malformed entry.
-        """
-        entries = []
-        for entry in filter(None, map(str.strip, text.split(","))):
-            try:
-                entries.append(_parse_allowed(entry))
-            except ValueError as error:
-                raise ValueError(f"FETCH_ALLOW entry {entry!r}: {error}") from None
-        return cls(tuple(entries))
-
-    def has_name(self, name: str, port: int) -> bool:
-        """Whether this host name is trusted on this port, whatever it resolves to."""
-        name = name.removesuffix(".")
-        return any(entry.what == name and entry.has_port(port) for entry in self.entries)
-
-    def permits(self, address: Address, port: int) -> bool:
-        """Whether a connection to this address may be made for any URL."""
-        if port in DEFAULT_PORTS and is_public(address):
-            return True
-        return any(
-            not isinstance(entry.what, str) and address in entry.what and entry.has_port(port) for entry in self.entries
-        )
-
-    def may_permit_port(self, port: int) -> bool:
-        """Whether any address is permitted on this port: all that can be checked of a name before DNS."""
-        return port in DEFAULT_PORTS or any(
-            not isinstance(entry.what, str) and entry.has_port(port) for entry in self.entries
-        )
-
-
-_ALLOWED = re.compile(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<host>[^\[\]:]*))(?::(?P<port>[0-9]{1,5}))?")
-
-
-def _parse_allowed(entry: str) -> _Allowed:
-    if entry.count(":") > 1 and "[" not in entry:
-        return _Allowed(IPv6Network(entry), None)
-    match = _ALLOWED.fullmatch(entry)
-    if match is None:
-        raise ValueError("neither a host, an IP nor a CIDR, with or without :port")
-    port = None if match["port"] is None else int(match["port"])
-    if port is not None and not 0 < port < 65536:
-        raise ValueError("the port is out of range")
-    if match["six"] is not None:
-        return _Allowed(IPv6Network(match["six"]), port)
-    if "/" in match["host"] or match["host"].replace(".", "").isdecimal():
-        return _Allowed(IPv4Network(match["host"]), port)
-    host = _parse_host(match["host"])
-    if isinstance(host, str):
-        return _Allowed(host.removesuffix("."), port)
-    raise ValueError("write the address in its usual form")
-
-
-# RFC 3986 appendix B, for URLs that have an authority.
-_URL = re.compile(r"([^:/?#]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL)
-_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-
-
-def _percent_encode(text: str, safe: str) -> str:
-    """Percent-encode characters that RFC 3986 does not allow; existing escapes stay unchanged.
-
-    yarl's own quoting would decode some, and the URL may have a signature over its exact text.
-    """
-    # surrogateescape: a Location header may contain bytes that are not UTF-8
-    octets = text.encode("utf-8", "surrogateescape")
-    return quote(_STRAY_PERCENT.sub(b"%25", octets), safe=safe + "%:@!$&'()*+,;=")
-
-
-def check_url(url: str, allow: AllowList) -> URL:
-    """The percent-encoded URL to request for a user's ``url``, which events and CSVs keep as it is.
-
-    Needs no DNS: resolved addresses are checked at the connection. Raises ForbiddenUrl.
-    """
-    url = url.strip()
-    if len(url) > MAX_URL_LENGTH:
-        raise ForbiddenUrl(Reason.BAD_URL, f"the URL is longer than {MAX_URL_LENGTH} characters")
-    if _CONTROL.search(url):
-        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a control character")
-    match = _URL.fullmatch(url)
-    if match is None:
-        raise ForbiddenUrl(Reason.BAD_URL, "the URL does not begin with http:// or https://")
-    scheme, authority, path, query = match.groups()
-    scheme = scheme.lower()
-    if scheme not in ("http", "https"):
-        raise ForbiddenUrl(Reason.FORBIDDEN_SCHEME, "the URL is neither http nor https")
-    if not authority:
-        raise ForbiddenUrl(Reason.BAD_URL, "the URL has no host")
-    if "@" in authority:
-        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a user name or password")
-    try:
-        host, port = _parse_authority(authority, 443 if scheme == "https" else 80)
-        encoded_path = _percent_encode(path or "/", safe="/")
-        encoded_query = _percent_encode(query or "", safe="/?")
-    except ValueError:
-        raise ForbiddenUrl(Reason.BAD_URL, "the URL has a malformed host, port or character") from None
-
-    if isinstance(host, str):
-        if not allow.may_permit_port(port) and not allow.has_name(host, port):
-            raise ForbiddenUrl(Reason.FORBIDDEN_PORT, f"port {port} is neither 80 nor 443")
-        raw_host = host
-    else:
-        if not allow.permits(host, port):
-            if is_public(host):
-                raise ForbiddenUrl(Reason.FORBIDDEN_PORT, f"port {port} is neither 80 nor 443")
-            raise ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} is not a public address")
-        raw_host = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
-    return URL.build(
-        scheme=scheme, host=raw_host, port=port, path=encoded_path, query_string=encoded_query, encoded=True
-    )
-
-
-def _parse_authority(authority: str, default_port: int) -> tuple[str | Address, int]:
-    match = _AUTHORITY.fullmatch(authority)
-    if match is None:
-        raise ValueError("malformed")
-    port = int(match[2] or default_port)
-    if not 0 < port < 65536:
-        raise ValueError("the port is out of range")
-    return _parse_host(match[1]), port
 
 
 def parse_retry_after(value: str, now: datetime) -> float | None:
     """Seconds to wait, at most a day, from either form of RFC 9110 §10.2.3; None if malformed."""
     value = value.strip()
-    if _DECIMAL.fullmatch(value):
+    if DECIMAL.fullmatch(value):
         # A header may have more digits than int() accepts.
         return min(float(value), MAX_RETRY_AFTER)
     try:
@@ -371,45 +85,6 @@ def parse_retry_after(value: str, now: datetime) -> float | None:
     if moment.tzinfo is None:  # asctime form: GMT by definition (RFC 9110 §5.6.7)
         moment = moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER)
-
-
-class Inflater:
-    """Incremental decoder of ``Content-Encoding: gzip`` or ``deflate``, bounded against decompression bombs."""
-
-    STEP = 64 * 1024
-
-    def __init__(self, encoding: str) -> None:
-        self._gzip = encoding != "deflate"
-        self._stream: zlib._Decompress | None = None
-        self._one_ended = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether the data so far ends at the end of a compressed stream."""
-        return self._stream is None
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decompressed pieces of at most STEP bytes each, lazily. Raises zlib.error."""
-        more = False  # zlib has output left after the last byte of input
-        while data or more:
-            if self._stream is None:
-                # RFC 1952 §2.2: gzip members may follow one another. Other trailing bytes are ignored.
-                if self._one_ended and not (self._gzip and data[0] == 0x1F):
-                    return
-                self._stream = zlib.decompressobj(self._window_bits(data))
-            piece = self._stream.decompress(data, self.STEP)
-            if self._stream.eof:
-                data, more = self._stream.unused_data, False
-                self._stream, self._one_ended = None, True
-            else:
-                data, more = self._stream.unconsumed_tail, len(piece) == self.STEP
-            yield piece
-
-    def _window_bits(self, data: bytes) -> int:
-        if self._gzip:
-            return 16 + zlib.MAX_WBITS
-        # "deflate" means zlib (RFC 9110 §8.4.1.2), but some servers send it without the zlib header.
-        return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS
 
 
 class SystemResolver(AbstractResolver):
@@ -569,7 +244,7 @@ class OutboundClient:
         async with self._exchange("GET", target, stall_timeout=self._stall_timeout) as response:
             location = response.headers.get("Location")
             if response.status in REDIRECTS and location is not None:
-                return check_url(_join(target, location), self.allow)
+                return check_url(join_url(target, location), self.allow)
             # 206 is no success here: the request has no Range (RFC 9110 §15.3.7)
             if not 200 <= response.status < 300 or response.status == 206:
                 raise _refusal(response)
@@ -616,13 +291,6 @@ class OutboundClient:
             raise PermissionError("the address is forbidden")
         dial.tried = True
         return socket.socket(family, kind, protocol)
-
-
-def _join(base: URL, location: str) -> str:
-    try:
-        return urljoin(str(base), location)
-    except ValueError:
-        raise ForbiddenUrl(Reason.BAD_URL, f"{base.raw_host} redirects to a malformed URL") from None
 
 
 @asynccontextmanager
@@ -676,7 +344,7 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, admitted:
     too_large = OutboundError(Reason.TOO_LARGE, f"{host} sends more than {max_bytes} bytes")
     if (response.content_length or 0) > max_bytes:
         raise too_large
-    inflater = _inflater(response.headers, host)
+    inflater = inflater_of(response.headers, host)
     body = io.BytesIO()  # getvalue() shares its buffer; a bytearray would be copied
     received = 0
     try:
@@ -699,21 +367,6 @@ async def _read_body(response: aiohttp.ClientResponse, max_bytes: int, admitted:
     if inflater is not None and not inflater.complete:
         raise OutboundError(Reason.INCOMPLETE, f"{host} sent an incomplete compressed body", retryable=True)
     return body.getvalue()
-
-
-def _inflater(headers: CIMultiDictProxy[str] | CIMultiDict[str], host: str | None) -> Inflater | None:
-    """Decoder of the Content-Encoding. Our requests accept none, but some servers compress all the same."""
-    encodings = [
-        encoding
-        for line in headers.getall("Content-Encoding", ())
-        for part in line.split(",")
-        if (encoding := part.strip().lower()) not in ("", "identity")
-    ]
-    if not encodings:
-        return None
-    if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
-        return Inflater(encodings[0])
-    raise OutboundError(Reason.BAD_ENCODING, f"{host} sends an unsupported Content-Encoding")
 
 
 async def _read_start(response: aiohttp.ClientResponse, seconds: float) -> bytes:

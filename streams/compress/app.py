@@ -11,7 +11,8 @@ from faust.types import StreamT
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
 from infra.observability import metrics
-from infra.outbound.client import AllowList, OutboundClient
+from infra.outbound.addresses import AllowList
+from infra.outbound.client import OutboundClient
 from infra.settings import MOST_PARTITIONS, Settings, settings
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
@@ -21,7 +22,8 @@ from streams.compress.decoders.pool import DecoderPool
 from streams.compress.dedup import RecentResults
 from streams.compress.fetch import FetchFailed, HostTurns, fetch
 from streams.compress.single_flight import Once
-from streams.events.base import Event, ImageFailed, ImageProcessed, ImageRequested, utc_now
+from streams.events.base import Event, utc_now
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics

@@ -19,7 +19,10 @@ from infra.cancellation import cancel_and_wait, run_in_background
 from infra.errors import end_process
 from infra.kafka import connection_options, start_client, stop_client, unreachable
 from infra.settings import Settings
-from streams.events.base import ImageRequested, RequestCancelled, UnreadableEvent, decode, utc_now
+from streams.events.base import UnreadableEvent, utc_now
+from streams.events.images import ImageRequested
+from streams.events.registry import decode
+from streams.events.requests import RequestCancelled
 from streams.log.topics import Topics
 
 log = structlog.get_logger(__name__)

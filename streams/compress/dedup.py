@@ -10,7 +10,9 @@ import asyncio
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import ImageFailed, ImageProcessed, ImageRequested, UnreadableEvent, decode
+from streams.events.base import UnreadableEvent
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.registry import decode
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
 

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
-from infra.outbound.client import Admit, ForbiddenUrl, OutboundClient, OutboundError, Reason, check_url
+from infra.outbound.client import Admit, OutboundClient
+from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason
+from infra.outbound.urls import check_url
 
 EMPTY = "fetch_empty"
 

@@ -7,10 +7,11 @@ import structlog
 from faust.types import EventT, StreamT
 from prometheus_client import Counter
 
-from infra.faust.app import handle
+from infra.faust.handle import handle
 from infra.observability import metrics
 from infra.observability.logs import log_about
-from streams.events.base import Event, UnreadableEvent, decode
+from streams.events.base import Event, UnreadableEvent
+from streams.events.registry import decode
 from streams.log.producer import EventLog
 
 log = structlog.get_logger(__name__)

@@ -9,7 +9,8 @@ from aiokafka.structs import RecordMetadata
 
 from infra.kafka import Batch, Headers, Producer
 from infra.settings import Settings
-from streams.events.base import HEADERS, Event, ImageRequested
+from streams.events.base import HEADERS, Event
+from streams.events.images import ImageRequested
 from streams.events.trace_context import HEADER as TRACEPARENT
 from streams.log.topics import Topics
 

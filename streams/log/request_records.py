@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from aiokafka import TopicPartition
 
-from streams.events.base import RequestCreated, decode, decode_or_none
+from streams.events.registry import decode, decode_or_none
+from streams.events.requests import RequestCreated
 from streams.log.producer import WORKER
 from streams.log.reader import CLOCK_SKEW, LogReader, Record
 from streams.request.timeline import Logged

@@ -15,7 +15,9 @@ from infra.faust.app import create_app
 from infra.faust.resources import Resources
 from infra.observability.logs import log_about
 from infra.settings import settings
-from streams.events.base import Event, ProgressRebuildRequested, ProgressRebuilt, RequestRetried, utc_now
+from streams.events.base import Event, utc_now
+from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.requests import RequestRetried
 from streams.log.consume import read
 from streams.log.producer import EventLog
 from streams.log.reader import partition_of

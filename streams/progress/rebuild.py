@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import decode_or_none
+from streams.events.registry import decode_or_none
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
 from streams.progress.store import Changes, apply, fold, split_key

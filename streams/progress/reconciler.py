@@ -12,15 +12,10 @@ from aiokafka.structs import RecordMetadata
 
 from infra.observability import metrics
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImageRequested,
-    ImagesRequestedAgain,
-    decode_or_none,
-    utc_now,
-)
+from streams.events.base import Event, utc_now
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.progress import ImagesRequestedAgain
+from streams.events.registry import decode_or_none
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, Record
 from streams.progress.store import Read, decode_row, read_tallies

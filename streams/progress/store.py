@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from streams.events.base import Event, ImageFailed, ImageProcessed, RequestExpired
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import RequestExpired
 from streams.request.lifecycle import RequestState, Tombstone, evolve
 from streams.request.reconcile import TOMBSTONE_KEPT
 from streams.request.tally import (

@@ -29,7 +29,9 @@ from infra.kafka import (
     unreachable,
 )
 from infra.settings import Settings
-from streams.events.base import Event, RequestCancelled, RequestCreated, RequestRetried, decode_or_none
+from streams.events.base import Event
+from streams.events.registry import decode_or_none
+from streams.events.requests import RequestCancelled, RequestCreated, RequestRetried
 from streams.log.topics import Topics
 from streams.progress.owner_index import RequestsByOwner
 from streams.progress.store import decode_row, decode_tally, split_key

@@ -13,21 +13,15 @@ from infra.cassandra.session import Session, check_cassandra
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
 from infra.observability import metrics
-from infra.outbound.client import AllowList, OutboundClient
+from infra.outbound.addresses import AllowList
+from infra.outbound.client import OutboundClient
 from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
-from streams.events.base import (
-    Event,
-    ImagesSettled,
-    OutputCsvRequested,
-    RequestCompleted,
-    RequestFilesRemoved,
-    RequestRecorded,
-    RequestStopped,
-    WebhookAttempted,
-    WebhookDelivered,
-)
+from streams.events.base import Event
+from streams.events.progress import ImagesSettled, RequestRecorded
+from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestFilesRemoved, RequestStopped
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered
 from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics

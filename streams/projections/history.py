@@ -13,20 +13,17 @@ from cassandra.query import UNSET_VALUE
 
 from infra.cassandra.session import Session
 from infra.cassandra.write_batches import WriteBatches
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.requests import (
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
     RequestFilesRemoved,
     RequestRetried,
     RequestStopped,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
 )
+from streams.events.webhooks import WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from streams.request.lifecycle import Completion, Lifecycle, RequestState
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, Tally, chunk_of

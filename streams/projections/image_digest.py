@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from struct import Struct
 from typing import Any, NamedTuple
 
-from streams.events.base import ImageFailed, ImageProcessed
+from streams.events.images import ImageFailed, ImageProcessed
 from streams.projections.history import IMAGE_COLUMNS, milliseconds_of
 
 _DIGESTS = Struct(f"={len(IMAGE_COLUMNS)}I")

@@ -17,7 +17,8 @@ import structlog
 from infra.observability import metrics
 from infra.spool import spool_file
 from infra.storage import Storage
-from streams.events.base import OutputCsvRequested, RequestCompleted, utc_now
+from streams.events.base import utc_now
+from streams.events.requests import OutputCsvRequested, RequestCompleted
 from streams.log.producer import EventLog
 from streams.projections import csv_format
 from streams.projections.history import History

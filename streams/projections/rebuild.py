@@ -12,18 +12,11 @@ from datetime import datetime
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImagesSettled,
-    OutputCsvRequested,
-    RequestCompleted,
-    RequestCreated,
-    RequestRetried,
-    decode_or_none,
-    utc_now,
-)
+from streams.events.base import Event, utc_now
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesSettled
+from streams.events.registry import decode_or_none
+from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestCreated, RequestRetried
 from streams.log.reader import LogReader, partition_of
 from streams.log.topics import Topics
 from streams.projections.history import History

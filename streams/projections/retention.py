@@ -15,7 +15,9 @@ from aiokafka import TopicPartition
 from infra.kafka import commit_offsets
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.events.base import Event, RequestFilesRemoved, decode_or_none, utc_now
+from streams.events.base import Event, utc_now
+from streams.events.registry import decode_or_none
+from streams.events.requests import RequestFilesRemoved
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.request.lifecycle import Lifecycle, advance

@@ -14,22 +14,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeVar
 
-from streams.events.base import (
-    Event,
-    ImagesRequestedAgain,
+from streams.events.base import Event, WebhookKind
+from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.requests import (
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
-    RequestExpired,
     RequestFilesRemoved,
-    RequestRecorded,
     RequestRetried,
     RequestStopped,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookKind,
-    WebhookRedeliveryRequested,
 )
+from streams.events.webhooks import WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from streams.request.webhook import DeliveryStatus, WebhookState, delivery_status
 
 

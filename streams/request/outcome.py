@@ -1,6 +1,6 @@
 """What an attempt comes to: said by an event of its own, which always follows from the attempt's."""
 
-from streams.events.base import WebhookAttempted, WebhookDelivered, WebhookFailed
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 
 
 def outcome_of(event: WebhookAttempted) -> WebhookDelivered | WebhookFailed | None:

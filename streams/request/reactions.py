@@ -9,16 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImagesSettled,
-    OutputCsvRequested,
-    RequestCreated,
-    RequestRetried,
-    RequestStopped,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesSettled
+from streams.events.requests import OutputCsvRequested, RequestCreated, RequestRetried, RequestStopped
 from streams.request.lifecycle import RequestState, Tombstone
 from streams.request.tally import IMAGES_PER_CHUNK, Sums, Tally, add_up, chunk_of, chunk_range, from_milliseconds
 

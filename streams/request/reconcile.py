@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from streams.events.base import (
-    ImageFailed,
-    ImageRequested,
-    OutputCsvRequested,
-    RequestExpired,
-    RequestStopped,
-)
+from streams.events.images import ImageFailed, ImageRequested
+from streams.events.progress import RequestExpired
+from streams.events.requests import OutputCsvRequested, RequestStopped
 from streams.request.lifecycle import RequestState, Tombstone
 from streams.request.reactions import Tallies, last_change, output_requested, stopped
 from streams.request.tally import add_up, unsettled

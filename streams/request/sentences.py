@@ -1,11 +1,9 @@
 """Human-readable descriptions of events, for the log and the trace of a request."""
 
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImageRequested,
-    ImagesRequestedAgain,
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.progress import ImagesRequestedAgain
+from streams.events.requests import (
     OutputCsvRequested,
     RequestCancelled,
     RequestCompleted,
@@ -13,11 +11,8 @@ from streams.events.base import (
     RequestFilesRemoved,
     RequestRetried,
     RequestStopped,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
 )
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 
 
 def sentence(event: Event) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
-from streams.events.base import RequestCompleted
+from streams.events.requests import RequestCompleted
 from streams.request.lifecycle import Phase, RequestState
 from streams.request.tally import Tally, add_up, from_milliseconds
 from streams.request.webhook import WebhookState

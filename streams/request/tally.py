@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from streams.events.base import ImageFailed, ImageProcessed
+from streams.events.images import ImageFailed, ImageProcessed
 
 IMAGES_PER_CHUNK = 1000
 """Size of a chunk: images per tally, and per partition (``bucket``) of images in Cassandra."""

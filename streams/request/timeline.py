@@ -12,22 +12,17 @@ from typing import Self
 
 import orjson
 
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImageRequested,
-    ImagesRequestedAgain,
-    ImagesSettled,
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.progress import ImagesRequestedAgain, ImagesSettled
+from streams.events.requests import (
     OutputCsvRequested,
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
     RequestRetried,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
 )
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.request.intervals import Intervals
 from streams.request.lifecycle import Lifecycle, Phase, advance
 from streams.request.outcome import outcome_of

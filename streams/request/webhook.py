@@ -7,7 +7,9 @@ it fails as well.
 
 from typing import Literal, NamedTuple, Self
 
-from streams.events.base import Event, RequestCompleted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
+from streams.events.base import Event
+from streams.events.requests import RequestCompleted
+from streams.events.webhooks import WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 
 WebhookState = Literal["pending", "delivered", "failed"]
 

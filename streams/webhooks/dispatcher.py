@@ -24,7 +24,8 @@ import structlog
 
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
-from streams.events.base import Event, WebhookAttempted, utc_now
+from streams.events.base import Event, utc_now
+from streams.events.webhooks import WebhookAttempted
 from streams.log.producer import EventLog
 from streams.webhooks.claim import MARGIN, Claim, blocked_until
 from streams.webhooks.delivery import Delivery

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from streams.events.base import ImagesSettled
+from streams.events.progress import ImagesSettled
 from streams.log.producer import EventLog
 from streams.projections.history import IMAGE_COLUMNS, History
 from streams.request.tally import chunk_of

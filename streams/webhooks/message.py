@@ -7,7 +7,9 @@ from uuid import uuid5
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
 from pydantic.alias_generators import to_camel
 
-from streams.events.base import NAMESPACE, ImagesSettled, RequestCompleted, WebhookKind
+from streams.events.base import NAMESPACE, WebhookKind
+from streams.events.progress import ImagesSettled
+from streams.events.requests import RequestCompleted
 from streams.request.status import WebhookMessage, completed_status
 
 

@@ -7,10 +7,12 @@ from datetime import UTC, datetime
 import structlog
 
 from infra.observability import metrics
-from infra.outbound.client import ForbiddenUrl, OutboundClient, OutboundError, parse_retry_after
-from streams.events.base import WebhookAttempted, utc_now
+from infra.outbound.client import OutboundClient, parse_retry_after
+from infra.outbound.reasons import ForbiddenUrl, OutboundError
+from streams.events.base import utc_now
 from streams.events.trace_context import HEADER as TRACEPARENT
 from streams.events.trace_context import trace_id_of, traceparent_of
+from streams.events.webhooks import WebhookAttempted
 from streams.webhooks.delivery import Delivery, Origin
 from streams.webhooks.schedule import Outcome, Schedule
 from streams.webhooks.signature import signed_headers

@@ -13,14 +13,9 @@ from aiokafka import TopicPartition
 from cassandra.query import UNSET_VALUE
 
 from infra.cassandra.session import Session
-from streams.events.base import (
-    Event,
-    RequestCompleted,
-    WebhookAttempted,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
-    utc_now,
-)
+from streams.events.base import Event, utc_now
+from streams.events.requests import RequestCompleted
+from streams.events.webhooks import WebhookAttempted, WebhookFailed, WebhookRedeliveryRequested
 from streams.log.reader import partition_of
 from streams.projections.history import OUTLIVES, PATIENCE, utc, write_time
 from streams.webhooks.delivery import Attempt, Delivery, Origin

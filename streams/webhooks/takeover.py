@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import Event, decode_or_none
+from streams.events.base import Event
+from streams.events.registry import decode_or_none
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
 

@@ -19,14 +19,15 @@ import psutil
 import structlog
 from PIL import Image
 
-from infra.outbound.client import AllowList, OutboundClient
+from infra.outbound.addresses import AllowList
+from infra.outbound.client import OutboundClient
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.compress.app import Compressor
 from streams.compress.cancellations import CancelledRequests
 from streams.compress.decoders.pool import DecoderPool
 from streams.compress.dedup import RecentResults
-from streams.events.base import ImageFailed, ImageRequested
+from streams.events.images import ImageFailed, ImageRequested
 from streams.log.producer import EventLog
 from tests.support.http_site import Answer, Names, Site, drips, says, serving
 from tests.support.images import endless_jpeg, jpeg, png_header

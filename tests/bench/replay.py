@@ -19,7 +19,9 @@ from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
-from streams.events.base import HEADERS, ImageProcessed, RequestCreated, utc_now
+from streams.events.base import HEADERS, utc_now
+from streams.events.images import ImageProcessed
+from streams.events.requests import RequestCreated
 from streams.log.topics import Topics
 from streams.progress.rebuild import fold_partition
 from streams.projections.history import History

@@ -23,7 +23,8 @@ from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.settings import Settings
-from streams.events.base import RequestCompleted, utc_now
+from streams.events.base import utc_now
+from streams.events.requests import RequestCompleted
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.log.topics import Topics

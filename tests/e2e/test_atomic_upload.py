@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 from aiokafka import AIOKafkaConsumer
 
-from streams.events.base import RequestCreated, decode
+from streams.events.registry import decode
+from streams.events.requests import RequestCreated
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.published_clients import call, completed
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from streams.events.base import RequestCancelled
+from streams.events.requests import RequestCancelled
 from tests.e2e.conftest import System
 from tests.support.published_clients import Answer, call, completed, delivered, upload
 from tests.support.shop import Shop, photo

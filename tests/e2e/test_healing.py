@@ -14,17 +14,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-from streams.events.base import (
-    Event,
-    ImageProcessed,
-    ImageRequested,
-    ImagesRequestedAgain,
-    ProgressRebuildRequested,
-    RequestCreated,
-    RequestExpired,
-    RequestRetried,
-    decode,
-)
+from streams.events.base import Event
+from streams.events.images import ImageProcessed, ImageRequested
+from streams.events.maintenance import ProgressRebuildRequested
+from streams.events.progress import ImagesRequestedAgain, RequestExpired
+from streams.events.registry import decode
+from streams.events.requests import RequestCreated, RequestRetried
 from tests.e2e.conftest import System, start_system, stop_system
 from tests.support.published_clients import call, completed, upload
 from tests.support.shop import Shop

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from streams.events.base import ImageRequested
+from streams.events.images import ImageRequested
 from tests.e2e.conftest import System
 from tests.support.published_clients import completed, delivered, upload
 from tests.support.shop import Shop

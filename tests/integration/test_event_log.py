@@ -10,7 +10,9 @@ from aiokafka.errors import KafkaError
 
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
-from streams.events.base import HEADERS, Event, WebhookDelivered, decode
+from streams.events.base import HEADERS, Event
+from streams.events.registry import decode
+from streams.events.webhooks import WebhookDelivered
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from tests.support.examples import completed, created, failed, output_requested, processed, requested

@@ -13,7 +13,9 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.outbound.client import AllowList, OutboundClient, Reason
+from infra.outbound.addresses import AllowList
+from infra.outbound.client import OutboundClient
+from infra.outbound.reasons import Reason
 from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, HostTurns, fetch, pause_after
 
 LOOPBACK = AllowList.parse("127.0.0.1")

@@ -14,18 +14,10 @@ import pytest
 from infra.cassandra import session as session_module
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    RequestCancelled,
-    RequestFilesRemoved,
-    RequestRetried,
-    RequestStopped,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.projections.history import NEWEST_REQUEST, History, utc
 from streams.request.status import completed_status
 from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested

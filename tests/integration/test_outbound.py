@@ -14,18 +14,16 @@ from typing import Any
 import pytest
 from aiohttp.abc import ResolveResult
 
+from infra.outbound.addresses import AllowList
 from infra.outbound.client import (
     MAX_ADDRESSES,
     MAX_ANSWER_BYTES,
     MAX_REDIRECTS,
-    AllowList,
-    ForbiddenUrl,
     OutboundClient,
-    OutboundError,
-    Reason,
     Response,
     SystemResolver,
 )
+from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason
 from tests.support.http_site import Answer, Heard, Names, drips, message, says, serving, serving_bytes, writes
 
 LOOPBACK = AllowList.parse("127.0.0.1")

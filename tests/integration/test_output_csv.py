@@ -13,7 +13,9 @@ import pytest
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.events.base import Event, ImageFailed, ImageProcessed, ImageRequested, RequestCompleted, RequestRetried
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.requests import RequestCompleted, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections import output_csv

@@ -16,7 +16,9 @@ from aiokafka.structs import OffsetAndMetadata
 from infra.devserver.kafka import EmbeddedKafka
 from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
-from streams.events.base import Event, RequestCancelled, RequestExpired, RequestRecorded, RequestRetried
+from streams.events.base import Event
+from streams.events.progress import RequestExpired, RequestRecorded
+from streams.events.requests import RequestCancelled, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.progress.store import fold, row_key, tally_key

@@ -11,7 +11,8 @@ import pytest
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.events.base import Event, RequestCancelled, RequestRetried, RequestStopped, utc_now
+from streams.events.base import Event, utc_now
+from streams.events.requests import RequestCancelled, RequestRetried, RequestStopped
 from streams.log.producer import EventLog
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv

@@ -8,15 +8,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageRequested,
-    ImagesRequestedAgain,
-    OutputCsvRequested,
-    RequestCreated,
-    utc_now,
-)
+from streams.events.base import Event, utc_now
+from streams.events.images import ImageFailed, ImageRequested
+from streams.events.progress import ImagesRequestedAgain
+from streams.events.requests import OutputCsvRequested, RequestCreated
 from streams.log.producer import EventLog
 from streams.progress import reconciler as reconciler_module
 from streams.progress.reconciler import Reconciler

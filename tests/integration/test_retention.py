@@ -8,7 +8,9 @@ from uuid import uuid4
 
 from infra.settings import Settings
 from infra.storage import Storage
-from streams.events.base import Event, RequestFilesRemoved, RequestRetried, decode
+from streams.events.base import Event
+from streams.events.registry import decode
+from streams.events.requests import RequestFilesRemoved, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.projections.retention import Retention

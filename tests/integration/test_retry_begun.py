@@ -1,13 +1,10 @@
 """A retry is begun on a real log: each image that has not succeeded is asked for once, in the new run."""
 
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageRequested,
-    ImagesRequestedAgain,
-    RequestRetried,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageRequested
+from streams.events.progress import ImagesRequestedAgain
+from streams.events.requests import RequestRetried
 from streams.log.producer import EventLog
 from streams.progress.reconciler import Reconciler
 from streams.progress.store import apply, fold, row_key

@@ -11,14 +11,8 @@ from pydantic import SecretStr
 
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from streams.events.base import (
-    Event,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
-    utc_now,
-)
+from streams.events.base import Event, utc_now
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections.history import History

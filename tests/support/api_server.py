@@ -10,7 +10,7 @@ from api.app import create_app
 from api.context import Context
 from infra.cassandra.session import Session
 from infra.observability.readiness import Readiness
-from infra.outbound.client import AllowList
+from infra.outbound.addresses import AllowList
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.log.producer import EventLog

@@ -2,23 +2,11 @@
 
 from datetime import timedelta
 
-from streams.events.base import (
-    Event,
-    ImagesRequestedAgain,
-    ImagesSettled,
-    ProgressRebuildRequested,
-    ProgressRebuilt,
-    RequestCancelled,
-    RequestExpired,
-    RequestFilesRemoved,
-    RequestRecorded,
-    RequestRetried,
-    RequestStopped,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
-)
+from streams.events.base import Event
+from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.progress import ImagesRequestedAgain, ImagesSettled, RequestExpired, RequestRecorded
+from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 WEBHOOK_ID = "msg_4f1d2c3b5a697887"

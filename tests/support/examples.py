@@ -4,14 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from streams.events.base import (
-    ImageFailed,
-    ImageProcessed,
-    ImageRequested,
-    OutputCsvRequested,
-    RequestCompleted,
-    RequestCreated,
-)
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestCreated
 
 REQUEST_ID = "5f0c7a52-7c5e-4d0e-9b5e-2f6a1c3d4e5f"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

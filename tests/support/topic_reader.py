@@ -6,7 +6,8 @@ import confluent_kafka as other
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from infra.settings import Settings
-from streams.events.base import Event, decode
+from streams.events.base import Event
+from streams.events.registry import decode
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 

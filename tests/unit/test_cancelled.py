@@ -1,7 +1,7 @@
 """Which images nobody fetches any more."""
 
 from streams.compress.cancellations import CancelledRequests
-from streams.events.base import RequestCancelled
+from streams.events.requests import RequestCancelled
 from tests.support.examples import created, requested
 
 

@@ -27,7 +27,7 @@ from api.uploads.csv.reader import (
     read_rows,
 )
 from api.uploads.csv.urls import MAX_URL_CHARS, split_urls, url_problem
-from streams.events.base import ImageRequested
+from streams.events.images import ImageRequested
 from streams.projections.csv_format import header as output_header
 from streams.projections.csv_format import row as output_row
 from streams.projections.csv_format import unprotect

@@ -9,7 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.contract import asyncapi
-from streams.events.base import EVENT_CLASSES, Event, decode
+from streams.events.base import Event
+from streams.events.registry import EVENT_CLASSES, decode
 from streams.log.topics import Topics
 from tests.support.markdown import ROOT
 

@@ -15,26 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events import base as events
-from streams.events.base import (
-    EVENT_CLASSES,
-    Event,
-    ImageRequested,
-    ImagesRequestedAgain,
-    ProgressRebuildRequested,
-    ProgressRebuilt,
-    RequestCancelled,
-    RequestExpired,
-    RequestRecorded,
-    RequestRetried,
-    RequestStopped,
-    UnreadableEvent,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
-    decode,
-    utc_now,
-)
+from streams.events import registry
+from streams.events.base import Event, UnreadableEvent, utc_now
+from streams.events.images import ImageRequested
+from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.registry import EVENT_CLASSES, decode
+from streams.events.requests import RequestCancelled, RequestRetried, RequestStopped
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from tests.support.event_examples import EXAMPLES, FIRST, STORED, WEBHOOK_ID, name_of
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
@@ -336,8 +324,8 @@ def third_version(monkeypatch: pytest.MonkeyPatch) -> type[Event]:
         ("WebhookFailed", 1): lambda data: {**data, "why": data["reason"]},
         ("WebhookFailed", 2): lambda data: {**data, "why": [data["why"]]},
     }
-    monkeypatch.setitem(events._CLASS_OF, "WebhookFailed", WebhookFailed)
-    monkeypatch.setattr(events, "UPCASTERS", upcasters)
+    monkeypatch.setitem(registry._CLASS_OF, "WebhookFailed", WebhookFailed)
+    monkeypatch.setattr(registry, "UPCASTERS", upcasters)
     return WebhookFailed
 
 
@@ -364,7 +352,7 @@ def test_wrong_data_of_an_old_version_is_unreadable(data: dict[str, Any]) -> Non
 
 @pytest.mark.usefixtures("third_version")
 def test_an_old_version_without_an_upcaster_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(events.UPCASTERS, ("WebhookFailed", 2))
+    monkeypatch.delitem(registry.UPCASTERS, ("WebhookFailed", 2))
     with pytest.raises(UnreadableEvent, match=r"no upcaster from shrinkstream\.WebhookFailed\.v1"):
         decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
 

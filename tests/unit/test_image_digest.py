@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events.base import ImageFailed, ImageProcessed
+from streams.events.images import ImageFailed, ImageProcessed
 from streams.projections.history import IMAGE_COLUMNS, milliseconds_of
 from streams.projections.image_digest import ImageDigest
 from tests.support.examples import failed, processed, requested

@@ -6,7 +6,7 @@ from faust.assignor.copartitioned_assignor import CopartitionedAssignor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events.base import ImageRequested
+from streams.events.images import ImageRequested
 from streams.events.lanes import partition_of_image, partitions_of_lane
 
 PARTITIONS = st.integers(1, 1024)

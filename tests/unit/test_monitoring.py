@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from infra.observability.metrics import DEFINITIONS, ROLES, by_class, registry_of
-from infra.outbound.client import Reason as FetchReason
-from infra.outbound.client import http_reason
+from infra.outbound.reasons import Reason as FetchReason
+from infra.outbound.reasons import http_reason
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "infra" / "monitoring"

@@ -11,17 +11,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infra.outbound.client import (
-    MAX_RETRY_AFTER,
-    MAX_URL_LENGTH,
-    AllowList,
-    ForbiddenUrl,
-    Inflater,
-    Reason,
-    check_url,
-    is_public,
-    parse_retry_after,
-)
+from infra.outbound.addresses import AllowList, is_public
+from infra.outbound.client import MAX_RETRY_AFTER, parse_retry_after
+from infra.outbound.inflate import Inflater
+from infra.outbound.reasons import ForbiddenUrl, Reason
+from infra.outbound.urls import MAX_URL_LENGTH, check_url
 
 NOTHING = AllowList()
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from infra.outbound import client as outbound
+from infra.outbound import reasons as outbound
 from streams.compress import fetch
 from streams.compress.codec import outcome
 from streams.request import reconcile
@@ -31,6 +31,6 @@ def test_every_code_of_a_refused_csv_is_documented_and_every_documented_one_exis
     documented = {
         code for codes in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE) for code in re.findall(r"\w+", codes)
     }
-    source = "".join(path.read_text() for path in (ROOT / "api").glob("csv_*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "api" / "uploads" / "csv").glob("*.py"))
     codes = {code.replace("{what}", what) for code in CODE.findall(source) for what in ("serial", "name")}
     assert documented == codes

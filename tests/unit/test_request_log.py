@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 from api.contract.models import RequestLog
 from api.requests.timeline import MAX_ENTRIES, MAX_INTERVALS
 from api.requests.timeline import log_of as log_of_timeline
-from streams.events.base import (
-    EVENT_CLASSES,
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImagesRequestedAgain,
-    RequestCancelled,
-    RequestExpired,
-    WebhookAttempted,
-    WebhookFailed,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesRequestedAgain, RequestExpired
+from streams.events.registry import EVENT_CLASSES
+from streams.events.requests import RequestCancelled
+from streams.events.webhooks import WebhookAttempted, WebhookFailed
 from streams.request.sentences import sentence
 from streams.request.timeline import Logged, Timeline
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested

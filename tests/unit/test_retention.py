@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events.base import Event, RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.base import Event
+from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
 from streams.projections.retention import Candidates
 from streams.request.lifecycle import Lifecycle, advance
 from tests.support.examples import NOON, completed, created

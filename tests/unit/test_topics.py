@@ -5,7 +5,8 @@ from typing import get_args
 import faust
 import pytest
 
-from streams.events.base import EVENT_CLASSES, TopicName
+from streams.events.base import TopicName
+from streams.events.registry import EVENT_CLASSES
 from streams.log.topics import KEEP_FOREVER, LATEST_BY_KEY, PROGRESS_TABLE, Topics
 
 

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events.base import Event, WebhookAttempted, decode
+from streams.events.base import Event
+from streams.events.registry import decode
 from streams.events.trace_context import PATTERN, trace_id_of, traceparent_of, usable
+from streams.events.webhooks import WebhookAttempted
 from streams.request.lifecycle import RequestState
 from streams.request.outcome import outcome_of
 from streams.request.reactions import output_requested

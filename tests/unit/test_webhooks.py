@@ -11,14 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from streams.events.base import (
-    Event,
-    RequestCompleted,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-    WebhookRedeliveryRequested,
-)
+from streams.events.base import Event
+from streams.events.requests import RequestCompleted
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from streams.request.outcome import outcome_of
 from streams.request.webhook import delivery_status
 from streams.webhooks.claim import Claim, blocked_until

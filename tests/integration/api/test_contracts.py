@@ -14,7 +14,7 @@ from openapi_spec_validator import validate
 from api.app import route_table
 from api.contract import asyncapi
 from api.contract.asyncapi import document
-from streams.events.base import EVENT_CLASSES
+from streams.events.registry import EVENT_CLASSES
 from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, Api
 

@@ -8,11 +8,14 @@ from faust.transport.producer import ProducerBuffer
 from faust.types import TP
 from faust.types.tuples import FutureMessage
 
-from infra.faust import app as faust_app
+from infra.faust.consumer import GuardedConsumer
+from infra.faust.flow import GuardedFlowControl, GuardedStream
+from infra.faust.handle import GuardedAgent
+from infra.faust.producer import GuardedBuffer, GuardedTopic
 
 # Faust's fetching and its bookkeeping of offsets hang together: they go back together.
 FETCHING_AND_BOOKKEEPING = {
-    faust_app.GuardedConsumer: (
+    GuardedConsumer: (
         "_drain_messages",
         "stop_flow",
         "perform_seek",
@@ -23,22 +26,22 @@ FETCHING_AND_BOOKKEEPING = {
         "_should_commit",
         "_commit_offsets",
     ),
-    faust_app.GuardedFlowControl: ("clear",),
+    GuardedFlowControl: ("clear",),
 }
 
 GUARDS: dict[str, list[dict[type, tuple[str, ...]]]] = {
     "F1": [FETCHING_AND_BOOKKEEPING],
     "F2": [
         FETCHING_AND_BOOKKEEPING,
-        {faust_app.GuardedConsumer: ("on_partitions_revoked", "wait_empty")},
+        {GuardedConsumer: ("on_partitions_revoked", "wait_empty")},
     ],
     "F3": [
         FETCHING_AND_BOOKKEEPING,
-        {faust_app.GuardedAgent: ("_execute_actor",), faust_app.GuardedStream: ("__aiter__",)},
+        {GuardedAgent: ("_execute_actor",), GuardedStream: ("__aiter__",)},
     ],
     "F4": [FETCHING_AND_BOOKKEEPING],
-    "F5": [{faust_app.GuardedTopic: ("_on_published",)}],
-    "F6": [{faust_app.GuardedBuffer: ("flush", "wait_until_ebb")}],
+    "F5": [{GuardedTopic: ("_on_published",)}],
+    "F6": [{GuardedBuffer: ("flush", "wait_until_ebb")}],
 }
 
 
@@ -51,13 +54,13 @@ def leave_out(guard: str) -> None:
 
 def delay_publishing(seconds: float) -> None:
     """Each changelog write takes so long to leave the buffer, as it does when the brokers are slow."""
-    send = faust_app.GuardedBuffer._send_pending
+    send = GuardedBuffer._send_pending
 
     async def send_late(self: ProducerBuffer, fut: FutureMessage) -> None:
         await asyncio.sleep(seconds)
         await send(self, fut)
 
-    faust_app.GuardedBuffer._send_pending = send_late  # type: ignore[method-assign]
+    GuardedBuffer._send_pending = send_late  # type: ignore[method-assign]
 
 
 def delay_seeking(seconds: float) -> None:

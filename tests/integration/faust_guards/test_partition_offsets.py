@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.faust.app import PartitionOffsets
+from infra.faust.offsets import PartitionOffsets
 
 ascending = st.lists(st.integers(0, 10_000), min_size=1, max_size=50, unique=True).map(sorted)
 

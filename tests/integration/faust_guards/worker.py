@@ -16,13 +16,16 @@ from typing import Any
 from faust.types import EventT, StreamT
 
 from infra.faust import app as faust_app
+from infra.faust import consumer, handle, monitor, producer, worker_app
 from infra.settings import Settings
 from tests.integration.faust_guards import left_out
 
 spec = json.loads(os.environ["WORKER_SPEC"])
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 for constant, seconds in spec["constants"].items():
-    setattr(faust_app, constant, seconds)
+    for module in (faust_app, consumer, handle, monitor, producer, worker_app):
+        if hasattr(module, constant):
+            setattr(module, constant, seconds)
 if spec["without"]:
     left_out.leave_out(spec["without"])
 left_out.delay_publishing(spec["publish_delay"])
@@ -75,7 +78,7 @@ def write(place: tuple[int, int], count: int, size: int) -> None:
 async def agent(stream: StreamT[bytes]) -> None:
     try:
         if spec["in_flight"]:
-            await faust_app.handle(stream, process, in_flight=spec["in_flight"], longest=spec["longest"])
+            await handle.handle(stream, process, in_flight=spec["in_flight"], longest=spec["longest"])
         else:
             async for event in stream.events():
                 await process(event)

@@ -10,7 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streams.events.base import Event, ImageProcessed, OutputCsvRequested, RequestExpired
+from streams.events.base import Event
+from streams.events.images import ImageProcessed
+from streams.events.progress import RequestExpired
+from streams.events.requests import OutputCsvRequested
 from streams.progress.store import (
     apply,
     decode_row,

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
-from streams.events.base import Event, ImageFailed, ImageProcessed, ImagesSettled, OutputCsvRequested
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesSettled
+from streams.events.requests import OutputCsvRequested
 from streams.request.lifecycle import RequestState, Tombstone, evolve
 from streams.request.reactions import reactions
 from streams.request.tally import EMPTY, Sums, Tally, add_up, chunk_count, chunk_of

@@ -7,19 +7,11 @@ from random import Random
 
 from hypothesis import strategies as st
 
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImagesRequestedAgain,
-    RequestCancelled,
-    RequestCreated,
-    RequestExpired,
-    RequestFilesRemoved,
-    RequestRetried,
-    WebhookDelivered,
-    WebhookFailed,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesRequestedAgain, RequestExpired
+from streams.events.requests import RequestCancelled, RequestCreated, RequestFilesRemoved, RequestRetried
+from streams.events.webhooks import WebhookDelivered, WebhookFailed
 from tests.support.examples import NOON, REQUEST_ID, created, failed, processed, requested
 
 RECEIVER = "https://receiver.example/hook"

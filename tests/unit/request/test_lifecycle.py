@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.events.base import (
-    Event,
-    OutputCsvRequested,
-    RequestRecorded,
-    RequestStopped,
-    WebhookAttempted,
-    WebhookDelivered,
-    WebhookFailed,
-)
+from streams.events.base import Event
+from streams.events.progress import RequestRecorded
+from streams.events.requests import OutputCsvRequested, RequestStopped
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.request.lifecycle import Lifecycle, Phase, RequestState, Tombstone, advance, evolve, must_restore
 from tests.support.examples import HEADER, NOON, REQUEST_ID, completed, created, processed, requested
 from tests.unit.request.folded import Folded

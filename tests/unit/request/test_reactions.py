@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.events.base import Event, ImageFailed, ImageProcessed, ImagesSettled, OutputCsvRequested
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesSettled
+from streams.events.requests import OutputCsvRequested
 from tests.support.examples import HEADER, NOON, completed, created
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (

@@ -4,16 +4,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from streams.events.base import (
-    Event,
-    ImagesRequestedAgain,
-    OutputCsvRequested,
-    RequestCancelled,
-    RequestExpired,
-    RequestRecorded,
-    RequestRetried,
-    RequestStopped,
-)
+from streams.events.base import Event
+from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.requests import OutputCsvRequested, RequestCancelled, RequestRetried, RequestStopped
 from streams.request.reconcile import (
     Committed,
     Limits,

@@ -9,16 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.events.base import (
-    Event,
-    ImageFailed,
-    ImageProcessed,
-    ImagesRequestedAgain,
-    RequestCancelled,
-    RequestRetried,
-    WebhookAttempted,
-    WebhookDelivered,
-)
+from streams.events.base import Event
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.progress import ImagesRequestedAgain
+from streams.events.requests import RequestCancelled, RequestRetried
+from streams.events.webhooks import WebhookAttempted, WebhookDelivered
 from streams.request.timeline import MOST_INTERVALS, EventLine, Gap, GroupLine, Logged, Timeline
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 

@@ -1,0 +1,107 @@
+"""Events about one image of a request."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from streams.events.base import Bytes, Count, Event, ImageFormat, Milliseconds, Owner, ProductName, Quality, Run, Time
+from streams.events.lanes import partition_of_image
+
+
+class _ImageEvent(Event):
+    """An event about one image: the ``index``-th (from 0) URL of its request, in the order of the CSV."""
+
+    index: Annotated[int, Field(ge=0, lt=2**24)]
+    attempt: Annotated[Run, Field(description="0, and one more at each retry of the failed images")] = 0
+
+    @property
+    def subject(self) -> str:
+        return f"{self.request_id}/{self.index}"
+
+    @property
+    def occurrence(self) -> str:
+        return str(self.attempt)
+
+
+class ImageRequested(_ImageEvent):
+    """An image waits to be fetched and compressed."""
+
+    topic = "image_requests"
+
+    row: Annotated[Count, Field(description="CSV row, from 0, header not counted")]
+    position: Annotated[Count, Field(description="place of the URL in its row, from 0")]
+    serial: str
+    product_name: ProductName
+    input_url: str
+    cells: tuple[str, ...] | None = Field(None, description="all cells of the row, with its first image only")
+    quality: Quality = 50
+    format: ImageFormat | None = Field(None, description="format to make; absent: that of the input")
+    bulk: bool = Field(False, description="of a large request, which leaves some partitions to small ones")
+    owner: Owner = Field("", description="as in RequestCreated")
+
+    @property
+    def key(self) -> bytes:
+        return self.subject.encode()
+
+    def partition_among(self, partitions: int) -> int:
+        return partition_of_image(self.key, bulk=self.bulk, partitions=partitions)
+
+
+class _ImageResult(_ImageEvent):
+    """What came of one ImageRequested, with what it said of the image, so that a reader needs no join."""
+
+    topic = "image_results"
+
+    row: Count
+    position: Count
+    serial: str
+    product_name: ProductName
+    input_url: str
+    cells: tuple[str, ...] | None = None
+    owner: Owner = ""
+    requested_at: Time = Field(description="when the image was requested")
+
+    @classmethod
+    def of(cls, request: ImageRequested, **outcome: Any) -> Self:
+        """The result of ``request``; ``outcome`` has the fields that only the result knows."""
+        return cls(
+            request_id=request.request_id,
+            index=request.index,
+            attempt=request.attempt,
+            row=request.row,
+            position=request.position,
+            serial=request.serial,
+            product_name=request.product_name,
+            input_url=request.input_url,
+            cells=request.cells,
+            owner=request.owner,
+            traceparent=request.traceparent,
+            requested_at=request.time,
+            **outcome,
+        )
+
+
+class ImageProcessed(_ImageResult):
+    """An image was compressed and stored."""
+
+    output_url: str
+    output_path: str = Field(description="key in the storage")
+    input_bytes: Bytes
+    output_bytes: Bytes
+    format: str = Field(description="format of the stored image: jpeg, png, webp, gif, tiff or avif")
+    width: Count
+    height: Count
+    sha256: str = Field(description="hash of the stored bytes")
+    kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
+    pages: Count | None = Field(None, description="pages of the input, if only its first one was made")
+    truncated: bool = Field(False, description="the input ends too early; what is missing is transparent or white")
+    fetch_ms: Milliseconds = 0
+    shrink_ms: Milliseconds = 0
+    store_ms: Milliseconds = 0
+
+
+class ImageFailed(_ImageResult):
+    """An image can't be processed; the rest of its request goes on."""
+
+    reason: str = Field(description="stable code")
+    detail: str = Field("", description="the same for people")
