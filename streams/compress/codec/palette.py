@@ -3,8 +3,9 @@
 import math
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageCms, ImageFilter, ImageStat
 
 MAX_COLOURS = 256
 # Pixels that a palette is chosen from: half as many lost rare colours, twice as many took twice the time.
@@ -20,6 +21,14 @@ ERROR_AT_50 = 6.0
 # Furthest that the mean colour of a block may move at quality 50: a small red thing must stay red.
 SHIFT_AT_50 = 24.0
 BLOCK = 8
+# Banding: a block is smooth if its pixels differ from their neighbourhood by less than SMOOTH (of 255) on average; its
+# mean moved visibly by VISIBLE_STEP: 4 of 255 are 1.6 in L*, 4 in a* and b*. Shares measured on glows and photos.
+SMOOTH = 2
+VISIBLE_STEP = 4
+BANDING_SHARE = 0.02
+LEAST_AREA = 0.1
+RING_WEIGHT = 0.2  # of pixels in rings a tenth of the image may be: edges and small shadows, no glow
+LEAST_COLOURS = 48  # for each of opaque and other pixels, where there are both
 
 
 def exact(image: Image.Image) -> tuple[Image.Image, bytes] | None:
@@ -46,13 +55,59 @@ def reduced(image: Image.Image, quality: int) -> Image.Image | None:
     if quality >= 100:
         return None
     if image.mode == "RGBA":
-        # The one quantiser of Pillow that knows alpha (libimagequant is not in its wheels).
-        candidate = image.quantize(MAX_COLOURS, Image.Quantize.FASTOCTREE)
-        return candidate if faithful(image, candidate, quality) else None
+        candidates = (_with_alpha(image, dither) for dither in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG))
+        return next((candidate for candidate in candidates if faithful(image, candidate, quality)), None)
     # Greys fit into a palette as they are: only fewer of them are fewer bytes.
     colours = MAX_COLOURS if image.mode == "RGB" else colours_at(quality) // 2
     image = image.convert("RGB")
     return with_palette(image, shared_palette([image], colours), quality)
+
+
+def fewer_levels(image: Image.Image, quality: int) -> Image.Image:
+    """RGBA with its samples rounded to multiples of 5 at quality 50, of 1 at 100: what no palette can show unseen."""
+    step = max(1, round(1 + (100 - quality) * 4 / 50))
+    levels = [min(255, round(value / step) * step) for value in range(255)] + [255]
+    return image.point(levels * 4)
+
+
+def _with_alpha(image: Image.Image, dither: Image.Dither) -> Image.Image:
+    """RGBA in one palette: opaque pixels have the better quantiser; the others the one that knows alpha.
+
+    (libimagequant, which does both, is not in Pillow's wheels.)
+    """
+    alpha = image.getchannel("A")
+    counts = alpha.histogram()
+    opaque, partial = counts[255], sum(counts[1:255])
+    share = partial / max(1, opaque + partial)
+    for_partial = (
+        MAX_COLOURS if not opaque else max(LEAST_COLOURS, min(MAX_COLOURS - LEAST_COLOURS, round(share * 256)))
+    )
+    soft = image.copy()
+    soft.paste((0, 0, 0, 0), mask=alpha.point([0] * 255 + [255]))
+    indexed = soft.quantize(for_partial, Image.Quantize.FASTOCTREE)
+    if not opaque:
+        return indexed
+    soft_table = (indexed.getpalette("RGBA") or [])[: 4 * for_partial]
+    # What is not opaque has the commonest opaque colour here, so that it takes no place in the palette.
+    solid = image.convert("RGB")
+    solid.paste(_commonest(solid, alpha), mask=alpha.point([255] * 255 + [0]))
+    table = shared_palette([solid], MAX_COLOURS - len(soft_table) // 4)
+    dithered = solid.quantize(palette=table, dither=dither)
+    colours = table.getpalette() or []
+    first = len(soft_table) // 4
+    shifted = Image.frombytes("L", image.size, dithered.tobytes()).point([min(255, i + first) for i in range(256)])
+    merged = Image.frombytes("L", image.size, indexed.tobytes())
+    merged.paste(shifted, mask=alpha.point([0] * 255 + [255]))
+    solid_table = [value for at in range(0, len(colours), 3) for value in (*colours[at : at + 3], 255)]
+    result = Image.frombytes("P", image.size, merged.tobytes())
+    result.putpalette([*soft_table, *solid_table][: 4 * MAX_COLOURS], "RGBA")
+    return result
+
+
+def _commonest(solid: Image.Image, alpha: Image.Image) -> tuple[int, ...]:
+    """A frequent colour of the opaque pixels."""
+    sample = solid.crop(alpha.point([0] * 255 + [255]).getbbox()).resize((64, 64), Image.Resampling.NEAREST)
+    return max(sample.getcolors(64 * 64) or [(0, (0, 0, 0))])[1]  # type: ignore[return-value]
 
 
 def colours_at(quality: int) -> int:
@@ -84,9 +139,62 @@ def with_palette(image: Image.Image, palette: Image.Image, quality: int) -> Imag
 
 
 def faithful(image: Image.Image, candidate: Image.Image, quality: int) -> bool:
-    """Whether ``candidate`` is as near to ``image`` as ``quality`` asks, in all and in every block."""
+    """Whether ``candidate`` is as near to ``image`` as ``quality`` asks: in all, in every block, and without rings in
+    smooth places."""
     near = error(image, candidate) <= _allowed(ERROR_AT_50, quality)
-    return near and shift(image, candidate) <= _allowed(SHIFT_AT_50, quality)
+    near = near and shift(image, candidate) <= _allowed(SHIFT_AT_50, quality)
+    return near and banding(image, candidate) <= BANDING_SHARE
+
+
+def banding(image: Image.Image, candidate: Image.Image) -> float:
+    """How much of the smooth places moved visibly in lightness or colour, over black or over white: 0 to 1.
+
+    In CIE L*a*b*; blind to dithering, as the eye is. Textured blocks hide what would be a ring in a smooth one.
+    """
+    worst = 0.0
+    for background in ("black", "white") if image.mode == "RGBA" else ("black",):
+        before, after = (_over(one.convert(image.mode), background) for one in (image, candidate))
+        grey = before.convert("L")
+        texture = ImageChops.difference(grey, grey.filter(ImageFilter.BoxBlur(2))).reduce(BLOCK)
+        smooth = texture.point([255] * SMOOTH + [0] * (256 - SMOOTH))
+        moved = Image.new("L", smooth.size)
+        pixels_moved = Image.new("L", grey.size)
+        for one, other in zip(_in_lab(before).split(), _in_lab(after).split(), strict=True):
+            moved = ImageChops.lighter(moved, ImageChops.difference(one.reduce(BLOCK), other.reduce(BLOCK)))
+            pixels_moved = ImageChops.lighter(pixels_moved, ImageChops.difference(one, other))
+        worst = max(worst, _share_seen(ImageChops.darker(moved, smooth), LEAST_AREA))
+        if image.mode == "RGBA":
+            # Pixels that are partly transparent are never dithered, so that each one counts.
+            near = ImageChops.difference(grey, grey.filter(ImageFilter.BoxBlur(1)))
+            soft = image.getchannel("A").point([0] + [255] * 254 + [0])
+            soft = ImageChops.darker(soft, near.point([255] * (SMOOTH + 1) + [0] * (255 - SMOOTH)))
+            worst = max(worst, RING_WEIGHT * _share_seen(ImageChops.darker(pixels_moved, soft), 1))
+    return worst
+
+
+def _share_seen(moved: Image.Image, least: float) -> float:
+    """Of what moved, or of the share ``least`` of the image if that is more, what moved visibly."""
+    counts = moved.histogram()
+    return sum(counts[VISIBLE_STEP:]) / max(1, sum(counts[1:]), moved.width * moved.height * least)
+
+
+def _over(image: Image.Image, colour: str) -> Image.Image:
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    page = Image.new("RGBA", image.size, colour)
+    page.alpha_composite(image)
+    return page.convert("RGB")
+
+
+def _in_lab(image: Image.Image) -> Image.Image:
+    converted = ImageCms.applyTransform(image, _srgb_to_lab())
+    assert converted is not None, "not in place"
+    return converted
+
+
+@lru_cache(maxsize=1)
+def _srgb_to_lab() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
 
 
 def error(image: Image.Image, candidate: Image.Image) -> float:
