@@ -1,5 +1,6 @@
 """What the codec promises of its results: made images for each rule, and photos in every form."""
 
+import gzip
 import io
 import random
 import struct
@@ -115,7 +116,7 @@ def test_a_known_image_or_video_signature_is_unsupported(data: bytes) -> None:
     assert rejection(data) == Reason.UNSUPPORTED_FORMAT
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"<!doctype html><title>404</title>", b'{"error": 1}', b"P", b"Pa\n"])
+@pytest.mark.parametrize("data", [b"", b"\0", b"<p>404", b'{"error": 1}', b"P", b"Pa\n"])
 def test_what_is_no_image_is_told_apart(data: bytes) -> None:
     assert rejection(data) == Reason.NOT_AN_IMAGE
 
@@ -554,3 +555,95 @@ def test_photo_comes_back_smaller_and_in_its_colours(name: str) -> None:
     assert mean_error(made.reduce(8), reference.reduce(8)) < 2.5
     if result.format != "jpeg":
         assert sum(shown(result.data)[1]) == sum(shown(data)[1])
+
+
+# --- what is told by name
+
+
+IMAGES = Path(__file__).parents[1] / "images"
+PROLOGS = ["", "\ufeff", "\n\n  ", "<!-- made by -->\n", "<?xml version='1.0'?>\n<!-- a -->",
+           "<!DOCTYPE svg [<!ENTITY a 'b>c'>]>\n", "<!--" + "x" * 20_000 + "-->",
+           "<?xml-stylesheet href='a'?><!DOCTYPE svg PUBLIC '-//W3C' 'http://x'>"]  # fmt: skip
+
+
+@pytest.mark.parametrize("prolog", PROLOGS)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_svg_is_told_by_name_however_it_begins(prolog: str, encoding: str) -> None:
+    for root in ("<svg xmlns='http://www.w3.org/2000/svg'/>", "<svg:svg xmlns:svg='http://www.w3.org/2000/svg'/>"):
+        data = (prolog + root).encode(encoding)
+        assert rejection(data) == rejection(gzip.compress(data)) == Reason.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<!doctype html><title>404</title>", b"\xef\xbb\xbf\r\n<html lang=en>",
+     b"<!-- a --><!DOCTYPE HTML PUBLIC 'x'>\n<p>",
+     b"<?xml version='1.0'?><!DOCTYPE html SYSTEM 'x'><html xmlns='x'>", b"<head><svg/>",
+     b"<script>location='/'</script>"],
+)  # fmt: skip
+def test_web_page_has_its_own_reason(data: bytes) -> None:
+    assert rejection(data) == Reason.WEB_PAGE
+
+
+@pytest.mark.parametrize("file", ["cur.cur", "svg-bom.svg", "svg-comment.svg", "svg-doctype.svg", "svg-newline.svg",
+                                  "tiff-float.tif", "tiff-float-grey.tif"])  # fmt: skip
+def test_unsupported_kinds_are_told_the_same_each_time(file: str) -> None:
+    details = set()
+    for _ in range(2):
+        with pytest.raises(ImageRejected) as caught:
+            shrink((IMAGES / file).read_bytes(), max_pixels=LIMIT)
+        assert caught.value.reason == Reason.UNSUPPORTED_FORMAT
+        details.add(caught.value.detail)
+    assert len(details) == 1
+    assert " at 0x" not in details.pop()
+
+
+# --- files that end too early
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+@pytest.mark.parametrize("cut", [20, 0.01])
+def test_jpeg_cut_at_its_end_is_made(options: dict[str, Any], cut: float) -> None:
+    data = encoded(photo(640, 480), "JPEG", quality=90, **options)
+    result = shrink(data[: -round(cut if cut > 1 else cut * len(data))], max_pixels=LIMIT)
+    assert result.truncated
+    assert mean_error(opened(result).crop((0, 0, 640, 400)), photo(640, 480).crop((0, 0, 640, 400))) < 6
+
+
+def test_missing_rows_are_white_or_clear() -> None:
+    data = encoded(Image.new("RGB", (320, 320), RED), "PNG", compress_level=0)
+    cut = data[: int(len(data) * 0.95)]
+    assert opened(shrink(cut, max_pixels=LIMIT)).convert("RGBA").getpixel((5, 319)) == CLEAR
+    assert opened(shrink(cut, max_pixels=LIMIT, target_format="jpeg")).getpixel((5, 319)) == (255, 255, 255)
+
+
+# --- what quality means
+
+
+def test_glow_has_no_rings() -> None:
+    before = Image.open(IMAGES / "glow.png").convert("RGBA")
+    after = opened(shrink((IMAGES / "glow.png").read_bytes(), max_pixels=LIMIT)).convert("RGBA")
+    assert len(after.getchannel("A").getcolors() or ()) > 40
+    assert after.getpixel((150, 150))[3] == before.getpixel((150, 150))[3] == 255  # type: ignore[index]
+    for colour in ("black", "white"):
+        over = [Image.alpha_composite(Image.new("RGBA", one.size, colour), one) for one in (before, after)]
+        assert max(ImageChops.difference(*over).convert("RGB").tobytes()) <= 5
+
+
+@pytest.mark.parametrize("target", ["jpeg", "webp", "avif"])
+def test_quality_100_keeps_red_text(target: str) -> None:
+    data = (IMAGES / "red-text-444.jpg").read_bytes()
+    after = opened(shrink(data, max_pixels=LIMIT, quality=100, target_format=target)).convert("RGB")
+    assert max(ImageChops.difference(photo_of(data), after).tobytes()) < 40
+
+
+@pytest.mark.parametrize(("quality", "halved"), [(50, 2), (89, 2), (90, 1), (100, 1)])
+def test_colours_are_stored_in_full_from_90(quality: int, halved: int) -> None:
+    image = opened(shrink(encoded(photo(), "PNG"), max_pixels=LIMIT, quality=quality, target_format="jpeg"))
+    assert image.layer[0][1:3] == (halved, halved)  # type: ignore[attr-defined]  # of Pillow's plugin
+
+
+def test_pages_that_were_not_made_are_counted() -> None:
+    data = (IMAGES / "pages-same.tif").read_bytes()
+    assert shrink(data, max_pixels=LIMIT, target_format="png").pages == 2
+    assert shrink(data, max_pixels=LIMIT).pages is None

@@ -1,18 +1,19 @@
 """Images that move, and documents of several pages: reading all frames, and writing them as they were."""
 
 import io
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image, ImageChops, TiffImagePlugin
+from PIL import Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
 
 from streams.compress.codec import avif, palette, png
 from streams.compress.codec.colour import as_displayed, in_srgb, upright, visible
 from streams.compress.codec.colour_spaces import ColourSpace, Hdr
 from streams.compress.codec.composition import composed
 from streams.compress.codec.containers import Animation, Part, take_apart, with_webp_alpha
-from streams.compress.codec.encoders import saved
+from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.gif import animated_gif
 from streams.compress.codec.outcome import ImageRejected, Reason
 from streams.compress.codec.truncated import salvaged
@@ -26,6 +27,8 @@ HALF_OPAQUE = 128
 APNG_KEEP, APNG_REPLACE = 0, 0  # dispose_op NONE and blend_op SOURCE (PNG 3rd edition, 11.3.6)
 # TIFF 6.0, NewSubfileType: bit 0 is a smaller version of another page, bit 2 a mask for one.
 SUBFILE_TYPE, SUBORDINATE = 254, 0b101
+# Compressions that Pillow names and its libtiff lacks.
+COMPRESSION, UNREADABLE_TIFF = 259, {50_001: "WebP", 32_809: "ThunderScan"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
     animation = take_apart(source, data)
     if animation is not None:
         return _read_animation(source, animation, space, max_pixels, only_first=only_first)
-    with Image.open(io.BytesIO(data), formats=[source]) as image:
+    with _opened(source, data) as image:
         if source == "TIFF":
             return _read_pages(image, max_pixels, only_first=only_first)
         if source == "AVIF" and not image.info.get("icc_profile"):
@@ -96,6 +99,23 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
             # A copy, because seeking changes the image, and needs the metadata that as_displayed drops.
             images.append(as_displayed(frame.copy() if count > 1 else frame))
         return Frames(images, durations, avif.plays(data) if count > 1 else 0)
+
+
+def _opened(source: str, data: bytes) -> Image.Image:
+    """Raises ImageRejected with the words of Pillow's plugin: those of ``Image.open`` are the address of an object."""
+    try:
+        return Image.open(io.BytesIO(data), formats=[source])
+    except UnidentifiedImageError:
+        plugin, _ = Image.OPEN[source]
+        try:
+            return plugin(io.BytesIO(data), "")
+        except KeyError as error:  # a code that no table has
+            raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"a {source} of a kind that is not supported") from error
+        except (SyntaxError, ValueError, TypeError, OSError, EOFError, struct.error, IndexError) as error:
+            if "unknown pixel mode" in str(error):
+                detail = f"a {source} whose pixels are of a kind that is not supported"
+                raise ImageRejected(Reason.UNSUPPORTED_FORMAT, detail) from error
+            raise ImageRejected(Reason.BROKEN_IMAGE, f"its header can't be read: {error}") from error
 
 
 def _loaded(image: Image.Image, data: bytes, space: ColourSpace | None) -> Image.Image:
@@ -144,13 +164,16 @@ def _still(source: str, part: Part, space: ColourSpace | None, max_pixels: int) 
     """A part of an animation as RGBA, in sRGB."""
     if not part.width or not part.height:
         return Image.new("RGBA", (part.width, part.height))
-    with Image.open(io.BytesIO(part.data), formats=[source]) as image:
+    with _opened(source, part.data) as image:
         _check_pixels(_pixels(image), max_pixels)
         return in_srgb(_loaded(image, part.data, space)).convert("RGBA")
 
 
 def _read_pages(image: Image.Image, max_pixels: int, *, only_first: bool) -> Frames:
     """The pages of a TIFF, without smaller versions of others and masks."""
+    if image.tag_v2.get(COMPRESSION) in UNREADABLE_TIFF:  # type: ignore[attr-defined]  # of Pillow's plugin
+        name = UNREADABLE_TIFF[image.tag_v2[COMPRESSION]]  # type: ignore[attr-defined]  # of Pillow's plugin
+        raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"a TIFF whose pixels are compressed as {name}")
     positions: list[int] = []
     total = 0
     for position, page in _pages(image):
@@ -197,8 +220,7 @@ def write_webp_animation(frames: Frames, quality: int) -> bytes:
         duration=[round(duration) for duration in frames.durations],
         loop=min(frames.plays, MAX_PLAYS),
         background=(0, 0, 0, 0),
-        quality=quality,
-        method=4,
+        **webp_options(quality),
     )
     return with_webp_alpha(data) if frames.first.mode == "RGBA" else data
 

@@ -14,6 +14,7 @@ class Reason(StrEnum):
     """Why an image was rejected. The codes are written into events: never rename one."""
 
     NOT_AN_IMAGE = "not_an_image"
+    WEB_PAGE = "web_page"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TRUNCATED_IMAGE = "truncated_image"
     BROKEN_IMAGE = "broken_image"

@@ -14,6 +14,7 @@ What is promised of the result:
   PPM, or ``target_format``) the result may be larger.
 """
 
+import re
 import struct
 import time
 import warnings
@@ -34,7 +35,7 @@ from streams.compress.codec.animation import (
     write_webp_animation,
 )
 from streams.compress.codec.colour import is_grey, over_white
-from streams.compress.codec.encoders import saved
+from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.outcome import ImageRejected, Reason, Shrunk
 
 __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
@@ -46,7 +47,6 @@ MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
 LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
 # libaom's speed, 0 to 10: 6 is 5 times as slow for 10% fewer bytes.
 AVIF_SPEED = 8
-WEBP_METHOD = 4
 FULL_CHROMA_QUALITY = 90
 
 # What decoders were seen to raise on damaged files (`fuzzing` in the tests), with their nearest base classes.
@@ -59,12 +59,22 @@ MEMORY_WORDS = ("out of memory", "memory allocation")
 # Image formats that are known well enough to say their name, and left out: rare on the web, and their
 # decoders little exercised, or start other programs.
 KNOWN_SIGNATURES = {
-    b"8BPS": "Photoshop", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF", b"<svg": "SVG",
-    b"\x00\x00\x01\x00": "ICO", b"\xff\x4f\xff\x51": "JPEG 2000", b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"8BPS": "Photoshop", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF",
+    b"\x00\x00\x01\x00": "ICO", b"\x00\x00\x02\x00": "CUR",
+    b"\xff\x4f\xff\x51": "JPEG 2000", b"\x00\x00\x00\x0cjP": "JPEG 2000",
     b"\xff\x0a": "JPEG XL", b"\x00\x00\x00\x0cJXL": "JPEG XL", b"II\xbc": "JPEG XR", b"DDS ": "DDS", b"qoif": "QOI",
     b"\xd0\xcf\x11\xe0": "FlashPix or another OLE file", b"icns": "ICNS", b"gimp xcf": "GIMP", b"BPG\xfb": "BPG",
     b"SIMPLE  =": "FITS",
 }  # fmt: skip
+
+# Before the first element of a document: white space, <?xml …?>, comments, and a document type with its declarations.
+PROLOG = re.compile(
+    r"(?:\s|<\?.*?\?>|<!--.*?-->|(?P<html><!doctype\s+html\b[^>]*>)|<!doctype[^\[>]*(?:\[.*?\]\s*)?>)*"
+    r"(?:<(?:[\w-]+:)?(?P<root>[a-z]+))?",
+    re.IGNORECASE | re.DOTALL,
+)
+PROLOG_BYTES = 65_536
+WEB_PAGE_DETAIL = "the address answers with a web page; share links of Google Drive and Dropbox are pages"
 
 
 def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: str | None = None) -> Shrunk:
@@ -133,9 +143,26 @@ def sniff(data: bytes) -> str:
     for signature, name in KNOWN_SIGNATURES.items():
         if head.startswith(signature):
             raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"{name} images are not supported")
-    if head.lstrip().startswith(b"<?xml") and b"<svg" in data[:1024]:
-        raise ImageRejected(Reason.UNSUPPORTED_FORMAT, "SVG images are not supported")
+    match _root_element(data):
+        case "svg":
+            raise ImageRejected(Reason.UNSUPPORTED_FORMAT, "SVG images are not supported")
+        case "html" | "head" | "body" | "title" | "script" | "meta":
+            raise ImageRejected(Reason.WEB_PAGE, WEB_PAGE_DETAIL)
     raise ImageRejected(Reason.NOT_AN_IMAGE, f"starts with {head[:16]!r}" if data else "no bytes")
+
+
+def _root_element(data: bytes) -> str:
+    """The name of the first element of an XML or HTML document, gzipped or not, whatever is before it; or nothing."""
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = zlib.decompressobj(wbits=31).decompress(data, PROLOG_BYTES)
+        except zlib.error:
+            return ""
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1"
+    text = data[:PROLOG_BYTES].removeprefix(b"\xef\xbb\xbf").decode(encoding, errors="replace").lstrip("\ufeff")
+    found = PROLOG.match(text)
+    assert found, "all of it is optional"
+    return "html" if found["html"] else (found["root"] or "").lower()
 
 
 def _brands(data: bytes) -> set[bytes]:
@@ -158,7 +185,7 @@ def _encode(frames: Frames, made_format: str, quality: int, goal: int) -> bytes:
         case "webp":
             if frames.animated:
                 return write_webp_animation(frames, quality)
-            return saved(frames.first, "WEBP", quality=quality, method=WEBP_METHOD)
+            return saved(frames.first, "WEBP", **webp_options(quality))
         case "avif":
             # One thread: there is a decoder process for each core.
             options = {"quality": quality, "speed": AVIF_SPEED, "max_threads": 1, "subsampling": _subsampling(quality)}
@@ -197,6 +224,8 @@ def _encode_png(image: Image.Image, quality: int, goal: int) -> bytes:
         fewer = palette.reduced(image.convert("RGBA") if image.mode == "LA" else image, quality)
         if fewer is not None:
             candidates.append(saved(fewer, "PNG", optimize=True))
+        elif image.mode == "RGBA" and quality < 100:
+            image = palette.fewer_levels(image, quality)
     if not candidates or min(map(len, candidates)) >= goal:
         candidates.append(saved(image, "PNG", optimize=True))
     return min(candidates, key=len)
