@@ -108,7 +108,6 @@ def test_an_image_of_another_format_is_unsupported(name: str) -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"<?xml version='1.0'?>\n<svg/>",
         b"8BPS\0\1",
-        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         b"\0\0\0\x18ftypisom\0\0\0\0isommp42",
     ],
 )
@@ -596,6 +595,27 @@ def test_unsupported_kinds_are_told_the_same_each_time(file: str) -> None:
         details.add(caught.value.detail)
     assert len(details) == 1
     assert " at 0x" not in details.pop()
+
+
+def test_heic_of_a_phone_becomes_an_upright_jpeg() -> None:
+    result = shrink((IMAGES / "phone.heic").read_bytes(), max_pixels=LIMIT)
+    image = opened(result)
+    assert (result.format, image.mode, image.size) == ("jpeg", "RGB", (64, 96))
+    assert mean_error(image.crop((0, 0, 64, 30)), Image.new("RGB", (64, 30), RED)) < 8
+    assert mean_error(image.crop((0, 40, 64, 96)), Image.new("RGB", (64, 56), BLUE)) < 8
+
+
+def test_heif_keeps_its_alpha_in_png() -> None:
+    result = shrink((IMAGES / "alpha.heic").read_bytes(), max_pixels=LIMIT)
+    assert result.format == "png"
+    assert opened(result).convert("RGBA").getchannel("A").getextrema() == pytest.approx((0, 255), abs=4)
+
+
+@pytest.mark.parametrize("length", [100, 500, -20])
+def test_damaged_heic_gives_a_reason(length: int) -> None:
+    data = (IMAGES / "phone.heic").read_bytes()
+    assert rejection(data[:length]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
+    assert rejection(data, max_pixels=6_143) == Reason.TOO_MANY_PIXELS
 
 
 # --- files that end too early

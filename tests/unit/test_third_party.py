@@ -39,7 +39,20 @@ def test_every_file_of_others_is_listed_with_its_licence() -> None:
 def test_every_large_or_binary_file_is_one_of_those() -> None:
     """What is neither text of ours nor a lock comes from somewhere."""
     tracked = (path for room in ("api", "infra", "streams", "tests", "docs") for path in (ROOT / room).rglob("*"))
-    foreign = {".js.map", ".jar", ".whl", ".woff2", ".ttf", ".png", ".jpg", ".jpeg", ".webp", ".min.js", ".min.css"}
+    foreign = {
+        ".js.map",
+        ".jar",
+        ".whl",
+        ".woff2",
+        ".ttf",
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".heic",
+        ".webp",
+        ".min.js",
+        ".min.css",
+    }
     for path in tracked:
         if path.is_file() and any(path.name.endswith(ending) for ending in foreign):
             assert str(path.relative_to(ROOT)).startswith(CODE_OF_OTHERS), path

@@ -1,16 +1,16 @@
 """Images that move, and documents of several pages: reading all frames, and writing them as they were."""
 
 import io
-import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pi_heif
 from PIL import Image, ImageChops, TiffImagePlugin, UnidentifiedImageError
 
 from streams.compress.codec import avif, palette, png
 from streams.compress.codec.colour import as_displayed, in_srgb, upright, visible
-from streams.compress.codec.colour_spaces import ColourSpace, Hdr
+from streams.compress.codec.colour_spaces import SRGB_CURVE, ColourSpace, Hdr, by_numbers
 from streams.compress.codec.composition import composed
 from streams.compress.codec.containers import Animation, Part, take_apart, with_webp_alpha
 from streams.compress.codec.encoders import saved, webp_options
@@ -29,6 +29,9 @@ APNG_KEEP, APNG_REPLACE = 0, 0  # dispose_op NONE and blend_op SOURCE (PNG 3rd e
 SUBFILE_TYPE, SUBORDINATE = 254, 0b101
 # Compressions that Pillow names and its libtiff lacks.
 COMPRESSION, UNREADABLE_TIFF = 259, {50_001: "WebP", 32_809: "ThunderScan"}
+
+
+pi_heif.register_heif_opener(thumbnails=False, decode_threads=1)  # there is a decoder process for each core
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,9 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
             return _read_pages(image, max_pixels, only_first=only_first)
         if source == "AVIF" and not image.info.get("icc_profile"):
             space = avif.colour_space(data)
+        if source == "HEIF" and not image.info.get("icc_profile") and (nclx := image.info.get("nclx_profile")):
+            codes = int(nclx["color_primaries"]), int(nclx["transfer_characteristics"])
+            space = by_numbers(*codes, video=SRGB_CURVE)
         # Of the other formats only AVIF has frames: the second image of an MPO is a preview or a gain map.
         count: int = getattr(image, "n_frames", 1) if source == "AVIF" and not only_first else 1
         _check_frames(count)
@@ -102,7 +108,7 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
 
 
 def _opened(source: str, data: bytes) -> Image.Image:
-    """Raises ImageRejected with the words of Pillow's plugin: those of ``Image.open`` are the address of an object."""
+    """Raises what Pillow's plugin does; ``Image.open`` would tell only the address of an object."""
     try:
         return Image.open(io.BytesIO(data), formats=[source])
     except UnidentifiedImageError:
@@ -111,11 +117,11 @@ def _opened(source: str, data: bytes) -> Image.Image:
             return plugin(io.BytesIO(data), "")
         except KeyError as error:  # a code that no table has
             raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"a {source} of a kind that is not supported") from error
-        except (SyntaxError, ValueError, TypeError, OSError, EOFError, struct.error, IndexError) as error:
-            if "unknown pixel mode" in str(error):
-                detail = f"a {source} whose pixels are of a kind that is not supported"
-                raise ImageRejected(Reason.UNSUPPORTED_FORMAT, detail) from error
-            raise ImageRejected(Reason.BROKEN_IMAGE, f"its header can't be read: {error}") from error
+        except SyntaxError as error:
+            if "unknown pixel mode" not in str(error):
+                raise
+            detail = f"a {source} whose pixels are of a kind that is not supported"
+            raise ImageRejected(Reason.UNSUPPORTED_FORMAT, detail) from error
 
 
 def _loaded(image: Image.Image, data: bytes, space: ColourSpace | None) -> Image.Image:

@@ -6,12 +6,12 @@ decoder hang or crash.
 
 What is promised of the result:
 
-* the format of the input (MPO becomes JPEG, its first image; BMP and PPM become JPEG, or PNG with alpha);
+* the format of the input (MPO becomes JPEG, its first image; BMP, PPM and HEIF become JPEG, or PNG with alpha);
 * as displayed: upright, in sRGB, eight bits a sample, with its alpha, its frames, and the pages of a TIFF in a TIFF;
 * no metadata;
 * never more bytes than the input. If shrinking does not help, the input is handed back byte for byte, and
   so with its metadata: a viewer turns it upright itself. Only where another format had to be made (BMP,
-  PPM, or ``target_format``) the result may be larger.
+  PPM, HEIF, or ``target_format``) the result may be larger.
 """
 
 import re
@@ -58,6 +58,7 @@ MEMORY_WORDS = ("out of memory", "memory allocation")
 
 # Image formats that are known well enough to say their name, and left out: rare on the web, and their
 # decoders little exercised, or start other programs.
+HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 KNOWN_SIGNATURES = {
     b"8BPS": "Photoshop", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF",
     b"\x00\x00\x01\x00": "ICO", b"\x00\x00\x02\x00": "CUR",
@@ -139,7 +140,9 @@ def sniff(data: bytes) -> str:
     if head[4:8] == b"ftyp":
         if {b"avif", b"avis"} & _brands(data):
             return "AVIF"
-        raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"ISO media of brand {head[8:12]!r}, such as HEIC or a video")
+        if HEIF_BRANDS & _brands(data):
+            return "HEIF"
+        raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"ISO media of brand {head[8:12]!r}, such as a video")
     for signature, name in KNOWN_SIGNATURES.items():
         if head.startswith(signature):
             raise ImageRejected(Reason.UNSUPPORTED_FORMAT, f"{name} images are not supported")
@@ -173,7 +176,7 @@ def _brands(data: bytes) -> set[bytes]:
 
 def _output_format(source: str) -> str | None:
     """The format of the result by that of the input; None where it depends on the picture."""
-    return None if source in ("BMP", "PPM") else source.lower()
+    return None if source in ("BMP", "PPM", "HEIF") else source.lower()
 
 
 def _encode(frames: Frames, made_format: str, quality: int, goal: int) -> bytes:
