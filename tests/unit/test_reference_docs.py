@@ -19,7 +19,7 @@ API = (ROOT / "docs" / "api.md").read_text()
 def problems() -> set[tuple[str, int]]:
     """The code and status of every ``Problem`` that the API makes, where both are written out."""
     found = set()
-    for path in (ROOT / "api").glob("*.py"):
+    for path in (ROOT / "api").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call(
