@@ -2,14 +2,13 @@
 
 import hmac
 from collections.abc import Collection
-from http import HTTPStatus
 from ipaddress import ip_address
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from api.http.csrf import CsrfGuard
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 from api.http.rate_limit import RateLimit, address_of
 from infra.settings import Settings, SettingsError, parse_api_keys
 
@@ -57,8 +56,7 @@ def _owner_of(sent: str, keys: dict[str, str]) -> str | None:
 
 def _unauthorized() -> Problem:
     return Problem(
-        HTTPStatus.UNAUTHORIZED,
-        "unauthorized",
+        ProblemCode.UNAUTHORIZED,
         "send a valid key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
         headers={"WWW-Authenticate": "Bearer"},
     )

@@ -4,13 +4,12 @@ A page may post a form to any address without a preflight (https://fetch.spec.wh
 page whose host name resolves to 127.0.0.1 (DNS rebinding) can even read the responses.
 """
 
-from http import HTTPStatus
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 from infra.settings import Settings, parse_origins
 
 
@@ -56,4 +55,4 @@ def _is_address(name: str) -> bool:
 
 
 def _forbidden(detail: str) -> Problem:
-    return Problem(HTTPStatus.FORBIDDEN, "foreign-page", detail)
+    return Problem(ProblemCode.FOREIGN_PAGE, detail)

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from api.contract.routes import Parameter
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 
 T = TypeVar("T")
 
@@ -66,7 +66,7 @@ def choice_of(request: web.Request, name: str, choices: tuple[str, ...]) -> str 
 
 
 def bad_query(name: str, why: str) -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, "bad-query", f"invalid {name}: {why}")
+    return Problem(ProblemCode.BAD_QUERY, f"invalid {name}: {why}")
 
 
 def json_response(

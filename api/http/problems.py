@@ -1,8 +1,9 @@
 """Error responses: problem details for HTTP APIs (RFC 9457)."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from aiohttp import web
@@ -15,6 +16,79 @@ logger = structlog.get_logger(__name__)
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:shrinkstream:problem:"
 RETRY_AFTER_SECONDS = "2"
+
+
+class ProblemCode(StrEnum):
+    """Stable code of an error response, with its HTTP status and its meaning for docs/api.md (`make docs`)."""
+
+    status: HTTPStatus
+    meaning: str
+
+    def __new__(cls, code: str, status: int, meaning: str) -> Self:
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.status = HTTPStatus(status)
+        member.meaning = meaning
+        return member
+
+    CSV_REJECTED = (
+        "csv-rejected",
+        422,
+        "the CSV is invalid; `errors` has the errors of the first 100 bad rows, `errorCount` the number of bad rows",
+    )
+    FILE_MISSING = "file-missing", 422, "the form has no file"
+    BAD_WEBHOOK_URL = "bad-webhook-url", 422, "`webhookUrl` is malformed or a forbidden address"
+    BAD_WEBHOOK_EVENTS = "bad-webhook-events", 422, "`webhookEvents` has an unknown event"
+    BAD_FORMAT = "bad-format", 422, "`format` is unknown"
+    BAD_QUALITY = "bad-quality", 422, "`quality` is not an integer from 1 to 100"
+    BAD_PARAMETER = "bad-parameter", 422, "`validate_only` is neither true nor false"
+    BAD_IDEMPOTENCY_KEY = "bad-idempotency-key", 422, "`Idempotency-Key` is longer than 255 characters"
+    IDEMPOTENCY_KEY_REUSED = (
+        "idempotency-key-reused",
+        422,
+        "the key was used with another file or other fields in the last 24 hours",
+    )
+    BODY_MISSING = "body-missing", 400, "the request body is empty"
+    BAD_FORM = "bad-form", 400, "the multipart form is malformed"
+    UPLOAD_UNREADABLE = "upload-unreadable", 400, "the upload was aborted, or can't be decompressed"
+    BAD_QUERY = "bad-query", 400, "`limit`, `cursor` or `status` is invalid"
+    BROKEN_HTTP = "broken-http", 400, "malformed HTTP/1.1 request"
+    UNAUTHORIZED = "unauthorized", 401, "the API key is missing or invalid"
+    FOREIGN_PAGE = (
+        "foreign-page",
+        403,
+        "rejected by the [CSRF or DNS-rebinding protection](#keys) of an API without keys",
+    )
+    UNKNOWN_REQUEST = "unknown-request", 404, "there is no such request, or it belongs to another key"
+    UNKNOWN_IMAGE = "unknown-image", 404, "there is no such image"
+    UPLOAD_TOO_SLOW = "upload-too-slow", 408, "the upload timed out"
+    NOT_COMPLETED = "not-completed", 409, "there is no output CSV before the request is completed"
+    NOTHING_TO_CANCEL = "nothing-to-cancel", 409, "every image already has its result"
+    ALREADY_COMPLETED = "already-completed", 409, "a completed request can't be cancelled"
+    STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried"
+    NOTHING_FAILED = "nothing-failed", 409, "there is nothing to retry"
+    TOO_MANY_RETRIES = "too-many-retries", 409, "the request was retried 1,000 times"
+    NO_WEBHOOK = "no-webhook", 409, "there is no webhook to redeliver: no receiver, or not completed"
+    EXPIRED = "expired", 410, "the request's files have expired and were deleted"
+    OUTPUT_GONE = "output-gone", 410, "the output CSV was deleted from the storage by another program"
+    TOO_LARGE = "too-large", 413, "the CSV is too large"
+    FIELD_TOO_LARGE = "field-too-large", 413, "a form field other than the CSV is larger than 8 KiB"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "the body is neither a form nor a CSV"
+    UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "`Content-Encoding` is not `gzip`, `deflate` or `identity`"
+    EXPECTATION_FAILED = "expectation-failed", 417, "`Expect` is not `100-continue`"
+    TOO_MANY_REQUESTS = "too-many-requests", 429, "the rate limit is exceeded; retry after `Retry-After`"
+    INTERNAL = "internal", 500, "internal server error; see the server's log"
+    UNAVAILABLE = (
+        "unavailable",
+        503,
+        "Kafka, Cassandra or the storage is unavailable, or too many concurrent uploads; retry after `Retry-After`",
+    )
+    TOO_MANY_STREAMS = (
+        "too-many-streams",
+        503,
+        "there are already `SHRINKSTREAM_MAX_EVENT_STREAMS` event streams; poll instead",
+    )
+    NO_ROOM = "no-room", 507, "the server's disk is full; retry after `Retry-After`"
 
 
 class RowProblem(BaseModel):
@@ -40,21 +114,24 @@ class ProblemDetails(BaseModel):
 
 
 class Problem(Exception):
-    """An error response (RFC 9457). ``code`` is stable, for programs; ``detail`` is for people."""
+    """An error response (RFC 9457). ``code`` is stable, for programs; ``detail`` is for people.
+
+    A bare HTTP status is for errors of the server itself, such as 404 for an unknown path.
+    """
 
     def __init__(
         self,
-        status: HTTPStatus,
-        code: str,
+        code: ProblemCode | HTTPStatus,
         detail: str,
         *,
+        status: HTTPStatus | None = None,
         errors: Sequence[RowProblem] | None = None,
         headers: Mapping[str, str] | None = None,
         **members: Any,
     ) -> None:
         super().__init__(detail)
-        self.status = status
-        self.code = code
+        self.status = status or (code.status if isinstance(code, ProblemCode) else code)
+        self.code = code.value if isinstance(code, ProblemCode) else _code(code)
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}
@@ -78,24 +155,23 @@ class Problem(Exception):
 
 
 def not_found(request_id: str) -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, "unknown-request", f"there is no request {request_id[:64]}")
+    return Problem(ProblemCode.UNKNOWN_REQUEST, f"there is no request {request_id[:64]}")
 
 
 def expired() -> Problem:
-    return Problem(HTTPStatus.GONE, "expired", "this request's files have expired and were deleted")
+    return Problem(ProblemCode.EXPIRED, "this request's files have expired and were deleted")
 
 
 def unavailable(reason: str) -> Problem:
     return Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "unavailable",
+        ProblemCode.UNAVAILABLE,
         f"{reason}; retry after {RETRY_AFTER_SECONDS} s",
         headers={"Retry-After": RETRY_AFTER_SECONDS},
     )
 
 
 def internal_error() -> Problem:
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "internal server error; see the server's log")
+    return Problem(ProblemCode.INTERNAL, "internal server error; see the server's log")
 
 
 @web.middleware
@@ -110,7 +186,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             raise
         status = HTTPStatus(error.status)
         allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return Problem(status, _code(status), _detail(error), headers=allowed).response()
+        return Problem(status, _detail(error), headers=allowed).response()
     except Exception:
         logger.exception("request failed", method=request.method, path=request.path)
         if request.writer.output_size > 0:

@@ -6,7 +6,7 @@ import structlog
 from aiohttp import web
 
 from api.http.metrics import count
-from api.http.problems import Problem, internal_error
+from api.http.problems import Problem, ProblemCode, internal_error
 from api.http.security_headers import add_security_headers
 
 logger = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class _Protocol(web.RequestHandler):
             problem = exc
         elif status < HTTPStatus.INTERNAL_SERVER_ERROR:
             logger.info("malformed http request", remote=request.remote, error=type(exc).__name__)
-            problem = Problem(HTTPStatus(status), "broken-http", "malformed HTTP/1.1 request")
+            problem = Problem(ProblemCode.BROKEN_HTTP, "malformed HTTP/1.1 request", status=HTTPStatus(status))
         else:
             logger.error("request failed", exc_info=exc)
             problem = internal_error()
@@ -56,6 +56,6 @@ class _Protocol(web.RequestHandler):
 async def expect(request: web.Request) -> None:
     """Handle the ``Expect`` header (RFC 9110, 10.1.1): 100 Continue, or 417 for any other expectation."""
     if request.headers["Expect"].lower() != "100-continue":
-        raise Problem(HTTPStatus.EXPECTATION_FAILED, "expectation-failed", "only `Expect: 100-continue` is supported")
+        raise Problem(ProblemCode.EXPECTATION_FAILED, "only `Expect: 100-continue` is supported")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # the final response has not started

@@ -5,12 +5,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 
 from aiohttp import web
 
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 
 MAX_CLIENTS = 10_000
 """Maximum buckets. The least recently used bucket is evicted; its client starts again with a full one."""
@@ -57,8 +56,7 @@ class RateLimit:
         wait = self.take(client)
         if wait:
             raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                "too-many-requests",
+                ProblemCode.TOO_MANY_REQUESTS,
                 f"rate limit of {self._rate:g} requests per second exceeded; retry after {math.ceil(wait)} s",
                 headers={"Retry-After": str(math.ceil(wait))},
             )

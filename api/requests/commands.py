@@ -11,7 +11,7 @@ from api.context import CONTEXT, Context
 from api.contract.models import Accepted
 from api.contract.routes import Response, Route
 from api.http.paging import json_response
-from api.http.problems import Problem, expired, unavailable
+from api.http.problems import Problem, ProblemCode, expired, unavailable
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
@@ -34,13 +34,13 @@ async def cancel(request: web.Request) -> web.Response:
     status = await _fresh_status(request)
     if status.status == "processing":
         if status.succeeded + status.failed >= status.total:
-            raise Problem(HTTPStatus.CONFLICT, "nothing-to-cancel", "cannot cancel: every image already has its result")
+            raise Problem(ProblemCode.NOTHING_TO_CANCEL, "cannot cancel: every image already has its result")
         cancelled = RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
         await _append(context, cancelled)
         logger.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
         status = await status_of(request)
     if status.status == "completed":
-        raise Problem(HTTPStatus.CONFLICT, "already-completed", "cannot cancel: the request is completed")
+        raise Problem(ProblemCode.ALREADY_COMPLETED, "cannot cancel: the request is completed")
     if status.status == "expired":
         raise expired()
     return json_response(status, headers={"Cache-Control": "no-store"})
@@ -51,15 +51,13 @@ async def retry(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
-        raise Problem(HTTPStatus.CONFLICT, "still-processing", "cannot retry: the request is still processing")
+        raise Problem(ProblemCode.STILL_PROCESSING, "cannot retry: the request is still processing")
     if status.status == "expired" or _is_about_to_expire(status, context.settings):
         raise expired()
     if status.status == "completed" and status.failed == 0:
-        raise Problem(HTTPStatus.CONFLICT, "nothing-failed", "cannot retry: no image has failed")
+        raise Problem(ProblemCode.NOTHING_FAILED, "cannot retry: no image has failed")
     if status.run >= MAX_RUNS:
-        raise Problem(
-            HTTPStatus.CONFLICT, "too-many-retries", f"cannot retry: the request was already retried {status.run} times"
-        )
+        raise Problem(ProblemCode.TOO_MANY_RETRIES, f"cannot retry: the request was already retried {status.run} times")
     retried = RequestRetried(
         request_id=status.request_id,
         run=status.run + 1,

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from api.context import CONTEXT, Context
 from api.contract.routes import Parameter, Response, Route
-from api.http.problems import Problem, expired, unavailable
+from api.http.problems import Problem, ProblemCode, expired, unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.storage import StorageError, StoredObject
@@ -36,14 +36,13 @@ async def download(request: web.Request) -> web.StreamResponse:
         raise expired()
     if status.output_csv_path is None:
         raise Problem(
-            HTTPStatus.CONFLICT,
-            "not-completed",
+            ProblemCode.NOT_COMPLETED,
             f"no output CSV yet: the request is {status.status}, {status.progress}% done",
             headers={"Retry-After": "1"},
         )
     stored = await _open(request, status.output_csv_path)
     if stored is None:
-        raise Problem(HTTPStatus.GONE, "output-gone", "the output CSV was deleted from the storage")
+        raise Problem(ProblemCode.OUTPUT_GONE, "the output CSV was deleted from the storage")
     return await _send(
         request,
         stored,
@@ -92,7 +91,7 @@ async def _missing_image(context: Context, request_id: str) -> Problem:
 
 
 def _unknown_image() -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, "unknown-image", "there is no such image")
+    return Problem(ProblemCode.UNKNOWN_IMAGE, "there is no such image")
 
 
 async def _signed_link(request: web.Request, key: str) -> str | None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from api.context import CONTEXT, Context
 from api.contract.models import StatusEvent
 from api.contract.routes import Parameter, Response, Route
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
@@ -48,8 +48,7 @@ class EventStreams:
         """Count a stream while it is open; raise a 503 with Retry-After at the limit."""
         if self.open >= self._limit:
             raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "too-many-streams",
+                ProblemCode.TOO_MANY_STREAMS,
                 f"too many event streams: the limit of {self._limit} is reached; poll the status instead",
                 headers={"Retry-After": "5"},
             )

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from api.context import CONTEXT
 from api.contract.routes import Response, Route
 from api.http.paging import json_response
-from api.http.problems import Problem, unavailable
+from api.http.problems import Problem, ProblemCode, unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import WebhookKind
@@ -88,7 +88,7 @@ async def redeliver(request: web.Request) -> web.Response:
     status = await status_of(request)
     deliveries = await _deliveries(request, status.request_id)
     if not deliveries:
-        raise Problem(HTTPStatus.CONFLICT, "no-webhook", "no webhook to redeliver: no receiver, or not completed")
+        raise Problem(ProblemCode.NO_WEBHOOK, "no webhook to redeliver: no receiver, or not completed")
     delivery = deliveries[0]
     assert delivery.origin is not None
     event = WebhookRedeliveryRequested(

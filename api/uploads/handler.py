@@ -32,7 +32,7 @@ from api.contract.models import Accepted
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
-from api.http.problems import Problem, RowProblem, unavailable
+from api.http.problems import Problem, ProblemCode, RowProblem, unavailable
 from api.http.trace_header import TRACEPARENT, context_of
 from api.uploads.csv.reader import CheckedCsv, CsvRejected, Row, check_in_steps, next_step, read_rows
 from api.uploads.idempotency import Claim, IdempotencyKeys
@@ -153,7 +153,7 @@ def _flag(request: web.Request, name: str) -> bool:
             return True
         case "false" | "0":
             return False
-    raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "bad-parameter", f"{name} must be true or false")
+    raise Problem(ProblemCode.BAD_PARAMETER, f"{name} must be true or false")
 
 
 class UploadLimiter:
@@ -228,8 +228,7 @@ async def _accept(request: web.Request, idempotency_key: str) -> web.Response:
             checked = await _check(received, context.settings, request.app[UPLOADS])
         except CsvRejected as rejected:
             raise Problem(
-                HTTPStatus.UNPROCESSABLE_ENTITY,
-                "csv-rejected",
+                ProblemCode.CSV_REJECTED,
                 rejected.detail,
                 errors=_row_problems(rejected),
                 errorCount=rejected.error_count,
@@ -265,20 +264,16 @@ async def _receive(request: web.Request, settings: Settings) -> AsyncIterator[Re
                 await _receive_into(request, received, file, settings)
             await asyncio.to_thread(file.flush)
         except (ClientPayloadError, web.RequestPayloadError, ConnectionError):
-            raise Problem(
-                HTTPStatus.BAD_REQUEST, "upload-unreadable", "the upload was aborted, or can't be decompressed"
-            ) from None
+            raise Problem(ProblemCode.UPLOAD_UNREADABLE, "the upload was aborted, or can't be decompressed") from None
         except TimeoutError:
             raise Problem(
-                HTTPStatus.REQUEST_TIMEOUT,
-                "upload-too-slow",
+                ProblemCode.UPLOAD_TOO_SLOW,
                 f"upload timed out: no data for {READ_TIMEOUT:g} s, or more than {RECEIVE_TIMEOUT:g} s in total",
             ) from None
         except OSError as error:
             logger.error("writing spool file failed", path=file.name, error=str(error))
             raise Problem(
-                HTTPStatus.INSUFFICIENT_STORAGE,
-                "no-room",
+                ProblemCode.NO_ROOM,
                 f"cannot spool the upload: the server's disk is full; retry after {DISK_FULL_RETRY_AFTER} s",
                 headers={"Retry-After": DISK_FULL_RETRY_AFTER},
             ) from None
@@ -293,8 +288,7 @@ async def _receive_into(request: web.Request, received: Received, file: BinaryIO
     # aiohttp decompresses in bounded chunks; size limits apply to the decompressed bytes.
     if request.headers.get("Content-Encoding", "identity").lower() not in CONTENT_ENCODINGS:
         raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "unsupported-encoding",
+            ProblemCode.UNSUPPORTED_ENCODING,
             f"unsupported Content-Encoding: use {', '.join(CONTENT_ENCODINGS)}",
             headers={"Accept-Encoding": ", ".join(CONTENT_ENCODINGS)},
         )
@@ -306,11 +300,10 @@ async def _receive_into(request: web.Request, received: Received, file: BinaryIO
         received.content_type = request.headers.get("Content-Type")
         await _spool(request.content.iter_chunked(WRITE_BUFFER), received, file, settings)
         if not received.size:
-            raise Problem(HTTPStatus.BAD_REQUEST, "body-missing", "the request body is empty: send the CSV in it")
+            raise Problem(ProblemCode.BODY_MISSING, "the request body is empty: send the CSV in it")
     else:
         raise Problem(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            "unsupported-media-type",
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE,
             "send multipart/form-data with the CSV in the part `file`, or the CSV itself as text/csv",
             headers={"Accept": "multipart/form-data, text/csv"},
         )
@@ -347,14 +340,13 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
         raise _bad_form("it is malformed or truncated") from None
     if not found:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "file-missing",
+            ProblemCode.FILE_MISSING,
             "the form has no file: send the CSV as the part `file`",
         )
 
 
 def _bad_form(why: str) -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, "bad-form", f"the multipart form can't be read: {why}")
+    return Problem(ProblemCode.BAD_FORM, f"the multipart form can't be read: {why}")
 
 
 async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
@@ -374,8 +366,7 @@ async def _field(part: BodyPartReader) -> str:
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                "field-too-large",
+                ProblemCode.FIELD_TOO_LARGE,
                 f"the form field {part.name!r} has more than {MAX_FIELD_BYTES} bytes",
             )
     return value.decode(errors="replace").strip()
@@ -411,8 +402,7 @@ def _write(file: BinaryIO, chunk: bytes, min_free_bytes: int) -> None:
 
 def _too_large(limit: int) -> Problem:
     return Problem(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "too-large",
+        ProblemCode.TOO_LARGE,
         f"a CSV may have at most {limit:,} bytes",
         limit=limit,
     )
@@ -425,9 +415,7 @@ def _checked_webhook_url(received: Received, context: Context) -> str | None:
         for url in urls:
             check_url(url, context.fetch_allow)
     except ForbiddenUrl as error:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "bad-webhook-url", f"invalid webhookUrl: {error.detail}"
-        ) from None
+        raise Problem(ProblemCode.BAD_WEBHOOK_URL, f"invalid webhookUrl: {error.detail}") from None
     return urls[0] if urls else context.settings.webhook_url
 
 
@@ -437,8 +425,7 @@ def _checked_webhook_events(received: Received) -> tuple[WebhookKind, ...]:
     names = {name.strip() for name in given.split(",")} - {""}
     if unknown := sorted(names - set(get_args(WebhookKind))):
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "bad-webhook-events",
+            ProblemCode.BAD_WEBHOOK_EVENTS,
             f"unknown webhook event {unknown[0][:100]!r}: use {', '.join(get_args(WebhookKind))}",
         )
     return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
@@ -466,8 +453,7 @@ def _idempotency_key(request: web.Request) -> str:
     key = request.headers.get("Idempotency-Key", "").strip()
     if len(key) > MAX_IDEMPOTENCY_KEY_CHARS:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "bad-idempotency-key",
+            ProblemCode.BAD_IDEMPOTENCY_KEY,
             f"the Idempotency-Key is longer than {MAX_IDEMPOTENCY_KEY_CHARS} characters",
         )
     return key
@@ -483,8 +469,7 @@ async def _claim(context: Context, owner: str, key: str, fingerprint: str) -> Cl
         raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
     if claim.fingerprint != fingerprint:
         raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            "idempotency-key-reused",
+            ProblemCode.IDEMPOTENCY_KEY_REUSED,
             "this Idempotency-Key was used with another file or other fields in the last 24 hours",
         )
     return claim

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Self, get_args
 
-from api.http.problems import Problem
+from api.http.problems import Problem, ProblemCode
 from streams.events.base import ImageFormat
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
@@ -30,9 +29,7 @@ class ImageOptions:
 
 def _quality(text: str) -> int:
     if not _QUALITY.fullmatch(text) or not 1 <= int(text) <= 100:
-        raise Problem(
-            HTTPStatus.UNPROCESSABLE_ENTITY, "bad-quality", "invalid quality: it must be an integer from 1 to 100"
-        )
+        raise Problem(ProblemCode.BAD_QUALITY, "invalid quality: it must be an integer from 1 to 100")
     return int(text)
 
 
@@ -41,6 +38,4 @@ def _format(text: str) -> ImageFormat:
     for known in FORMATS:
         if name == known or (name == "jpg" and known == "jpeg"):
             return known
-    raise Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY, "bad-format", f"invalid format: it must be one of {', '.join(FORMATS)}"
-    )
+    raise Problem(ProblemCode.BAD_FORMAT, f"invalid format: it must be one of {', '.join(FORMATS)}")

@@ -7,6 +7,8 @@ from pathlib import Path
 import yaml
 from click.testing import CliRunner
 
+from api.http.problems import ProblemCode
+from api.uploads.csv.problems import CsvProblem
 from infra.cli.main import main
 from infra.observability.metrics import DEFINITIONS, ROLES
 from tests.support.markdown import ROOT
@@ -14,6 +16,15 @@ from tests.support.markdown import ROOT
 
 def settings() -> str:
     return CliRunner().invoke(main, ["settings", "--markdown"], catch_exceptions=False).output
+
+
+def errors() -> str:
+    rows = [(f"`{one}`", str(one.status.value), one.meaning) for one in ProblemCode]
+    return _table(("code", "status", "error"), rows)
+
+
+def csv_problems() -> str:
+    return _table(("code", "cause"), [(f"`{one}`", one.meaning) for one in CsvProblem])
 
 
 def metrics() -> str:
@@ -49,7 +60,12 @@ def alerts() -> str:
     )
 
 
-TABLES = {"settings.md": [settings], "monitoring.md": [alerts, metrics]}
+TABLES = {
+    "api.md": [errors],
+    "limits-and-reasons.md": [csv_problems],
+    "monitoring.md": [alerts, metrics],
+    "settings.md": [settings],
+}
 
 
 def path_of(name: str) -> Path:

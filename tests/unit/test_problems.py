@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
-from api.http.problems import Problem, RowProblem, not_found, problem_middleware, unavailable
+from api.http.problems import Problem, ProblemCode, RowProblem, not_found, problem_middleware, unavailable
 
 MAX_BODY = 1000
 
@@ -32,8 +32,7 @@ async def _read(request: web.Request) -> web.Response:
 
 async def _refuse(request: web.Request) -> web.Response:
     raise Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "bad-csv",
+        ProblemCode.CSV_REJECTED,
         "2 rows are wrong",
         errors=[RowProblem(row=2, column="S. No.", code="serial_missing", message="empty")],
         headers={"X-Extra": "1"},
@@ -88,7 +87,7 @@ async def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientRes
         ("POST", "/read", b"x" * (MAX_BODY + 1), 413, "too-large"),
         ("GET", "/crash", None, 500, "internal"),
         ("GET", "/bad", None, 400, "bad-request"),
-        ("GET", "/refuse", None, 422, "bad-csv"),
+        ("GET", "/refuse", None, 422, "csv-rejected"),
         ("GET", "/unknown?id=x", None, 404, "unknown-request"),
         ("GET", "/away", None, 503, "unavailable"),
     ],

@@ -12,11 +12,6 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "limits-and-reasons.md"
 REFUSED = "## A CSV that is refused"
 
-# Where the modules that read CSVs name the code of what is wrong: always as the first string of an error.
-CODE = re.compile(
-    r'(?:because\(|whole_file\(|HeaderProblem\(\w+, |return |\[\(None, |\[?\(columns?\.?\w*, )\s*f?"([\w{}]+)"'
-)
-
 
 def test_every_reason_is_documented_and_every_documented_reason_exists() -> None:
     of_images, _, _ = DOCUMENT.read_text().partition(REFUSED)
@@ -24,13 +19,3 @@ def test_every_reason_is_documented_and_every_documented_reason_exists() -> None
     assert len(documented) == len(set(documented))
     known = {*map(str, outbound.Reason), *map(str, outcome.Reason), fetch.EMPTY, reconcile.REASON}
     assert set(documented) == known | {"fetch_http_<status>"}
-
-
-def test_every_code_of_a_refused_csv_is_documented_and_every_documented_one_exists() -> None:
-    section = DOCUMENT.read_text().partition(REFUSED)[2].partition("\n## ")[0]
-    documented = {
-        code for codes in re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE) for code in re.findall(r"\w+", codes)
-    }
-    source = "".join(path.read_text() for path in (ROOT / "api" / "uploads" / "csv").glob("*.py"))
-    codes = {code.replace("{what}", what) for code in CODE.findall(source) for what in ("serial", "name")}
-    assert documented == codes

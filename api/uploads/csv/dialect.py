@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.uploads.csv.problems import CsvProblem
+
 DELIMITERS = (",", ";", "\t", "|")
 
 MAX_ROW_CHARS = 1024 * 1024
@@ -83,7 +85,7 @@ class RowError:
 
     row: int
     column: str | None
-    code: str
+    code: CsvProblem
     message: str
 
 
@@ -106,7 +108,7 @@ class CsvRejected(Exception):
         self.detail = detail
 
     @classmethod
-    def because(cls, code: str, detail: str, *, line: int = 1) -> "CsvRejected":
+    def because(cls, code: CsvProblem, detail: str, *, line: int = 1) -> "CsvRejected":
         """One error that ends parsing."""
         return cls([RowError(line, None, code, detail)], 1, detail)
 
@@ -133,10 +135,10 @@ def detect_encoding(path: Path, content_type: str | None = None) -> str:
     with path.open("rb") as file:
         head = file.read(_SNIFFED_BYTES)
     if not head:
-        raise CsvRejected.because("empty", "the file is empty")
+        raise CsvRejected.because(CsvProblem.EMPTY, "the file is empty")
     for signature, kind, advice in _SIGNATURES:
         if head.startswith(signature):
-            raise CsvRejected.because("not_csv", f"this is not a CSV file but {kind}: {advice}")
+            raise CsvRejected.because(CsvProblem.NOT_CSV, f"this is not a CSV file but {kind}: {advice}")
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
             _read_through(path, encoding)
@@ -180,14 +182,16 @@ def _read_through(path: Path, encoding: str) -> None:
                     raise _NeverUtf8 from None
                 line += before.count(b"\n")
                 raise CsvRejected.because(
-                    "encoding",
+                    CsvProblem.ENCODING,
                     f"the bytes near line {line} are not valid {encoding.upper().removesuffix('-SIG')}, the encoding"
                     " of the rest of the file: save it as CSV in UTF-8",
                     line=line,
                 ) from None
             if "\0" in text:
                 line += text[: text.index("\0")].count("\n")
-                raise CsvRejected.because("binary", f"line {line} contains binary data (NUL): not a CSV", line=line)
+                raise CsvRejected.because(
+                    CsvProblem.BINARY, f"line {line} contains binary data (NUL): not a CSV", line=line
+                )
             if not block:
                 return
             line += text.count("\n")
@@ -218,7 +222,7 @@ def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
                     yield line, cells
                 elif (blank_rows := blank_rows + 1) > MAX_BLANK_ROWS:
                     raise CsvRejected.because(
-                        "too_many_blank_rows", f"there are more than {MAX_BLANK_ROWS:,} blank rows", line=line
+                        CsvProblem.TOO_MANY_BLANK_ROWS, f"there are more than {MAX_BLANK_ROWS:,} blank rows", line=line
                     )
                 line = reader.line_num + 1
                 lines.row_chars = 0
@@ -226,7 +230,7 @@ def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
             raise _broken_row(line, reader.line_num, str(error)) from None
         except _RowTooLong:
             raise CsvRejected.because(
-                "row_too_long",
+                CsvProblem.ROW_TOO_LONG,
                 f"the row that begins on line {line} has more than {MAX_ROW_CHARS:,} characters;"
                 " check for an unclosed quote",
                 line=line,
@@ -236,13 +240,13 @@ def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
 def _broken_row(first: int, last: int, reason: str) -> CsvRejected:
     if reason == "unexpected end of data":
         return CsvRejected.because(
-            "quote_unclosed",
+            CsvProblem.QUOTE_UNCLOSED,
             f"a quote opened in the row that begins on line {first} is never closed",
             line=first,
         )
     where = f"line {first}" if first == last else f"the row on lines {first} to {last}"
     return CsvRejected.because(
-        "quote_broken",
+        CsvProblem.QUOTE_BROKEN,
         f'{where} has broken quotes: a closing quote must end its cell, and a quote inside is doubled ("")',
         line=first,
     )

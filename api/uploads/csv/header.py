@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from api.uploads.csv.problems import CsvProblem
+
 MAX_COLUMNS = 256
 
 # Normalised spellings (no case, spaces, punctuation), in order of precedence: "Product" is the name column only
@@ -41,7 +43,7 @@ class HeaderProblem:
     """One error in a header; ``column`` is the name of the affected column, ``code`` is stable."""
 
     column: str | None
-    code: str
+    code: CsvProblem
     message: str
 
 
@@ -70,16 +72,18 @@ def match_header(cells: Sequence[str]) -> Columns:
     for title, spellings in _REQUIRED:
         spelling = next((spelling for spelling in spellings if spelling in names), None)
         if spelling is None:
-            problems.append(HeaderProblem(title, "column_missing", f"the column “{title}” is missing"))
+            problems.append(HeaderProblem(title, CsvProblem.COLUMN_MISSING, f"the column “{title}” is missing"))
         elif names.count(spelling) > 1:
             problems.append(
-                HeaderProblem(title, "column_doubled", f"the column “{title}” occurs {names.count(spelling)} times")
+                HeaderProblem(
+                    title, CsvProblem.COLUMN_DOUBLED, f"the column “{title}” occurs {names.count(spelling)} times"
+                )
             )
         else:
             found.append(names.index(spelling))
     if width > MAX_COLUMNS:
         problems.append(
-            HeaderProblem(None, "too_many_columns", f"{width:,} columns; at most {MAX_COLUMNS} are allowed")
+            HeaderProblem(None, CsvProblem.TOO_MANY_COLUMNS, f"{width:,} columns; at most {MAX_COLUMNS} are allowed")
         )
     if problems:
         raise HeaderMismatch(len(found), problems)

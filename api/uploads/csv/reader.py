@@ -21,6 +21,7 @@ from api.uploads.csv.dialect import (
     sep_line_delimiter,
 )
 from api.uploads.csv.header import Columns, HeaderMismatch, match_header
+from api.uploads.csv.problems import CsvProblem
 from api.uploads.csv.urls import shorten, split_urls, starts_with_url, url_problem
 from streams.projections.csv_format import unprotect
 
@@ -119,12 +120,12 @@ def check_in_steps(
             images += row_images
             if max(rows, images) > max_images:  # each valid row has an image, so rows are bounded as well
                 message = f"the upload has more than {max_images:,} images, the limit"
-                found.whole_file("too_many_images", message, line)
+                found.whole_file(CsvProblem.TOO_MANY_IMAGES, message, line)
                 break
     except CsvRejected as rejected:  # broken quotes: the rest can't be parsed
         found.whole_file(rejected.errors[0].code, rejected.detail, rejected.errors[0].row)
     if not rows and not found.errors:
-        found.whole_file("no_rows", "the file has a header but no rows", 1)
+        found.whole_file(CsvProblem.NO_ROWS, "the file has a header but no rows", 1)
     if found.errors:
         raise found.rejection(rows, images)
     return CheckedCsv(dialect, columns, tuple(header[column] for column in columns.kept), rows, images)
@@ -158,7 +159,7 @@ def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], C
             header = [unprotect(cell) for cell in cells]
             if len(orjson.dumps(header)) > MAX_ROW_BYTES:
                 raise CsvRejected.because(
-                    "row_too_long", f"the header has more than {MAX_ROW_BYTES:,} bytes", line=line
+                    CsvProblem.ROW_TOO_LONG, f"the header has more than {MAX_ROW_BYTES:,} bytes", line=line
                 )
             return dialect, header, match_header(header)
         except CsvRejected as rejected:  # broken quotes, but perhaps only for this delimiter
@@ -172,9 +173,11 @@ def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], C
 
 def _header_error(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvRejected:
     if not cells:
-        return CsvRejected.because("empty", "the file is empty")
+        return CsvRejected.because(CsvProblem.EMPTY, "the file is empty")
     if mismatch.matched == 0 and any(map(starts_with_url, cells)):
-        return CsvRejected.because("no_header", "the header is missing: the first row contains image URLs", line=line)
+        return CsvRejected.because(
+            CsvProblem.NO_HEADER, "the header is missing: the first row contains image URLs", line=line
+        )
     errors = [RowError(line, problem.column, problem.code, problem.message) for problem in mismatch.problems]
     found = ", ".join(cell.strip() for cell in cells if cell.strip())
     return CsvRejected(errors, 1, f"{mismatch}; the first row has: {shorten(found, 200)}")
@@ -186,10 +189,12 @@ def _markup_error(path: Path, encoding: str) -> CsvRejected | None:
         match = _MARKUP.match(file.read(1024))
     if match is None:
         return None
-    return CsvRejected.because("not_csv", f"this is not a CSV file but {match.lastgroup}: export the table as CSV")
+    return CsvRejected.because(
+        CsvProblem.NOT_CSV, f"this is not a CSV file but {match.lastgroup}: export the table as CSV"
+    )
 
 
-Problem = tuple[int | None, str, str]  # column, code, message
+Problem = tuple[int | None, CsvProblem, str]  # column, code, message
 
 
 class _Errors:
@@ -207,7 +212,7 @@ class _Errors:
             for column, code, message in problems:
                 self.errors.append(RowError(line, None if column is None else self._titles[column], code, message))
 
-    def whole_file(self, code: str, message: str, line: int) -> None:
+    def whole_file(self, code: CsvProblem, message: str, line: int) -> None:
         self._file_errors.append(message)
         self.errors.append(RowError(line, None, code, message))
 
@@ -244,20 +249,20 @@ def _aligned(cells: list[str], columns: Columns) -> list[str]:
 def _check_row(cells: list[str], columns: Columns) -> tuple[list[Problem], int]:
     """Validate a row; returns at most one problem per column, and the number of images."""
     if sum(map(len, cells)) > _ALWAYS_FITS_CHARS and len(orjson.dumps(cells)) > MAX_ROW_BYTES:
-        return [(None, "row_too_long", f"the row has more than {MAX_ROW_BYTES:,} bytes")], 0
+        return [(None, CsvProblem.ROW_TOO_LONG, f"the row has more than {MAX_ROW_BYTES:,} bytes")], 0
     count = len(cells)
     try:
         cells = _aligned(cells, columns)
     except _TooManyCells:
         message = f"{count} cells, but the header has {columns.width}: quote cells that contain the delimiter"
-        return [(None, "too_many_cells", message)], 0
+        return [(None, CsvProblem.TOO_MANY_CELLS, message)], 0
     urls = split_urls(cells[columns.urls])
     problems = [
         *_text_problems(cells[columns.serial].strip(), columns.serial, "serial", MAX_SERIAL_CHARS),
         *_text_problems(cells[columns.product_name].strip(), columns.product_name, "name", MAX_NAME_CHARS),
     ]
     if not urls:
-        problems.append((columns.urls, "urls_missing", "the image URL is missing"))
+        problems.append((columns.urls, CsvProblem.URLS_MISSING, "the image URL is missing"))
     for number, url in enumerate(urls, start=1):
         problem = url_problem(url)
         if problem:
@@ -268,11 +273,11 @@ def _check_row(cells: list[str], columns: Columns) -> tuple[list[Problem], int]:
 
 def _text_problems(text: str, column: int, what: str, max_chars: int) -> list[Problem]:
     if not text:
-        return [(column, f"{what}_missing", f"the {what} is empty")]
+        return [(column, CsvProblem(f"{what}_missing"), f"the {what} is empty")]
     if len(text) > max_chars:
         message = f"the {what} has {len(text):,} characters; at most {max_chars} are allowed"
-        return [(column, f"{what}_too_long", message)]
+        return [(column, CsvProblem(f"{what}_too_long"), message)]
     if _CONTROL.search(text):
         message = f"the {what} contains a control character: {shorten(text, 80)!r}"
-        return [(column, f"{what}_control_character", message)]
+        return [(column, CsvProblem(f"{what}_control_character"), message)]
     return []

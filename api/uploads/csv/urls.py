@@ -6,6 +6,8 @@ so that the upload fails at once.
 
 import re
 
+from api.uploads.csv.problems import CsvProblem
+
 MAX_URL_CHARS = 2048
 
 _SPACE = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # U+3000 is the last
@@ -38,28 +40,28 @@ def starts_with_url(cell: str) -> bool:
     return _AUTHORITY.match(cell.lstrip(_SEPARATORS)) is not None
 
 
-def url_problem(url: str) -> tuple[str, str] | None:
+def url_problem(url: str) -> tuple[CsvProblem, str] | None:
     """Validate one item of ``split_urls``: a stable code and a phrase for people, or None for a valid URL.
 
     Credentials are rejected because the URL is written to events, the output CSV and logs.
     """
     if len(url) > MAX_URL_CHARS:
-        return "url_too_long", f"has {len(url):,} characters; at most {MAX_URL_CHARS:,} are allowed"
+        return CsvProblem.URL_TOO_LONG, f"has {len(url):,} characters; at most {MAX_URL_CHARS:,} are allowed"
     authority = _AUTHORITY.match(url)
     if authority is None:
-        return "url_scheme", f"is not an http:// or https:// URL: {_excerpt(url)}"
+        return CsvProblem.URL_SCHEME, f"is not an http:// or https:// URL: {_excerpt(url)}"
     if "@" in authority[1]:
-        return "url_userinfo", "contains a user name or password"
+        return CsvProblem.URL_USERINFO, "contains a user name or password"
     host_and_port = _HOST_AND_PORT.fullmatch(authority[1])
     if host_and_port is None or int(host_and_port[1] or 0) > 65535:
-        return "url_host", f"has no valid host or port: {_excerpt(url)}"
+        return CsvProblem.URL_HOST, f"has no valid host or port: {_excerpt(url)}"
     if _OTHER_ITEM.search(url):
         return (
-            "url_scheme",
+            CsvProblem.URL_SCHEME,
             f"must be followed by a comma and another http:// or https:// URL: {_excerpt(url)}",
         )
     if _NEVER_IN_A_URL.search(url):
-        return "url_characters", f"contains a line break or control character: {_excerpt(url)}"
+        return CsvProblem.URL_CHARACTERS, f"contains a line break or control character: {_excerpt(url)}"
     return None
 
 
