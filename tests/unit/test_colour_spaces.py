@@ -15,26 +15,10 @@ from PIL import Image, ImageCms
 from streams.compress.codec.animation import read_frames
 from streams.compress.codec.outcome import ImageRejected
 from streams.compress.codec.shrink import shrink
+from tests.support.images import ADOBE, chrm, chunk, cicp, gama
 
 IMAGES = Path(__file__).parents[1] / "images"
 LIMIT = 1_000_000
-ADOBE = (31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def cicp(*codes: int) -> bytes:
-    return chunk(b"cICP", bytes(codes))
-
-
-def gama(value: int) -> bytes:
-    return chunk(b"gAMA", struct.pack(">I", value))
-
-
-def chrm(*values: int) -> bytes:
-    return chunk(b"cHRM", struct.pack(">8I", *values))
 
 
 def iccp(profile: bytes) -> bytes:

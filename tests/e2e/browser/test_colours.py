@@ -9,7 +9,7 @@ from playwright.sync_api import Browser
 
 from streams.compress.codec.animation import read_frames
 from tests.image_decoder import Compared, compared, judge_page
-from tests.unit.test_colour_spaces import ADOBE, chrm, cicp, gama
+from tests.support.images import ADOBE, chrm, cicp, gama
 
 LIMIT = 1_000_000
 TRANSFERS = (1, 2, 4, 5, 6, 7, 8, 13, 14, 15, 17)
