@@ -26,6 +26,8 @@ from tests.support.markdown import ROOT
 from tests.support.shell import reader_folder, run_blocks
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = markdown.read("docs/adding-a-projection.md")
 HOSTS = ("slow.example", "gone.example", "empty.example")
 FAILURES = 600

@@ -4,6 +4,7 @@ import hashlib
 from uuid import uuid4
 
 import aiohttp
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import BaseTestServer
 
@@ -14,6 +15,8 @@ from tests.support.api_server import serving_api
 from tests.support.changelog import Changelog
 from tests.support.examples import NOON, created
 from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.slow
 
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 

@@ -13,6 +13,8 @@ from infra.observability.readiness import NotReady
 from infra.storage import CHECK_KEY, Storage, StorageError, check_storage
 from tests.support.s3 import S3Server
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 PUBLIC = "https://shrink.example"
 

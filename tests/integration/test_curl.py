@@ -13,6 +13,8 @@ import pytest
 
 from tests.support import curl
 
+pytestmark = pytest.mark.slow
+
 HOSTILE_NAME = 'it\'s; "ok",.csv'
 HEADERS = "Host: 127.0.0.1\r\nUser-Agent: curl\r\nAccept: */*\r\n"
 FILE = (

@@ -13,6 +13,8 @@ import pytest
 
 from infra.devserver.process import MAX_LOG_BYTES, ChildProcess
 
+pytestmark = pytest.mark.slow
+
 END_SECONDS = 20.0
 
 

@@ -22,6 +22,8 @@ from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 TABLES = {
     "requests",
     "requests_by_owner",

@@ -28,6 +28,8 @@ from tests.support.changelog import Changelog
 from tests.support.examples import NOON, completed, created, failed, processed, requested
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 SOON = 10.0
 
 

@@ -3,6 +3,8 @@
 import asyncio
 from uuid import uuid4
 
+import pytest
+
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from streams.log.producer import EventLog
@@ -10,6 +12,8 @@ from streams.projections.history import History
 from tests.support.examples import output_requested, processed, requested
 from tests.support.projections_worker import ProjectionsWorker
 from tests.support.waiting import eventually
+
+pytestmark = pytest.mark.slow
 
 OUTPUTS = 3000  # more than Faust puts into an agent's queue by default
 

@@ -20,6 +20,8 @@ from streams.projections.rebuild import Report, rebuild_history, rebuild_outputs
 from streams.webhooks.store import Deliveries
 from tests.support.examples import NOON, completed, created, failed, output_requested, processed, requested
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Room:

@@ -20,6 +20,8 @@ from streams.request.reconcile import Stalled
 from tests.support.examples import created, failed, processed, requested
 from tests.support.topic_reader import events_in
 
+pytestmark = pytest.mark.slow
+
 AN_HOUR_AGO = utc_now() - timedelta(hours=1)
 
 

@@ -27,6 +27,8 @@ from tests.support.receiver import SECRET, Receiver
 from tests.support.topic_reader import events_in
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def system(

@@ -142,6 +142,7 @@ def test_avif_that_plays_once_goes_on_doing_so() -> None:
     assert avif.plays(shrink((IMAGES / "avif-once.avif").read_bytes(), max_pixels=LIMIT).data) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["mpo.jpg", "mpo-stale.jpg", "pages-same.tif", "pages-diff.tif"])
 @pytest.mark.parametrize("to", [*STILL, "gif"])
 def test_previews_and_pages_are_no_frames(file: str, to: str) -> None:

@@ -225,6 +225,7 @@ def test_a_cell_may_be_longer_than_the_csv_modules_own_limit(file: Path) -> None
     assert len(read(file, HEADER + f'1,Mug,"{urls}"\n')[1][0].urls) == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filler", ["x", '","\n', "é", "\n", ","])
 def test_a_row_that_never_ends_is_cut_off_before_it_fills_the_memory(file: Path, filler: str) -> None:
     file.write_text(HEADER + ROW + '2,"' + filler * (24 * MIB // len(filler)), newline="")
@@ -239,6 +240,7 @@ def test_a_row_that_never_ends_is_cut_off_before_it_fills_the_memory(file: Path,
     assert peak < 16 * MIB
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(file: Path) -> None:
     with file.open("w") as output:
         output.write(HEADER)
@@ -548,6 +550,7 @@ def test_bad_rows_without_end_are_not_all_read(file: Path) -> None:
     assert rejected.error_count == 7
 
 
+@pytest.mark.slow
 def test_a_sheet_of_blank_rows_is_skipped_and_more_of_them_are_refused(file: Path) -> None:
     blank = "\n" * (MAX_BLANK_ROWS // 2)
     assert len(read(file, blank + HEADER + blank + ROW)[1]) == 1
@@ -657,6 +660,7 @@ def tables(draw: st.DrawFn) -> tuple[bytes, list[tuple[str, str, tuple[str, ...]
     return data, meant
 
 
+@pytest.mark.slow
 @FILE_PROPERTY
 @given(tables())
 def test_any_table_reads_back_the_same(file: Path, table: tuple[bytes, list[tuple[str, str, tuple[str, ...]]]]) -> None:
@@ -701,6 +705,7 @@ def test_any_bytes_are_either_accepted_or_refused_with_a_reason(file: Path, data
     assert rejected.detail
 
 
+@pytest.mark.slow
 @FILE_PROPERTY
 @given(tables())
 def test_our_own_output_uploaded_again_says_the_same_and_gives_the_same_output(

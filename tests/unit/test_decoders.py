@@ -92,6 +92,7 @@ async def test_an_original_that_is_kept_is_the_callers_own() -> None:
         assert again.data == small
 
 
+@pytest.mark.slow
 async def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
     hostile = endless_jpeg()
     assert len(hostile) < 200_000
@@ -109,6 +110,7 @@ async def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
         await two_decoders(pool)
 
 
+@pytest.mark.slow
 @LINUX
 def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     """What RLIMIT_CPU is for: here the parent's clock stands at an hour, and the kernel's at one second."""
@@ -130,6 +132,7 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGXCPU
 
 
+@pytest.mark.slow
 @LINUX
 async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
     async with decoding() as pool:
@@ -144,6 +147,7 @@ async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> 
         await two_decoders(pool)
 
 
+@pytest.mark.slow
 @LINUX
 async def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more() -> None:
     slow = endless_jpeg(scans=150)
@@ -155,6 +159,7 @@ async def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more()
         assert killed not in pool.process_ids
 
 
+@pytest.mark.slow
 @LINUX
 async def test_a_signal_to_the_whole_service_ends_no_image() -> None:
     """What systemd sends, and ``kill -TERM -PGID``: the decoders go on while the worker lets its images end."""
@@ -199,6 +204,7 @@ async def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_is_no
         assert (await shrunk(pool, jpeg())).width == 64
 
 
+@pytest.mark.slow
 async def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
     buffer = io.BytesIO()
     Image.new("I;16", (9_000, 9_000), 700).save(buffer, "PNG", compress_level=1)

@@ -176,6 +176,7 @@ def test_the_image_is_built_from_hashes_and_leaves_no_cache() -> None:
         assert "--require-hashes" in command or command.endswith("--no-deps .")
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None:
     """The build stage's own commands in an empty folder, with only the files that it copies."""
     app, venv = tmp_path / "app", tmp_path / "venv"

@@ -563,6 +563,7 @@ def test_bytes_that_are_not_compressed_are_an_error() -> None:
         list(Inflater("gzip").feed(b"\xff\xd8\xff\xe0 a JPEG"))
 
 
+@pytest.mark.slow
 def test_a_bomb_unfolds_only_as_far_as_it_is_asked_to() -> None:
     compressor = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)
     mebibyte = bytes(1024 * 1024)

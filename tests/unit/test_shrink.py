@@ -450,6 +450,7 @@ def test_half_a_file_is_a_failure(name: str) -> None:
     assert rejection(data[: len(data) // 2]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=8))

@@ -76,6 +76,7 @@ def test_search_leaves_out_other_versions(tmp_path: Path) -> None:
     assert find_pythons(tmp_path, "3.99") == []
 
 
+@pytest.mark.slow
 def test_naming_another_python_makes_the_environment_again(checkout: Path) -> None:
     old = checkout / ".venv" / "lib" / "package.py"
     old.parent.mkdir(parents=True)

@@ -17,6 +17,8 @@ from infra.devserver.ports import remembered_ports
 from tests.integration.api.conftest import KEY, Api
 from tests.support.console_script import Running, shrinkstream
 
+pytestmark = pytest.mark.slow
+
 CSV = "S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/1.jpg\n2,Hat,https://shop.example/2.jpg\n"
 
 

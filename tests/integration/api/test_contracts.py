@@ -18,6 +18,8 @@ from streams.events.registry import EVENT_CLASSES
 from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, Api
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 NODE = Path(sys.prefix) / "npm"
 SECONDS = 30

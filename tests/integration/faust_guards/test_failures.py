@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.integration.faust_guards.group import Group, at_once
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 FATAL = 70
 

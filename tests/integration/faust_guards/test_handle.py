@@ -4,8 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.faust_guards.group import Group, at_once
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 
 def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(

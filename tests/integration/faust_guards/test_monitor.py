@@ -8,10 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra.devserver.ports import free_ports
 from tests.integration.faust_guards.group import Group
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 UNAVAILABLE = 69
 FATAL = 70

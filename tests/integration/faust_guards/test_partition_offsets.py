@@ -1,9 +1,12 @@
 """What may be committed, whatever the order in which events finish."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.faust.offsets import PartitionOffsets
+
+pytestmark = pytest.mark.slow
 
 ascending = st.lists(st.integers(0, 10_000), min_size=1, max_size=50, unique=True).map(sorted)
 

@@ -3,8 +3,12 @@
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.faust_guards.group import Group, at_once
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 EVENTS = 400
 

@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from tests.integration.faust_guards.group import Group, at_once
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.slow
 
 FAR_AWAY = 2.0
 """Seconds that a broker takes to say what is committed: Faust's fetcher sleeps for one, and must wake meanwhile."""

@@ -18,6 +18,8 @@ from tests.integration.faust_guards.cluster import Cluster
 from tests.integration.faust_guards.group import Group
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 UNAVAILABLE = 69
 
 
