@@ -4,6 +4,7 @@ import gzip
 import io
 import random
 import struct
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -636,6 +637,23 @@ def test_missing_rows_are_white_or_clear() -> None:
     cut = data[: int(len(data) * 0.95)]
     assert opened(shrink(cut, max_pixels=LIMIT)).convert("RGBA").getpixel((5, 319)) == CLEAR
     assert opened(shrink(cut, max_pixels=LIMIT, target_format="jpeg")).getpixel((5, 319)) == (255, 255, 255)
+
+
+# --- large images
+
+
+def test_large_cutout_is_made_in_time() -> None:
+    """24 megapixels with noise and a soft edge, as a camera has them; a decoder may use 20 s of the processor."""
+    size = (6_000, 4_000)
+    noise = Image.frombytes("L", size, random.Random(1).randbytes(size[0] * size[1]))
+    bands = [Image.blend(ramp.resize(size), noise, 0.03) for ramp in (Image.linear_gradient("L"),) * 3]
+    shape = ImageChops.invert(Image.radial_gradient("L")).point([max(0, min(255, 4 * v - 300)) for v in range(256)])
+    image = Image.merge("RGBA", (*bands, shape.resize(size)))
+    data = encoded(image, "PNG", compress_level=1)
+    started = time.process_time()
+    result = shrink(data, max_pixels=LIMIT)
+    assert time.process_time() - started < 15
+    assert (result.width, result.height) == size
 
 
 # --- what quality means

@@ -28,6 +28,7 @@ VISIBLE_STEP = 4
 BANDING_SHARE = 0.02
 LEAST_AREA = 0.1
 RING_WEIGHT = 0.2  # of pixels in rings a tenth of the image may be: edges and small shadows, no glow
+STRIPS_PIXELS, STRIP = 2_000_000, 64  # of a larger image, strips of STRIP rows are looked at
 LEAST_COLOURS = 48  # for each of opaque and other pixels, where there are both
 
 
@@ -54,6 +55,8 @@ def reduced(image: Image.Image, quality: int) -> Image.Image | None:
     """An L, RGB or RGBA image with a palette of its own; None if that would be seen at ``quality``."""
     if quality >= 100:
         return None
+    if image.width * image.height > 2 * STRIPS_PIXELS and reduced(_strips(image), quality) is None:
+        return None  # found out on a part: the whole would take seconds
     if image.mode == "RGBA":
         candidates = (_with_alpha(image, dither) for dither in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG))
         return next((candidate for candidate in candidates if faithful(image, candidate, quality)), None)
@@ -143,7 +146,21 @@ def faithful(image: Image.Image, candidate: Image.Image, quality: int) -> bool:
     smooth places."""
     near = error(image, candidate) <= _allowed(ERROR_AT_50, quality)
     near = near and shift(image, candidate) <= _allowed(SHIFT_AT_50, quality)
-    return near and banding(image, candidate) <= BANDING_SHARE
+    return near and banding(_strips(image), _strips(candidate)) <= BANDING_SHARE
+
+
+def _strips(image: Image.Image) -> Image.Image:
+    """The image, or of a large one strips from all over it, of STRIPS_PIXELS together."""
+    share = STRIPS_PIXELS / (image.width * image.height)
+    if share >= 1:
+        return image
+    count = max(1, int(image.height * share) // STRIP)
+    step = image.height // count
+    parts = [image.crop((0, n * step, image.width, n * step + min(STRIP, step))) for n in range(count)]
+    sheet = image.crop((0, 0, image.width, sum(part.height for part in parts)))
+    for n, part in enumerate(parts):
+        sheet.paste(part, (0, n * parts[0].height))
+    return sheet
 
 
 def banding(image: Image.Image, candidate: Image.Image) -> float:
