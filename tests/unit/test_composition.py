@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
 from streams.compress.codec import avif
-from streams.compress.codec.animation import Frames, read_frames
+from streams.compress.codec.animation import Frames, read_frames, write_webp_animation
 from streams.compress.codec.outcome import ImageRejected, Reason
 from streams.compress.codec.shrink import shrink
 from tests.animations import FORMATS, random_animation
@@ -150,6 +150,13 @@ def test_previews_and_pages_are_no_frames(file: str, to: str) -> None:
     assert getattr(image, "n_frames", 1) == 1
     with Image.open(IMAGES / file, formats=["JPEG" if file.endswith("jpg") else "TIFF"]) as source:
         assert image.size == source.size
+
+
+def test_equal_frames_become_a_still_webp() -> None:
+    frame = Image.new("RGBA", (16, 16), (*RED, 128))
+    frames = Frames([frame, frame], [100, 100])
+    image = Image.open(io.BytesIO(write_webp_animation(frames, quality=100)))
+    assert image.convert("RGBA").getpixel((8, 8)) == (*RED, 128)
 
 
 def test_gif_cut_within_a_later_frame_plays_the_rest() -> None:

@@ -232,6 +232,8 @@ def with_webp_alpha(data: bytes) -> bytes:
 
     libwebp's encoder doesn't declare it where only the canvas around the frames is clear; some viewers then show black.
     """
+    if data[12:16] != b"VP8X":
+        return data  # equal frames have become a still image
     return data[:20] + bytes((data[20] | WEBP_ALPHA_FLAG,)) + data[21:]
 
 
