@@ -1,16 +1,12 @@
-"""Free ports: each is given to one process of this machine only, and stays the same across restarts."""
+"""Free ports: reserved by one process at a time, the same across restarts."""
 
 import contextlib
-import fcntl
 import json
-import os
 import random
 import socket
-import tempfile
+import sys
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
 
 LOOPBACK = "127.0.0.1"
 
@@ -21,7 +17,7 @@ ATTEMPTS = 200
 
 
 def is_free(port: int, host: str = LOOPBACK) -> bool:
-    """Could a server listen on this port now?"""
+    """Whether a server can listen on this port."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT doesn't count
         try:
@@ -32,31 +28,29 @@ def is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_ports(host: str = LOOPBACK) -> Iterator[int]:
-    """Ports that a server could listen on now, in random order, and that no other process is given meanwhile.
+    """Ports that a server can listen on, in random order, reserved for this process until it ends.
 
-    They stay this process's until it ends: a server listens seconds after its port was chosen.
+    A server listens seconds after its port was chosen; until then the port must not be chosen by another process.
     """
     for port in random.sample(CANDIDATES, min(ATTEMPTS, len(CANDIDATES))):
-        if port not in _given and is_free(port, host) and _reserve(port):
+        if port not in _reservations and is_free(port, host) and _reserve(port):
             yield port
 
 
-_given: set[int] = set()
+_reservations: dict[int, socket.socket] = {}
 
 
 def _reserve(port: int) -> bool:
-    try:
-        fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
-    except OSError:
-        return False
-    _given.add(port)
+    """Reserve a port by a name in Linux's abstract socket namespace, which leaves no file; elsewhere, by nothing."""
+    if sys.platform == "linux" and port not in _reservations:
+        reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            reservation.bind(f"\0shrinkstream-port-{port}")
+        except OSError:
+            reservation.close()
+            return False
+        _reservations[port] = reservation
     return True
-
-
-@cache  # once: closing any file object of it would give up all of the process's locks (POSIX)
-def _reservations() -> BinaryIO:
-    """A file whose n-th byte is locked by the process that was given the n-th port."""
-    return (Path(tempfile.gettempdir()) / f"shrinkstream-ports-{os.getuid()}").open("ab")
 
 
 def remembered_ports(path: Path, names: Sequence[str]) -> dict[str, int]:

@@ -81,7 +81,7 @@ def test_a_terminal_shows_how_far_a_request_is_and_standard_output_has_only_data
     system: System, shop: Shop, tmp_path: Path
 ) -> None:
     urls = [shop.add(f"cli-bar-{number}.jpg") for number in range(60)]
-    shop.slow_seconds = 1.5  # keeps the request running until there is something to show
+    shop.slow_seconds = 4.5  # less than FETCH_TIMEOUT: the request runs until there is something to show
     path = tmp_path / "many.csv"
     path.write_text(
         HEADER + "".join(f"{number},Sock,{url}\n" for number, url in enumerate(urls)) + f"61,Sock,{shop.url}/slow\n"

@@ -45,7 +45,6 @@ MADE = {"demo": "shrinkstream demo", "up": "shrinkstream up", "test": "python -m
 MARKS = {"docker", "kubectl", "kafka"}
 ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/test_adding_a_projection.py
 BESIDE_UP = {"docs/command-line.md", "docs/monitoring.md"}
-IN_A_CLONE = {"CONTRIBUTING.md"}
 
 
 def shell_blocks(name: str) -> list[Block]:
@@ -66,7 +65,7 @@ def test_every_document_with_commands_is_run_somewhere() -> None:
         for path in markdown.documents()
         if any(is_run(block) for block in markdown.read(path).of_language("sh"))
     }
-    assert with_commands == set(SESSION) | BESIDE_UP | ELSEWHERE | IN_A_CLONE
+    assert with_commands == set(SESSION) | BESIDE_UP | ELSEWHERE
     marks = {block.needs for path in markdown.documents() for block in markdown.read(path).of_language("sh")}
     assert marks <= MARKS | {"", "keeps-running"}
 
