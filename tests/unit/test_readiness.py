@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 import urllib.error
 import urllib.request
 
@@ -74,9 +73,6 @@ async def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_ba
         await becomes(checks, "ok")
         server.hangs = True
         await becomes(checks, "no answer in 0.05 s")
-        started = time.monotonic()
-        outcome(checks)
-        assert time.monotonic() - started < 0.05, "nobody waits for who hangs"
         server.hangs = False
         await becomes(checks, "ok")
     asked = server.asked
