@@ -79,7 +79,7 @@ async def test_images_come_back_to_their_own_callers() -> None:
 async def test_a_rejection_keeps_its_reason_and_the_decoder() -> None:
     async with decoding() as pool:
         before = pool.process_ids
-        assert await reason(pool, b"<html>") == Reason.NOT_AN_IMAGE
+        assert await reason(pool, b"no image") == Reason.NOT_AN_IMAGE
         assert await reason(pool, jpeg()[:200]) in (Reason.TRUNCATED_IMAGE, Reason.BROKEN_IMAGE)
         assert pool.process_ids == before
 
@@ -90,6 +90,15 @@ async def test_an_original_that_is_kept_is_the_callers_own() -> None:
         again = await shrunk(pool, small)
         assert again.kept_original
         assert again.data == small
+
+
+async def test_pool_tells_pages_and_truncation() -> None:
+    data = jpeg()
+    async with decoding() as pool:
+        assert (await pool.shrink(data[:-20], quality=50, max_pixels=LIMIT)).truncated
+        assert not (await pool.shrink(data, quality=50, max_pixels=LIMIT)).truncated
+        pages = (Path(__file__).parents[1] / "images" / "pages-same.tif").read_bytes()
+        assert (await pool.shrink(pages, quality=50, max_pixels=LIMIT, target_format="png")).pages == 2
 
 
 @pytest.mark.slow
