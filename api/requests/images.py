@@ -14,7 +14,7 @@ from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json
 from api.http.problems import unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from streams.projections.history import IMAGE_COLUMNS
+from streams.projections.history import LISTED_COLUMNS
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, chunk_of, chunk_range
 
@@ -51,7 +51,7 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
             index = end
             continue
         buckets_read += 1
-        rows = await context.history.whole_images(
+        rows = await context.history.listed_images(
             status.request_id,
             bucket,
             start=index,
@@ -79,7 +79,7 @@ def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
     without_result = Image(index=index, status="cancelled" if status.status in STOPPED else "pending")
     if row is None:
         return without_result
-    known = dict(zip(IMAGE_COLUMNS, row, strict=True))
+    known = dict(zip(LISTED_COLUMNS, row, strict=True))
     succeeded = known["output_path"] is not None
     if not succeeded and known["attempt"] < status.run and status.status == "processing":
         return without_result  # requested again in the current run

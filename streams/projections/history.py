@@ -82,10 +82,21 @@ IMAGE_COLUMNS = (
     "kept_original", "milliseconds", "reason", "detail",
 )  # fmt: skip
 
-_SELECT_WHOLE_IMAGES = f"""
-    SELECT image_index, {", ".join(IMAGE_COLUMNS)}
+LISTED_COLUMNS = tuple(column for column in IMAGE_COLUMNS if column != "cells")
+"""What lists show of an image: without the cells of its CSV row, up to 64 KB."""
+CELLS_PAGE_SIZE = 250
+"""Rows of a page that holds cells: 16 MB at most."""
+
+
+def _select_images(columns: tuple[str, ...]) -> str:
+    return f"""
+    SELECT image_index, {", ".join(columns)}
     FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index >= ?
     LIMIT ?"""  # noqa: S608 - our own column names
+
+
+_SELECT_WHOLE_IMAGES = _select_images(IMAGE_COLUMNS)
+_SELECT_LISTED_IMAGES = _select_images(LISTED_COLUMNS)
 
 _DELETE_IMAGE = "DELETE FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index = ?"
 
@@ -304,7 +315,7 @@ class History:
             await self._session.execute(_SELECT_DAY, place[:2])
         )
 
-    async def whole_images(
+    async def listed_images(
         self,
         request_id: str,
         bucket: int,
@@ -313,9 +324,15 @@ class History:
         limit: int = IMAGES_PER_CHUNK,
         patience: float = PATIENCE,
     ) -> dict[int, tuple[Any, ...]]:
-        """The ``IMAGE_COLUMNS`` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
-        rows = await self._session.execute(_SELECT_WHOLE_IMAGES, (request_id, bucket, start, limit), retry_for=patience)
+        """The ``LISTED_COLUMNS`` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
+        place = (request_id, bucket, start, limit)
+        rows = await self._session.execute(_SELECT_LISTED_IMAGES, place, retry_for=patience)
         return {row[0]: tuple(row[1:]) for row in rows}
+
+    async def whole_images(self, request_id: str, bucket: int) -> dict[int, tuple[Any, ...]]:
+        """The ``IMAGE_COLUMNS`` of up to 1,000 consecutive images by index."""
+        place = (request_id, bucket, 0, IMAGES_PER_CHUNK)
+        return {row[0]: tuple(row[1:]) for row in await self._with_cells(_SELECT_WHOLE_IMAGES, place)}
 
     async def forget_image(self, request_id: str, index: int) -> None:
         await self._write(_DELETE_IMAGE, request_id, chunk_of(index)[0], index)
@@ -335,7 +352,13 @@ class History:
 
     async def images(self, request_id: str, bucket: int) -> list[Any]:
         """The rows of up to 1,000 consecutive images, in order."""
-        return await self._session.execute(_SELECT_IMAGES, (request_id, bucket), retry_for=PATIENCE)
+        return await self._with_cells(_SELECT_IMAGES, (request_id, bucket))
+
+    async def _with_cells(self, cql: str, parameters: tuple[Any, ...]) -> list[Any]:
+        rows: list[Any] = []
+        async for page in self._session.pages(cql, parameters, page_size=CELLS_PAGE_SIZE, retry_for=PATIENCE):
+            rows += page
+        return rows
 
 
 def _state_of(row: Any) -> RequestState:

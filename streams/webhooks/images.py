@@ -9,7 +9,7 @@ import structlog
 
 from streams.events.progress import ImagesSettled
 from streams.log.producer import EventLog
-from streams.projections.history import IMAGE_COLUMNS, History
+from streams.projections.history import LISTED_COLUMNS, History
 from streams.request.tally import chunk_of
 from streams.webhooks.delivery import Origin
 from streams.webhooks.message import images_id, images_message
@@ -58,12 +58,12 @@ class ImageMessages:
 
     async def record(self, event: ImagesSettled) -> list[Hint] | None:
         """Record the messages and return the hints of those that are to be sent; None: the history lags."""
-        rows = await self._history.whole_images(event.request_id, chunk_of(event.first)[0])
+        rows = await self._history.listed_images(event.request_id, chunk_of(event.first)[0])
         images: dict[int, dict[str, Any]] = {}
         for index in range(event.first, event.first + event.count):
             if index not in rows:
                 return None
-            image = images[index] = dict(zip(IMAGE_COLUMNS, rows[index], strict=True))
+            image = images[index] = dict(zip(LISTED_COLUMNS, rows[index], strict=True))
             if image["output_path"] is None and (image["attempt"] or 0) < event.run:
                 return None  # that of an earlier run
         hints = []

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from api.uploads.csv.dialect import DELIMITERS, MAX_BLANK_ROWS
 from api.uploads.csv.reader import (
     MAX_BAD_ROWS_NAMED,
+    MAX_HEADER_BYTES,
     MAX_NAME_CHARS,
     MAX_ROW_BYTES,
     MAX_SERIAL_CHARS,
@@ -219,10 +220,10 @@ def test_the_end_mark_of_dos_is_no_data(file: Path, end: str) -> None:
     assert row.urls == ("https://a.example/1.jpg",)
 
 
-def test_a_cell_may_be_longer_than_the_csv_modules_own_limit(file: Path) -> None:
+def test_cell_over_the_csv_modules_limit_is_a_problem_of_its_row(file: Path) -> None:
     urls = ",".join(f"https://a.example/{'x' * 1500}/{n}.jpg" for n in range(300))
     assert len(urls) > 3 * 131_072
-    assert len(read(file, HEADER + f'1,Mug,"{urls}"\n')[1][0].urls) == 300
+    assert faults(refusal(file, HEADER + f'1,Mug,"{urls}"\n')) == [(2, None, "row_too_long")]
 
 
 @pytest.mark.slow
@@ -266,6 +267,13 @@ def test_a_row_that_would_not_fit_into_one_kafka_record_is_refused(file: Path) -
     ]
 
 
+def test_header_is_bounded_more_tightly_than_rows(file: Path) -> None:
+    text = HEADER.strip() + ",{}\n" + ROW
+    checked, _ = read(file, text.format("x" * (MAX_HEADER_BYTES - 200)))
+    assert checked.rows == 1
+    assert faults(refusal(file, text.format("x" * MAX_HEADER_BYTES))) == [(1, None, "row_too_long")]
+
+
 def test_the_largest_row_that_is_accepted_fits_into_one_kafka_record(file: Path) -> None:
     start = "1," + "\U0001f375" * MAX_NAME_CHARS + ",https://a.example/" + "é" * (MAX_URL_CHARS - 18) + ","
     note = "\x01" * ((MAX_ROW_BYTES - len(start.encode()) - 100) // 6)  # six bytes each in JSON
@@ -274,7 +282,7 @@ def test_the_largest_row_that_is_accepted_fits_into_one_kafka_record(file: Path)
         request_id=str(uuid4()), index=0, row=row.number, position=0, serial=row.serial,
         product_name=row.product_name, input_url=row.urls[0], cells=row.cells,
     )  # fmt: skip
-    assert MAX_ROW_BYTES < len(event.encode()) < MIB - 64 * 1024
+    assert MAX_ROW_BYTES < len(event.encode()) < 2 * MAX_ROW_BYTES
 
 
 def test_an_unclosed_quote_is_reported_where_its_row_begins(file: Path) -> None:

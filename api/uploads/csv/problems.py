@@ -28,7 +28,7 @@ class CsvProblem(StrEnum):
     TOO_MANY_IMAGES = "too_many_images", "more than `SHRINKSTREAM_MAX_IMAGES_PER_REQUEST`"
     QUOTE_UNCLOSED = "quote_unclosed", "a quote is never closed"
     QUOTE_BROKEN = "quote_broken", "characters between a closing quote and the next delimiter"
-    ROW_TOO_LONG = "row_too_long", "a row of more than 1,048,576 characters or 900,000 bytes"
+    ROW_TOO_LONG = "row_too_long", "a row of more than 65,536 bytes, or a header of more than 16,384"
     TOO_MANY_CELLS = "too_many_cells", "more cells than the header has: a cell that contains the delimiter needs quotes"
     SERIAL_MISSING = "serial_missing", "no serial number"
     SERIAL_TOO_LONG = "serial_too_long", "a serial number of more than 100 characters"

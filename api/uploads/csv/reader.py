@@ -32,9 +32,11 @@ MAX_NAME_CHARS = 500
 MAX_BAD_ROWS_NAMED = 100
 ROWS_PER_STEP = 2_000
 
-MAX_ROW_BYTES = 900_000
-"""Maximum bytes of a row's cells as JSON: they go into one Kafka record, whose default limit is 1 MiB
-(``max.message.bytes``, ``max.request.size``)."""
+MAX_ROW_BYTES = 64 * 1024
+"""Maximum bytes of a row's cells as JSON. A thousand rows are read together: what one takes in Kafka, in Cassandra and
+in the memory of every reader is bounded by it."""
+MAX_HEADER_BYTES = 16 * 1024
+"""Maximum bytes of the header as JSON: every API and progress process keeps those of all requests in memory."""
 
 # JSON encodes a character in at most six bytes: rows up to this length can't exceed MAX_ROW_BYTES.
 _ALWAYS_FITS_CHARS = MAX_ROW_BYTES // 6 - 1024
@@ -157,9 +159,9 @@ def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], C
         try:
             line, cells = next(read_cells(path, dialect), (1, []))
             header = [unprotect(cell) for cell in cells]
-            if len(orjson.dumps(header)) > MAX_ROW_BYTES:
+            if len(orjson.dumps(header)) > MAX_HEADER_BYTES:
                 raise CsvRejected.because(
-                    CsvProblem.ROW_TOO_LONG, f"the header has more than {MAX_ROW_BYTES:,} bytes", line=line
+                    CsvProblem.ROW_TOO_LONG, f"the header has more than {MAX_HEADER_BYTES:,} bytes", line=line
                 )
             return dialect, header, match_header(header)
         except CsvRejected as rejected:  # broken quotes, but perhaps only for this delimiter
