@@ -642,6 +642,7 @@ def test_missing_rows_are_white_or_clear() -> None:
 # --- large images
 
 
+@pytest.mark.slow
 def test_large_cutout_is_made_in_time() -> None:
     """24 megapixels with noise and a soft edge, as a camera has them; a decoder may use 20 s of the processor."""
     size = (6_000, 4_000)
