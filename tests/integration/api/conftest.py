@@ -93,7 +93,13 @@ def api(
 
 @pytest.fixture(scope="session")
 def strict_api(api: Api) -> Iterator[Api]:
-    """Another on the same system, without keys: a small rate limit, two uploads at once, and one friendly origin."""
-    changes = {"api_keys": None, "rate_limit": 0.5, "rate_limit_burst": 12, "max_uploads": 2}
-    with running_api(api.settings, cors_origins="https://shop.example", **changes) as running:
+    """Another on the same system, without keys: two uploads at once, and one friendly origin."""
+    with running_api(api.settings, cors_origins="https://shop.example", api_keys=None, max_uploads=2) as running:
+        yield running
+
+
+@pytest.fixture
+def limited_api(api: Api) -> Iterator[Api]:
+    """Another on the same system, without keys, with a small rate limit that no other test has used up."""
+    with running_api(api.settings, api_keys=None, rate_limit=0.5, rate_limit_burst=12) as running:
         yield running

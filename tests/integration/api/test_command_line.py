@@ -187,8 +187,8 @@ def test_what_can_not_go_on_is_an_error_of_one_line(environment: dict[str, str],
         (1, ["status", "r", "--server", "http://no-such-host.invalid"], "no answer from http://no-such-host.invalid"),
         (1, ["submit", file, "--output", str(tmp_path / "none" / "a.csv")], "none is not a directory"),
         (2, ["submit", str(tmp_path / "none.csv")], "does not exist"),
-        (2, ["status", "two words"], "a request's id"),
-        (2, ["download", "r", "--json"], "--json needs --output"),
+        (2, ["status", "two words"], "a request id has"),
+        (2, ["download", "r", "--json"], "--json requires --output"),
     ):
         ended = shrinkstream(*arguments, environment=environment)
         assert (ended.returncode, ended.stdout) == (code, ""), ended.stderr

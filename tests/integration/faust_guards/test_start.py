@@ -40,7 +40,7 @@ def test_a_changelog_with_other_partitions_than_the_input_is_refused(new_group: 
     group.cluster.create_topic(group.topic, 4)
     group.cluster.create_topic(group.changelog, 8)
     assert group.start().wait(20) == UNAVAILABLE
-    assert "SHRINKSTREAM_PARTITIONS is 4, but there are others" in group.output()
+    assert "SHRINKSTREAM_PARTITIONS is 4, but topics have other" in group.output()
 
 
 def test_brokers_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
