@@ -140,7 +140,7 @@ class Compressor:
             if path == made.path or await self.storage.copy(made.path, path):
                 metrics.REUSED.inc()
                 return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
-            self._once.forget(key)  # somebody has removed it from the storage
+            self._once.forget(key)  # it was removed from the storage
 
     async def _make(self, request: ImageRequested) -> Made:
         with self._budget.holding() as holding:

@@ -1,7 +1,7 @@
-"""Which requests are cancelled, so that nobody fetches their images any more.
+"""Set of recently cancelled requests, whose images are not fetched any more.
 
-compress has no table: each of its workers reads the requests topic beside its work, without a consumer group, and
-keeps what was cancelled of late. What it doesn't know yet, or has forgotten, costs some work for nothing, no more.
+compress has no table: each of its workers follows the requests topic without a consumer group. A cancellation that it
+has not read yet, or has evicted, costs some useless downloads, no more.
 """
 
 import asyncio

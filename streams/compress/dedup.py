@@ -1,8 +1,8 @@
-"""What need not be done twice: the results that were written shortly before this worker got its partitions.
+"""Deduplication after a rebalance: the results that were written shortly before this worker got its partitions.
 
-A worker that is killed leaves results on the log whose requests are not committed yet; whoever gets its partitions is
-asked for those images again. Their results are among the last of the results topic, which is cheaply read, so nothing
-that has a result is fetched again.
+A killed worker leaves results on the log whose requests are not committed; the next owner of its partitions gets those
+requests again. Their results are among the last of the results topic, which is cheap to read, so that no image with a
+result is fetched again.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 A partition is read in order: three images behind 100,000 others would be done last. So some partitions are left
 free by large requests, and small ones go to these only. That is the producer's choice, made once and kept in the
-event (`ImageRequested.bulk`), so whoever writes the event again, a retry or the reconciler, keeps to the lane; readers
-know nothing of it, a replay reads one topic as ever, and a worker that dies leaves both lanes to its successor.
+event (`ImageRequested.bulk`), so that a retry or the reconciler writes the event to the same lane; consumers don't
+know of lanes, a replay reads one topic, and a worker that dies leaves both lanes to its successor.
 
 The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust.app`): what
 is under way from one of them never keeps the next record of another from being begun.

@@ -8,7 +8,7 @@ from streams.events.base import Event
 
 
 class ProgressRebuildRequested(Event):
-    """The progress worker of a partition is to fold the log anew: all of it, or only what is about one request."""
+    """Command: rebuild a partition of the progress table from the log, as a whole or for one request."""
 
     topic = "progress_tasks"
 
@@ -22,7 +22,7 @@ class ProgressRebuildRequested(Event):
 
 
 class ProgressRebuilt(Event):
-    """A partition of the progress table was folded anew."""
+    """A partition of the progress table was rebuilt."""
 
     topic = "progress_tasks"
 

@@ -51,7 +51,7 @@ class WebhookDelivered(_WebhookOutcome):
 
 
 class WebhookFailed(_WebhookOutcome):
-    """No further attempt will be made, unless somebody asks for it."""
+    """No further attempt will be made, except by a manual redelivery."""
 
     reason: str
 

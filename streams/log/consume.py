@@ -41,13 +41,13 @@ async def consume(
 
 
 async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
-    """The event of a record, or None for one that can't be read and is now among the dead letters."""
+    """The event of a record; None for an undecodable one, which is now on the dead-letter topic."""
     message = record.message
     try:
         event = decode(message.value)
     except UnreadableEvent as error:
         log.error(
-            "unreadable record put aside",
+            "record moved to the dead-letter topic",
             topic=message.topic,
             partition=message.partition,
             offset=message.offset,

@@ -29,7 +29,7 @@ from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, Tally, chunk_of
 from streams.request.webhook import DeliveryStatus, WebhookState, delivery_status
 
-# How long a write waits for a Cassandra that is away before its worker gives up and is started anew, in seconds.
+# Seconds for which a write is retried while Cassandra is unavailable; after that its worker ends and is restarted.
 PATIENCE = 120.0
 BATCHES_IN_FLIGHT = 16
 LIST_PAGE_SIZE = 200
@@ -151,35 +151,35 @@ class History:
         """How many writes wait for their batch."""
         return len(self._images)
 
-    async def record(self, event: Event, *, anew: datetime | None = None) -> None:
-        """Write what ``event`` says; events that the history doesn't keep are passed over.
+    async def record(self, event: Event, *, rebuilt_at: datetime | None = None) -> None:
+        """Apply ``event``; events that the history doesn't keep are ignored.
 
-        ``anew``: when a rebuild began. It writes over whatever is there from before, whoever wrote that.
+        ``rebuilt_at``: when the rebuild began. Its writes win over all that were made before it.
         """
         match event:
             case ImageProcessed() | ImageFailed():
-                await self._record_image(event, anew)
+                await self._record_image(event, rebuilt_at)
             case RequestCreated():
-                await self._record_created(event, anew)
+                await self._record_created(event, rebuilt_at)
             case RequestCompleted():
-                await self._record_completed(event, anew)
-                await self._record_webhook(event, anew)
+                await self._record_completed(event, rebuilt_at)
+                await self._record_webhook(event, rebuilt_at)
             case RequestCancelled():
-                written = write_time(anew) + event.run if anew else write_time(event.time)
+                written = write_time(rebuilt_at) + event.run if rebuilt_at else write_time(event.time)
                 await self._write(_INSERT_CANCELLED, event.request_id, event.run, event.time, written)
             case RequestRetried():
-                written = write_time(anew) + event.run if anew else write_time(event.time)
+                written = write_time(rebuilt_at) + event.run if rebuilt_at else write_time(event.time)
                 await self._write(_INSERT_RETRIED, event.request_id, event.run, event.time, written)
             case RequestStopped():
-                await self._record_stopped(event, anew)
+                await self._record_stopped(event, rebuilt_at)
             case RequestFilesRemoved():
-                await self._write(_INSERT_EXPIRED, event.request_id, event.time, write_time(anew or event.time))
+                await self._write(_INSERT_EXPIRED, event.request_id, event.time, write_time(rebuilt_at or event.time))
             case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
-                await self._record_webhook(event, anew)
+                await self._record_webhook(event, rebuilt_at)
             case _:
                 pass
 
-    async def _record_created(self, event: RequestCreated, anew: datetime | None) -> None:
+    async def _record_created(self, event: RequestCreated, rebuilt_at: datetime | None) -> None:
         await self._write(
             _INSERT_CREATED,
             event.request_id,
@@ -189,13 +189,13 @@ class History:
             event.total,
             event.header,
             _or_unset(event.webhook_url),
-            write_time(anew or event.time),
+            write_time(rebuilt_at or event.time),
         )
         day = event.time.date()
         await self._write(_INSERT_OWNED, event.owner, day, event.time, event.request_id)
         await self._write(_INSERT_DAY, event.owner, day)
 
-    async def _record_completed(self, event: RequestCompleted, anew: datetime | None) -> None:
+    async def _record_completed(self, event: RequestCompleted, rebuilt_at: datetime | None) -> None:
         await self._write(
             _INSERT_COMPLETED,
             event.request_id,
@@ -212,10 +212,10 @@ class History:
             _or_unset(event.webhook_url),
             event.output_csv_url,
             event.output_csv_path,
-            write_time(anew) + 1 + event.run if anew else write_time(event.time),
+            write_time(rebuilt_at) + 1 + event.run if rebuilt_at else write_time(event.time),
         )
 
-    async def _record_stopped(self, event: RequestStopped, anew: datetime | None) -> None:
+    async def _record_stopped(self, event: RequestStopped, rebuilt_at: datetime | None) -> None:
         await self._write(
             _INSERT_STOPPED,
             event.request_id,
@@ -227,24 +227,28 @@ class History:
             event.input_bytes,
             event.output_bytes,
             _or_unset(event.webhook_url),
-            write_time(anew) + 1 + event.run if anew else write_time(event.time),
+            write_time(rebuilt_at) + 1 + event.run if rebuilt_at else write_time(event.time),
         )
 
-    async def _record_webhook(self, event: Event, anew: datetime | None) -> None:
+    async def _record_webhook(self, event: Event, rebuilt_at: datetime | None) -> None:
         said = delivery_status(event)
         if said is None:
             return
         # The greatest standing holds, as in the progress table; within one, times are in the order of events.
-        within = 2 * said.after_attempt + said.failed if anew else 0
-        written = write_time(anew or event.time) + OUTLIVES * (2 * said.run + said.delivered) + within
+        within = 2 * said.after_attempt + said.failed if rebuilt_at else 0
+        written = write_time(rebuilt_at or event.time) + OUTLIVES * (2 * said.run + said.delivered) + within
         await self._write(_INSERT_WEBHOOK, event.request_id, said.state, written)
 
-    async def _record_image(self, event: ImageProcessed | ImageFailed, anew: datetime | None) -> None:
+    async def _record_image(self, event: ImageProcessed | ImageFailed, rebuilt_at: datetime | None) -> None:
         done = event if isinstance(event, ImageProcessed) else None
         failed = event if isinstance(event, ImageFailed) else None
         # A success outlives a failure of the same attempt; a later attempt outlives an earlier one.
         success = 1 if done else 0
-        written = write_time(anew) + 2 * event.attempt + success if anew else write_time(event.requested_at) + success
+        written = (
+            write_time(rebuilt_at) + 2 * event.attempt + success
+            if rebuilt_at
+            else write_time(event.requested_at) + success
+        )
         output = (
             (done.output_url, done.output_path, done.input_bytes, done.output_bytes, done.format)
             if done

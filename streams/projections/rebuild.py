@@ -1,7 +1,6 @@
-"""Building the history and the output CSVs anew from the log, or comparing them with it.
+"""Rebuilds the history and the output CSVs from the log, or verifies them against it.
 
-The same writes as the live agents make, fed in batches. What is there already is written over with the same, so
-readers see it all the time.
+It makes the same writes as the live agents, in batches, over the rows that exist: readers see them all the time.
 """
 
 import asyncio
@@ -103,10 +102,10 @@ class LogOfRequests:
 async def rebuild_history(
     settings: Settings, history: History, deliveries: Deliveries, request_id: str | None, on_events: OnEvents
 ) -> Report:
-    """Write every row of the history again; rows of ``request_id`` that no event speaks of go, once it has ended.
+    """Write every row of the history again; with ``request_id``, also delete its orphan rows once it has ended.
 
-    Of webhooks first what came of them, and only then what is to be told: a worker that meets a message here must not
-    take it for one that was never sent. What is told of images is made from their rows, and so comes last.
+    Delivery outcomes are replayed before messages: otherwise a dispatcher would see a message without attempts and
+    send it again. Messages about images are made from the rows of the images, and so come last.
     """
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
@@ -119,7 +118,7 @@ async def rebuild_history(
     async def write(event: Event) -> None:
         async with slots:
             # What live agents write of a request under way may be older than this rebuild, and must not lose to it.
-            await history.record(event, anew=None if event.request_id in under_way else began)
+            await history.record(event, rebuilt_at=None if event.request_id in under_way else began)
             if isinstance(event, ImagesSettled):
                 await image_messages.record(event)
             else:
@@ -174,9 +173,9 @@ def _indexes_of(events: list[Event]) -> set[int]:
 
 
 async def recall(settings: Settings, history: History, request_id: str, created_at: datetime) -> None:
-    """Bring the results of one request that are on the log into the history, in case it missed some.
+    """Apply the results of one request that are on the log to the history, in case it missed some.
 
-    They write over what is there: a rebuild, or somebody's deletion, may be younger than they are.
+    Their writes win over a later rebuild or deletion.
     """
     topics = Topics(settings.topic_prefix)
     began = utc_now()
@@ -185,7 +184,7 @@ async def recall(settings: Settings, history: History, request_id: str, created_
         start = await reader.offset_at(partition, created_at)
         async for records in reader.read({partition: start}):
             events = [decode_or_none(record.value) for record in records if record.key == request_id.encode()]
-            await asyncio.gather(*(history.record(event, anew=began) for event in events if event is not None))
+            await asyncio.gather(*(history.record(event, rebuilt_at=began) for event in events if event is not None))
 
 
 async def verify_history(

@@ -29,7 +29,7 @@ class Claim(NamedTuple):
 
 
 def blocked_until(delivery: Delivery, now: datetime) -> datetime | None:
-    """The end of the claim that somebody has on the next attempt, if there is one."""
+    """The end of the claim on the next delivery attempt, if there is one."""
     if delivery.claim is None:
         return None
     claim = Claim.parse(delivery.claim)

@@ -1,7 +1,7 @@
-"""Messages, their attempts and when they are due, in Cassandra: a projection of the log.
+"""Webhook messages, their delivery attempts and due times in Cassandra: a projection of the log.
 
-Every write may be repeated and come in any order. What is due is written down only as a hint: whoever follows one
-looks at the message itself before anything is sent.
+Every write may be repeated and come in any order. Due times are only hints: the dispatcher loads the message itself
+before it sends anything.
 """
 
 from dataclasses import dataclass
@@ -183,7 +183,7 @@ class Deliveries:
         )
 
     async def claim(self, delivery: Delivery, claim: str) -> bool:
-        """Put ``claim`` onto a message unless somebody else has since it was loaded."""
+        """Set ``claim`` on a message unless another worker has claimed it since it was loaded."""
         (row,) = await self._execute(_CLAIM, claim, delivery.webhook_id, delivery.claim)
         # Not applied because it was already, by a try whose answer was lost: then it is ours, too.
         return bool(row.applied) or getattr(row, "claim", None) == claim

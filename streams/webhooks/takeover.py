@@ -15,10 +15,9 @@ WRITES_IN_FLIGHT = 64
 
 
 async def catch_up(settings: Settings, record: Callable[[Event], Awaitable[object]], shards: set[int]) -> None:
-    """Record the attempts and wishes of some shards that the consumer group has not committed yet.
+    """Apply the attempts and manual redeliveries of some shards that the consumer group has not committed yet.
 
-    The agent records them, too, a moment later. Until then an attempt that the last owner made could be made
-    again, by whoever believes the projection.
+    The agent applies them, too, a moment later. Until then an attempt of the previous owner could be made again.
     """
     topics = Topics(settings.topic_prefix)
     partitions = [TopicPartition(topics.webhooks, shard) for shard in sorted(shards)]

@@ -1,4 +1,4 @@
-"""Folding the log anew, beside a consumer that reads the same records and only parses them."""
+"""Fold of the log, beside a consumer that reads the same records and only parses them."""
 
 import asyncio
 import tempfile

@@ -401,12 +401,12 @@ async def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whateve
     async with connected(cassandra_settings) as session:
         history, random = History(session), Random(5)
         for length in range(1, len(story) + 1):
-            for anew in (None, NOON + timedelta(days=1)):
+            for rebuilt_at in (None, NOON + timedelta(days=1)):
                 request_id = str(uuid4())
                 events = [of_request(event, request_id) for event, _ in story[:length]]
                 random.shuffle(events)
                 for event in [*events, *random.choices(events, k=2)]:
-                    await history.record(event, anew=anew)
+                    await history.record(event, rebuilt_at=rebuilt_at)
                 status = await history.status(request_id)
                 assert status is not None
                 told = (status.status, status.succeeded, status.failed, status.webhook)

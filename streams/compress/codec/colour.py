@@ -26,7 +26,7 @@ UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
-# Everything that Pillow and LittleCMS were seen to raise on a damaged profile or Exif block.
+# Everything that Pillow and LittleCMS raised on damaged profiles and Exif blocks in tests.
 METADATA_ERRORS = (ImageCms.PyCMSError, ArithmeticError, EOFError, LookupError, OSError, RuntimeError, SyntaxError,
                    TypeError, ValueError)  # fmt: skip
 # A transform that moves no colour further than this (of 255) is not worth its time.

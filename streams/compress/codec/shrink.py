@@ -51,7 +51,7 @@ AVIF_SPEED = 8
 FULL_CHROMA_QUALITY = 90
 OPTIMISED_SAMPLES, LEVEL_6_SAMPLES = 10_000_000, 32_000_000
 
-# What decoders were seen to raise on damaged files (`fuzzing` in the tests), with their nearest base classes.
+# Everything that decoders raised on damaged files (`fuzzing` in the tests), by the nearest base classes.
 DECODER_ERRORS = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
                   SyntaxError, TypeError, ValueError, struct.error, zlib.error)  # fmt: skip
 # Pillow has no error class of its own for these.

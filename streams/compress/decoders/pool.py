@@ -195,7 +195,7 @@ class _DiedBefore(Exception):
 
 
 class _DiedAt(Exception):
-    """The decoder died at this image. ``killed``: by somebody else, which this pool does to nobody who waits."""
+    """The decoder died at this image. ``killed``: by another process; the pool kills none that a caller waits for."""
 
     def __init__(self, reason: Reason, text: str, *, killed: bool = False) -> None:
         super().__init__(text)
