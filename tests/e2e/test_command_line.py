@@ -94,7 +94,6 @@ def test_a_terminal_shows_how_far_a_request_is_and_standard_output_has_only_data
     assert "61/61" in submitting.err
     assert re.search(r"\d images/s", submitting.err)
     assert re.search(r"of 0\.\d MB saved \(\d+%\)", submitting.err)
-    assert re.search(r"\d:\d\d left", submitting.err)
     assert "failed: row 61, S. No. 61: " in submitting.err
 
 

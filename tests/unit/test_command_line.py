@@ -17,7 +17,7 @@ from infra import errors
 from infra.cli import main
 from infra.cli.completion import completion_script
 from infra.cli.main import SHELLS, Sections
-from infra.cli.terminal import PACE_SECONDS, Pace, clock, printable
+from infra.cli.terminal import PACE_SECONDS, Pace, clock, details, printable
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "command-line.md"
 
@@ -139,6 +139,16 @@ def test_a_pace_forgets_what_was_long_ago() -> None:
         pace.note(second, 99 * 50 + (second - 99) * 2)
     assert pace.per_second(199) == 2
     assert pace.seconds_left(199, 20) == 10
+
+
+def test_details_tell_rate_savings_and_time_left() -> None:
+    pace = Pace()
+    pace.note(0, 0)
+    pace.note(10, 20)
+    sums = {"total": 50, "succeeded": 19, "failed": 1, "inputBytes": 4_000_000, "outputBytes": 1_000_000}
+    shown = "2.0 images/s, 3.0 of 4.0 MB saved (75%)"
+    assert details({"status": "processing", **sums}, pace, 10) == f"{shown}, 0:15 left"
+    assert details({"status": "completed", **sums}, pace, 10) == shown
 
 
 def test_a_pace_begins_anew_with_a_retry() -> None:
