@@ -193,7 +193,7 @@ class Settings(BaseSettings):
     stall_after: float = Field(
         300.0, gt=0, description="seconds without progress after which a request is stalled and is reconciled"
     )
-    heal_limit: int = Field(
+    reconcile_rounds: int = Field(
         5, ge=0, description="rounds in which missing images of a stalled run are requested again before they fail"
     )
     progress_grace: float = Field(

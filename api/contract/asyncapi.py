@@ -22,7 +22,8 @@ _CHANNELS = {
     "image_results": "Result of each image. Keyed by request id.",
     "output_requests": "From progress to projections: output CSVs to write. Keyed by request id.",
     "webhooks": "Delivery attempts and outcomes of webhooks. Keyed by request id.",
-    "progress_tasks": "Maintenance of the progress table. Keyed by request id.",
+    "progress": "Facts about requests in the progress table. Keyed by request id.",
+    "maintenance": "Operator commands and their results, kept for a week: no facts. Keyed by request or command id.",
 }
 
 _HEADERS = {

@@ -23,14 +23,14 @@ from streams.events.registry import decode
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, partition_of
 from streams.log.topics import Topics
-from streams.progress.rebuild import corrections, fold_partition
+from streams.progress.rebuild import COMMAND_EXPIRES, corrections, fold_partition
 from streams.progress.store import split_key
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import OnEvents, Report, rebuild_history, rebuild_outputs, verify_history
 from streams.webhooks.store import Deliveries
 
-REBUILD_TIMEOUT = 3600.0
+REBUILD_TIMEOUT = COMMAND_EXPIRES.total_seconds()
 RECHECK_SECONDS = 3.0
 
 
@@ -107,7 +107,7 @@ async def _rebuild_progress(settings: Settings, request_id: str | None, on_event
     await events.start()
     try:
         async with LogReader.open(settings) as reader:
-            partitions = await reader.partitions(topics.progress_tasks)
+            partitions = await reader.partitions(topics.maintenance)
             if request_id is not None:
                 partitions = [partition_of(request_id.encode(), partitions)]
             positions = await reader.ends(partitions)

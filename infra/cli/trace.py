@@ -44,7 +44,7 @@ async def print_trace(settings: Settings, request_id: str, *, every_line: bool, 
 async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trace: Timeline) -> None:
     since = created.time
     about_request = RequestRecords(reader, created.request_id, MAX_RECORDS)
-    for topic in (topics.requests, topics.output_requests, topics.webhooks, topics.progress_tasks):
+    for topic in (topics.requests, topics.output_requests, topics.webhooks, topics.progress):
         await about_request.add(topic, since)
     await _add_all(about_request, trace)
     # The request's events bound the scan for its images: their offsets, and the end of the results.

@@ -242,13 +242,15 @@ RECOVERY_SECONDS = _histogram(
     of=("progress",),
     buckets=(0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0),
 )
-REQUESTS_HEALED = _counter("requests_healed_total", "stalled requests reconciled", of=("progress",))
-ASKED_AGAIN = _counter(
-    "images_requested_again_total", "images requested again, by cause: `retry`, or `lost`", "cause",
+REQUESTS_RECONCILED = _counter("requests_reconciled_total", "stalled requests reconciled", of=("progress",))
+IMAGES_REREQUESTED = _counter(
+    "images_rerequested_total", "images re-requested, by cause: `retry` or `stalled`", "cause",
     of=("progress",),
 )  # fmt: skip
-RESULTS_REPEATED = _counter("results_repeated_total", "missed results republished by the reconciler", of=("progress",))
-GIVEN_UP = _counter("images_given_up_total", "images failed as `lost`: no result in any round", of=("progress",))
+RESULTS_REPUBLISHED = _counter(
+    "results_republished_total", "missed results republished by the reconciler", of=("progress",)
+)
+IMAGES_GIVEN_UP = _counter("images_given_up_total", "images failed as `lost`: no result in any round", of=("progress",))
 
 # --- projections
 
@@ -283,7 +285,9 @@ for _outcome in ("delivered", "failed"):
 WEBHOOKS_IN_FLIGHT = _sampled(
     "webhook_attempts_in_progress", "in-flight webhooks: being sent, or due and loaded", of=("projections",)
 )
-WEBHOOK_LANES = _sampled("webhook_lanes", "non-empty host queues of webhooks, per partition", of=("projections",))
+WEBHOOK_HOST_QUEUES = _sampled(
+    "webhook_host_queues", "non-empty host queues of webhooks, per partition", of=("projections",)
+)
 WEBHOOK_LATENESS = _sampled(
     "webhook_lateness_seconds", "age of the oldest due webhook since its due time", of=("projections",)
 )

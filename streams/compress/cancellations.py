@@ -46,7 +46,7 @@ class CancelledRequests:
 
     def cover(self, image: ImageRequested) -> bool:
         """Whether an image was asked for in a run that is cancelled. In a retry after that it is wanted again."""
-        return image.attempt <= self._runs.get(image.request_id, -1)
+        return image.run <= self._runs.get(image.request_id, -1)
 
     def take(self, values: Iterable[bytes | None]) -> None:
         """Note the cancellations among the records of the requests topic."""

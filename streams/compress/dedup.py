@@ -44,7 +44,7 @@ class RecentResults:
                 loaded = await self._load()
                 if self._expired == expired:  # else the last results may be later than what was read
                     self._settled = loaded
-            return (request.request_id, request.index, request.attempt) in settled
+            return (request.request_id, request.index, request.run) in settled
 
     async def _load(self) -> set[_Attempt]:
         settled = set()
@@ -58,5 +58,5 @@ class RecentResults:
                     except UnreadableEvent:
                         continue  # among the dead letters already
                     if isinstance(event, ImageProcessed | ImageFailed):
-                        settled.add((event.request_id, event.index, event.attempt))
+                        settled.add((event.request_id, event.index, event.run))
         return settled

@@ -1,9 +1,9 @@
-"""The vocabulary: what can happen to a request, an image and a webhook.
+"""Base of all events, and their CloudEvents encoding.
 
 Each event is one small class that knows its topic, its key and its id. On the wire an event is a CloudEvents
 1.0 JSON object in structured mode (https://github.com/cloudevents/spec, HTTP and Kafka bindings); nothing
-outside this module knows that. An id is derived from what happened and to what, never from when: the same
-fact written twice has the same id, and a reader drops the repeat by it.
+outside this module knows that. An id is derived from the fact and its subject, never from the time: the same
+fact written twice has the same id, by which consumers deduplicate.
 """
 
 import hashlib
@@ -48,8 +48,8 @@ class UnreadableEvent(Exception):
     """A record is not an event that this version can read; the message says why."""
 
 
-# An event is read only if everything it tells can be stored where it is told on: Cassandra's int, bigint and keys,
-# the fields of a progress chunk. Else it would be the same readers' crash at each delivery.
+# Field bounds match the tightest downstream store (Cassandra's int, bigint and keys, a tally's fields): an event that
+# can be decoded is never a poison pill there.
 _REQUEST_ID = r"^[A-Za-z0-9_-]{1,64}$"  # no slash: keys and subjects have one after it
 
 RequestId = Annotated[str, Field(pattern=_REQUEST_ID)]
@@ -64,7 +64,7 @@ Owner = Annotated[str, Field(max_length=1000)]
 
 Url = Annotated[str, Field(max_length=10_000)]
 
-Milliseconds = Annotated[int, Field(ge=0, lt=2**29)]  # the three of an image are added up
+Milliseconds = Annotated[int, Field(ge=0, lt=2**29)]  # the three durations of an image are summed
 
 Offset = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -93,7 +93,9 @@ def is_request_id(text: str) -> bool:
     return re.fullmatch(_REQUEST_ID, text) is not None
 
 
-TopicName = Literal["requests", "image_requests", "image_results", "output_requests", "progress_tasks", "webhooks"]
+TopicName = Literal[
+    "requests", "image_requests", "image_results", "output_requests", "progress", "maintenance", "webhooks"
+]
 
 
 class Event(BaseModel):
@@ -107,7 +109,7 @@ class Event(BaseModel):
     request_id: RequestId
     time: Time = Field(default_factory=utc_now, exclude=True)
     traceparent: Annotated[str, Field(pattern=trace_context.PATTERN)] | None = Field(
-        None, description="the caller's `traceparent` (W3C Trace Context), if it sent one: the event is of its trace"
+        None, description="the caller's `traceparent` (W3C Trace Context), if it sent one"
     )
 
     @property
@@ -120,7 +122,7 @@ class Event(BaseModel):
 
     @property
     def occurrence(self) -> str:
-        """What tells two events of one type and subject apart: part of the id."""
+        """Part of the id: tells two events of one type and subject apart."""
         return ""
 
     @property
@@ -129,7 +131,7 @@ class Event(BaseModel):
 
     @classmethod
     def id_of(cls, subject: str, occurrence: str) -> str:
-        """The id of the event of this type about ``subject`` that is told apart by ``occurrence``."""
+        """The id of the event of this type about ``subject`` with this ``occurrence``."""
         return _uuid5(f"{cls.__name__}/{subject}/{occurrence}")
 
     @property
@@ -138,15 +140,15 @@ class Event(BaseModel):
 
     @property
     def own_traceparent(self) -> str:
-        """The trace context that goes with the record: the event as the parent of whatever follows from it."""
+        """The trace context of the record: the event is the parent of the events that it causes."""
         return trace_context.traceparent_of(self.request_id, self.traceparent, self.id)
 
     def log_fields(self) -> dict[str, str]:
-        """What a log line says of the event that it is about."""
+        """The fields of a log line about the event."""
         return {"request_id": self.request_id, "event_id": self.id, "trace_id": self.trace_id}
 
     def partition_among(self, partitions: int) -> int | None:
-        """The partition of the topic, of so many, that the event goes to; None: that of its key."""
+        """The partition, among ``partitions``, that the event is written to; None: that of its key."""
         return None
 
     @classmethod
@@ -157,7 +159,7 @@ class Event(BaseModel):
         return self._encode(self.id)
 
     def encode_with_context(self) -> tuple[bytes, bytes]:
-        """What ``encode`` and ``own_traceparent`` say, for the work of one: the id is the most of it."""
+        """``encode`` and ``own_traceparent`` at the cost of one: most of it is the id."""
         event_id = self.id
         context = trace_context.traceparent_of(self.request_id, self.traceparent, event_id)
         return self._encode(event_id), context.encode()
@@ -189,7 +191,7 @@ class Event(BaseModel):
                 "id": {
                     "type": "string",
                     "format": "uuid",
-                    "description": "the same whenever the same fact is written again: drop repeats by it",
+                    "description": "the same if the fact is written again: deduplicate by it",
                 },
                 "source": {"const": SOURCE},
                 "type": {"const": cls.event_type()},

@@ -12,7 +12,7 @@ class _ImageEvent(Event):
     """An event about one image: the ``index``-th (from 0) URL of its request, in the order of the CSV."""
 
     index: Annotated[int, Field(ge=0, lt=2**24)]
-    attempt: Annotated[Run, Field(description="0, and one more at each retry of the failed images")] = 0
+    run: Annotated[Run, Field(description="0, and one more for each retry of the failed images")] = 0
 
     @property
     def subject(self) -> str:
@@ -20,23 +20,23 @@ class _ImageEvent(Event):
 
     @property
     def occurrence(self) -> str:
-        return str(self.attempt)
+        return str(self.run)
 
 
 class ImageRequested(_ImageEvent):
-    """An image waits to be fetched and compressed."""
+    """An image is to be fetched and compressed."""
 
     topic = "image_requests"
 
-    row: Annotated[Count, Field(description="CSV row, from 0, header not counted")]
-    position: Annotated[Count, Field(description="place of the URL in its row, from 0")]
+    row: Annotated[Count, Field(description="index of the CSV row, from 0, without the header")]
+    position: Annotated[Count, Field(description="index of the URL in its row, from 0")]
     serial: str
     product_name: ProductName
     input_url: str
-    cells: tuple[str, ...] | None = Field(None, description="all cells of the row, with its first image only")
+    cells: tuple[str, ...] | None = Field(None, description="all cells of the row, in its first image only")
     quality: Quality = 50
-    format: ImageFormat | None = Field(None, description="format to make; absent: that of the input")
-    bulk: bool = Field(False, description="of a large request, which leaves some partitions to small ones")
+    format: ImageFormat | None = Field(None, description="output format; absent: that of the input")
+    bulk: bool = Field(False, description="whether it is in the bulk lane, as an image of a large request")
     owner: Owner = Field("", description="as in RequestCreated")
 
     @property
@@ -48,7 +48,7 @@ class ImageRequested(_ImageEvent):
 
 
 class _ImageResult(_ImageEvent):
-    """What came of one ImageRequested, with what it said of the image, so that a reader needs no join."""
+    """Result of an ImageRequested, with its fields, so that a consumer needs no join."""
 
     topic = "image_results"
 
@@ -59,15 +59,15 @@ class _ImageResult(_ImageEvent):
     input_url: str
     cells: tuple[str, ...] | None = None
     owner: Owner = ""
-    requested_at: Time = Field(description="when the image was requested")
+    requested_at: Time = Field(description="time of its ImageRequested: the same in every repetition")
 
     @classmethod
     def of(cls, request: ImageRequested, **outcome: Any) -> Self:
-        """The result of ``request``; ``outcome`` has the fields that only the result knows."""
+        """The result of ``request``; ``outcome``: the fields that a result adds."""
         return cls(
             request_id=request.request_id,
             index=request.index,
-            attempt=request.attempt,
+            run=request.run,
             row=request.row,
             position=request.position,
             serial=request.serial,
@@ -92,16 +92,20 @@ class ImageProcessed(_ImageResult):
     width: Count
     height: Count
     sha256: str = Field(description="hash of the stored bytes")
-    kept_original: bool = Field(False, description="compressing did not make it smaller, so it is stored as it was")
-    pages: Count | None = Field(None, description="pages of the input, if only its first one was made")
-    truncated: bool = Field(False, description="the input ends too early; what is missing is transparent or white")
+    kept_original: bool = Field(
+        False, description="whether the original is stored, as compression did not make it smaller"
+    )
+    pages: Count | None = Field(None, description="number of pages of the input, if only the first one was processed")
+    truncated: bool = Field(
+        False, description="whether the input is truncated; its missing part is transparent or white"
+    )
     fetch_ms: Milliseconds = 0
     shrink_ms: Milliseconds = 0
     store_ms: Milliseconds = 0
 
 
 class ImageFailed(_ImageResult):
-    """An image can't be processed; the rest of its request goes on."""
+    """An image can't be processed; the rest of its request continues."""
 
     reason: str = Field(description="stable code")
-    detail: str = Field("", description="the same for people")
+    detail: str = Field("", description="explanation for people")

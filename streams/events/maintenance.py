@@ -1,4 +1,4 @@
-"""Commands of operators to the progress workers, and their answers."""
+"""Operator commands to the progress workers, and their results: no facts, kept for a week, executed at most once."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from streams.events.base import Event
 class ProgressRebuildRequested(Event):
     """Command: rebuild a partition of the progress table from the log, as a whole or for one request."""
 
-    topic = "progress_tasks"
+    topic = "maintenance"
 
     rebuild_id: str
     partition: Annotated[int, Field(ge=0, lt=2**31)]
@@ -24,12 +24,12 @@ class ProgressRebuildRequested(Event):
 class ProgressRebuilt(Event):
     """A partition of the progress table was rebuilt."""
 
-    topic = "progress_tasks"
+    topic = "maintenance"
 
     rebuild_id: str
     partition: Annotated[int, Field(ge=0, lt=2**31)]
-    events: int = Field(description="events read")
-    changed: int = Field(description="records of the table that were other than what the log says")
+    events: int = Field(description="number of events read")
+    changed: int = Field(description="number of keys of the table that differed from the log")
     seconds: float
 
     @property

@@ -1,4 +1,4 @@
-"""Events of the progress table: what was requested again, settled, recorded, evicted."""
+"""Facts about requests in the progress table: images re-requested or settled, request projected or evicted."""
 
 from typing import Annotated, Literal
 
@@ -7,32 +7,31 @@ from pydantic import Field
 from streams.events.base import Count, Event, Offsets, Run, Time, Url, WebhookKind
 
 
-class ImagesRequestedAgain(Event):
-    """Images that have no result that counts were asked for again: for a retry, or because nothing came of them."""
+class ImagesRerequested(Event):
+    """Images without a valid result were requested again: for a retry, or because the request was stalled."""
 
-    topic = "progress_tasks"
+    topic = "progress"
 
-    run: Annotated[Run, Field(description="the run that they are asked for in")] = 0
-    heal: Annotated[
-        Count, Field(description="0: the retry itself; else how often the run has been helped, this time included")
-    ]
-    missing: Count
-    image_offsets: Offsets = Field(description="as in RequestCreated, the new ones included")
+    run: Annotated[Run, Field(description="the run in which they were requested")] = 0
+    cause: Literal["retry", "stalled"]
+    round: Annotated[Count, Field(description="round of reconciliation of the run, from 1; 0 for a retry")] = 0
+    missing: Annotated[Count, Field(description="number of images requested again")]
+    image_offsets: Offsets = Field(description="as in RequestCreated, with the new offsets")
 
     @property
     def occurrence(self) -> str:
-        return _of_run(self.run, str(self.heal))
+        return f"{self.run}/{self.round}"
 
 
 class ImagesSettled(Event):
-    """Some consecutive images of a request all have their result, and its receiver wants to hear of them."""
+    """A range of consecutive images is settled, and the receiver subscribed to image events."""
 
-    topic = "progress_tasks"
+    topic = "progress"
 
     run: Run
     first: Annotated[int, Field(ge=0, lt=2**24, description="index of the first image")]
     count: Annotated[int, Field(ge=1, le=1000)]
-    created_at: Time = Field(description="when the request was made")
+    created_at: Time = Field(description="creation of the request")
     webhook_url: Url
     webhook_events: tuple[WebhookKind, ...]
 
@@ -41,10 +40,10 @@ class ImagesSettled(Event):
         return f"{self.run}/{self.first}"
 
 
-class RequestRecorded(Event):
-    """The history has the completed request: its status can be answered from there."""
+class RequestProjected(Event):
+    """The history has the end of a request's run: its status can be read from there."""
 
-    topic = "progress_tasks"
+    topic = "progress"
 
     run: Run
 
@@ -53,25 +52,20 @@ class RequestRecorded(Event):
         return str(self.run)
 
 
-class RequestExpired(Event):
-    """A finished request leaves the progress table; the second time, the mark that it was there leaves too.
+class ProgressEvicted(Event):
+    """A finished request is evicted from the progress table, and a week later its tombstone is dropped.
 
-    Or results leave it that no request is there for, as of an upload that was cut off.
+    Also evicts orphaned results: those without a request, as of an aborted upload.
     """
 
-    topic = "progress_tasks"
+    topic = "progress"
 
-    stage: Literal["done", "forgotten", "abandoned"]
-    run: Annotated[Run, Field(description="the run that it leaves after: a later one keeps it there")] = 0
+    stage: Literal["evicted", "tombstone_dropped", "orphaned"]
+    run: Annotated[Run, Field(description="the run after which it is evicted: a later one keeps the request")] = 0
     images: Annotated[int, Field(ge=1, le=2**25)] | None = Field(
-        None, description="of abandoned results, those of images with a lower index than that leave"
+        None, description="of orphaned results, those of images with a lower index are evicted"
     )
 
     @property
     def occurrence(self) -> str:
-        return _of_run(self.run, self.stage)
-
-
-def _of_run(run: int, what: str) -> str:
-    # As it was before there were runs, so that the ids of old events stay.
-    return f"{run}/{what}" if run else what
+        return f"{self.run}/{self.stage}"

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from streams.events.base import TYPE_PREFIX, Event, UnreadableEvent
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
-from streams.events.progress import ImagesRequestedAgain, ImagesSettled, RequestExpired, RequestRecorded
+from streams.events.progress import ImagesRerequested, ImagesSettled, ProgressEvicted, RequestProjected
 from streams.events.requests import (
     OutputCsvRequested,
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
-    RequestFilesRemoved,
+    RequestExpired,
     RequestRetried,
     RequestStopped,
 )
@@ -32,15 +32,15 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     RequestCancelled,
     RequestRetried,
     RequestStopped,
-    RequestFilesRemoved,
+    RequestExpired,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,
     WebhookRedeliveryRequested,
-    ImagesRequestedAgain,
+    ImagesRerequested,
     ImagesSettled,
-    RequestRecorded,
-    RequestExpired,
+    RequestProjected,
+    ProgressEvicted,
     ProgressRebuildRequested,
     ProgressRebuilt,
 )
@@ -97,7 +97,7 @@ def decode(value: bytes | None) -> Event:
 
 
 def decode_or_none(value: bytes | None) -> Event | None:
-    """The same for who reads beside the agents: they put what can't be read among the dead letters, once."""
+    """The event, or None for an undecodable record: the agents move it to the dead-letter topic."""
     try:
         return decode(value)
     except UnreadableEvent:

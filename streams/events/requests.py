@@ -8,7 +8,7 @@ from streams.events.base import ByteSum, Count, Event, ImageFormat, Offsets, Own
 
 
 class RequestCreated(Event):
-    """A CSV was accepted. Written after the last of its ImageRequested: before it, the request does not exist."""
+    """A CSV was accepted. Written after its last ImageRequested is acknowledged: before it, there is no request."""
 
     topic = "requests"
 
@@ -16,19 +16,19 @@ class RequestCreated(Event):
     rows: Annotated[int, Field(ge=1, le=2**24, description="number of CSV rows")]
     header: tuple[str, ...] = Field(description="the header cells of the uploaded CSV")
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
-    owner: Owner = Field("", description="name of the API key that made it; empty without keys")
+    owner: Owner = Field("", description="name of the API key that created it; empty without keys")
     webhook_url: Url | None = None
     quality: Quality = Field(50, description="quality of its images")
-    format: ImageFormat | None = Field(None, description="format of its images; absent: that of each input")
-    webhook_events: tuple[WebhookKind, ...] = Field((), description="what the receiver is told beside the completion")
+    format: ImageFormat | None = Field(None, description="output format of its images; absent: that of each input")
+    webhook_events: tuple[WebhookKind, ...] = Field((), description="further message types for the receiver")
     image_offsets: Offsets = Field(
         default_factory=dict,
-        description="partition of the image-requests topic → first and last offset that hold this request's images",
+        description="partition of the image-requests topic → first and last offset of its images",
     )
 
 
 class _RequestSummary(Event):
-    """The sums over a request's images, and what a reader needs of its RequestCreated."""
+    """The sums over a request's images, and the fields of its RequestCreated that consumers need."""
 
     run: Annotated[Run, Field(description="0, and one more after each retry of the failed images")] = 0
     total: Count
@@ -46,7 +46,7 @@ class _RequestSummary(Event):
 
 
 class OutputCsvRequested(_RequestSummary):
-    """Every image of a request has its result: its output CSV is to be written."""
+    """All images of a request are settled: its output CSV is to be written."""
 
     topic = "output_requests"
 
@@ -54,7 +54,7 @@ class OutputCsvRequested(_RequestSummary):
 
 
 class RequestCompleted(_RequestSummary):
-    """Every image has its result and the output CSV can be downloaded."""
+    """All images are settled, and the output CSV can be downloaded."""
 
     topic = "requests"
 
@@ -63,11 +63,11 @@ class RequestCompleted(_RequestSummary):
 
 
 class RequestCancelled(Event):
-    """Somebody wants no more of a request's images. A run that completes all the same is complete."""
+    """A client cancelled the request. A run that completes nevertheless is complete."""
 
     topic = "requests"
 
-    run: Annotated[Run, Field(description="the run that is stopped")] = 0
+    run: Annotated[Run, Field(description="the cancelled run")] = 0
 
     @property
     def occurrence(self) -> str:
@@ -75,12 +75,12 @@ class RequestCancelled(Event):
 
 
 class RequestRetried(Event):
-    """Every image of a request that has not succeeded is to be processed again."""
+    """A client retried the request: every image that has not succeeded is processed again."""
 
     topic = "requests"
 
-    run: Annotated[Run, Field(ge=1, description="the run that begins, which its images bear as their attempt")]
-    created_at: Time = Field(description="when the request was created: what is about it is on the log from then on")
+    run: Annotated[Run, Field(ge=1, description="the new run")]
+    created_at: Time = Field(description="creation of the request: its events are on the log from then on")
 
     @property
     def occurrence(self) -> str:
@@ -88,15 +88,15 @@ class RequestRetried(Event):
 
 
 class RequestStopped(_RequestSummary):
-    """What the images of a cancelled request came to, when nothing of it is under way any more."""
+    """The final state of a cancelled request, when no image of it is in flight any more."""
 
     topic = "requests"
 
 
-class RequestFilesRemoved(Event):
-    """A finished request is older than ``RETENTION_DAYS``: its images and output CSVs are removed when this is read.
+class RequestExpired(Event):
+    """The request finished longer ago than ``RETENTION_DAYS``: its files are deleted when this event is consumed.
 
-    That is final: no retry is accepted from some time before it, and none that comes after it counts.
+    That is final: a retry after it is ignored.
     """
 
     topic = "requests"

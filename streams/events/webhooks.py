@@ -8,7 +8,7 @@ from streams.events.base import Count, Event, Run, Time, WebhookId, WebhookKind
 
 
 class _WebhookEvent(Event):
-    """An event about telling a receiver something; ``webhook_id`` is the message's, stable over all attempts."""
+    """An event about a webhook message; ``webhook_id`` is the same at all delivery attempts."""
 
     topic = "webhooks"
 
@@ -22,15 +22,19 @@ class _WebhookEvent(Event):
 
 
 class WebhookAttempted(_WebhookEvent):
-    """One POST was made, whatever came of it."""
+    """A delivery attempt, whatever its result."""
 
     attempt: Annotated[int, Field(ge=1, lt=2**31)]
-    status: Annotated[int, Field(ge=0, lt=1000)] | None = Field(None, description="HTTP status, if there was an answer")
+    status: Annotated[int, Field(ge=0, lt=1000)] | None = Field(
+        None, description="HTTP status, if there was a response"
+    )
     milliseconds: Count
-    reason: str | None = Field(None, description="why it is no success; absent on success")
-    next_attempt_at: Time | None = Field(None, description="when the next attempt is due, if there is to be one")
-    last: bool = Field(False, description="it is no success, and no further attempt will be made")
-    after_attempt: Count = Field(0, description="number of attempts before the redelivery that it belongs to, if any")
+    reason: str | None = Field(None, description="reason of failure; absent on success")
+    next_attempt_at: Time | None = Field(None, description="due time of the next attempt")
+    last: bool = Field(False, description="whether it failed and is the last attempt")
+    after_attempt: Count = Field(
+        0, description="number of attempts before the manual redelivery that it belongs to; 0: none"
+    )
 
     @property
     def occurrence(self) -> str:
@@ -39,7 +43,7 @@ class WebhookAttempted(_WebhookEvent):
 
 class _WebhookOutcome(_WebhookEvent):
     attempts: Count
-    after_attempt: Count = Field(0, description="as in WebhookAttempted: each redelivery has an outcome of its own")
+    after_attempt: Count = Field(0, description="as in WebhookAttempted: each manual redelivery has its own outcome")
 
     @property
     def occurrence(self) -> str:
@@ -51,15 +55,17 @@ class WebhookDelivered(_WebhookOutcome):
 
 
 class WebhookFailed(_WebhookOutcome):
-    """No further attempt will be made, except by a manual redelivery."""
+    """The last delivery attempt failed; only a manual redelivery leads to further ones."""
 
     reason: str
 
 
 class WebhookRedeliveryRequested(_WebhookEvent):
-    """Somebody wants a message sent again, at once and with the whole schedule of attempts before it."""
+    """A client requested a manual redelivery: at once, and with a fresh schedule."""
 
-    after_attempt: Count = Field(description="number of attempts made before: asked for twice, it is the same wish")
+    after_attempt: Count = Field(
+        description="number of delivery attempts before it: two requests after the same attempt are one"
+    )
 
     @property
     def occurrence(self) -> str:

@@ -8,7 +8,8 @@ image-requests              image id       api, progress               compress
 image-results               request id     compress                    progress, projections
 output-requests             request id     progress                    projections
 webhooks                    request id     projections, api            progress, projections
-progress-tasks              request id     progress, projections       progress, projections
+progress                    request id     progress, projections       progress, projections
+maintenance                 request id     replay, progress            progress, replay
 dead-letters                none           every reader                people
 progress-…-changelog        request id     progress                    progress, api (status view)
 ==========================  =============  ==========================  ====================================
@@ -21,6 +22,12 @@ that happens to a request; and keeps it, as a key's partition depends on it. The
 from collections.abc import Mapping
 
 KEEP_FOREVER: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
+# Segments that close within a day, or else a topic with little traffic keeps its records much longer.
+KEEP_A_WEEK: Mapping[str, str] = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(7 * 24 * 60 * 60 * 1000),
+    "segment.ms": str(24 * 60 * 60 * 1000),
+}
 # Kafka compacts only closed segments, of 1 GB or a week by default: a restart would read them all.
 LATEST_BY_KEY: Mapping[str, str] = {
     "cleanup.policy": "compact",
@@ -43,7 +50,8 @@ class Topics:
         self.image_results = f"{prefix}.image-results"
         self.output_requests = f"{prefix}.output-requests"
         self.webhooks = f"{prefix}.webhooks"
-        self.progress_tasks = f"{prefix}.progress-tasks"
+        self.progress = f"{prefix}.progress"
+        self.maintenance = f"{prefix}.maintenance"
         self.dead_letters = f"{prefix}.dead-letters"
         # Faust's own rule: <app id>-<table name>-changelog
         self.progress_changelog = f"{self.group('progress')}-{PROGRESS_TABLE}-changelog"
@@ -51,7 +59,7 @@ class Topics:
     @property
     def of_progress(self) -> tuple[str, ...]:
         """What the progress table is folded from."""
-        return (self.requests, self.image_results, self.webhooks, self.progress_tasks)
+        return (self.requests, self.image_results, self.webhooks, self.progress)
 
     @property
     def of_projections(self) -> tuple[str, ...]:
@@ -61,7 +69,7 @@ class Topics:
     @property
     def keyed_by_request(self) -> tuple[str, ...]:
         """Those that have as many partitions as each other, for ever."""
-        return (*self.of_projections, self.progress_changelog)
+        return (*self.of_projections, self.maintenance, self.progress_changelog)
 
     def group(self, app: str) -> str:
         """The consumer group, which is also the Faust app id, of ``compress``, ``progress`` or ``projections``."""
@@ -70,4 +78,8 @@ class Topics:
     def configs(self) -> dict[str, Mapping[str, str]]:
         """Every topic that ``init`` creates, with its settings."""
         kept = (*self.of_progress, self.image_requests, self.output_requests, self.dead_letters)
-        return {**dict.fromkeys(kept, KEEP_FOREVER), self.progress_changelog: LATEST_BY_KEY}
+        return {
+            **dict.fromkeys(kept, KEEP_FOREVER),
+            self.maintenance: KEEP_A_WEEK,
+            self.progress_changelog: LATEST_BY_KEY,
+        }

@@ -22,7 +22,7 @@ from streams.log.consume import read
 from streams.log.producer import EventLog
 from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
-from streams.progress.rebuild import about, corrections, fold_partition, unless_interrupted
+from streams.progress.rebuild import about, corrections, fold_partition, is_expired, unless_interrupted
 from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
@@ -62,7 +62,7 @@ resources = Resources(_open)
 
 # One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and
 # overwrite each other's change.
-@app.agent(app.topic(*topics.of_progress, key_type=bytes, value_type=bytes), name="fold")
+@app.agent(app.topic(*topics.of_progress, topics.maintenance, key_type=bytes, value_type=bytes), name="fold")
 async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
@@ -78,7 +78,9 @@ async def fold_events(stream: StreamT[bytes]) -> None:
 
 async def _take(event: Event, event_log: EventLog) -> None:
     if isinstance(event, ProgressRebuildRequested):
-        if event.partition in _own_partitions():  # or else it was written into the wrong one
+        if is_expired(event, utc_now()):
+            logger.warning("expired command skipped", **event.log_fields())
+        elif event.partition in _own_partitions():  # or else it was written into the wrong one
             await _rebuild(event, event_log)
         return
     if isinstance(event, RequestRetried):

@@ -3,21 +3,28 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 
 from infra.settings import Settings
+from streams.events.base import Event
 from streams.events.registry import decode_or_none
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
 from streams.progress.store import Changes, apply, fold, split_key
 
+COMMAND_EXPIRES = timedelta(hours=1)
+"""Age at which a command is skipped: the operator who sent it waits no longer."""
 INTERRUPTION_CHECK = 0.2  # seconds
 CLEAN_UP_SECONDS = 2.0
 
 T = TypeVar("T")
+
+
+def is_expired(command: Event, now: datetime) -> bool:
+    return now - command.time > COMMAND_EXPIRES
 
 
 @dataclass(frozen=True)

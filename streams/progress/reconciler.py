@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Literal
 
 import structlog
 from aiokafka import TopicPartition
@@ -14,7 +15,7 @@ from infra.observability import metrics
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
-from streams.events.progress import ImagesRequestedAgain
+from streams.events.progress import ImagesRerequested
 from streams.events.registry import decode_or_none
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, Record
@@ -51,7 +52,9 @@ class Reconciler:
         self._events = events
         self._topics = events.topics
         self._limits = Limits(
-            timedelta(seconds=settings.stall_after), settings.heal_limit, timedelta(seconds=settings.progress_grace)
+            timedelta(seconds=settings.stall_after),
+            settings.reconcile_rounds,
+            timedelta(seconds=settings.progress_grace),
         )
         # Cooldown per (request, run). The table lags behind the events just written, and a request whose images are
         # merely queued must not starve the others.
@@ -85,7 +88,7 @@ class Reconciler:
 
     async def _carry_out(self, task: RetryDue | Stalled, reader: LogReader) -> None:
         if isinstance(task, RetryDue):
-            await self._rerequest(task.state, task.missing, 0, reader)  # after a kill, the same events again
+            await self._rerequest(task.state, task.missing, reader)  # after a kill, the same events again
             self._reconciled[_key(task)] = utc_now()
         else:
             self._reconciled[_key(task)] = utc_now()  # also if that fails: then it is the others' turn
@@ -109,7 +112,7 @@ class Reconciler:
         if found.fail:
             await self._give_up(state, found.fail, reader)
         if found.rerequest:
-            await self._rerequest(state, found.rerequest, state.rounds + 1, reader)
+            await self._rerequest(state, found.rerequest, reader, round_=state.rounds + 1)
 
     async def _results(
         self, task: Stalled, starts: Mapping[TopicPartition, int], reader: LogReader
@@ -118,14 +121,14 @@ class Reconciler:
         key = task.state.request_id.encode()
         async for record, event in _events(reader.read(starts), lambda found: found == key):
             if isinstance(event, ImageProcessed | ImageFailed):
-                result = LoggedResult(record.offset, event.index, event.attempt, isinstance(event, ImageProcessed))
+                result = LoggedResult(record.offset, event.index, event.run, isinstance(event, ImageProcessed))
                 for each in counting(task, (result,)):
                     yield each
 
     async def _requests(self, task: Stalled, reader: LogReader) -> AsyncIterator[LoggedRequest]:
         async for record, image in self._images(task.state, reader):
             if image.index in task.missing:
-                yield LoggedRequest(record.partition, record.offset, image.index, image.attempt)
+                yield LoggedRequest(record.partition, record.offset, image.index, image.run)
 
     async def _images(self, state: RequestState, reader: LogReader) -> AsyncIterator[tuple[Record, ImageRequested]]:
         """Every ImageRequested of the request, in whatever run."""
@@ -150,13 +153,13 @@ class Reconciler:
             if record.offset in offsets:
                 await writes.add(event)
         await writes.finish()
-        metrics.RESULTS_REPEATED.inc(len(offsets))
+        metrics.RESULTS_REPUBLISHED.inc(len(offsets))
         logger.warning("missed results published again", request_id=state.request_id, results=len(offsets))
 
-    async def _rerequest(self, state: RequestState, images: Set[int], cause: int, reader: LogReader) -> None:
+    async def _rerequest(self, state: RequestState, images: Set[int], reader: LogReader, *, round_: int = 0) -> None:
         """Request images in the current run; one that was never requested before has failed.
 
-        ``cause``: 0 for a retry, otherwise the number of the round in which the request is reconciled.
+        ``round_``: 0 for a retry, otherwise the number of the round in which the request is reconciled.
         """
         offsets = dict(state.image_offsets)
 
@@ -171,26 +174,30 @@ class Reconciler:
         await writes.finish()
         await self._fail_unknown(state, missing)
         count = len(images) - len(missing)
+        cause: Literal["retry", "stalled"] = "stalled" if round_ else "retry"
         await self._events.append(
-            ImagesRequestedAgain(
+            ImagesRerequested(
                 request_id=state.request_id,
                 run=state.run,
-                heal=cause,
+                cause=cause,
+                round=round_,
                 missing=count,
                 image_offsets=offsets,
                 traceparent=state.traceparent,
             )
         )
-        metrics.ASKED_AGAIN.labels("lost" if cause else "retry").inc(count)
-        metrics.REQUESTS_HEALED.inc(cause > 0)
-        logger.warning("images requested again", request_id=state.request_id, images=count, run=state.run, round=cause)
+        metrics.IMAGES_REREQUESTED.labels(cause).inc(count)
+        metrics.REQUESTS_RECONCILED.inc(round_ > 0)
+        logger.warning(
+            "images re-requested", request_id=state.request_id, images=count, run=state.run, cause=cause, round=round_
+        )
 
     async def _give_up(self, state: RequestState, images: Set[int], reader: LogReader) -> None:
         writes = _Writes(self._events)
         async for image in self._each_once(state, set(images), reader):
             await writes.add(given_up(image, state))
         await writes.finish()
-        metrics.GIVEN_UP.inc(len(images))
+        metrics.IMAGES_GIVEN_UP.inc(len(images))
         logger.error("images given up", request_id=state.request_id, images=len(images))
 
     async def _fail_unknown(self, state: RequestState, images: Collection[int]) -> None:
@@ -199,7 +206,7 @@ class Reconciler:
             await writes.add(unknown_image(state, index))
         await writes.finish()
         if images:
-            metrics.GIVEN_UP.inc(len(images))
+            metrics.IMAGES_GIVEN_UP.inc(len(images))
             logger.error("images given up", request_id=state.request_id, images=len(images), reason="not on the log")
 
     async def _each_once(

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.progress import RequestExpired
+from streams.events.progress import ProgressEvicted
 from streams.request.lifecycle import RequestState, Tombstone, evolve
 from streams.request.reconcile import TOMBSTONE_KEPT
 from streams.request.tally import (
@@ -107,7 +107,7 @@ def fold(event: Event, read: Read) -> Folded:
     if isinstance(event, ImageProcessed | ImageFailed):
         return _fold_result(event, row, read)
     before = None if row is None else decode_row(row)
-    if isinstance(event, RequestExpired) and event.stage == "abandoned":
+    if isinstance(event, ProgressEvicted) and event.stage == "orphaned":
         return Folded({} if isinstance(before, RequestState) else _without_orphans(event, read), row)
     after = evolve(before, event)
     if after is before:
@@ -128,7 +128,7 @@ def apply(changes: Changes, table: MutableMapping[bytes, bytes]) -> None:
             table[key] = value
 
 
-def orphaned(records: Iterable[tuple[bytes, bytes]], read: Read, now: datetime) -> Iterator[RequestExpired]:
+def orphaned(records: Iterable[tuple[bytes, bytes]], read: Read, now: datetime) -> Iterator[ProgressEvicted]:
     """The evictions of tallies among ``records`` of the table that have had no request for too long.
 
     Their upload was cut off before its RequestCreated, or a result was redelivered long after the eviction. Should the
@@ -143,7 +143,7 @@ def orphaned(records: Iterable[tuple[bytes, bytes]], read: Read, now: datetime) 
     for request_id, (highest, updated_ms) in latest.items():
         if now - from_milliseconds(updated_ms) > TOMBSTONE_KEPT:
             images = (highest + 1) * IMAGES_PER_CHUNK
-            yield RequestExpired(request_id=request_id, stage="abandoned", images=images)
+            yield ProgressEvicted(request_id=request_id, stage="orphaned", images=images)
 
 
 def _fold_result(event: ImageProcessed | ImageFailed, row: bytes | None, read: Read) -> Folded:
@@ -156,6 +156,6 @@ def _fold_result(event: ImageProcessed | ImageFailed, row: bytes | None, read: R
     return Folded({} if after is before else {key: encode_tally(after)}, row, after)
 
 
-def _without_orphans(event: RequestExpired, read: Read) -> Changes:
+def _without_orphans(event: ProgressEvicted, read: Read) -> Changes:
     keys = (tally_key(event.request_id, chunk) for chunk in range(chunk_count(event.images or 0)))
     return {key: None for key in keys if read(key) is not None}

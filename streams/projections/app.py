@@ -19,8 +19,8 @@ from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settin
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.events.base import Event
-from streams.events.progress import ImagesSettled, RequestRecorded
-from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestFilesRemoved, RequestStopped
+from streams.events.progress import ImagesSettled, RequestProjected
+from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestExpired, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered
 from streams.log.consume import consume
 from streams.log.producer import EventLog
@@ -145,7 +145,7 @@ async def keep_history(stream: StreamT[bytes]) -> None:
             await shared.history.record(event)
             if isinstance(event, RequestCompleted | RequestStopped):
                 await shared.event_log.append(
-                    RequestRecorded(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
+                    RequestProjected(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
                 )
 
         await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT, longest=LONGEST_WRITE)
@@ -163,7 +163,7 @@ async def write_output_csvs(stream: StreamT[bytes]) -> None:
 
 
 @app.agent(
-    app.topic(topics.requests, topics.webhooks, topics.progress_tasks, key_type=bytes, value_type=bytes),
+    app.topic(topics.requests, topics.webhooks, topics.progress, key_type=bytes, value_type=bytes),
     name="webhooks",
 )
 async def keep_deliveries(stream: StreamT[bytes]) -> None:
@@ -194,7 +194,7 @@ async def remove_files(stream: StreamT[bytes]) -> None:
     async with resources as shared:
 
         async def on_event(event: Event) -> None:
-            if isinstance(event, RequestFilesRemoved):
+            if isinstance(event, RequestExpired):
                 await shared.retention.remove(event)
 
         await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)

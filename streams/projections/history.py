@@ -19,7 +19,7 @@ from streams.events.requests import (
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
-    RequestFilesRemoved,
+    RequestExpired,
     RequestRetried,
     RequestStopped,
 )
@@ -172,7 +172,7 @@ class History:
                 await self._write(_INSERT_RETRIED, event.request_id, event.run, event.time, written)
             case RequestStopped():
                 await self._record_stopped(event, rebuilt_at)
-            case RequestFilesRemoved():
+            case RequestExpired():
                 await self._write(_INSERT_EXPIRED, event.request_id, event.time, write_time(rebuilt_at or event.time))
             case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
                 await self._record_webhook(event, rebuilt_at)
@@ -245,9 +245,7 @@ class History:
         # A success outlives a failure of the same attempt; a later attempt outlives an earlier one.
         success = 1 if done else 0
         written = (
-            write_time(rebuilt_at) + 2 * event.attempt + success
-            if rebuilt_at
-            else write_time(event.requested_at) + success
+            write_time(rebuilt_at) + 2 * event.run + success if rebuilt_at else write_time(event.requested_at) + success
         )
         output = (
             (done.output_url, done.output_path, done.input_bytes, done.output_bytes, done.format)
@@ -258,7 +256,7 @@ class History:
             event.request_id,
             chunk_of(event.index)[0],
             event.index,
-            event.attempt,
+            event.run,
             event.row,
             event.position,
             event.serial,

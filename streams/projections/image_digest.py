@@ -19,6 +19,7 @@ _OF_SUCCESS = frozenset(
      "kept_original", "milliseconds")
 )  # fmt: skip
 _OF_FAILURE = frozenset(("reason", "detail"))
+_FIELDS = {"attempt": "run", "row_number": "row"}
 _NOT_COMPARED = frozenset(("settled_at",))  # a repeat of the same result has another time
 
 
@@ -36,7 +37,7 @@ class ImageDigest(NamedTuple):
         """With what an event says, in whatever order they come."""
         is_success = isinstance(event, ImageProcessed)
         own, of_other = (_OF_SUCCESS, _OF_FAILURE) if is_success else (_OF_FAILURE, _OF_SUCCESS)
-        order = (event.attempt, is_success)
+        order = (event.run, is_success)
         last_alike = (self.succeeded if is_success else self.failed, is_success)
         latest = max((self.succeeded, True), (self.failed, False))
         digests = list(_DIGESTS.unpack(self.columns))
@@ -53,8 +54,8 @@ class ImageDigest(NamedTuple):
                 digests[place] = _SEVERAL
         columns = _DIGESTS.pack(*digests)
         if is_success:
-            return ImageDigest(max(self.succeeded, event.attempt), self.failed, columns)
-        return ImageDigest(self.succeeded, max(self.failed, event.attempt), columns)
+            return ImageDigest(max(self.succeeded, event.run), self.failed, columns)
+        return ImageDigest(self.succeeded, max(self.failed, event.run), columns)
 
     def wrong_columns(self, row: tuple[Any, ...]) -> list[str]:
         """What is other in a row of the history (its ``IMAGE_COLUMNS``) than the log says."""
@@ -72,8 +73,8 @@ class ImageDigest(NamedTuple):
 
 
 def _said(event: ImageProcessed | ImageFailed, column: str) -> Any:
-    if column == "row_number":
-        return event.row
+    if column in _FIELDS:
+        return getattr(event, _FIELDS[column])
     if column == "milliseconds" and isinstance(event, ImageProcessed):
         return milliseconds_of(event)
     return getattr(event, column)

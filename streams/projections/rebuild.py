@@ -124,7 +124,7 @@ async def rebuild_history(
             else:
                 await deliveries.record(event)
 
-    for names in ((topics.webhooks,), (topics.requests, topics.image_results), (topics.progress_tasks,)):
+    for names in ((topics.webhooks,), (topics.requests, topics.image_results), (topics.progress,)):
         async for events in log.events(*names):
             async with asyncio.TaskGroup() as writes:
                 for event in events:

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from infra.storage import Storage
 from streams.events.base import Event, utc_now
 from streams.events.registry import decode_or_none
-from streams.events.requests import RequestFilesRemoved
+from streams.events.requests import RequestExpired
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.request.lifecycle import Lifecycle, advance
@@ -111,10 +111,10 @@ class Retention:
         return candidates.requests, position
 
     async def _expire(self, requests: list[str]) -> None:
-        for written in [await self._events.enqueue(RequestFilesRemoved(request_id=request)) for request in requests]:
+        for written in [await self._events.enqueue(RequestExpired(request_id=request)) for request in requests]:
             await written
 
-    async def remove(self, event: RequestFilesRemoved) -> None:
+    async def remove(self, event: RequestExpired) -> None:
         """Remove a request's images and output CSVs, as far as they are there."""
         images, csvs = [await self._storage.remove(f"{kind}/{event.request_id}") for kind in ("images", "csv")]
         logger.info("files of expired request removed", request_id=event.request_id, images=images, csvs=csvs)

@@ -15,12 +15,12 @@ from enum import StrEnum
 from typing import TypeVar
 
 from streams.events.base import Event, WebhookKind
-from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.progress import ImagesRerequested, ProgressEvicted, RequestProjected
 from streams.events.requests import (
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
-    RequestFilesRemoved,
+    RequestExpired,
     RequestRetried,
     RequestStopped,
 )
@@ -122,7 +122,7 @@ def advance(life: L, event: Event) -> L:
             return replace(life, stopped_run=event.run)
         case RequestCompleted() if (completion := Completion.of(event)).supersedes(life.completion):
             return replace(life, completion=completion)
-        case RequestFilesRemoved() if not life.is_expired:
+        case RequestExpired() if not life.is_expired:
             return replace(life, is_expired=True)
         case _:
             return life
@@ -132,7 +132,7 @@ def advance(life: L, event: Event) -> L:
 class RequestState(Lifecycle):
     """A request, but for the results of its images.
 
-    ``recorded_run``: the latest run whose end the history has. ``requested_run``: the latest run whose images were
+    ``projected_run``: the latest run whose end the history has. ``requested_run``: the latest run whose images were
     requested; ``rounds``: how often images of that run were requested again because the request was stalled.
     ``image_offsets``: partition of the image-requests topic → first and last offset of this request's images.
     """
@@ -147,7 +147,7 @@ class RequestState(Lifecycle):
     webhook_events: tuple[WebhookKind, ...] = ()
     traceparent: str | None = None
     delivery: DeliveryStatus | None = None
-    recorded_run: int | None = None
+    projected_run: int | None = None
     requested_run: int = 0
     rounds: int = 0
     image_offsets: dict[int, tuple[int, int]] = field(default_factory=dict)
@@ -191,20 +191,22 @@ def evolve(state: RequestState | Tombstone | None, event: Event) -> RequestState
     if state is None:
         return RequestState.of(event) if isinstance(event, RequestCreated) else None
     if isinstance(state, Tombstone):
-        is_dropped = isinstance(event, RequestExpired) and event.stage == "forgotten" and state.run <= event.run
+        is_dropped = (
+            isinstance(event, ProgressEvicted) and event.stage == "tombstone_dropped" and state.run <= event.run
+        )
         return None if is_dropped else state
     match event:
-        case RequestExpired(stage="done") if state.run <= event.run:
+        case ProgressEvicted(stage="evicted") if state.run <= event.run:
             return Tombstone(event.run, event.time)
-        case RequestRecorded() if state.recorded_run is None or event.run > state.recorded_run:
-            return replace(state, recorded_run=event.run)
+        case RequestProjected() if state.projected_run is None or event.run > state.projected_run:
+            return replace(state, projected_run=event.run)
         case RequestStopped():
             return advance(state, event)
         case RequestCompleted() | WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
             return _updated(_with_delivery(advance(state, event), delivery_status(event)), event)
-        case RequestRetried() | RequestCancelled() | RequestFilesRemoved():
+        case RequestRetried() | RequestCancelled() | RequestExpired():
             return _updated(advance(state, event), event)
-        case ImagesRequestedAgain():
+        case ImagesRerequested():
             return _updated(_with_images_requested(state, event), event)
         case _:
             return state
@@ -227,7 +229,7 @@ def _with_delivery(state: RequestState, delivery: DeliveryStatus | None) -> Requ
     return replace(state, delivery=delivery)
 
 
-def _with_images_requested(state: RequestState, event: ImagesRequestedAgain) -> RequestState:
-    if (event.run, event.heal) <= (state.requested_run, state.rounds):
+def _with_images_requested(state: RequestState, event: ImagesRerequested) -> RequestState:
+    if (event.run, event.round) <= (state.requested_run, state.rounds):
         return state
-    return replace(state, requested_run=event.run, rounds=event.heal, image_offsets=event.image_offsets)
+    return replace(state, requested_run=event.run, rounds=event.round, image_offsets=event.image_offsets)

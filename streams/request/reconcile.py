@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from streams.events.images import ImageFailed, ImageRequested
-from streams.events.progress import RequestExpired
+from streams.events.progress import ProgressEvicted
 from streams.events.requests import OutputCsvRequested, RequestStopped
 from streams.request.lifecycle import RequestState, Tombstone
 from streams.request.reactions import Tallies, last_change, output_requested, stopped
@@ -49,7 +49,7 @@ class Stalled:
     give_up: bool
 
 
-Task = RetryDue | Stalled | OutputCsvRequested | RequestStopped | RequestExpired
+Task = RetryDue | Stalled | OutputCsvRequested | RequestStopped | ProgressEvicted
 
 
 def next_task(
@@ -58,16 +58,16 @@ def next_task(
     """The task that a pass over the table finds for a request: an event to publish, or images to look for."""
     if isinstance(state, Tombstone):
         is_old = now - state.evicted_at > TOMBSTONE_KEPT
-        return RequestExpired(request_id=request_id, stage="forgotten", run=state.run) if is_old else None
+        return ProgressEvicted(request_id=request_id, stage="tombstone_dropped", run=state.run) if is_old else None
     if state.is_completed:
-        is_finished = state.webhook != "pending" and state.recorded_run == state.run
+        is_finished = state.webhook != "pending" and state.projected_run == state.run
         return _evicted(state) if is_finished and now - state.updated_at > limits.grace else None
     sums = add_up(tallies(), state.run)
     idle = now - last_change(state, sums)
     if state.is_cancelled:
         if idle <= limits.grace:
             return None
-        return _evicted(state) if state.recorded_run == state.run else stopped(state, sums)
+        return _evicted(state) if state.projected_run == state.run else stopped(state, sums)
     if state.requested_run < state.run and sums.settled < state.total:
         return RetryDue(state, _missing(state, tallies))
     if idle <= limits.stall_after:
@@ -158,7 +158,7 @@ def plan(
 
 def in_run(image: ImageRequested, state: RequestState) -> ImageRequested:
     """The request of an image in the current run: the same event each time."""
-    return image.model_copy(update={"attempt": state.run, "time": state.requested_at, "owner": state.owner})
+    return image.model_copy(update={"run": state.run, "time": state.requested_at, "owner": state.owner})
 
 
 def given_up(image: ImageRequested, state: RequestState) -> ImageFailed:
@@ -172,7 +172,7 @@ def unknown_image(state: RequestState, index: int) -> ImageFailed:
     return ImageFailed(
         request_id=state.request_id,
         index=index,
-        attempt=state.run,
+        run=state.run,
         row=index,
         position=0,
         serial="?",
@@ -186,8 +186,8 @@ def unknown_image(state: RequestState, index: int) -> ImageFailed:
     )
 
 
-def _evicted(state: RequestState) -> RequestExpired:
-    return RequestExpired(request_id=state.request_id, stage="done", run=state.run)
+def _evicted(state: RequestState) -> ProgressEvicted:
+    return ProgressEvicted(request_id=state.request_id, stage="evicted", run=state.run)
 
 
 def _missing(state: RequestState, tallies: Tallies) -> Set[int]:

@@ -2,13 +2,13 @@
 
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
-from streams.events.progress import ImagesRequestedAgain
+from streams.events.progress import ImagesRerequested
 from streams.events.requests import (
     OutputCsvRequested,
     RequestCancelled,
     RequestCompleted,
     RequestCreated,
-    RequestFilesRemoved,
+    RequestExpired,
     RequestRetried,
     RequestStopped,
 )
@@ -37,10 +37,10 @@ def sentence(event: Event) -> str:
             return "Every image has its result; the output CSV is requested"
         case RequestCompleted():
             return f"Completed: {_outcome(event)}"
-        case RequestFilesRemoved():
+        case RequestExpired():
             return "The request expired; its images and output CSVs were deleted"
-        case ImagesRequestedAgain():
-            return f"{counted(event.missing, 'image')} without a result in the current run requested again"
+        case ImagesRerequested():
+            return f"{counted(event.missing, 'image')} without a result re-requested in run {event.run} ({event.cause})"
         case WebhookAttempted():
             outcome = f"HTTP {event.status}" if event.status is not None else event.reason or "no response"
             return f"Webhook, delivery attempt {event.attempt}: {outcome} after {event.milliseconds} ms"

@@ -64,7 +64,7 @@ class Tally(NamedTuple):
 
     def settle(self, position: int, event: ImageProcessed | ImageFailed) -> "Tally":
         """The tally with an image's result; itself where the result changes nothing."""
-        tally = self._in_run(event.attempt) if event.attempt > self.run else self
+        tally = self._in_run(event.run) if event.run > self.run else self
         run, succeeded, failed, input_bytes, output_bytes, updated_ms, states = tally
         state = tally.state(position)
         if isinstance(event, ImageProcessed):
@@ -76,7 +76,7 @@ class Tally(NamedTuple):
             output_bytes += event.output_bytes
             state = SUCCEEDED
         else:
-            if state != WAITING or event.attempt < run:
+            if state != WAITING or event.run < run:
                 return tally
             failed += 1
             state = FAILED

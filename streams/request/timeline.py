@@ -14,7 +14,7 @@ import orjson
 
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
-from streams.events.progress import ImagesRequestedAgain, ImagesSettled
+from streams.events.progress import ImagesRerequested, ImagesSettled
 from streams.events.requests import (
     OutputCsvRequested,
     RequestCancelled,
@@ -266,7 +266,7 @@ class Timeline:
 
     def _is_new(self, event: Event) -> bool:
         if isinstance(event, ImageRequested | ImageProcessed | ImageFailed):
-            return self._marks.setdefault((type(event), event.attempt), _Marks()).add(event.index)
+            return self._marks.setdefault((type(event), event.run), _Marks()).add(event.index)
         if event.id in self._ids:
             return False
         self._ids.add(event.id)
@@ -281,7 +281,7 @@ class Timeline:
                 self._note_offsets(event.image_offsets)
             case RequestRetried():
                 self._began.setdefault(event.run, logged.at)
-            case ImagesRequestedAgain():
+            case ImagesRerequested():
                 self._note_offsets(event.image_offsets)
             case OutputCsvRequested():
                 self._outputs.add(event.run)
@@ -330,8 +330,8 @@ class Timeline:
             yield Gap("not-requested", f"never requested: {_images(unasked)}")
         counting = [
             marks
-            for (kind, attempt), marks in self._marks.items()
-            if kind is ImageProcessed or (kind is ImageFailed and attempt >= self.run)
+            for (kind, run), marks in self._marks.items()
+            if kind is ImageProcessed or (kind is ImageFailed and run >= self.run)
         ]
         waiting = [index for index in indexes if not any(index in marks for marks in counting)]
         if self.phase is Phase.PROCESSING:

@@ -106,7 +106,7 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         metrics.WEBHOOKS_IN_FLIGHT.read_from(lambda: sum(len(shard.under_way) for shard in self._shards.values()))
-        metrics.WEBHOOK_LANES.read_from(lambda: sum(len(shard.lanes) for shard in self._shards.values()))
+        metrics.WEBHOOK_HOST_QUEUES.read_from(lambda: sum(len(shard.lanes) for shard in self._shards.values()))
         metrics.WEBHOOK_LATENESS.read_from(self._lateness)
 
     def recorded(self, event: Event, hint: Hint | None) -> None:

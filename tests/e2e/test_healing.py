@@ -17,7 +17,7 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 from streams.events.base import Event
 from streams.events.images import ImageProcessed, ImageRequested
 from streams.events.maintenance import ProgressRebuildRequested
-from streams.events.progress import ImagesRequestedAgain, RequestExpired
+from streams.events.progress import ImagesRerequested, ProgressEvicted
 from streams.events.registry import decode
 from streams.events.requests import RequestCreated, RequestRetried
 from tests.e2e.conftest import System, start_system, stop_system
@@ -96,11 +96,11 @@ class Topics:
         """Return when the progress table has evicted the request so many times."""
 
         def evictions() -> int:
-            events = self.events_of("progress-tasks", request_id)
-            return len({event.id for event in events if isinstance(event, RequestExpired)})
+            events = self.events_of("progress", request_id)
+            return len({event.id for event in events if isinstance(event, ProgressEvicted)})
 
         wait_until(lambda: evictions() >= times, "eviction", timeout=30)
-        self.wait_until_read("progress", "progress-tasks")
+        self.wait_until_read("progress", "progress")
 
     def _consumer(self, app: str | None = None) -> AIOKafkaConsumer:
         group = None if app is None else f"{self.prefix}-{app}"
@@ -182,7 +182,7 @@ def environment(
         "SHRINKSTREAM_DATA_DIR": str(tmp_path_factory.mktemp("stalled")),
         "SHRINKSTREAM_FETCH_ALLOW": shop.address,
         "SHRINKSTREAM_STALL_AFTER": "2",
-        "SHRINKSTREAM_HEAL_LIMIT": "1",
+        "SHRINKSTREAM_RECONCILE_ROUNDS": "1",
         "SHRINKSTREAM_PROGRESS_GRACE": "3",
     }
 
@@ -224,9 +224,7 @@ def test_lost_events_are_reconciled_without_repeated_work(own: System, topics: T
     for request_id, total in ((lost.by_all, 6), (lost.by_projections, 3)):
         status = completed(own.url, request_id, timeout=60)
         assert (status["succeeded"], status["failed"]) == (total, 0)
-    (again,) = [
-        event for event in topics.events_of("progress-tasks", lost.by_all) if isinstance(event, ImagesRequestedAgain)
-    ]
+    (again,) = [event for event in topics.events_of("progress", lost.by_all) if isinstance(event, ImagesRerequested)]
     assert again.missing == 4
     fetched = sorted(name for name in shop.fetched if name.startswith(("missed-", "counted-")))
     assert fetched == [f"missed-{index}.jpg" for index in range(2, 6)]

@@ -42,7 +42,7 @@ def test_a_request_is_told_from_upload_to_done_with_who_did_what(system: System,
     assert told[:2] == ["ImageRequested", "ImageRequested"]
     # An image is processed as soon as it is requested, which may be before its request is created.
     assert sorted(told[2:5]) == ["ImageFailed", "ImageProcessed", "RequestCreated"]
-    ends = [name for name in told[5:] if name != "RequestRecorded"]
+    ends = [name for name in told[5:] if name != "RequestProjected"]
     assert ends == ["OutputCsvRequested", "RequestCompleted", "WebhookAttempted", "WebhookDelivered"]
     writers = {line["event"]: line["worker"].partition("@")[0] for line in lines}
     assert writers["RequestCreated"] == writers["ImageRequested"] == "api"

@@ -16,7 +16,7 @@ from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.projections.history import NEWEST_REQUEST, History, utc
 from streams.request.status import completed_status
@@ -65,7 +65,7 @@ def of_request(event: Event, request_id: str) -> Event:
 
 async def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandra_settings: Settings) -> None:
     images = [requested(index=index) for index in range(4)]
-    again = requested(index=1, attempt=1)
+    again = requested(index=1, run=1)
     events: list[Event] = [
         created(total=4, webhook_url=RECEIVER),
         processed(images[0]),
@@ -119,7 +119,7 @@ async def test_a_retry_outlives_the_first_run(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     first = failed(requested(request_id), "fetch_http_404")
-    events = [first, failed(requested(request_id, attempt=1), "fetch_http_410")]
+    events = [first, failed(requested(request_id, run=1), "fetch_http_410")]
 
     async with connected(cassandra_settings) as session:
         await record_all(session, [events[number] for number in order])
@@ -189,7 +189,7 @@ async def test_any_product_name_that_an_upload_may_have_is_stored(
 
 async def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settings: Settings, request_id: str) -> None:
     last = 2**31 - 1
-    image = requested(request_id, 2**24 - 1, row=last, position=last, attempt=2**16 - 1)
+    image = requested(request_id, 2**24 - 1, row=last, position=last, run=2**16 - 1)
     done = processed(image, input_bytes=2**40 - 1, output_bytes=2**40 - 1).model_copy(
         update={"width": last, "height": last}
     )
@@ -438,7 +438,7 @@ async def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_w
     events: list[Event] = [
         created(),
         completed(),
-        RequestFilesRemoved(request_id="any", time=NOON + timedelta(days=30)),
+        RequestExpired(request_id="any", time=NOON + timedelta(days=30)),
     ]
 
     async with connected(cassandra_settings) as session:

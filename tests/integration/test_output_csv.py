@@ -236,7 +236,7 @@ async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Setti
 
     async with room(settings, request_id) as at:
         first = images_of(request_id, [2])
-        second = [requested(**{**image.model_dump(), "attempt": 1}) for image in first]
+        second = [requested(**{**image.model_dump(), "run": 1}) for image in first]
         results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
         await at.record([*(failed(image, "fetch_timeout") for image in first), results[0]])
         due = output_requested(results, run=1)
@@ -256,7 +256,7 @@ async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_f
 
     async with room(settings, request_id) as at:
         (image,) = images_of(request_id, [1])
-        again = requested(**{**image.model_dump(), "attempt": 1})
+        again = requested(**{**image.model_dump(), "run": 1})
         await at.record([failed(image), processed(again)])
         due = output_requested([failed(image)])
         await at.output.publish(due)

@@ -17,7 +17,7 @@ from infra.devserver.kafka import EmbeddedKafka
 from infra.kafka import KafkaUnavailableError, create_topics
 from infra.settings import Settings
 from streams.events.base import Event
-from streams.events.progress import RequestExpired, RequestRecorded
+from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
@@ -151,7 +151,7 @@ async def test_a_command_is_known_before_the_progress_workers_have_read_it_and_a
         await view.reached(await log.append(cancelled), SOON)
         assert await seen() == ("cancelled", 1, 0)
         # A row that was written before the workers read of the cancel says nothing about it.
-        await changelog.fold(RequestRecorded(request_id=request_id, run=0))
+        await changelog.fold(RequestProjected(request_id=request_id, run=0))
         assert await seen() == ("cancelled", 1, 0)
         await changelog.fold(cancelled)
         assert await seen() == ("cancelled", 1, 0)
@@ -172,7 +172,7 @@ async def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_b
         Changelog(kafka_settings) as changelog,
     ):
         await changelog.fold(created(request_id), completed(request_id))
-        await changelog.fold(RequestExpired(request_id=request_id, stage="done"))
+        await changelog.fold(ProgressEvicted(request_id=request_id, stage="evicted"))
         await view.reached(await log.append(retried), SOON)
         assert view.get(request_id) is None
         assert view.retry_of(request_id) == retried

@@ -96,7 +96,7 @@ class Interrupted(History):
 
 def again(request_id: str, index: int) -> Any:
     """The image, asked for in a retry that has begun by now."""
-    return requested(request_id, index, attempt=1, time=utc_now() - timedelta(seconds=5))
+    return requested(request_id, index, run=1, time=utc_now() - timedelta(seconds=5))
 
 
 # --- rebuild
@@ -155,14 +155,14 @@ async def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(setting
         # A retry of later outlives it, as it does what it follows.
         await at.happen(
             RequestRetried(request_id=request_id, run=1, created_at=NOON),
-            processed(requested(request_id, attempt=1, time=utc_now())),
+            processed(requested(request_id, run=1, time=utc_now())),
         )
         assert (await at.row(0))["attempt"] == 1
 
 
 async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
-        images = [requested(request_id), requested(request_id, attempt=1, time=NOON + timedelta(hours=1))]
+        images = [requested(request_id), requested(request_id, run=1, time=NOON + timedelta(hours=1))]
         await at.happen(processed(images[1]), failed(images[0]))
         await at.history.forget_image(request_id, 0)
         await recall(settings, at.history, request_id, NOON)
@@ -196,8 +196,8 @@ async def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_differe
         await at.happen(
             created(request_id),
             processed(requested(request_id)),
-            failed(requested(request_id, attempt=1)),
-            failed(requested(request_id, attempt=1)),
+            failed(requested(request_id, run=1)),
+            failed(requested(request_id, run=1)),
         )
         assert (await at.verify()).differences == []
         await at.session.execute(

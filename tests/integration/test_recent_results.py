@@ -13,7 +13,7 @@ from tests.support.examples import failed, processed, requested
 
 async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(settings: Settings, request_id: str) -> None:
     done, broken, waiting = (requested(request_id, index) for index in range(3))
-    again = requested(request_id, 1, attempt=1)
+    again = requested(request_id, 1, run=1)
 
     log = EventLog(settings)
     await log.start()

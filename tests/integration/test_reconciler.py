@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageRequested
-from streams.events.progress import ImagesRequestedAgain
+from streams.events.progress import ImagesRerequested
 from streams.events.requests import OutputCsvRequested, RequestCreated
 from streams.log.producer import EventLog
 from streams.progress import reconciler as reconciler_module
@@ -78,7 +78,7 @@ async def test_only_missed_results_are_published_again(kafka_settings: Settings,
 
         written = await events_in(kafka_settings, log.topics.image_results, request_id)
         assert written == [*results[:2], results[0], *results[2:], *results[:2]]
-        assert not await events_in(kafka_settings, log.topics.progress_tasks), "none is lost"
+        assert not await events_in(kafka_settings, log.topics.progress), "none is lost"
     finally:
         await log.stop()
 
@@ -104,8 +104,8 @@ async def test_queued_images_do_not_starve_other_requests(
 
         outputs = await events_in(kafka_settings, log.topics.output_requests)
         assert [type(event) for event in outputs] == [OutputCsvRequested] * 3, "in each pass"
-        (again,) = await events_in(kafka_settings, log.topics.progress_tasks)
-        assert isinstance(again, ImagesRequestedAgain)
+        (again,) = await events_in(kafka_settings, log.topics.progress)
+        assert isinstance(again, ImagesRerequested)
         assert again.request_id == lost
     finally:
         await log.stop()

@@ -10,7 +10,7 @@ from infra.settings import Settings
 from infra.storage import Storage
 from streams.events.base import Event
 from streams.events.registry import decode
-from streams.events.requests import RequestFilesRemoved, RequestRetried
+from streams.events.requests import RequestExpired, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.projections.retention import Retention
@@ -31,13 +31,13 @@ async def retention(settings: Settings, days: float | None) -> AsyncIterator[tup
 
 
 async def removed(settings: Settings) -> list[Event]:
-    """Every RequestFilesRemoved on the log."""
+    """Every RequestExpired on the log."""
     events: list[Event] = []
     async with LogReader.open(settings) as reader:
         partitions = await reader.partitions(f"{settings.topic_prefix}.requests")
         async for records in reader.read(dict.fromkeys(partitions)):
             events += [decode(record.value) for record in records]
-    return [event for event in events if isinstance(event, RequestFilesRemoved)]
+    return [event for event in events if isinstance(event, RequestExpired)]
 
 
 def files(settings: Settings, request_id: str) -> list[Path]:
@@ -59,8 +59,8 @@ async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(
         assert await keeper.run_pass(PARTITIONS) == 1
         (event,) = await removed(kafka_settings)
         assert event.request_id == over
-        await keeper.remove(RequestFilesRemoved(request_id=over))
-        await keeper.remove(RequestFilesRemoved(request_id=over))
+        await keeper.remove(RequestExpired(request_id=over))
+        await keeper.remove(RequestExpired(request_id=over))
         assert await keeper.run_pass(PARTITIONS) == 0, "how far the log was read is remembered"
         await event_log.append(completed(run_again, run=1))
         await asyncio.sleep(0.01)
@@ -86,7 +86,7 @@ async def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka
 
     async with retention(kafka_settings, days=1e-9) as (keeper, event_log, _):
         await event_log.append(completed(request_id))
-        first = RequestFilesRemoved(request_id=request_id)
+        first = RequestExpired(request_id=request_id)
         await event_log.append(first)  # as far as the one that died had got
         await asyncio.sleep(0.01)
         assert await keeper.run_pass(PARTITIONS) == 0, "it is said already"

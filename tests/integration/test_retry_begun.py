@@ -3,7 +3,7 @@
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageRequested
-from streams.events.progress import ImagesRequestedAgain
+from streams.events.progress import ImagesRerequested
 from streams.events.requests import RequestRetried
 from streams.log.producer import EventLog
 from streams.progress.reconciler import Reconciler
@@ -40,16 +40,16 @@ async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_tabl
             event
             for index in range(4)
             for event in await events_in(settings, topics.image_requests, f"{request_id}/{index}")
-            if isinstance(event, ImageRequested) and event.attempt == 1
+            if isinstance(event, ImageRequested) and event.run == 1
         ]
         assert asked == [
-            image.model_copy(update={"attempt": 1, "owner": "shop", "time": retried.time}) for image in images[1:3]
+            image.model_copy(update={"run": 1, "owner": "shop", "time": retried.time}) for image in images[1:3]
         ]
         (unheard_of,) = await events_in(settings, topics.image_results, request_id)
         assert isinstance(unheard_of, ImageFailed)
-        assert (unheard_of.index, unheard_of.attempt, unheard_of.reason) == (3, 1, "lost")
-        (again,) = await events_in(settings, topics.progress_tasks, request_id)
-        assert isinstance(again, ImagesRequestedAgain)
-        assert (again.run, again.heal, again.missing) == (1, 0, 2)
+        assert (unheard_of.index, unheard_of.run, unheard_of.reason) == (3, 1, "lost")
+        (again,) = await events_in(settings, topics.progress, request_id)
+        assert isinstance(again, ImagesRerequested)
+        assert (again.run, again.cause, again.round, again.missing) == (1, "retry", 0, 2)
     finally:
         await log.stop()

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 from streams.events.base import Event
 from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
-from streams.events.progress import ImagesRequestedAgain, ImagesSettled, RequestExpired, RequestRecorded
-from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.progress import ImagesRerequested, ImagesSettled, ProgressEvicted, RequestProjected
+from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
@@ -41,8 +41,8 @@ STORED: dict[str, Event] = {
     "WebhookRedeliveryRequested.v1": WebhookRedeliveryRequested(
         request_id=REQUEST_ID, time=NOON, webhook_id=WEBHOOK_ID, run=1, after_attempt=8
     ),
-    "ImagesRequestedAgain.v1": ImagesRequestedAgain(
-        request_id=REQUEST_ID, time=NOON, heal=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
+    "ImagesRerequested.v1": ImagesRerequested(
+        request_id=REQUEST_ID, time=NOON, cause="stalled", round=2, missing=17, image_offsets={0: (17, 99), 5: (4, 4)}
     ),
     "ImagesSettled.v1": ImagesSettled(
         request_id=REQUEST_ID,
@@ -54,7 +54,7 @@ STORED: dict[str, Event] = {
         webhook_url=RECEIVER,
         webhook_events=("image.processed", "image.failed"),
     ),
-    "RequestRecorded.v1": RequestRecorded(request_id=REQUEST_ID, time=NOON, run=1),
+    "RequestProjected.v1": RequestProjected(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestCancelled.v1": RequestCancelled(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestRetried.v1": RequestRetried(request_id=REQUEST_ID, time=NOON + timedelta(days=2), run=2, created_at=NOON),
     "RequestStopped.v1": RequestStopped(
@@ -70,8 +70,8 @@ STORED: dict[str, Event] = {
         webhook_url=RECEIVER,
         owner="shop",
     ),
-    "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON, stage="done"),
-    "RequestFilesRemoved.v1": RequestFilesRemoved(request_id=REQUEST_ID, time=NOON),
+    "ProgressEvicted.v1": ProgressEvicted(request_id=REQUEST_ID, time=NOON, stage="evicted"),
+    "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
     ),

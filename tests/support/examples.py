@@ -27,12 +27,12 @@ def created(request_id: str = REQUEST_ID, *, total: int = 1, rows: int = 1, **fi
 
 
 def requested(request_id: str = REQUEST_ID, index: int = 0, **fields: Any) -> ImageRequested:
-    """An image in a row of its own, unless ``fields`` say otherwise; a later attempt is an hour later."""
+    """An image in a row of its own, unless ``fields`` say otherwise; a later run is an hour later."""
     return ImageRequested(
         **{
             "request_id": request_id,
             "index": index,
-            "time": NOON + timedelta(hours=fields.get("attempt", 0)),
+            "time": NOON + timedelta(hours=fields.get("run", 0)),
             "row": index,
             "position": 0,
             "serial": str(index + 1),

@@ -12,7 +12,7 @@ def cancelled(request_id: str, run: int = 0) -> bytes:
 def test_the_images_of_a_cancelled_run_are_covered_and_those_of_a_retry_after_it_are_not() -> None:
     known = CancelledRequests()
     known.take([cancelled("one", run=1), created("two").encode(), cancelled("one", run=0)])
-    assert [known.cover(requested("one", attempt=attempt)) for attempt in (0, 1, 2)] == [True, True, False]
+    assert [known.cover(requested("one", run=run)) for run in (0, 1, 2)] == [True, True, False]
     assert not known.cover(requested("two"))
 
 

@@ -19,7 +19,7 @@ from streams.events import registry
 from streams.events.base import Event, UnreadableEvent, utc_now
 from streams.events.images import ImageRequested
 from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
-from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.progress import ImagesRerequested, ProgressEvicted, RequestProjected
 from streams.events.registry import EVENT_CLASSES, decode
 from streams.events.requests import RequestCancelled, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
@@ -27,7 +27,7 @@ from tests.support.event_examples import EXAMPLES, FIRST, STORED, WEBHOOK_ID, na
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 SAMPLES = Path(__file__).parent / "samples"
-STAGES: tuple[Literal["done", "forgotten", "abandoned"], ...] = ("done", "forgotten", "abandoned")
+STAGES: tuple[Literal["evicted", "tombstone_dropped", "orphaned"], ...] = ("evicted", "tombstone_dropped", "orphaned")
 
 
 def envelope_of(event: Event) -> dict[str, Any]:
@@ -163,15 +163,15 @@ def test_different_facts_have_different_ids() -> None:
     facts: list[Event] = []
     for request_id in ("one", "two"):
         facts += [created(request_id)]
-        for index, attempt in product((0, 1, 10), (0, 1, 10)):
-            image = requested(request_id, index, attempt=attempt)
+        for index, run in product((0, 1, 10), (0, 1, 10)):
+            image = requested(request_id, index, run=run)
             facts += [image, processed(image), failed(image)]
         for run in (0, 1):
             facts += [completed(request_id, run=run), output_requested([failed(requested(request_id))], run=run)]
             facts += [RequestCancelled(request_id=request_id, run=run)]
             facts += [RequestRetried(request_id=request_id, run=run + 1, created_at=NOON)]
             facts += [RequestStopped(**completed(request_id, run=run).model_dump())]
-            facts += [RequestExpired(request_id=request_id, stage=stage, run=run) for stage in STAGES]
+            facts += [ProgressEvicted(request_id=request_id, stage=stage, run=run) for stage in STAGES]
         for webhook_id in ("msg_1", "msg_2"):
             told: dict[str, Any] = {"request_id": request_id, "webhook_id": webhook_id}
             facts += [WebhookAttempted(**told, attempt=attempt, milliseconds=1) for attempt in (1, 2, 10)]
@@ -185,10 +185,12 @@ def test_different_facts_have_different_ids() -> None:
             for run, first in product((0, 1), (0, 100))
         ]
         facts += [
-            ImagesRequestedAgain(request_id=request_id, run=run, heal=n, missing=1, image_offsets={})
+            ImagesRerequested(
+                request_id=request_id, run=run, cause="stalled" if n else "retry", round=n, missing=1, image_offsets={}
+            )
             for run, n in ((0, 1), (0, 2), (1, 0), (1, 1), (2, 1))
         ]
-        facts += [RequestRecorded(request_id=request_id, run=run) for run in (0, 1)]
+        facts += [RequestProjected(request_id=request_id, run=run) for run in (0, 1)]
     for rebuild_id, partition in product(("r1", "r2"), (0, 1)):
         rebuild: dict[str, Any] = {"request_id": "rebuild", "rebuild_id": rebuild_id, "partition": partition}
         facts += [ProgressRebuildRequested(**rebuild), ProgressRebuilt(**rebuild, events=1, changed=0, seconds=1)]
@@ -245,7 +247,7 @@ UNREADABLE: dict[str, bytes | None] = {
     "no images": with_data(EXAMPLES[0], total=0),
     "negative index": with_data(FIRST, index=-1),
     "quality over 100": with_data(FIRST, quality=101),
-    "attempt beyond what progress can hold": with_data(FIRST, attempt=2**16),
+    "run beyond what progress can hold": with_data(FIRST, run=2**16),
     "negative size": with_data(processed(FIRST), inputBytes=-1),
     "size beyond what progress can hold": with_data(processed(FIRST), outputBytes=2**63),
     "row beyond what Cassandra can hold": with_data(failed(FIRST), row=2**31),
@@ -255,8 +257,8 @@ UNREADABLE: dict[str, bytes | None] = {
     "receiver that is too long for a key": with_data(EXAMPLES[0], webhookUrl="https://" + "x" * 70_000),
     "offset before the first": with_data(EXAMPLES[0], imageOffsets={"0": [-1, 4]}),
     "offset of no partition": with_data(EXAMPLES[0], imageOffsets={"-1": [0, 4]}),
-    "negative heal": with_data(STORED["ImagesRequestedAgain.v1"], heal=-1),
-    "run that is none": with_data(STORED["RequestRecorded.v1"], run=-1),
+    "negative round": with_data(STORED["ImagesRerequested.v1"], round=-1),
+    "run that is none": with_data(STORED["RequestProjected.v1"], run=-1),
     "partition that is none": with_data(STORED["ProgressRebuildRequested.v1"], partition=-1),
     "product name that Cassandra can't look up": with_data(failed(FIRST), productName=""),
 }

@@ -18,8 +18,8 @@ Result = ImageProcessed | ImageFailed
 def row_of(*events: Result) -> tuple[Any, ...]:
     """The row that the history has: of each column, what the newest event with a value for it says."""
     row: dict[str, Any] = {}
-    for event in sorted(events, key=lambda event: (event.attempt, isinstance(event, ImageProcessed))):
-        said = {**event.model_dump(), "row_number": event.row}
+    for event in sorted(events, key=lambda event: (event.run, isinstance(event, ImageProcessed))):
+        said = {**event.model_dump(), "attempt": event.run, "row_number": event.row}
         if isinstance(event, ImageProcessed):
             said["milliseconds"] = milliseconds_of(event)
         row |= {column: value for column, value in said.items() if value is not None}
@@ -36,8 +36,8 @@ def digest_of(*events: Result) -> ImageDigest:
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
 def test_the_row_of_any_results_in_any_order_is_what_the_log_says(outcomes: list[tuple[bool, int]]) -> None:
     events: list[Result] = [
-        (processed if success else failed)(requested(attempt=attempt, cells=None if attempt else ("1",)))
-        for success, attempt in outcomes
+        (processed if success else failed)(requested(run=run, cells=None if run else ("1",)))
+        for success, run in outcomes
     ]
     assert digest_of(*events).wrong_columns(row_of(*events)) == []
 
@@ -64,6 +64,6 @@ def test_what_one_attempt_was_told_twice_and_otherwise_may_be_either() -> None:
     for order in permutations(events):
         for event in events:
             assert digest_of(*order).wrong_columns(row_of(event)) == []
-    later = failed(requested(attempt=1), "too_large")
+    later = failed(requested(run=1), "too_large")
     assert digest_of(*events, later).wrong_columns(row_of(later)) == []
     assert digest_of(*events, later).wrong_columns(row_of(events[0])) != []

@@ -53,5 +53,5 @@ def test_an_image_asked_for_again_stays_in_its_lane() -> None:
     image = ImageRequested(
         request_id="r", index=7, row=0, position=0, serial="1", product_name="Shoe", input_url="http://x/", bulk=True
     )
-    again = image.model_copy(update={"attempt": 1})
+    again = image.model_copy(update={"run": 1})
     assert again.partition_among(8) == image.partition_among(8) == partition_of_image(b"r/7", bulk=True, partitions=8)

@@ -11,7 +11,7 @@ from api.requests.timeline import MAX_ENTRIES, MAX_INTERVALS
 from api.requests.timeline import log_of as log_of_timeline
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.progress import ImagesRequestedAgain, RequestExpired
+from streams.events.progress import ImagesRerequested, ProgressEvicted
 from streams.events.registry import EVENT_CLASSES
 from streams.events.requests import RequestCancelled
 from streams.events.webhooks import WebhookAttempted, WebhookFailed
@@ -79,14 +79,14 @@ def test_intervals_sum_up_every_result(outcomes: list[tuple[int, bool]]) -> None
 
 
 def test_result_of_retry_counts_on_its_own() -> None:
-    entries = log_of(failed(requested()), processed(requested(attempt=1))).entries
+    entries = log_of(failed(requested()), processed(requested(run=1))).entries
     assert [entry.text for entry in entries] == ["1 image failed", "1 image compressed"]
 
 
 def test_log_with_too_many_events_is_not_whole() -> None:
     events = [
-        ImagesRequestedAgain(request_id=REQUEST_ID, heal=heal, missing=1, image_offsets={}, time=NOON)
-        for heal in range(MAX_ENTRIES + 1)
+        ImagesRerequested(request_id=REQUEST_ID, cause="stalled", round=number, missing=1, image_offsets={}, time=NOON)
+        for number in range(MAX_ENTRIES + 1)
     ]
     log = log_of(*events)
     assert len(log.entries) == MAX_ENTRIES
@@ -110,7 +110,7 @@ def test_log_with_too_many_events_is_not_whole() -> None:
             "Webhook failed after 1 delivery attempt: gone",
         ),
         (
-            RequestExpired(request_id=REQUEST_ID, stage="done"),
+            ProgressEvicted(request_id=REQUEST_ID, stage="evicted"),
             "A finished request leaves the progress table; the second time, the mark that it was there leaves too",
         ),
     ],

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events.base import Event
-from streams.events.requests import RequestCancelled, RequestFilesRemoved, RequestRetried, RequestStopped
+from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
 from streams.projections.retention import Candidates
 from streams.request.lifecycle import Lifecycle, advance
 from tests.support.examples import NOON, completed, created
@@ -13,7 +13,7 @@ from tests.support.examples import NOON, completed, created
 CANCELLED = RequestCancelled(request_id="a")
 STOPPED = RequestStopped(**completed("a").model_dump())
 RETRIED = RequestRetried(request_id="a", run=1, created_at=NOON)
-EXPIRED = RequestFilesRemoved(request_id="a")
+EXPIRED = RequestExpired(request_id="a")
 EVENTS: list[Event] = [created("a"), CANCELLED, STOPPED, completed("a"), completed("a", failed=0), RETRIED, EXPIRED]
 HISTORIES = st.lists(
     st.sampled_from([event.model_copy(update={"request_id": name}) for name in "abc" for event in EVENTS]), max_size=30

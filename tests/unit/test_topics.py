@@ -31,14 +31,15 @@ def test_every_event_has_a_topic_that_init_creates(event: type) -> None:
     assert getattr(topics, event.topic) in topics.configs()  # type: ignore[attr-defined]  # a type of events
 
 
-def test_events_are_kept_for_ever_and_only_the_changelog_is_compacted() -> None:
+def test_facts_are_kept_and_commands_are_not() -> None:
     topics = Topics("two")
     compacted = {name for name, config in topics.configs().items() if config == LATEST_BY_KEY}
     assert compacted == {topics.progress_changelog}
     assert {name for name, config in topics.configs().items() if config == KEEP_FOREVER} == {
-        *(getattr(topics, name) for name in get_args(TopicName)),
+        *(getattr(topics, name) for name in get_args(TopicName) if name != "maintenance"),
         topics.dead_letters,
     }
+    assert topics.configs()[topics.maintenance]["retention.ms"] == str(7 * 24 * 60 * 60 * 1000)
 
 
 def test_two_systems_on_one_cluster_share_nothing() -> None:

@@ -122,7 +122,7 @@ def test_an_event_is_a_span_of_its_requests_trace_and_the_same_one_each_time(eve
 
 def test_different_events_are_different_spans() -> None:
     spans = [created().own_traceparent, processed(requested()).own_traceparent, failed(requested()).own_traceparent]
-    spans += [requested(index=index, attempt=attempt).own_traceparent for index in range(50) for attempt in range(3)]
+    spans += [requested(index=index, run=run).own_traceparent for index in range(50) for run in range(3)]
     assert len(set(spans)) == len(spans)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from streams.events.base import Event
 from streams.events.images import ImageProcessed
-from streams.events.progress import RequestExpired
+from streams.events.progress import ProgressEvicted
 from streams.events.requests import OutputCsvRequested
 from streams.progress.store import (
     apply,
@@ -42,7 +42,7 @@ from tests.unit.request.stories import (
     TOTALS,
     cancelled,
     evicted,
-    requested_again,
+    rerequested,
     result,
     retried,
     shuffled,
@@ -80,7 +80,7 @@ def sums(table: Table, run: int = 0) -> Sums:
 @given(RANDOMS, st.integers(1, 20), FAILING)
 def test_row_and_tallies_are_read_as_written(random: Random, total: int, failing: float) -> None:
     told = story(random, total, failing=failing, retry=True)
-    facts = [COMPLETED, cancelled(), retried(2), requested_again(1, 1)]
+    facts = [COMPLETED, cancelled(), retried(2), rerequested(1, 1)]
     request = Folded(*told.events, *random.sample(facts, k=random.randint(0, len(facts))))
     assert decode_row(encode_row(request.state)) == request.state
     assert [decode_tally(encode_tally(tally)) for tally in request.tallies] == request.tallies
@@ -258,19 +258,25 @@ def test_late_events_do_not_resurrect_evicted_request(random: Random, total: int
     run = len(told.retry)
     done = [*told.events, COMPLETED, cancelled()]
     table: Table = {}
-    take([*done, evicted("done", run)], table)
+    take([*done, evicted("evicted", run)], table)
     assert list(table) == [row_key(REQUEST_ID)], "only a tombstone stays"
     assert isinstance(read_row(REQUEST_ID, table.get), Tombstone)
-    late = [*done, evicted("done", run)]
+    late = [*done, evicted("evicted", run)]
     assert changes(late, table) == 0
     assert take(late, table) == []
-    take([evicted("forgotten", run)], table)
+    take([evicted("tombstone_dropped", run)], table)
     assert table == {}
 
 
 def test_request_is_restored_from_its_events_in_topic_order() -> None:
     table: Table = {}
-    done: list[Event] = [created(), result(0, succeeds=False), COMPLETED, evicted("done"), evicted("forgotten")]
+    done: list[Event] = [
+        created(),
+        result(0, succeeds=False),
+        COMPLETED,
+        evicted("evicted"),
+        evicted("tombstone_dropped"),
+    ]
     take(done, table)
     assert must_restore(read_row(REQUEST_ID, table.get), retried(1))
     take([created(), COMPLETED, retried(1), result(0, succeeds=False), *done[3:]], table)
@@ -285,16 +291,16 @@ def test_redelivery_completes_an_interrupted_eviction() -> None:
     told = story(Random(3), 2001, failing=0.1, retry=False)
     whole: Table = {}
     take([*told.events, COMPLETED], whole)
-    evictions = list(fold(evicted("done"), whole.get).changes.items())
+    evictions = list(fold(evicted("evicted"), whole.get).changes.items())
     assert len(evictions) == 4
     for written in range(len(evictions) + 1):
         table = dict(whole)
         apply(dict(evictions[:written]), table)
-        take([evicted("done")], table)
+        take([evicted("evicted")], table)
         assert list(table) == [row_key(REQUEST_ID)]
 
 
-def orphans_at(table: Table, days: int) -> list[RequestExpired]:
+def orphans_at(table: Table, days: int) -> list[ProgressEvicted]:
     return list(orphaned(table.items(), table.get, NOON + timedelta(days=days)))
 
 
@@ -305,7 +311,7 @@ def test_orphaned_tallies_are_evicted_after_a_week() -> None:
     take([created("whole"), processed(requested("whole"))], table)
     assert orphans_at(table, 7) == []
     (gone,) = orphans_at(table, 8)
-    assert (gone.request_id, gone.stage, gone.images) == (REQUEST_ID, "abandoned", 8000)
+    assert (gone.request_id, gone.stage, gone.images) == (REQUEST_ID, "orphaned", 8000)
     take([gone], table)
     assert {split_key(key) for key in table} == {("young", 0), ("whole", 0), ("whole", None)}
     assert changes([gone], table) == 0

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.progress import ImagesRequestedAgain, RequestExpired
-from streams.events.requests import RequestCancelled, RequestCreated, RequestFilesRemoved, RequestRetried
+from streams.events.progress import ImagesRerequested, ProgressEvicted
+from streams.events.requests import RequestCancelled, RequestCreated, RequestExpired, RequestRetried
 from streams.events.webhooks import WebhookDelivered, WebhookFailed
 from tests.support.examples import NOON, REQUEST_ID, created, failed, processed, requested
 
@@ -28,7 +28,7 @@ FAILING = st.sampled_from([0.0, 0.1, 0.5, 1.0])
 
 
 def result(index: int, *, succeeds: bool, run: int = 0, input_bytes: int = 0, output_bytes: int = 0) -> Result:
-    common = {"index": index, "attempt": run, "time": NOON + timedelta(hours=run, seconds=index + 1)}
+    common = {"index": index, "run": run, "time": NOON + timedelta(hours=run, seconds=index + 1)}
     if succeeds:
         return PROCESSED.model_copy(update={**common, "input_bytes": input_bytes, "output_bytes": output_bytes})
     return FAILED.model_copy(update=common)
@@ -42,14 +42,14 @@ def retried(run: int) -> RequestRetried:
     return RequestRetried(request_id=REQUEST_ID, run=run, created_at=NOON, time=NOON + timedelta(hours=run))
 
 
-def evicted(stage: str, run: int = 0) -> RequestExpired:
-    return RequestExpired.model_validate(
+def evicted(stage: str, run: int = 0) -> ProgressEvicted:
+    return ProgressEvicted.model_validate(
         {"request_id": REQUEST_ID, "time": NOON + timedelta(days=8), "stage": stage, "run": run}
     )
 
 
-def expired() -> RequestFilesRemoved:
-    return RequestFilesRemoved(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
+def expired() -> RequestExpired:
+    return RequestExpired(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
 
 
 def webhook_outcome(kind: type[WebhookDelivered] | type[WebhookFailed], minutes: int, run: int = 0) -> Event:
@@ -57,14 +57,15 @@ def webhook_outcome(kind: type[WebhookDelivered] | type[WebhookFailed], minutes:
     return kind.model_validate({**fields, "time": NOON + timedelta(minutes=minutes)})
 
 
-def requested_again(run: int, heal: int) -> ImagesRequestedAgain:
-    return ImagesRequestedAgain(
+def rerequested(run: int, number: int) -> ImagesRerequested:
+    return ImagesRerequested(
         request_id=REQUEST_ID,
         run=run,
-        heal=heal,
+        cause="stalled" if number else "retry",
+        round=number,
         missing=1,
-        image_offsets={0: (run, heal)},
-        time=NOON + timedelta(hours=run, minutes=heal),
+        image_offsets={0: (run, number)},
+        time=NOON + timedelta(hours=run, minutes=number),
     )
 
 

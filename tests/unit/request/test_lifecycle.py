@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.events.base import Event
-from streams.events.progress import RequestRecorded
+from streams.events.progress import RequestProjected
 from streams.events.requests import OutputCsvRequested, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.request.lifecycle import Lifecycle, Phase, RequestState, Tombstone, advance, evolve, must_restore
@@ -24,7 +24,7 @@ from tests.unit.request.stories import (
     cancelled,
     evicted,
     expired,
-    requested_again,
+    rerequested,
     result,
     retried,
     shuffled,
@@ -38,12 +38,12 @@ AGAIN_COMPLETED = completed(run=1, time=NOON + timedelta(minutes=5), webhook_url
 STOPPED = RequestStopped(
     request_id=REQUEST_ID, total=1, succeeded=0, failed=0, input_bytes=0, output_bytes=0, created_at=NOON
 )
-RECORDED = [RequestRecorded(request_id=REQUEST_ID, run=run) for run in (0, 1, 2)]
+RECORDED = [RequestProjected(request_id=REQUEST_ID, run=run) for run in (0, 1, 2)]
 EVERY_FACT: list[Event] = [
     *(completed(run=run, failed=failed, webhook_url=RECEIVER) for run in (0, 1) for failed in (0, 2)),
     webhook_outcome(WebhookFailed, 300),
     webhook_outcome(WebhookDelivered, 301, run=1),
-    *(requested_again(run, heal) for run, heal in ((0, 1), (0, 2), (1, 0), (1, 1))),
+    *(rerequested(run, number) for run, number in ((0, 1), (0, 2), (1, 0), (1, 1))),
     *RECORDED,
     *(cancelled(run) for run in (0, 1)),
     *(retried(run) for run in (1, 2)),
@@ -149,7 +149,7 @@ def test_retry_of_expired_request_does_not_count(order: Sequence[Event]) -> None
 
 
 def test_latest_round_of_reconciliation_counts() -> None:
-    rounds = [requested_again(0, heal) for heal in (1, 2, 3)]
+    rounds = [rerequested(0, number) for number in (1, 2, 3)]
     for order in permutations(rounds):
         state = Folded(created(image_offsets={0: (0, 1)}), *order, *order).state
         assert (state.rounds, state.image_offsets, state.updated_at) == (3, {0: (0, 3)}, rounds[-1].time)
@@ -157,7 +157,7 @@ def test_latest_round_of_reconciliation_counts() -> None:
 
 def test_latest_recorded_run_counts() -> None:
     for order in permutations(RECORDED):
-        assert Folded(created(), *order).state.recorded_run == 2
+        assert Folded(created(), *order).state.projected_run == 2
 
 
 def test_lifecycle_needs_no_creation() -> None:
@@ -204,11 +204,11 @@ def test_events_give_delivery_status(events: Sequence[Event], webhook: str | Non
 
 
 def test_evicted_request_leaves_a_tombstone() -> None:
-    entry = Folded(created(), COMPLETED, evicted("done")).entry
-    assert entry == Tombstone(0, evicted("done").time)
+    entry = Folded(created(), COMPLETED, evicted("evicted")).entry
+    assert entry == Tombstone(0, evicted("evicted").time)
 
 
-@pytest.mark.parametrize("event", [created(), *EVERY_FACT, evicted("done")])
+@pytest.mark.parametrize("event", [created(), *EVERY_FACT, evicted("evicted")])
 def test_late_event_does_not_resurrect_evicted_request(event: Event) -> None:
     tombstone = Tombstone(2, NOON)
     assert evolve(tombstone, event) is tombstone
@@ -217,15 +217,15 @@ def test_late_event_does_not_resurrect_evicted_request(event: Event) -> None:
 
 def test_retry_keeps_request_from_earlier_eviction() -> None:
     state = Folded(created(), COMPLETED, retried(1)).state
-    assert evolve(state, evicted("done", 0)) is state
-    assert isinstance(evolve(state, evicted("done", 1)), Tombstone)
+    assert evolve(state, evicted("evicted", 0)) is state
+    assert isinstance(evolve(state, evicted("evicted", 1)), Tombstone)
 
 
 def test_only_a_tombstone_is_dropped() -> None:
     state = Folded(created(), COMPLETED).state
-    assert evolve(state, evicted("forgotten")) is state
-    assert evolve(Tombstone(0, NOON), evicted("forgotten")) is None
-    assert evolve(Tombstone(1, NOON), evicted("forgotten", 0)) == Tombstone(1, NOON)
+    assert evolve(state, evicted("tombstone_dropped")) is state
+    assert evolve(Tombstone(0, NOON), evicted("tombstone_dropped")) is None
+    assert evolve(Tombstone(1, NOON), evicted("tombstone_dropped", 0)) == Tombstone(1, NOON)
 
 
 def test_later_retry_restores_evicted_request() -> None:

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from streams.events.base import Event
-from streams.events.progress import ImagesRequestedAgain, RequestExpired, RequestRecorded
+from streams.events.progress import ImagesRerequested, ProgressEvicted, RequestProjected
 from streams.events.requests import OutputCsvRequested, RequestCancelled, RequestRetried, RequestStopped
 from streams.request.reconcile import (
     Committed,
@@ -37,13 +37,19 @@ def task_after(*events: Event, at: datetime = LATE) -> Task | None:
     return next_task(REQUEST_ID, request.entry, lambda: request.tallies, at, LIMITS)
 
 
-def recorded(run: int) -> RequestRecorded:
-    return RequestRecorded(request_id=REQUEST_ID, run=run)
+def recorded(run: int) -> RequestProjected:
+    return RequestProjected(request_id=REQUEST_ID, run=run)
 
 
-def requested_again(run: int, heal: int) -> ImagesRequestedAgain:
-    return ImagesRequestedAgain(
-        request_id=REQUEST_ID, run=run, heal=heal, missing=1, image_offsets={}, time=RETRIED.time
+def rerequested(run: int, number: int) -> ImagesRerequested:
+    return ImagesRerequested(
+        request_id=REQUEST_ID,
+        run=run,
+        cause="stalled" if number else "retry",
+        round=number,
+        missing=1,
+        image_offsets={},
+        time=RETRIED.time,
     )
 
 
@@ -58,8 +64,8 @@ def test_cancelled_request_is_stopped_then_evicted_after_grace() -> None:
     assert (stopped.total, stopped.succeeded, stopped.failed, stopped.run) == (3, 1, 1, 0)
     assert stopped.time == CANCELLED.time
     evicted = task_after(*events, stopped, recorded(0))
-    assert isinstance(evicted, RequestExpired)
-    assert (evicted.stage, evicted.run) == ("done", 0)
+    assert isinstance(evicted, ProgressEvicted)
+    assert (evicted.stage, evicted.run) == ("evicted", 0)
 
 
 @pytest.mark.parametrize("end", [CANCELLED, completed()])
@@ -68,14 +74,14 @@ def test_retry_requests_all_unsuccessful_images_once(end: Event) -> None:
     task = task_after(*events, at=RETRIED.time)
     assert isinstance(task, RetryDue)
     assert task.missing == {1, 2}
-    assert task_after(*events, requested_again(1, 0), at=RETRIED.time) is None
+    assert task_after(*events, rerequested(1, 0), at=RETRIED.time) is None
 
 
 def test_stalled_retry_has_as_many_rounds_as_first_run() -> None:
-    earlier = [requested_again(0, heal) for heal in (1, 2)]
+    earlier = [rerequested(0, number) for number in (1, 2)]
     events = [created(total=1), *earlier, failed(requested()), completed(), RETRIED]
     for rounds, give_up in ((0, False), (1, False), (2, True)):
-        task = task_after(*events, *(requested_again(1, heal) for heal in range(rounds + 1)))
+        task = task_after(*events, *(rerequested(1, number) for number in range(rounds + 1)))
         assert isinstance(task, Stalled)
         assert (task.missing, task.state.rounds, task.give_up) == ({0}, rounds, give_up)
 
@@ -90,7 +96,7 @@ def test_completed_request_is_evicted_once_recorded() -> None:
     events = [created(), processed(requested()), completed()]
     assert task_after(*events) is None
     evicted = task_after(*events, recorded(0))
-    assert isinstance(evicted, RequestExpired)
+    assert isinstance(evicted, ProgressEvicted)
 
 
 def test_pending_webhook_keeps_completed_request() -> None:
@@ -105,25 +111,25 @@ def test_retried_request_is_evicted_once_its_last_run_is_recorded() -> None:
     a_day_later = NOON + timedelta(days=1)
     assert task_after(*events, at=a_day_later) is None
     evicted = task_after(*events, recorded(1), at=a_day_later)
-    assert isinstance(evicted, RequestExpired)
+    assert isinstance(evicted, ProgressEvicted)
     assert evicted.run == 1
 
 
 def test_tombstone_is_dropped_after_a_week() -> None:
     events = [created(), completed(), RETRIED]
-    gone = RequestExpired(request_id=REQUEST_ID, stage="done", run=1, time=NOON)
+    gone = ProgressEvicted(request_id=REQUEST_ID, stage="evicted", run=1, time=NOON)
     assert task_after(*events, gone, at=NOON + timedelta(days=6)) is None
     task = task_after(*events, gone, at=NOON + timedelta(days=8))
-    assert isinstance(task, RequestExpired)
-    assert (task.stage, task.run) == ("forgotten", 1)
+    assert isinstance(task, ProgressEvicted)
+    assert (task.stage, task.run) == ("tombstone_dropped", 1)
 
 
 # --- plans
 
 
 def stalled(total: int, *, run: int = 0, give_up: bool = False) -> Stalled:
-    rounds = [requested_again(0, heal) for heal in range(3)] if give_up else []
-    retry = [RETRIED, requested_again(1, 0)] if run else []
+    rounds = [rerequested(0, number) for number in range(3)] if give_up else []
+    retry = [RETRIED, rerequested(1, 0)] if run else []
     task = task_after(created(total=total), *rounds, *retry)
     assert isinstance(task, Stalled)
     assert (len(task.missing), task.state.run, task.give_up) == (total, run, give_up)
@@ -197,15 +203,15 @@ def test_every_missing_image_has_one_fate() -> None:
 def test_rerequested_image_is_the_same_event_each_time() -> None:
     state = Folded(created(owner="shop"), RETRIED).state
     again = in_run(requested(), state)
-    assert (again.attempt, again.time, again.owner) == (1, RETRIED.time, "shop")
+    assert (again.run, again.time, again.owner) == (1, RETRIED.time, "shop")
     assert in_run(again, state) == again
 
 
 def test_given_up_image_names_reason_and_rounds() -> None:
     gone = given_up(requested(), stalled(1, give_up=True).state)
-    assert (gone.reason, gone.detail, gone.attempt) == ("lost", "no result after 2 more requests", 0)
+    assert (gone.reason, gone.detail, gone.run) == ("lost", "no result after 2 more requests", 0)
 
 
 def test_unknown_image_fails_in_current_run() -> None:
     gone = unknown_image(Folded(created(total=9), RETRIED).state, 8)
-    assert (gone.index, gone.attempt, gone.reason, gone.requested_at) == (8, 1, "lost", RETRIED.time)
+    assert (gone.index, gone.run, gone.reason, gone.requested_at) == (8, 1, "lost", RETRIED.time)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.progress import ImagesRequestedAgain
+from streams.events.progress import ImagesRerequested
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered
 from streams.request.timeline import MOST_INTERVALS, EventLine, Gap, GroupLine, Logged, Timeline
@@ -108,7 +108,7 @@ def test_silence_is_a_gap_only_within_a_run() -> None:
         (62, processed(requested(index=1))),
         (63, output_requested([processed(requested(index=0)), processed(requested(index=1))])),
         (64, completed(total=2, succeeded=2, failed=0)),
-        (3000, ImagesRequestedAgain(request_id=REQUEST_ID, run=0, heal=1, missing=0, image_offsets={})),
+        (3000, ImagesRerequested(request_id=REQUEST_ID, run=0, cause="stalled", round=1, missing=0, image_offsets={})),
     )
     (silence,) = [line for line in trace.lines(LATER) if isinstance(line, Gap)]
     assert silence.text == "no event for 60 s"
@@ -117,10 +117,10 @@ def test_silence_is_a_gap_only_within_a_run() -> None:
 
 def test_retry_waits_for_failed_images_only() -> None:
     retried = RequestRetried(request_id=REQUEST_ID, time=NOON, run=1, created_at=NOON)
-    again = ImagesRequestedAgain(
-        request_id=REQUEST_ID, time=NOON, run=1, heal=0, missing=1, image_offsets={0: (90, 95)}
+    again = ImagesRerequested(
+        request_id=REQUEST_ID, time=NOON, run=1, cause="retry", missing=1, image_offsets={0: (90, 95)}
     )
-    events = [*life(), (100, retried), (100, again), (100, requested(index=2, attempt=1))]
+    events = [*life(), (100, retried), (100, again), (100, requested(index=2, run=1))]
     trace = trace_of(*events)
     assert (trace.phase, trace.run, trace.image_offsets) == ("processing", 1, {0: (90, 95)})
     assert dict(gaps(trace))["no-result"] == "no result: 1 image (2)"
