@@ -148,8 +148,8 @@ class Settings(BaseSettings):
 
     open_network: bool = Field(
         False,
-        description="serve without API keys on other addresses than loopback and for any Host, such as behind an"
-        " authenticating proxy",
+        description="serve without API keys on other addresses than loopback, such as behind an authenticating proxy;"
+        " for any Host unless PUBLIC_URL is set",
     )
 
     cors_origins: str = Field(

@@ -144,7 +144,7 @@ def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -
     workers = {name: int(services[name]["environment"]["SHRINKSTREAM_WORKER_PORT"]) for name in ROLES if name != "api"}
     assert asked == {"api": Settings.model_fields["port"].default, **workers}
     assert services["compress"]["environment"]["SHRINKSTREAM_WORKER_HOST"] == "0.0.0.0"
-    assert "deny deny_status 404 if { path /metrics }" in (ROOT / "infra/docker/haproxy.cfg").read_text()
+    assert "deny deny_status 404 if { path,url_dec -m beg /metrics }" in (ROOT / "infra/docker/haproxy.cfg").read_text()
     assert {name for name, service in services.items() if service.get("profiles")} == {"prometheus", "grafana"}
     for name in ("prometheus", "grafana", "gateway"):
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
