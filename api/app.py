@@ -85,6 +85,7 @@ def create_app(context: Context) -> web.Application:
     app[STREAMS] = EventStreams(settings.max_event_streams)
     app.on_shutdown.append(end_streams)
     app[request_log.READS] = asyncio.Semaphore(request_log.MAX_CONCURRENT_READS)
+    app[results.MISSES] = RateLimit(results.MISSES_PER_SECOND, results.MISS_BURST)
     upload_limiter = uploads.UploadLimiter(settings.max_uploads)
     app[uploads.UPLOADS] = upload_limiter
 

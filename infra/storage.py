@@ -31,6 +31,8 @@ PARTIAL = ".partial"  # folder of incomplete objects, which are renamed when com
 DELETE_BATCH = 1000  # maximum number of keys in one S3 DeleteObjects request
 SIGNED_FOR = timedelta(hours=1)
 CHECK_KEY = ".shrinkstream-check"
+IMAGE_CACHE_CONTROL = "public, max-age=86400"
+"""``Cache-Control`` of stored images, also as objects of a bucket. Images are immutable, but may expire."""
 STORAGE_CHECK_INTERVAL = 10.0
 """Interval (s) of the readiness check: a bucket charges for each request."""
 
@@ -99,12 +101,14 @@ class Storage:
         except (BaseError, OSError, ValueError) as error:
             raise StorageError(f"a link to {key} in {self.url} can't be signed: {_brief(error)}") from error
 
-    async def put(self, key: str, content: bytes | Path, content_type: str) -> None:
-        """Store an object, replacing one of the same key."""
+    async def put(
+        self, key: str, content: bytes | Path, content_type: str, *, cache_control: str = "private, no-cache"
+    ) -> None:
+        """Store an object, replacing one of the same key. The headers are those of the object in a bucket."""
         with _measured("put"):
-            await self._put(key, content, content_type)
+            await self._put(key, content, {"Content-Type": content_type, "Cache-Control": cache_control})
 
-    async def _put(self, key: str, content: bytes | Path, content_type: str) -> None:
+    async def _put(self, key: str, content: bytes | Path, attributes: dict[str, str]) -> None:
         try:
             if isinstance(self._store, LocalStore):
                 await self._put_in_folder(self._store, key, content)
@@ -113,7 +117,7 @@ class Storage:
                     self._store,
                     key,
                     content,
-                    attributes={"Content-Type": content_type},
+                    attributes=attributes,
                     # In one request if possible: the parts of an aborted multipart upload would stay and be charged.
                     use_multipart=isinstance(content, Path),
                 )

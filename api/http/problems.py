@@ -42,7 +42,11 @@ class ProblemCode(StrEnum):
     BAD_FORMAT = "bad-format", 422, "`format` is unknown"
     BAD_QUALITY = "bad-quality", 422, "`quality` is not an integer from 1 to 100"
     BAD_PARAMETER = "bad-parameter", 422, "`validate_only` is neither true nor false"
-    BAD_IDEMPOTENCY_KEY = "bad-idempotency-key", 422, "`Idempotency-Key` is longer than 255 characters"
+    BAD_IDEMPOTENCY_KEY = (
+        "bad-idempotency-key",
+        422,
+        "`Idempotency-Key` is longer than 255 characters or not printable ASCII",
+    )
     IDEMPOTENCY_KEY_REUSED = (
         "idempotency-key-reused",
         422,

@@ -9,10 +9,12 @@ from aiohttp import web
 
 from api.context import CONTEXT, Context
 from api.contract.routes import Parameter, Response, Route
+from api.http.etag import is_current
 from api.http.problems import Problem, ProblemCode, expired, unavailable
+from api.http.rate_limit import RateLimit, address_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from infra.storage import StorageError, StoredObject
+from infra.storage import IMAGE_CACHE_CONTROL, StorageError, StoredObject
 
 logger = structlog.get_logger(__name__)
 
@@ -26,6 +28,14 @@ IMAGE_TYPES = {
 }
 WRITE_TIMEOUT = 60.0  # seconds for a slow client to take one chunk of 256 KiB
 REDIRECT_MAX_AGE_SECONDS = 1800  # well below the lifetime of a signed URL
+
+MISSES = web.AppKey("image_misses", RateLimit)
+"""Limits each address to misses: image URLs need no key, and each miss costs a read of the storage and of Cassandra.
+Hits are unlimited, since all clients of a gateway share its address."""
+MISSES_PER_SECOND, MISS_BURST = 20, 500
+
+# Pages of any site may show the images, as their URLs are handed out for; also through a redirect to the bucket.
+_EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
 
@@ -63,21 +73,24 @@ async def image(request: web.Request) -> web.StreamResponse:
     context = request.app[CONTEXT]
     key = f"images/{path}"
     if context.settings.storage_redirect and (link := await _signed_link(request, key)):
-        raise web.HTTPFound(link, headers={"Cache-Control": f"private, max-age={REDIRECT_MAX_AGE_SECONDS}"})
+        max_age = f"private, max-age={REDIRECT_MAX_AGE_SECONDS}"
+        raise web.HTTPFound(link, headers={"Cache-Control": max_age, **_EMBEDDABLE})
     stored = await _open(request, key)
     if stored is None:
+        request.app[MISSES].require(f"address {address_of(request)}")
         raise await _missing_image(context, request_id=path.partition("/")[0])
     headers = {
-        "Content-Type": IMAGE_TYPES[match[1]],
-        "Cache-Control": "public, max-age=86400",
+        "Cache-Control": IMAGE_CACHE_CONTROL,
         "X-Content-Type-Options": "nosniff",
         # Stored XSS protection: an image opened as a document must not run scripts.
         "Content-Security-Policy": "default-src 'none'; sandbox",
-        "Cross-Origin-Resource-Policy": "cross-origin",
+        **_EMBEDDABLE,
     }
     if stored.etag:
         headers["ETag"] = f'"{stored.etag.strip(chr(34))}"'
-    return await _send(request, stored, headers)
+        if is_current(request, headers["ETag"]):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return await _send(request, stored, {"Content-Type": IMAGE_TYPES[match[1]], **headers})
 
 
 async def _missing_image(context: Context, request_id: str) -> Problem:
@@ -160,11 +173,13 @@ def routes() -> list[Route]:
             description="Its URL is in the output CSV. The image is immutable.",
             parameters=(
                 Parameter("path", "path", str, "request id, image index and format", f"{REQUEST_ID.example}/0.jpg"),
+                Parameter("If-None-Match", "header", str, "`ETag` of the client's copy"),
             ),
             responses={
                 HTTPStatus.OK: Response(
-                    "The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "hash of the bytes"}
+                    "The image", dict.fromkeys(IMAGE_TYPES.values(), bytes), {"ETag": "changes with the bytes"}
                 ),
+                HTTPStatus.NOT_MODIFIED: Response("The client's copy is current"),
                 HTTPStatus.FOUND: Response(
                     "With `SHRINKSTREAM_STORAGE_REDIRECT`: redirect to the bucket",
                     headers={"Location": "signed URL of the image, valid for an hour"},
@@ -173,6 +188,7 @@ def routes() -> list[Route]:
             problems={
                 HTTPStatus.NOT_FOUND: "There is no such image.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted.",
+                HTTPStatus.TOO_MANY_REQUESTS: "The address asked for too many images that do not exist.",
                 HTTPStatus.SERVICE_UNAVAILABLE: "The storage is unavailable; retry after `Retry-After` seconds.",
             },
             needs_key=False,

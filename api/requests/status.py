@@ -9,6 +9,7 @@ from aiohttp import web
 from api.context import CONTEXT
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
+from api.http.etag import is_current
 from api.http.problems import not_found, unavailable
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
@@ -45,7 +46,7 @@ async def get_status(request: web.Request) -> web.Response:
     headers = {"ETag": f'"{fingerprint(body)}"', "Cache-Control": "no-cache"}
     if status.status == "processing":
         headers["Retry-After"] = RETRY_AFTER_SECONDS
-    if _matches(request, headers["ETag"]):
+    if is_current(request, headers["ETag"]):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     return web.Response(body=body, content_type="application/json", charset="utf-8", headers=headers)
 
@@ -53,11 +54,6 @@ async def get_status(request: web.Request) -> web.Response:
 def fingerprint(body: bytes) -> str:
     """ETag and event id of a status object: a hash of its JSON."""
     return hashlib.sha256(body).hexdigest()[:32]
-
-
-def _matches(request: web.Request, etag: str) -> bool:
-    known = request.if_none_match or ()
-    return any(tag.value in ("*", etag.strip('"')) for tag in known)
 
 
 def routes() -> list[Route]:

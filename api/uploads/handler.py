@@ -456,6 +456,10 @@ def _idempotency_key(request: web.Request) -> str:
             ProblemCode.BAD_IDEMPOTENCY_KEY,
             f"the Idempotency-Key is longer than {MAX_IDEMPOTENCY_KEY_CHARS} characters",
         )
+    if not (key.isascii() and key.isprintable()):
+        raise Problem(
+            ProblemCode.BAD_IDEMPOTENCY_KEY, "the Idempotency-Key has characters that are not printable ASCII"
+        )
     return key
 
 

@@ -14,7 +14,7 @@ from infra.observability import metrics
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
 from infra.settings import MOST_PARTITIONS, Settings, settings
-from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
+from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancellations import CancelledRequests, following_cancellations
 from streams.compress.codec.outcome import ImageRejected
@@ -162,7 +162,7 @@ class Compressor:
             shrink_seconds = time.monotonic() - started
             started = time.monotonic()
             path = image_path(request, shrunk.format)
-            await self.storage.put(path, shrunk.data, f"image/{shrunk.format}")
+            await self.storage.put(path, shrunk.data, f"image/{shrunk.format}", cache_control=IMAGE_CACHE_CONTROL)
             store_seconds = time.monotonic() - started
             _FETCH.observe(fetched.milliseconds / 1000)
             _WAIT.observe(max(0.0, shrink_seconds - shrunk.decode_seconds - shrunk.encode_seconds))

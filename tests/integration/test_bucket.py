@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from infra.observability.readiness import NotReady
-from infra.storage import CHECK_KEY, Storage, StorageError, check_storage
+from infra.storage import CHECK_KEY, IMAGE_CACHE_CONTROL, Storage, StorageError, check_storage
 from tests.support.s3 import S3Server
 
 pytestmark = pytest.mark.slow
@@ -54,11 +54,11 @@ async def test_what_was_put_is_what_is_got(bucket: str, size: int, tmp_path: Pat
     assert await content(storage, "csv/a/0.csv") == data
 
 
-async def test_an_object_has_its_type_and_its_place_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
-    await opened(bucket).put("images/a/0.jpg", b"x", "image/jpeg")
+async def test_an_object_has_its_headers_and_its_place_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
+    await opened(bucket).put("images/a/0.jpg", b"x", "image/jpeg", cache_control=IMAGE_CACHE_CONTROL)
     assert s3_server.keys(bucket) == ["a shop/images/images/a/0.jpg"]
     head = s3_server.client().head_object(Bucket=bucket, Key="a shop/images/images/a/0.jpg")
-    assert head["ContentType"] == "image/jpeg"
+    assert (head["ContentType"], head["CacheControl"]) == ("image/jpeg", "public, max-age=86400")
 
 
 async def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(bucket: str) -> None:

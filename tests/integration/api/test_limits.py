@@ -7,11 +7,14 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from itertools import takewhile
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import psutil
 import pytest
 
+from api.requests.download import MISS_BURST
 from infra.disk import free_bytes
 from tests.integration.api.conftest import KEY, Api, running_api
 from tests.support.large_image import IMAGE, store_large_image
@@ -218,3 +221,31 @@ def test_wrong_addresses_and_methods_are_problems(api: Api, method: str, path: s
 def test_a_body_that_is_neither_form_nor_csv_is_refused(api: Api) -> None:
     answer = api.call("POST", "/api/upload", b"{}", Content_Type="application/json")
     assert (answer.status, answer.json["type"]) == (415, "urn:shrinkstream:problem:unsupported-media-type")
+
+
+@pytest.mark.parametrize("key", ["\xff", "a\tb"])
+def test_idempotency_key_beyond_printable_ascii_is_refused(api: Api, key: str) -> None:
+    answer = api.call("POST", "/api/upload", CSV, Content_Type="text/csv", Idempotency_Key=key)
+    assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-idempotency-key")
+
+
+def test_known_image_is_answered_without_its_bytes(api: Api) -> None:
+    store_large_image(api.settings)
+    whole = api.call("HEAD", f"/{IMAGE}")
+    assert (whole.status, whole.headers["cache-control"]) == (200, "public, max-age=86400")
+    for sent in (whole.headers["etag"], f'"other", W/{whole.headers["etag"]}', "*"):
+        answer = api.call("GET", f"/{IMAGE}", If_None_Match=sent)
+        assert (answer.status, answer.body) == (304, b"")
+        for name in ("etag", "cache-control", "cross-origin-resource-policy"):
+            assert answer.headers[name] == whole.headers[name]
+    assert api.call("HEAD", f"/{IMAGE}", If_None_Match='"other"').status == 200
+
+
+def test_misses_of_images_are_limited_and_hits_not(api: Api) -> None:
+    store_large_image(api.settings)
+    with running_api(api.settings) as other:
+        misses = (other.call("GET", f"/images/{uuid4()}/0.jpg").status for _ in range(10 * MISS_BURST))
+        answered = list(takewhile(lambda status: status != 429, misses))
+        assert MISS_BURST <= len(answered) < 10 * MISS_BURST
+        assert set(answered) == {404}
+        assert other.call("HEAD", f"/{IMAGE}").status == 200
