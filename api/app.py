@@ -29,6 +29,7 @@ from api.requests import timeline as request_log
 from api.requests import webhook as webhooks
 from api.requests.sse import STREAMS, EventStreams, end_streams
 from api.uploads import handler as uploads
+from api.uploads.limiter import UPLOADS, UploadLimiter
 from infra.cancellation import no_stray_cancellation
 from infra.disk import free_bytes
 from infra.observability import metrics
@@ -86,8 +87,8 @@ def create_app(context: Context) -> web.Application:
     app.on_shutdown.append(end_streams)
     app[request_log.READS] = asyncio.Semaphore(request_log.MAX_CONCURRENT_READS)
     app[results.MISSES] = RateLimit(results.MISSES_PER_SECOND, results.MISS_BURST)
-    upload_limiter = uploads.UploadLimiter(settings.max_uploads)
-    app[uploads.UPLOADS] = upload_limiter
+    upload_limiter = UploadLimiter(settings.max_uploads)
+    app[UPLOADS] = upload_limiter
 
     async def close_uploads(_: web.Application) -> None:
         upload_limiter.close()

@@ -1,4 +1,4 @@
-"""Image options of an upload: output format and quality."""
+"""Options of an upload: webhook receiver and events, output format and quality."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,62 @@ from dataclasses import dataclass
 from typing import Self, get_args
 
 from api.http.problems import Problem, ProblemCode
-from streams.events.base import ImageFormat
+from infra.outbound.addresses import AllowList
+from infra.outbound.reasons import ForbiddenUrl
+from infra.outbound.urls import check_url
+from infra.settings import Settings
+from streams.events.base import ImageFormat, WebhookKind
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
+WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
+WEBHOOK_EVENTS = "webhookEvents"
+FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality")
 _QUALITY = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100."""
+class UploadOptions:
+    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100.
 
+    ``webhook_events``: sent in addition to ``request.completed``, which is always sent.
+    """
+
+    webhook_url: str | None
+    webhook_events: tuple[WebhookKind, ...]
     quality: int
-    format: ImageFormat | None = None
+    format: ImageFormat | None
 
     @classmethod
-    def of(cls, fields: Mapping[str, Sequence[str]], default_quality: int) -> Self:
+    def of(cls, fields: Mapping[str, Sequence[str]], settings: Settings, fetch_allow: AllowList) -> Self:
         """Parse form fields; the first value of a field wins. Raises Problem (422) for any invalid value."""
+        urls = [_webhook_url(url, fetch_allow) for name in WEBHOOK_FIELDS for url in fields.get(name, ())]
+        webhook_events = _webhook_events(fields.get(WEBHOOK_EVENTS, ()))
         qualities = [_quality(text) for text in fields.get("quality", ())]
         formats = [_format(text) for text in fields.get("format", ())]
-        return cls(qualities[0] if qualities else default_quality, formats[0] if formats else None)
+        return cls(
+            urls[0] if urls else settings.webhook_url,
+            webhook_events,
+            qualities[0] if qualities else settings.quality,
+            formats[0] if formats else None,
+        )
+
+
+def _webhook_url(url: str, fetch_allow: AllowList) -> str:
+    try:
+        check_url(url, fetch_allow)
+    except ForbiddenUrl as error:
+        raise Problem(ProblemCode.BAD_WEBHOOK_URL, f"invalid webhookUrl: {error.detail}") from None
+    return url
+
+
+def _webhook_events(given: Sequence[str]) -> tuple[WebhookKind, ...]:
+    names = {name.strip() for name in ",".join(given).split(",")} - {""}
+    if unknown := sorted(names - set(get_args(WebhookKind))):
+        raise Problem(
+            ProblemCode.BAD_WEBHOOK_EVENTS,
+            f"unknown webhook event {unknown[0][:100]!r}: use {', '.join(get_args(WebhookKind))}",
+        )
+    return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
 
 
 def _quality(text: str) -> int:

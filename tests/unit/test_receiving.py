@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from api.http.problems import problem_middleware
-from api.uploads import handler as uploads
+from api.uploads import receive as receiving
 from infra.settings import Settings
 
 HEADERS = "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -28,11 +28,11 @@ FORM_BEGUN = b'2f\r\n--b\r\nContent-Disposition: form-data; name="file\r\n'
 async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content_type: str, begun: bytes
 ) -> None:
-    monkeypatch.setattr(uploads, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(receiving, "READ_TIMEOUT", 0.2)
     settings = Settings(data_dir=tmp_path)
 
     async def receive(request: web.Request) -> web.Response:
-        async with uploads._receive(request, settings):
+        async with receiving.receive(request, settings):
             return web.Response()
 
     app = web.Application(middlewares=[problem_middleware])

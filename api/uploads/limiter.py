@@ -1,0 +1,47 @@
+"""Bound on the uploads in flight, and the threads for their CPU work."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+from aiohttp import web
+
+from api.http.problems import unavailable
+
+CSV_THREADS = 2
+T = TypeVar("T")
+
+
+class UploadLimiter:
+    """Bounds the uploads in flight, and so their memory; runs their CPU work in a small thread pool.
+
+    The work is pure Python and serialised by the GIL: more threads would only delay the event loop.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.count = 0
+        self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
+
+    async def run(self, step: Callable[[], T]) -> T:
+        """Run a short step of one upload in the thread pool, interleaved with the steps of the other uploads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, step)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def admit(self) -> Iterator[None]:
+        """Count an upload while it is in flight; raise a 503 with Retry-After at the limit."""
+        if self.count >= self._limit:
+            raise unavailable(f"too many concurrent uploads: the limit of {self._limit} is reached")
+        self.count += 1
+        try:
+            yield
+        finally:
+            self.count -= 1
+
+
+UPLOADS = web.AppKey("uploads", UploadLimiter)
