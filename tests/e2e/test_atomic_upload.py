@@ -15,7 +15,7 @@ from tests.e2e.conftest import start_system, stop_system
 from tests.support.published_clients import call, completed
 
 PREFIX = "atomic"
-IMAGES = 50_000
+IMAGES = 20_000
 
 
 def created(address: str) -> list[RequestCreated]:
@@ -55,7 +55,7 @@ def kill_api(up: int) -> None:
             child.kill()
 
 
-def test_a_kill_while_50000_images_are_written_leaves_none_of_them_and_the_repeated_upload_is_one_request(
+def test_killed_upload_leaves_nothing_and_repeats_as_one_request(
     kafka_address: str, cassandra_address: str, tmp_path: Path
 ) -> None:
     environment = {

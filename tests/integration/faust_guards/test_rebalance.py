@@ -1,7 +1,7 @@
 """F2: a rebalance forgets what is finished."""
 
-import time
 from collections.abc import Callable
+from threading import Event
 
 import pytest
 
@@ -20,13 +20,18 @@ def shared_out(group: Group) -> bool:
 
 
 def test_a_second_worker_that_joins_repeats_nothing(new_group: Callable[..., Group]) -> None:
+    repeated = Event()
+
     def join(group: Group) -> None:
         group.produce([b""] * EVENTS)
         group.start()
         wait_until(lambda: len(group.finished()) == EVENTS, "all events")
         group.start()
         wait_until(lambda: shared_out(group), "two partitions each")
-        time.sleep(1)  # in which what was forgotten comes again
+        if group is unguarded:
+            wait_until(lambda: group.started().total() > EVENTS, "what was forgotten again")
+            repeated.set()
+        assert repeated.wait(60), "the guarded workers have had as much time"
 
     never = {"broker_commit_interval": 60.0}  # what is committed is committed by the rebalance
     guarded = new_group(partitions=4, in_flight=8, options=never)
