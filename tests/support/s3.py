@@ -13,6 +13,7 @@ from uuid import uuid4
 import boto3
 
 from infra.devserver.ports import LOOPBACK, free_ports
+from infra.devserver.process import LEASH
 
 START_SECONDS = 30.0
 
@@ -28,7 +29,11 @@ class S3Server:
         port = next(free_ports())
         self.url = f"http://{LOOPBACK}:{port}"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)],
+            # On the leash: a Ctrl-C doesn't run __exit__ in the workers.
+            [
+                *(sys.executable, "-I", "-S", str(LEASH), str(os.getpid())),
+                *(sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(port)),
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MOTO_"))},
