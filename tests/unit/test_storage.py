@@ -56,6 +56,18 @@ async def test_a_copy_is_an_object_of_its_own(tmp_path: Path) -> None:
     assert await content(storage, "images/b/7.jpg") == b"first"
 
 
+async def test_copy_succeeds_beyond_the_limit_of_hard_links(tmp_path: Path) -> None:
+    storage = folder(tmp_path)
+    await storage.put("images/a/0.jpg", b"image", "image/jpeg")
+    for number in range(65_000):  # ext4's limit; on a file system with a higher one the copy is another link
+        try:
+            os.link(tmp_path / "images/a/0.jpg", tmp_path / f"images/a/{number}.link")
+        except OSError:
+            break
+    assert await storage.copy("images/a/0.jpg", "images/b/7.jpg")
+    assert await content(storage, "images/b/7.jpg") == b"image"
+
+
 async def test_what_is_not_there_is_not_copied(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     assert not await storage.copy("images/a/0.jpg", "images/b/7.jpg")
