@@ -27,25 +27,26 @@ from streams.log.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-# Images wait no longer than that before they are fetched, or it is no great matter that they are.
 LOOK_BACK = timedelta(days=2)
+"""Age of the oldest cancellation that is read: images rarely wait longer before they are fetched."""
 REMEMBERED = 100_000
 CONNECT_SECONDS = 30.0
 CATCH_UP_SECONDS = 10.0
 POLL_MS = 500
+RETRY_SECONDS = 1.0
 MAX_RECORDS = 5000
 _MARK = RequestCancelled.event_type().encode()
 
 
 class CancelledRequests:
-    """The runs of requests that were cancelled; the oldest are forgotten when there are too many."""
+    """The cancelled runs of up to ``limit`` requests; the oldest are evicted first."""
 
     def __init__(self, limit: int = REMEMBERED) -> None:
         self._limit = limit
         self._runs: OrderedDict[str, int] = OrderedDict()
 
     def cover(self, image: ImageRequested) -> bool:
-        """Whether an image was asked for in a run that is cancelled. In a retry after that it is wanted again."""
+        """Whether an image's run is cancelled; a retry after the cancellation is another run."""
         return image.run <= self._runs.get(image.request_id, -1)
 
     def take(self, values: Iterable[bytes | None]) -> None:
@@ -53,7 +54,7 @@ class CancelledRequests:
         for value in values:
             if value is None or _MARK not in value:
                 continue  # most are other events, which need not be decoded
-            with contextlib.suppress(UnreadableEvent):  # the progress workers put it aside
+            with contextlib.suppress(UnreadableEvent):  # the progress workers dead-letter it
                 event = decode(value)
                 if isinstance(event, RequestCancelled):
                     self._runs[event.request_id] = max(event.run, self._runs.get(event.request_id, 0))
@@ -64,7 +65,7 @@ class CancelledRequests:
 
 @asynccontextmanager
 async def following_cancellations(settings: Settings) -> AsyncIterator[CancelledRequests]:
-    """What is cancelled, kept up to date for as long as the context lasts; from the start as far as time allows.
+    """The cancelled requests, kept up to date for as long as the context lasts.
 
     Raises KafkaUnavailableError when the brokers can't be reached.
     """
@@ -92,11 +93,11 @@ async def following_cancellations(settings: Settings) -> AsyncIterator[Cancelled
 
 
 def _end(error: BaseException) -> None:
-    end_process(f"compress can't follow cancellations any more: {error!r}", error=error)
+    end_process(f"compress cannot follow cancellations: {error!r}", error=error)
 
 
 async def _seek(consumer: AIOKafkaConsumer, topic: str, partitions: int) -> dict[TopicPartition, int]:
-    """Put the consumer where the look back begins; returns the ends of now."""
+    """Seek to the first record of the last `LOOK_BACK`; returns the end offsets."""
     places = [TopicPartition(topic, number) for number in range(partitions)]
     consumer.assign(places)
     ends: dict[TopicPartition, int] = await consumer.end_offsets(places)
@@ -121,6 +122,6 @@ async def _read(
                 positions = [await consumer.position(place) >= end for place, end in ends.items()]
                 if all(positions):
                     caught_up.set()
-        except KafkaError as error:
-            log.warning("cancellations can't be read", error=str(error))
-            await asyncio.sleep(1)
+        except (KafkaError, OSError) as error:  # transient; any other error ends the process
+            log.warning("cannot read cancellations", error=str(error) or type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
