@@ -222,7 +222,7 @@ class Settings(BaseSettings):
     reuse_seconds: float = Field(
         300.0,
         ge=0,
-        description="seconds for which a compress worker reuses an image of the same URL, quality and format",
+        description="seconds for which a compress worker reuses an owner's image of the same URL, quality and format",
     )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 

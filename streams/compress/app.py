@@ -21,7 +21,7 @@ from streams.compress.codec.outcome import ImageRejected
 from streams.compress.decoders.pool import DecoderPool
 from streams.compress.dedup import RecentResults
 from streams.compress.fetch import FetchFailed, HostTurns, fetch
-from streams.compress.single_flight import Once
+from streams.compress.single_flight import SingleFlight
 from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.log.consume import consume
@@ -41,8 +41,8 @@ app = create_app(
     delivery_window=settings().fetch_concurrency,
 )
 
-# Some hundred bytes each: what is remembered of images that were made.
-MOST_REMEMBERED = 20_000
+MOST_CACHED = 20_000
+"""Number of results that are cached for reuse, of some hundred bytes each."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Made:
 class Compressor:
     """Turns an ImageRequested into its result and writes that down.
 
-    A URL that is asked for again, in the same quality and format, while it is under way or within
-    ``reuse_seconds``, is not fetched again: its output is copied within the storage. Each worker knows only of what
-    it made itself, so with n workers a URL is fetched n times at most; and a restart forgets, which costs a fetch.
+    An owner's URL that is requested again, in the same quality and format, while it is in flight or within
+    ``reuse_seconds``, is not fetched again: its output is copied within the storage. The cache is the worker's own,
+    so with n workers a URL is fetched n times at most.
     """
 
     def __init__(
@@ -91,7 +91,9 @@ class Compressor:
         self.storage = storage
         self._turns = HostTurns(settings.downloads_per_host)
         self._budget = ByteBudget(settings.fetch_memory)
-        self._once: Once[tuple[str, int, str | None], Made] = Once(settings.reuse_seconds, MOST_REMEMBERED)
+        self._single_flight: SingleFlight[tuple[str, str, int, str | None], Made] = SingleFlight(
+            settings.reuse_seconds, MOST_CACHED
+        )
         metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
         metrics.FETCH_MEMORY_LIMIT.read_from(lambda: self._budget.limit)
 
@@ -130,9 +132,10 @@ class Compressor:
 
     async def _made(self, request: ImageRequested) -> Made:
         """The image, stored under the request's own name."""
-        key = (request.input_url, request.quality, request.format)
+        # Per owner: the time that a reuse saves must not tell that another tenant has fetched the URL.
+        key = (request.owner, request.input_url, request.quality, request.format)
         while True:
-            made, by_us = await self._once.get(key, lambda: self._make(request))
+            made, by_us = await self._single_flight.get(key, lambda: self._make(request))
             if by_us:
                 return made
             started = time.monotonic()
@@ -140,7 +143,7 @@ class Compressor:
             if path == made.path or await self.storage.copy(made.path, path):
                 metrics.REUSED.inc()
                 return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
-            self._once.forget(key)  # it was removed from the storage
+            self._single_flight.forget(key)  # it was removed from the storage
 
     async def _make(self, request: ImageRequested) -> Made:
         with self._budget.holding() as holding:

@@ -1,4 +1,4 @@
-"""The same work, asked for many times, is done once."""
+"""Single flight: concurrent calls for the same key share one execution, and its result is cached for a while."""
 
 import asyncio
 import time
@@ -10,28 +10,28 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 
-class Once(Generic[Key, Result]):
-    """Remembers up to ``most`` results for ``seconds`` each, and who is at work on which.
+class SingleFlight(Generic[Key, Result]):
+    """Caches up to ``most`` results for ``seconds`` each, and shares the executions under way.
 
-    A failure is told to those who wait for it and forgotten with that. A worker that is cancelled fails nobody else:
-    one of those who wait goes on in its place.
+    A failure is raised in every waiting caller and not cached. When the executing caller is cancelled, one of the
+    waiting callers executes the work instead.
     """
 
     def __init__(self, seconds: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._most = most
         self._clock = clock
-        self._done: OrderedDict[Key, tuple[float, Result]] = OrderedDict()
+        self._results: OrderedDict[Key, tuple[float, Result]] = OrderedDict()
         self._under_way: dict[Key, asyncio.Future[Result]] = {}
 
     def __len__(self) -> int:
-        return len(self._done) + len(self._under_way)
+        return len(self._results) + len(self._under_way)
 
     async def get(self, key: Key, work: Callable[[], Awaitable[Result]]) -> tuple[Result, bool]:
-        """The result, and whether this call has done the work. Raises what ``work`` raises."""
+        """The result, and whether this call executed the work. Raises the exceptions of ``work``."""
         while True:
-            if (known := self._remembered(key)) is not None:
-                return known, False
+            if (cached := self._cached(key)) is not None:
+                return cached, False
             if (other := self._under_way.get(key)) is None:
                 return await self._do(key, work), True
             try:
@@ -39,19 +39,19 @@ class Once(Generic[Key, Result]):
             except asyncio.CancelledError:
                 us = asyncio.current_task()
                 if not other.cancelled() or (us is not None and us.cancelling()):
-                    raise  # it is us who are cancelled, if not us alone
+                    raise  # this caller is cancelled, too
 
     def forget(self, key: Key) -> None:
-        """The remembered result is of no use any more."""
-        self._done.pop(key, None)
+        """Drop a cached result that is no longer valid."""
+        self._results.pop(key, None)
 
-    def _remembered(self, key: Key) -> Result | None:
-        while self._done:
-            oldest, (expires, _) = next(iter(self._done.items()))
+    def _cached(self, key: Key) -> Result | None:
+        while self._results:
+            oldest, (expires, _) = next(iter(self._results.items()))
             if expires > self._clock():
                 break
-            del self._done[oldest]
-        entry = self._done.get(key)
+            del self._results[oldest]
+        entry = self._results.get(key)
         return None if entry is None else entry[1]
 
     async def _do(self, key: Key, work: Callable[[], Awaitable[Result]]) -> Result:
@@ -64,15 +64,15 @@ class Once(Generic[Key, Result]):
             raise
         except BaseException as error:
             future.set_exception(error)
-            future.exception()  # it is raised here: nobody else need be waiting for it
+            future.exception()  # retrieved: it is raised below, and there may be no other caller
             raise
         else:
             future.set_result(result)
             if self._seconds > 0:
-                self._done[key] = (self._clock() + self._seconds, result)
-                self._done.move_to_end(key)
-                while len(self._done) > self._most:
-                    self._done.popitem(last=False)
+                self._results[key] = (self._clock() + self._seconds, result)
+                self._results.move_to_end(key)
+                while len(self._results) > self._most:
+                    self._results.popitem(last=False)
             return result
         finally:
             del self._under_way[key]
