@@ -153,7 +153,7 @@ class Storage:
             return False
         except (BaseError, OSError, ValueError) as error:
             if isinstance(self._store, LocalStore) and f"(os error {errno.EMLINK})" in str(error):
-                await self._put(target, _folder_of(self.url) / source, "")
+                await self._put(target, _folder_of(self.url) / source, {})
                 return True
             raise StorageError(f"{target} can't be written to {self.url}: {_brief(error)}") from error
         return True
