@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from api.http.problems import Problem, ProblemCode
 from api.http.trace_header import context_of
+from api.uploads.disposition import parse_disposition
 from api.uploads.options import FIELDS
 from infra.disk import free_bytes
 from infra.observability import metrics
@@ -34,8 +35,12 @@ DISK_FULL_RETRY_AFTER = "60"
 RAW_TYPES = frozenset(
     {
         "text/csv",
+        "text/x-csv",
+        "text/comma-separated-values",
+        "text/x-comma-separated-values",
         "text/tab-separated-values",
         "application/csv",
+        "application/x-csv",
         "text/plain",
         "application/vnd.ms-excel",
         "application/octet-stream",
@@ -141,19 +146,24 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
         while (part := await _with_timeout(form.next())) is not None:
             if not isinstance(part, BodyPartReader):
                 raise _bad_form("it has a nested form")
+            disposition = parse_disposition(part.headers.get("Content-Disposition", ""))
             # The published clients name the part `file`, `csv` or `csvFile`: any part with a file name is the CSV.
-            if part.filename is not None or part.name == "file":
+            if disposition.filename is not None or disposition.name == "file":
                 if found:
                     raise _bad_form("it has more than one file")
                 found = True
+                encoding = part.headers.get("Content-Transfer-Encoding", "binary").strip().lower()
+                if encoding not in ("7bit", "8bit", "binary"):
+                    # RFC 7578, 4.7 deprecates it; the CSV would be read in its encoded form.
+                    raise _bad_form(f"its file has the Content-Transfer-Encoding {encoding[:50]!r}: send the bytes")
                 received.content_type = part.headers.get("Content-Type")
                 await _spool(_chunks(part), received, file, settings)
                 continue
-            value = await _field(part)
+            value = await _field(part, disposition.name)
             if (fields := fields + 1) > MAX_FIELDS:
                 raise _bad_form(f"it has more than {MAX_FIELDS} fields")
-            if part.name in FIELDS:
-                received.add_field(part.name, value)
+            if disposition.name in FIELDS:
+                received.add_field(disposition.name, value)
     except _FORM_ERRORS:
         raise _bad_form("it is malformed or truncated") from None
     if not found:
@@ -178,14 +188,14 @@ async def _with_timeout(read: Awaitable[T]) -> T:
         return await read
 
 
-async def _field(part: BodyPartReader) -> str:
+async def _field(part: BodyPartReader, name: str | None) -> str:
     value = bytearray()
     while chunk := await _with_timeout(part.read_chunk(MAX_FIELD_BYTES)):
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
                 ProblemCode.FIELD_TOO_LARGE,
-                f"the form field {part.name!r} has more than {MAX_FIELD_BYTES} bytes",
+                f"the form field {(name or '')[:100]!r} has more than {MAX_FIELD_BYTES} bytes",
             )
     return value.decode(errors="replace").strip()
 

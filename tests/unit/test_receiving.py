@@ -46,3 +46,37 @@ async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"urn:shrinkstream:problem:upload-too-slow" in answer
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+CSV = "S. No.,Product Name,Input Image URLs\n1,Mug,https://shop.example/mug.jpg\n"
+
+
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader")
+@pytest.mark.parametrize(
+    ("part", "answered"),
+    [
+        ('name="file"; filename="shoes; bags; hats.csv"', CSV),
+        ('name="csv"; filename="shoes; bags; hats.csv"', CSV),
+        ("name=file; filename=products(1).csv", CSV),
+        ('name="file"; filename*0="it\'s a very long"; filename*1=".csv"', CSV),
+        ("name=\"file\"; filename*=UTF-8''%e2%82%ac.csv", CSV),
+        ('name="file"; filename="a.csv"\r\nContent-Transfer-Encoding: 8bit', CSV),
+        ('name="file"; filename="a.csv"\r\nContent-Transfer-Encoding: base64', "Content-Transfer-Encoding 'base64'"),
+        ('name="other"', "the form has no file"),
+    ],
+)
+async def test_form_is_read_as_clients_send_it(tmp_path: Path, part: str, answered: str) -> None:
+    settings = Settings(data_dir=tmp_path)
+
+    async def receive(request: web.Request) -> web.Response:
+        async with receiving.receive(request, settings) as received:
+            return web.Response(text=received.path.read_text())
+
+    app = web.Application(middlewares=[problem_middleware])
+    app.add_routes([web.post("/", receive)])
+    body = f"--b\r\nContent-Disposition: form-data; {part}\r\n\r\n{CSV}\r\n--b--\r\n"
+    async with (
+        TestClient(TestServer(app, host="127.0.0.1")) as client,
+        client.post("/", data=body, headers={"Content-Type": "multipart/form-data; boundary=b"}) as answer,
+    ):
+        assert answered in await answer.text()
