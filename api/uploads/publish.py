@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 
 from api.context import Context
 from api.http.problems import unavailable
+from api.uploads.csv.dialect import CHARS_PER_STEP
 from api.uploads.csv.reader import CheckedCsv, read_rows
 from api.uploads.limiter import UploadLimiter
 from api.uploads.options import UploadOptions
@@ -101,8 +102,10 @@ def _image_requests(upload: CheckedUpload, *, bulk: bool) -> Iterator[ImageReque
 
 def _add_next(batches: EventBatches, events: Iterator[ImageRequested]) -> int:
     """Add the next events to the batches, in a thread; returns their number."""
-    count = 0
+    count = chars = 0
     for event in islice(events, EVENTS_PER_STEP):
         batches.add(event)
         count += 1
+        if (chars := chars + sum(map(len, event.cells or ()))) > CHARS_PER_STEP:
+            break
     return count

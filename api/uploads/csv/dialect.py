@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ DELIMITERS = (",", ";", "\t", "|")
 
 MAX_ROW_CHARS = 1024 * 1024
 """Maximum characters of a row, quotes and line breaks included: bounds the memory of a reader."""
+
+CHARS_PER_STEP = 1024 * 1024
+"""Characters read in one step, some 0.1 s of parsing: steps of small and large files alternate."""
 
 MAX_BLANK_ROWS = 1_048_576
 """Maximum blank rows of a file, the row limit of an Excel sheet: bounds the time to parse them."""
@@ -122,15 +125,15 @@ class Dialect:
     sep_line: bool = False
 
 
-def detect_encoding(path: Path, content_type: str | None = None) -> str:
-    """Detect the file's encoding, as a Python codec: by its byte order mark, else UTF-16 by its NULs, else UTF-8.
+def detect_encoding(path: Path, content_type: str | None = None) -> Generator[None, None, str]:
+    """Detect the file's encoding, a Python codec: by its byte order mark, else UTF-16 by its NULs, else UTF-8.
 
     A file that is not valid UTF-8 is decoded with the charset of ``content_type``, else as Windows-1252, the encoding
     of Excel's "CSV" in the West. The declared charset has the lowest priority because HTTP clients declare ISO-8859-1
     for anything, whereas text with accents is never valid UTF-8 by accident. The media type is ignored: browsers on
     Windows send CSV files as application/vnd.ms-excel.
 
-    Raises CsvRejected for a file that is not text, for NULs, and for undecodable bytes.
+    A generator of steps. Raises CsvRejected for a file that is not text, for NULs, and for undecodable bytes.
     """
     with path.open("rb") as file:
         head = file.read(_SNIFFED_BYTES)
@@ -141,18 +144,18 @@ def detect_encoding(path: Path, content_type: str | None = None) -> str:
             raise CsvRejected.because(CsvProblem.NOT_CSV, f"this is not a CSV file but {kind}: {advice}")
     for mark, encoding in _BYTE_ORDER_MARKS:
         if head.startswith(mark):
-            _read_through(path, encoding)
+            yield from _read_through(path, encoding)
             return encoding
     odd, even = head[1::2].count(0), head[::2].count(0)
     if (odd + even) * 20 >= len(head):
         encoding = "utf-16-le" if odd > even else "utf-16-be"
-        _read_through(path, encoding)
+        yield from _read_through(path, encoding)
         return encoding
     try:
-        _read_through(path, "utf-8")
+        yield from _read_through(path, "utf-8")
     except _NeverUtf8:
         fallback = _declared_charset(content_type) or "cp1252"
-        _read_through(path, fallback)
+        yield from _read_through(path, fallback)
         return fallback
     return "utf-8"
 
@@ -166,8 +169,8 @@ def _declared_charset(content_type: str | None) -> str | None:
     return _CHARSETS.get(parameter.group(1).lower()) if parameter else None
 
 
-def _read_through(path: Path, encoding: str) -> None:
-    """Decode the whole file (at memory speed), so that no later pass can fail on an undecodable byte."""
+def _read_through(path: Path, encoding: str) -> Generator[None, None, None]:
+    """Decode the whole file, a block per step, so that no later pass can fail on an undecodable byte."""
     decoder = codecs.getincrementaldecoder(encoding)()
     line = 1
     ascii_so_far = True
@@ -196,6 +199,7 @@ def _read_through(path: Path, encoding: str) -> None:
                 return
             line += text.count("\n")
             ascii_so_far = ascii_so_far and text.isascii()
+            yield
 
 
 def sep_line_delimiter(path: Path, encoding: str) -> str | None:
@@ -211,11 +215,16 @@ def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
     Spaces before a cell are dropped, because ``1, "Mug, blue"`` is common and means a quoted cell.
     Raises CsvRejected, which ends the iteration, for broken quotes, a row that is too long and too many blank rows.
     """
+    return (row for row in read_cells_in_steps(path, dialect) if row is not None)
+
+
+def read_cells_in_steps(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]] | None]:
+    """The rows of ``read_cells``, and None after each ``CHARS_PER_STEP``, blank rows included."""
     with path.open(encoding=dialect.encoding, newline="") as file:
         lines = _Lines(file, skip_first=dialect.sep_line)
         reader = csv.reader(iter(lines), delimiter=dialect.delimiter, skipinitialspace=True, strict=True)
         line = 1
-        blank_rows = 0
+        blank_rows = step_chars = 0
         try:
             for cells in reader:
                 if "".join(cells).strip():
@@ -225,6 +234,9 @@ def read_cells(path: Path, dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
                         CsvProblem.TOO_MANY_BLANK_ROWS, f"there are more than {MAX_BLANK_ROWS:,} blank rows", line=line
                     )
                 line = reader.line_num + 1
+                if (step_chars := step_chars + lines.row_chars) > CHARS_PER_STEP:
+                    step_chars = 0
+                    yield None
                 lines.row_chars = 0
         except csv.Error as error:
             raise _broken_row(line, reader.line_num, str(error)) from None

@@ -18,6 +18,7 @@ from api.uploads.csv.dialect import (
     RowError,
     detect_encoding,
     read_cells,
+    read_cells_in_steps,
     sep_line_delimiter,
 )
 from api.uploads.csv.header import Columns, HeaderMismatch, match_header
@@ -100,19 +101,23 @@ def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
 def check_in_steps(
     path: Path, *, max_images: int, content_type: str | None = None
 ) -> Generator[None, None, CheckedCsv]:
-    """Validate the whole file, in short steps that let small files interleave with large ones.
+    """Validate the whole file, in steps of some 0.1 s that let small files interleave with large ones.
 
     After it, ``read_rows`` can't fail. Reading stops at ``max_images``, which bounds the time per file.
     ``content_type`` is the upload's; only its charset is used, and only if the bytes are ambiguous.
     Raises CsvRejected.
     """
-    dialect, header, columns = _detect(path, content_type)
+    dialect, header, columns = yield from _detect(path, content_type)
     found = _Errors(header)
     rows = images = 0
-    lines = read_cells(path, dialect)
-    next(lines)
+    lines = read_cells_in_steps(path, dialect)
+    yield from _first(lines)
     try:
-        for line, cells in lines:
+        for row in lines:
+            if row is None:
+                yield
+                continue
+            line, cells = row
             rows += 1
             if rows % ROWS_PER_STEP == 0:
                 yield
@@ -149,15 +154,27 @@ def read_rows(path: Path, checked: CheckedCsv) -> Iterator[Row]:
         )
 
 
-def _detect(path: Path, content_type: str | None) -> tuple[Dialect, list[str], Columns]:
-    """Detect the dialect by the first row that is a valid header; returns dialect, header and columns."""
-    encoding = detect_encoding(path, content_type)
+Line = tuple[int, list[str]]  # the number of a row's first line, and its cells
+
+
+def _first(rows: Iterator[Line | None]) -> Generator[None, None, Line]:
+    """The first row, in steps; an empty one of line 1 if there is none."""
+    for row in rows:
+        if row is not None:
+            return row
+        yield
+    return 1, []
+
+
+def _detect(path: Path, content_type: str | None) -> Generator[None, None, tuple[Dialect, list[str], Columns]]:
+    """Detect the dialect by the first row that is a valid header, in steps; returns dialect, header and columns."""
+    encoding = yield from detect_encoding(path, content_type)
     declared = sep_line_delimiter(path, encoding)
     rejections: list[tuple[int, CsvRejected]] = []
     for delimiter in DELIMITERS if declared is None else (declared, *DELIMITERS):
         dialect = Dialect(encoding, delimiter, sep_line=declared is not None)
         try:
-            line, cells = next(read_cells(path, dialect), (1, []))
+            line, cells = yield from _first(read_cells_in_steps(path, dialect))
             header = [unprotect(cell) for cell in cells]
             if len(orjson.dumps(header)) > MAX_HEADER_BYTES:
                 raise CsvRejected.because(
