@@ -6,6 +6,8 @@ import io
 import json
 import re
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from api.uploads.csv import dialect as dialect_module
 from api.uploads.csv.dialect import DELIMITERS, MAX_BLANK_ROWS
 from api.uploads.csv.reader import (
     MAX_BAD_ROWS_NAMED,
@@ -25,6 +28,8 @@ from api.uploads.csv.reader import (
     CsvRejected,
     Row,
     check,
+    check_in_steps,
+    next_step,
     read_rows,
 )
 from api.uploads.csv.urls import MAX_URL_CHARS, split_urls, url_problem
@@ -380,7 +385,23 @@ def test_a_header_with_broken_quotes_is_refused_for_its_quotes(file: Path) -> No
         ("https://a/fetch/https://b/1.jpg", ["https://a/fetch/https://b/1.jpg"]),
         ("https://a/1?to=https%3A//b,https://a/1?to=https%3A//b", ["https://a/1?to=https%3A//b"] * 2),
         ("https://a/my photo.jpg", ["https://a/my photo.jpg"]),
+        ("https://a/1.jpg | https://a/2.jpg|  https://a/3.jpg |", [f"https://a/{n}.jpg" for n in (1, 2, 3)]),
+        (
+            "; https://a/1.jpg; https://a/2.jpg ;https://a/3.jpg ; ",
+            ["https://a/1.jpg", "https://a/2.jpg ;https://a/3.jpg"],
+        ),
+        ("https://a/1.jpg;\nhttps://a/2.jpg ;\nhttps://a/3.jpg", [f"https://a/{n}.jpg" for n in (1, 2, 3)]),
+        ("https://a/1;,https://a/2;", ["https://a/1;", "https://a/2;"]),
+        (
+            "https://a/1 ! alt : Red, blue mug ! title:x | https://a/2 !Alt: | https://a/3",
+            ["https://a/1", "https://a/2", "https://a/3"],
+        ),
+        ("https://a/1!alt:x", ["https://a/1!alt:x"]),
+        ("\u200bhttps://a/1\u200b,\u200ehttps://a/2\ufeff \u200b", ["https://a/1", "https://a/2"]),
+        ("https://a/1\u2060\u200bhttps://a/2\u200d", ["https://a/1", "https://a/2"]),
+        ("https://a/\u200c/1", ["https://a/\u200c/1"]),
         (",, \n", []),
+        (" | ;\u200b", []),
         ("", []),
     ],
 )
@@ -432,6 +453,9 @@ def test_cells_beyond_the_last_column_are_refused(file: Path, header: str, row: 
         ("https://a.example/1.jpg;http://a.example/2.jpg", "url_scheme"),
         ("https://a.example/1.jpg|HTTPS://a.example/2.jpg", "url_scheme"),
         ("https://a.example/1.jpg,//b.example/2.jpg", "url_scheme"),
+        ("https://a.example/1.jpg | 2.jpg", "url_scheme"),
+        ("https://a.example/1.jpg ; 2.jpg", "url_scheme"),
+        ("https://a.example/1.jpg ! size : 3", "url_scheme"),
         ("https://user:secret@a.example/1.jpg", "url_userinfo"),
         ("https://user@a.example/1.jpg", "url_userinfo"),
         ("https:///1.jpg", "url_host"),
@@ -556,6 +580,43 @@ def test_bad_rows_without_end_are_not_all_read(file: Path) -> None:
     rejected = refusal(file, HEADER + "1,Mug,\n" * 9, max_images=5)
     assert faults(rejected)[-1] == (7, None, "too_many_images")
     assert rejected.error_count == 7
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        (HEADER, f"1,{'x' * 890_000},https://a.example/1.jpg\n"),
+        (HEADER, "," * 890_000 + "\n"),
+        ("", "," * 890_000 + "\n"),
+        (HEADER, "1," + '"' + "\n" * 890_000 + '"' + ",https://a.example/1.jpg\n"),
+    ],
+    ids=["long cells", "blank rows", "blank rows before the header", "long blank cells"],
+)
+def test_step_reads_at_most_two_megabytes(file: Path, header: str, row: str) -> None:
+    # Measured by the characters that the csv module takes: another 890 KB row may follow the first MiB.
+    file.write_text(header + row * 6 + (HEADER if not header else "") + ROW)
+    steps = check_in_steps(file, max_images=100)
+    taken: list[int] = []
+    with monitored_lines(taken), suppress(CsvRejected):
+        while next_step(steps) is None:
+            taken.append(0)
+    assert sum(taken) > file.stat().st_size
+    assert max(taken) < 2 * 1024 * 1024
+
+
+@contextmanager
+def monitored_lines(taken: list[int]) -> Iterator[None]:
+    """Add the length of each line that is parsed to the last number of ``taken``."""
+    original = dialect_module._Lines.__iter__
+
+    def counted(lines: dialect_module._Lines) -> Iterator[str]:
+        for line in original(lines):
+            taken[-1:] = [sum(taken[-1:]) + len(line)]
+            yield line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dialect_module._Lines, "__iter__", counted)
+        yield
 
 
 @pytest.mark.slow
@@ -732,6 +793,6 @@ def test_our_own_output_uploaded_again_says_the_same_and_gives_the_same_output(
 
 
 @settings(deadline=None)
-@given(st.text(alphabet=st.sampled_from(", \n\thttps://a.x"), max_size=60))
+@given(st.text(alphabet=st.sampled_from(", \n\t|;https://a.x"), max_size=60))
 def test_splitting_loses_nothing_but_separators(cell: str) -> None:
-    assert re.sub(r"[,\s]", "", "".join(split_urls(cell))) == re.sub(r"[,\s]", "", cell)
+    assert re.sub(r"[,\s|;]", "", "".join(split_urls(cell))) == re.sub(r"[,\s|;]", "", cell)
