@@ -65,7 +65,8 @@ STREAMS = web.AppKey("streams", EventStreams)
 async def events(request: web.Request) -> web.StreamResponse:
     """``GET /api/requests/{id}/events``: ends after the first event whose status is not ``processing``."""
     status = await status_of(request)
-    seen = request.headers.get("Last-Event-ID", "")
+    # The query parameter is that of EventSource polyfills, which can't set headers.
+    seen = request.headers.get("Last-Event-ID") or request.query.get("lastEventId", "")
     if status.status != "processing" and fingerprint(_data(status)) == seen:
         return web.Response(status=HTTPStatus.NO_CONTENT)
     if request.method == "HEAD":
@@ -148,6 +149,7 @@ def routes() -> list[Route]:
             parameters=(
                 REQUEST_ID,
                 Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client received"),
+                Parameter("lastEventId", "query", str, "the same, for clients that can't send the header"),
             ),
             responses={
                 HTTPStatus.OK: Response("The events", {"text/event-stream": StatusEvent}),
