@@ -25,6 +25,9 @@ from streams.request.lifecycle import RequestState, evolve
 from streams.request.status import Status
 from streams.webhooks.store import Deliveries
 
+DELIVERY_TIMEOUT = 8.0
+"""Seconds until an event that Kafka doesn't acknowledge is a 503; with the wait for the view below 15."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -72,13 +75,13 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
         await require_schema(session, settings.cassandra_keyspace)
-        events = EventLog(settings, role="api")
+        events = EventLog(settings, role="api", delivery_timeout=DELIVERY_TIMEOUT)
         await events.start()
         stack.push_async_callback(events.stop)
         view = ProgressView(settings)
         stack.push_async_callback(view.stop)
         await view.start()
-        readiness = _readiness(view, session, storage)
+        readiness = _readiness(events, view, session, storage)
         await stack.enter_async_context(readiness.checking())
         yield Context(
             settings,
@@ -93,7 +96,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
         )
 
 
-def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readiness:
+def _readiness(events: EventLog, view: ProgressView, session: Session, storage: Storage) -> Readiness:
     async def ask_kafka() -> None:
         try:
             await view.ask_ends()
@@ -107,6 +110,7 @@ def _readiness(view: ProgressView, session: Session, storage: Storage) -> Readin
             raise NotReady("lags behind Kafka", str(error)) from None
 
     readiness = Readiness()
+    readiness.add_state("kafka writes", lambda: events.problem)
     readiness.add_check("kafka", ask_kafka)
     readiness.add_check("progress view", ask_view)
     readiness.add_check("cassandra", partial(check_cassandra, session))

@@ -7,7 +7,12 @@ task. Propagated, it would end our task silently, as if it had been cancelled.
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+GRACE = 5.0
+"""Seconds that a cancellation waits for work that must not be cut off."""
 
 
 class StrayCancellationError(Exception):
@@ -41,6 +46,27 @@ def run_in_background(
             on_failure(error)
 
     return asyncio.create_task(guarded(), name=name)
+
+
+async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
+    """Run ``work`` to its end, at most ``GRACE`` seconds longer if the caller is cancelled meanwhile.
+
+    Raises TimeoutError after ``timeout`` seconds; ``work`` is cancelled then.
+    """
+    task = asyncio.create_task(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=timeout)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=min(timeout, GRACE))
+        if not task.done():
+            await cancel_and_wait(task)
+        elif not task.cancelled():
+            task.exception()  # the cancellation is what the caller gets
+        raise
+    if not done:
+        await cancel_and_wait(task)
+        raise TimeoutError(f"not done in {timeout:g} s")
+    return task.result()
 
 
 async def cancel_and_wait(*tasks: "asyncio.Task[Any]") -> None:

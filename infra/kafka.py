@@ -3,25 +3,41 @@
 import asyncio
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any, Protocol
 
+import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    ProducerClosed,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.structs import RecordMetadata, TopicPartition
 
-from infra.cancellation import no_stray_cancellation
+from infra.cancellation import cancel_and_wait, no_stray_cancellation, run_to_end
 from infra.errors import ExplainedError
 from infra.observability import metrics
 from infra.observability.logs import silenced
 from infra.settings import Settings
 
+logger = structlog.get_logger(__name__)
+
 Headers = Iterable[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 30_000
+DELIVERY_TIMEOUT = 120.0
+"""Seconds to the acknowledgement of a record, as Java's ``delivery.timeout.ms``."""
+DELIVERY_CHECK = 0.25  # interval (s) of the check for records that are not acknowledged in time
+RECONNECT_TIMEOUT = 5.0
+RECONNECT_INTERVAL = 0.5  # seconds between two attempts to connect a new producer
+ABORT_TIMEOUT = 5.0
 METADATA_POLL = 0.2  # poll interval (s) while the cluster's metadata lacks a new topic or coordinator
 
 
@@ -62,7 +78,7 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 class KafkaClient(Protocol):
     """Common interface of aiokafka's consumers, producers and admin clients."""
 
-    async def start(self) -> None: ...
+    def start(self) -> Coroutine[Any, Any, None]: ...
 
 
 async def start_client(client: KafkaClient, timeout: float) -> None:
@@ -70,15 +86,21 @@ async def start_client(client: KafkaClient, timeout: float) -> None:
 
     Trap: ``start()`` creates tasks as its last step. If one is cancelled before its first step, ``stop()`` raises its
     CancelledError in the caller. Since Python 3.12 ``wait_for`` doesn't yield to the event loop in between.
+    Trap: a ``start()`` that is cancelled leaves its first connection open, so a cancellation waits for its end.
     """
-    await asyncio.wait_for(client.start(), timeout)
+    await run_to_end(client.start(), timeout)
     await asyncio.sleep(0)
 
 
-async def stop_client(stop: Callable[[], Awaitable[None]], timeout: float = REQUEST_TIMEOUT_MS / 1000 + 5) -> None:
-    """Stop an aiokafka client; TimeoutError after ``timeout`` seconds, StrayCancellationError as in `start_client`."""
+async def stop_client(
+    stop: Callable[[], Coroutine[Any, Any, None]], timeout: float = REQUEST_TIMEOUT_MS / 1000 + 5
+) -> None:
+    """Stop an aiokafka client, also if the caller is cancelled meanwhile: its connections would stay open.
+
+    TimeoutError after ``timeout`` seconds, StrayCancellationError as in `start_client`.
+    """
     with no_stray_cancellation():
-        await asyncio.wait_for(stop(), timeout)
+        await run_to_end(stop(), timeout)
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:
@@ -106,16 +128,153 @@ def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) 
 
 
 class Producer:
-    """Idempotent producer with acks=all: a record is acknowledged by all in-sync replicas, in order, or an error."""
+    """Idempotent producer with acks=all: a record is acknowledged by all in-sync replicas, in order, or an error.
 
-    def __init__(self, settings: Settings, linger_ms: int = 2) -> None:
-        """``linger_ms``: how long a record waits for others to share its request."""
+    aiokafka retries an idempotent batch for ever, and after a batch that failed for good the broker refuses every later
+    one of that partition, because of the gap in the sequence numbers. So a record that is not acknowledged within
+    ``delivery_timeout`` is an error, and after any error the client is replaced by one with a new producer id.
+    """
+
+    def __init__(self, settings: Settings, linger_ms: int = 2, delivery_timeout: float = DELIVERY_TIMEOUT) -> None:
+        """``linger_ms``: how long a record waits for others to share its request.
+
+        ``delivery_timeout``: seconds to buffer a record, and seconds from then to its acknowledgement.
+        """
         self._settings = settings
         self._linger_ms = linger_ms
+        self._delivery_timeout = delivery_timeout
         self._client: AIOKafkaProducer | None = None
+        self._usable = asyncio.Event()
+        # In the order of their buffering, with its time: the first is the oldest.
+        self._pending: dict[asyncio.Future[RecordMetadata], tuple[float, AIOKafkaProducer]] = {}
+        self._topics: set[str] = set()
         self._batch_locks: defaultdict[tuple[str, int], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._watch: asyncio.Task[None] | None = None
+        self._replacement: asyncio.Task[None] | None = None
+        self.problem: str | None = None
+        """Why the last write failed; None once a write succeeds, or all partitions can be written again."""
 
     async def start(self) -> None:
+        """Raises KafkaUnavailableError."""
+        self._client = await self._connect(REQUEST_TIMEOUT_MS / 1000)
+        self._usable.set()
+        self._watch = asyncio.create_task(self._expire_deliveries(), name="producer deliveries")
+
+    async def stop(self) -> None:
+        """Wait for the acknowledgements of all buffered records, at most ``delivery_timeout``."""
+        await cancel_and_wait(*(task for task in (self._watch, self._replacement) if task is not None))
+        if self._client is None:
+            return
+        if not self._usable.is_set():
+            await _abort(self._client, ProducerClosed())
+            return
+        try:
+            await stop_client(self._client.stop, self._delivery_timeout + 1)
+        except TimeoutError:
+            logger.error("producer stopped with unacknowledged records", records=len(self._pending))
+            await _abort(self._client, ProducerClosed())
+
+    async def partition_count(self, topic: str) -> int:
+        async with self._deadline():
+            return len(await (await self._usable_client()).partitions_for(topic))
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, partition: int | None = None
+    ) -> "asyncio.Future[RecordMetadata]":
+        """Append a record to the buffer, waiting while it is full; the future is done when the brokers acknowledge.
+
+        Raises KafkaError: the record is not written. If the future raises one, the record may be written or not.
+        """
+        async with self._deadline():
+            client = await self._usable_client()
+            future: asyncio.Future[RecordMetadata] = await client.send(
+                topic, value=value, key=key, partition=partition, headers=list(headers)
+            )
+        self._track(future, client, topic)
+        return future
+
+    def new_batch(self) -> "Batch":
+        """An empty batch of records for one partition, to be filled in any thread: far cheaper than single records."""
+        assert self._client is not None, "the producer is not started"
+        return Batch(self._client.create_batch())
+
+    async def send_batch(self, batch: "Batch", topic: str, partition: int) -> "asyncio.Future[RecordMetadata]":
+        """Append a batch to the buffer; as `send`. The future has the offset of its first record."""
+        # aiokafka 0.14 buffers one batch per partition. It wakes all senders that wait for the buffer, and adds their
+        # whole waiting time again at each wake-up, so that they time out after a second.
+        async with self._deadline(), self._batch_locks[topic, partition]:
+            client = await self._usable_client()
+            future: asyncio.Future[RecordMetadata] = await client.send_batch(batch.builder, topic, partition=partition)
+        self._track(future, client, topic, batch.count)
+        return future
+
+    @asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._delivery_timeout):
+                yield
+        except TimeoutError:
+            raise KafkaTimeoutError(f"no room in the buffer for {self._delivery_timeout:g} s") from None
+
+    async def _usable_client(self) -> AIOKafkaProducer:
+        assert self._client is not None, "the producer is not started"
+        if not self._usable.is_set():
+            await self._usable.wait()
+        return self._client
+
+    def _track(
+        self, future: "asyncio.Future[RecordMetadata]", client: AIOKafkaProducer, topic: str, count: int = 1
+    ) -> None:
+        _produced_to(topic).inc(count)
+        self._topics.add(topic)
+        self._pending[future] = (asyncio.get_running_loop().time(), client)
+        future.add_done_callback(partial(self._settle, topic))
+
+    def _settle(self, topic: str, future: "asyncio.Future[RecordMetadata]") -> None:
+        _, client = self._pending.pop(future)
+        error = None if future.cancelled() else future.exception()
+        if error is not None or future.cancelled():
+            metrics.PRODUCE_ERRORS.labels(topic).inc()
+        if client is not self._client:
+            return
+        if error is not None:
+            self._replace(client, error)
+        elif not future.cancelled():
+            self.problem = None
+
+    async def _expire_deliveries(self) -> None:
+        while True:
+            await asyncio.sleep(DELIVERY_CHECK)
+            oldest = next(iter(self._pending.values()), None)
+            if oldest is not None and asyncio.get_running_loop().time() - oldest[0] > self._delivery_timeout:
+                self._replace(oldest[1], KafkaTimeoutError(f"not acknowledged for {self._delivery_timeout:g} s"))
+
+    def _replace(self, client: AIOKafkaProducer, error: BaseException) -> None:
+        """Fail what the client has not delivered, and connect another one."""
+        if client is not self._client or not self._usable.is_set():
+            return  # it is being replaced
+        if not isinstance(error, MessageSizeTooLargeError):  # which says nothing about Kafka
+            self.problem = "the last write failed"
+        self._usable.clear()
+        logger.warning("replacing the Kafka producer after a failed write", error=repr(error))
+        self._replacement = asyncio.create_task(self._reconnect(client, error), name="producer replacement")
+
+    async def _reconnect(self, failed: AIOKafkaProducer, error: BaseException) -> None:
+        await _abort(failed, error if isinstance(error, KafkaError) else KafkaError(repr(error)))
+        while not self._usable.is_set():
+            try:
+                self._client = await self._connect(RECONNECT_TIMEOUT)
+            except KafkaUnavailableError:
+                await asyncio.sleep(RECONNECT_INTERVAL)
+            else:
+                self._usable.set()
+        logger.info("Kafka producer replaced")
+        # Without this a process that gets no work, because it is not ready, would never be ready again.
+        assert self._client is not None
+        await _wait_for_leaders(self._client, self._topics)
+        self.problem = None
+
+    async def _connect(self, timeout: float) -> AIOKafkaProducer:
         client = AIOKafkaProducer(
             **connection_options(self._settings),
             acks="all",
@@ -126,62 +285,49 @@ class Producer:
         )
         try:
             with silenced("aiokafka") as said:
-                await start_client(client, REQUEST_TIMEOUT_MS / 1000)
+                await start_client(client, timeout)
         except (KafkaError, OSError, TimeoutError) as error:
             await stop_client(client.stop)
             raise unreachable(self._settings, error, said) from None
-        self._client = client
+        except asyncio.CancelledError:
+            await stop_client(client.stop)
+            raise
+        return client
 
-    async def stop(self) -> None:
-        if self._client is not None:
-            await stop_client(self._client.stop)
 
-    async def partition_count(self, topic: str) -> int:
-        assert self._client is not None, "the producer is not started"
-        return len(await self._client.partitions_for(topic))
+async def _abort(client: AIOKafkaProducer, error: KafkaError) -> None:
+    """Stop a producer without another attempt to deliver what it has; all of that fails with ``error``.
 
-    async def send(
-        self, topic: str, key: bytes | None, value: bytes, headers: Headers = (), *, partition: int | None = None
-    ) -> "asyncio.Future[RecordMetadata]":
-        """Append a record to the buffer, waiting while it is full; the future is done when the brokers acknowledge."""
-        assert self._client is not None, "the producer is not started"
-        future: asyncio.Future[RecordMetadata] = await self._client.send(
-            topic, value=value, key=key, partition=partition, headers=list(headers)
-        )
-        _produced_to(topic).inc()
-        future.add_done_callback(_failure_counter(topic))
-        return future
+    aiokafka's ``stop()`` delivers first, however long that takes. What is in a socket may still be written.
+    """
+    sender = client._sender.sender_task
+    sender.cancel()
+    for connection in client.client._conns.values():
+        if connection.connected():
+            connection._writer.transport.abort()  # drops what is buffered for a broker that doesn't read
+    await asyncio.wait_for(client.client.close(), ABORT_TIMEOUT)
+    if (metadata := client.client._md_update_fut) is not None and not metadata.done():
+        metadata.set_result(False)  # which a batch of the sender may wait for, and nobody else would do it now
+    await asyncio.wait({sender}, timeout=ABORT_TIMEOUT)
+    client._message_accumulator.fail_all(error)
+    await stop_client(client.stop, ABORT_TIMEOUT)
 
-    def new_batch(self) -> "Batch":
-        """An empty batch of records for one partition, to be filled in any thread: far cheaper than single records."""
-        assert self._client is not None, "the producer is not started"
-        return Batch(self._client.create_batch())
 
-    async def send_batch(self, batch: "Batch", topic: str, partition: int) -> "asyncio.Future[RecordMetadata]":
-        """Append a batch to the buffer, waiting while it is full; the future has the offset of its first record."""
-        assert self._client is not None, "the producer is not started"
-        # aiokafka 0.14 buffers one batch per partition. It wakes all senders that wait for the buffer, and adds their
-        # whole waiting time again at each wake-up, so that they time out after a second.
-        async with self._batch_locks[topic, partition]:
-            future: asyncio.Future[RecordMetadata] = await self._client.send_batch(
-                batch.builder, topic, partition=partition
-            )
-        _produced_to(topic).inc(batch.count)
-        future.add_done_callback(_failure_counter(topic))
-        return future
+async def _wait_for_leaders(client: AIOKafkaProducer, topics: Iterable[str]) -> None:
+    """Wait until the brokers answer and every partition of these topics has a leader; its end is the client's."""
+    while True:
+        try:
+            cluster = await asyncio.wait_for(client.client.fetch_all_metadata(), RECONNECT_TIMEOUT)
+        except (KafkaError, OSError, TimeoutError) as error:
+            logger.info("Kafka answers no metadata", error=repr(error))
+        else:
+            present, led = cluster.partitions_for_topic, cluster.available_partitions_for_topic
+            if all(present(topic) == led(topic) for topic in topics):
+                return
+        await asyncio.sleep(RECONNECT_INTERVAL)
 
 
 _produced_to = cache(metrics.PRODUCED.labels)
-
-
-@cache
-def _failure_counter(topic: str) -> Callable[["asyncio.Future[RecordMetadata]"], None]:
-    return partial(_count_failure, topic)
-
-
-def _count_failure(topic: str, written: "asyncio.Future[RecordMetadata]") -> None:
-    if written.cancelled() or written.exception() is not None:
-        metrics.PRODUCE_ERRORS.labels(topic).inc()
 
 
 class Batch:

@@ -7,7 +7,7 @@ from collections import deque
 
 from aiokafka.structs import RecordMetadata
 
-from infra.kafka import Batch, Headers, Producer
+from infra.kafka import DELIVERY_TIMEOUT, Batch, Headers, Producer
 from infra.settings import Settings
 from streams.events.base import HEADERS, Event
 from streams.events.images import ImageRequested
@@ -78,14 +78,23 @@ class EventBatches:
 class EventLog:
     """Appends events to their topics."""
 
-    def __init__(self, settings: Settings, *, role: str = "shrinkstream", linger_ms: int = 2) -> None:
-        """``role``: of this process, told with each event.
-
-        ``linger_ms``: how long an event waits for others to travel with it; what is sent meanwhile does anyway.
-        """
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        role: str = "shrinkstream",
+        linger_ms: int = 2,
+        delivery_timeout: float = DELIVERY_TIMEOUT,
+    ) -> None:
+        """``role``: of this process, in a header of each event; the others as in `Producer`."""
         self.topics = Topics(settings.topic_prefix)
         self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
-        self._producer = Producer(settings, linger_ms)
+        self._producer = Producer(settings, linger_ms, delivery_timeout)
+
+    @property
+    def problem(self) -> str | None:
+        """Readiness check: why the last write failed; None if it didn't, or Kafka takes writes again."""
+        return self._producer.problem
 
     async def start(self) -> None:
         await self._producer.start()

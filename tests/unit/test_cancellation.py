@@ -4,7 +4,13 @@ import asyncio
 
 import pytest
 
-from infra.cancellation import StrayCancellationError, cancel_and_wait, no_stray_cancellation, run_in_background
+from infra.cancellation import (
+    StrayCancellationError,
+    cancel_and_wait,
+    no_stray_cancellation,
+    run_in_background,
+    run_to_end,
+)
 
 
 async def cancelled_library_task() -> None:
@@ -46,3 +52,27 @@ async def test_failure_beside_is_reported_and_cancellation_is_not() -> None:
     await cancel_and_wait(endless)
     assert endless.cancelled()
     assert len(failures) == 1
+
+
+async def test_cancelled_caller_waits_for_the_end() -> None:
+    begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        await may_end.wait()
+        ended.set()
+
+    caller = asyncio.create_task(run_to_end(work(), 60))
+    await begun.wait()
+    caller.cancel()
+    await asyncio.sleep(0)
+    assert not caller.done()
+    may_end.set()
+    await asyncio.wait({caller})
+    assert ended.is_set()
+    assert caller.cancelled()
+
+
+async def test_work_without_end_times_out() -> None:
+    with pytest.raises(TimeoutError):
+        await run_to_end(asyncio.sleep(60), 0.01)
