@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-REPEATS_EVERY = 10.0  # seconds
+REPEATS_EVERY = 60.0  # seconds
 
 # A URL's user and password, and its query and fragment, which may have keys and signatures.
 _URL = re.compile(r"\b([a-zA-Z][a-zA-Z0-9+.-]{0,20}://)(?:[^\s/?#@]*@)?([^\s?#]*)([?#]\S*)?")
@@ -84,17 +84,21 @@ def _add_subject(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
 
 
 class NoRepeats(logging.Filter):
-    """Rate limit of log lines: passes the same message of a logger once in ten seconds.
+    """Rate limit of a library's log lines: passes the same message of a logger once a minute.
 
-    aiokafka's idempotent producer polls an unreachable broker without backoff, and logs each attempt.
+    aiokafka polls an unreachable broker without backoff, and logs each attempt; what differs between two of them, such
+    as a number, doesn't make another message. For a handler: a logger's filters don't apply to its children.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: str) -> None:
         super().__init__()
+        self._library = logging.Filter(library)
         self._last: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message, now = (record.name, record.getMessage()), time.monotonic()
+        if not self._library.filter(record):
+            return True
+        message, now = (record.name, str(record.msg)), time.monotonic()
         if now - self._last.get(message, -REPEATS_EVERY) < REPEATS_EVERY:
             return False
         if len(self._last) > 1000:
@@ -139,7 +143,7 @@ def configure_logging(level: str) -> None:
     # Only warnings and errors of the libraries.
     for name in ("aiokafka", "cassandra", "faust", "mode", "kafka", "asyncio"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.getLogger("aiokafka").addFilter(NoRepeats())
+    handler.addFilter(NoRepeats("aiokafka"))
     # It warns of every prepared statement without a keyspace; ours have none on purpose.
     logging.getLogger("cassandra.protocol").setLevel(logging.ERROR)
 

@@ -14,6 +14,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from api.http.problems import RETRY_AFTER_SECONDS, unavailable
 from infra.settings import PREFIX, Settings
 from streams.log.topics import Topics
 
@@ -94,6 +95,21 @@ def test_no_text_must_be_written_into_a_container_that_is_read_only() -> None:
             assert "file" in compose()["configs"][config["source"]], name
 
 
+def test_gateway_answers_as_an_unavailable_api_does() -> None:
+    problem = unavailable("no API process is ready")
+    body = problem.response().body
+    assert isinstance(body, bytes)
+    config = (ROOT / "infra/docker/haproxy.cfg").read_text()
+    assert f"application/problem+json string '{body.decode()}' hdr Retry-After {RETRY_AFTER_SECONDS}\n" in config
+
+
+def test_logs_are_bounded_and_stops_have_time() -> None:
+    for name, service in compose()["services"].items():
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+    for name in ("kafka", "cassandra"):
+        assert compose()["services"][name]["stop_grace_period"] == "60s"
+
+
 def test_every_role_can_be_scaled_and_waits_for_init() -> None:
     services = compose()["services"]
     assert [name for name, service in services.items() if "build" in service] == ["init"]
@@ -108,7 +124,7 @@ def test_every_role_can_be_scaled_and_waits_for_init() -> None:
 
 def test_every_service_that_stays_has_a_healthcheck_and_is_bounded() -> None:
     for name, service in compose()["services"].items():
-        if name not in ("init", "gateway"):
+        if name != "init":
             assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
         if name in ROLES:
             port = 8080 if name == "api" else service["environment"]["SHRINKSTREAM_WORKER_PORT"]

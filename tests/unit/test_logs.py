@@ -16,20 +16,29 @@ from infra.observability import logs
 from infra.observability.logs import NoRepeats, configure_logging, log_about, redacted, silenced
 
 
-def record(message: str) -> logging.LogRecord:
-    return logging.LogRecord("aiokafka", logging.ERROR, "", 0, message, None, None)
+def record(message: str, *arguments: object, name: str = "aiokafka.client") -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, "", 0, message, arguments, None)
 
 
 def test_the_same_message_is_let_through_again_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    repeats = NoRepeats()
+    repeats = NoRepeats("aiokafka")
     assert [repeats.filter(record(message)) for message in ("away", "away", "other", "away")] == [
         True,
         False,
         True,
         False,
     ]
+    assert [repeats.filter(record("broker %d is away", number)) for number in (1, 2)] == [True, False]
+    assert all(repeats.filter(record("away", name="streams")) for _ in range(2)), "another library's"
     monkeypatch.setattr(logs, "REPEATS_EVERY", 0.0)
     assert repeats.filter(record("away"))
+
+
+def test_repeats_of_a_library_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+    for _ in range(3):
+        logging.getLogger("aiokafka.consumer.fetcher").error("Failed fetch messages from %s: %s", 1, "NodeNotReady")
+    assert capsys.readouterr().err.count("NodeNotReady") == 1
 
 
 def test_a_silenced_library_speaks_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
