@@ -188,7 +188,7 @@ class Settings(BaseSettings):
         8, ge=1, le=1000, description="concurrent downloads from one host in one compress worker"
     )
     codec_timeout: float = Field(
-        20.0, gt=0, le=600, description="timeout in seconds of decoding and encoding one image"
+        20.0, gt=0, le=600, description="CPU time limit in seconds of decoding and encoding one image"
     )
     stall_after: float = Field(
         300.0, gt=0, description="seconds without progress after which a request is stalled and is reconciled"

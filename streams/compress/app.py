@@ -18,7 +18,7 @@ from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, 
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancellations import CancelledRequests, following_cancellations
 from streams.compress.codec.outcome import ImageRejected
-from streams.compress.decoders.pool import DecoderPool
+from streams.compress.decoders.pool import ATTEMPTS, WALL_CLOCK_FACTOR, DecoderPool
 from streams.compress.dedup import RecentResults
 from streams.compress.fetch import FetchFailed, HostTurns, fetch
 from streams.compress.single_flight import SingleFlight
@@ -220,7 +220,8 @@ def longest_image(settings: Settings) -> float:
     """Seconds one image may take: behind all others at its host, then behind all others at the decoders."""
     turns_at_host = settings.fetch_concurrency / settings.downloads_per_host + 2
     turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
-    return settings.fetch_timeout * turns_at_host + settings.codec_timeout * turns_at_decoders
+    own = ATTEMPTS * WALL_CLOCK_FACTOR * settings.codec_timeout
+    return settings.fetch_timeout * turns_at_host + settings.codec_timeout * turns_at_decoders + own
 
 
 async def _open(stack: AsyncExitStack) -> Compressor:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from streams.compress.decoders import pool as pools
 from streams.compress.decoders.pool import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
 from tests.support.images import endless_jpeg, jpeg
 
@@ -64,9 +65,10 @@ async def busy_decoder(pool: DecoderPool) -> int:
                     return pid
 
 
-async def two_decoders(pool: DecoderPool) -> None:
+async def all_decoders(pool: DecoderPool, count: int = 2, *, but: int | None = None) -> None:
+    """Wait until ``count`` decoders run, among them not ``but``."""
     async with asyncio.timeout(30):
-        while len(pool.process_ids) < 2:  # noqa: ASYNC110 - no event tells of a process that is gone
+        while len(pool.process_ids) < count or but in pool.process_ids:  # noqa: ASYNC110 - no event tells of a process that is gone
             await asyncio.sleep(0.02)
 
 
@@ -114,13 +116,13 @@ async def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
         assert await attack == Reason.DECODE_TIMEOUT
         assert others > 0
         await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
-        await two_decoders(pool)
+        await all_decoders(pool)
 
 
 @pytest.mark.slow
 @LINUX
 def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
-    """What RLIMIT_CPU is for: here the parent's clock stands at an hour, and the kernel's at one second."""
+    """The kernel's clock stands at one second, and nobody looks at another."""
     hostile = endless_jpeg()
     image = tmp_path / "image"
     image.write_bytes(hostile)
@@ -151,7 +153,7 @@ async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> 
             while decoder in pool.process_ids or pool._by_state()["idle",] < 1:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(0.02)
         assert await attack == Reason.DECODE_CRASHED
-        await two_decoders(pool)
+        await all_decoders(pool)
 
 
 @pytest.mark.slow
@@ -187,7 +189,7 @@ async def test_decoders_killed_while_idle_fail_no_image() -> None:
         for pid in before:
             os.kill(pid, signal.SIGKILL)
         await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(4)))
-        await two_decoders(pool)
+        await all_decoders(pool)
         assert not set(before) & set(pool.process_ids)
 
 
@@ -231,6 +233,7 @@ def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Killed while one of its decoders is at work, and so does not look at its pipe."""
     worker = """
 import asyncio, sys
+from streams.compress.decoders import pool as pools
 from streams.compress.decoders.pool import DecoderPool
 async def main():
     async with DecoderPool(2, 60, 2**30) as pool:
@@ -277,6 +280,27 @@ def test_the_parent_does_not_load_pillow() -> None:
     program = "import sys, streams.compress.decoders.pool; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "PIL" not in loaded
+
+
+@pytest.mark.slow
+@LINUX
+async def test_image_without_cpu_time_is_tried_again() -> None:
+    async with DecoderPool(1, 1, MEMORY) as pool:
+        starved = pool.process_ids[0]
+        os.kill(starved, signal.SIGSTOP)
+        assert (await shrunk(pool, jpeg())).width == 64
+        assert starved not in pool.process_ids
+
+
+@LINUX
+async def test_images_without_cpu_time_blame_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "ATTEMPTS", 1)
+    async with DecoderPool(1, 0.1, MEMORY) as pool:
+        starved = pool.process_ids[0]
+        os.kill(starved, signal.SIGSTOP)
+        with pytest.raises(DecoderUnavailable, match="overloaded"):
+            await shrunk(pool, jpeg())
+        await all_decoders(pool, 1, but=starved)
 
 
 @LINUX

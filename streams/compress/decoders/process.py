@@ -11,8 +11,7 @@ The limits that the kernel keeps, whatever a hostile file makes of this process:
   that is only reserved. Linux (4.7 and later) enforces it; macOS accepts and ignores it.
 * files: RLIMIT_FSIZE as large as the memory; for the file OUT lies in memory, too.
 * CPU: RLIMIT_CPU counts the whole life of a process, but its soft limit may be moved: before each image it is
-  set to what was used so far plus the allowance. It is the second line behind the pool's clock, for the case
-  that the parent itself is stopped or stalled.
+  set to what was used so far plus the allowance. The pool's clock only catches what waits without using any.
 * life: on Linux the process dies with the thread that started it (PR_SET_PDEATHSIG); elsewhere it ends after
   the image it is at, when its standard input ends.
 """
