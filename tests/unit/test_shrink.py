@@ -121,6 +121,12 @@ def test_what_is_no_image_is_told_apart(data: bytes) -> None:
     assert rejection(data) == Reason.NOT_AN_IMAGE
 
 
+def test_reason_shows_no_byte_of_the_answer() -> None:
+    with pytest.raises(ImageRejected) as caught:
+        shrink(b"secret of an inner page", max_pixels=LIMIT)
+    assert caught.value.detail == "its first bytes are those of no image format"
+
+
 def test_a_small_original_is_kept_byte_for_byte() -> None:
     data = encoded(photo(), "JPEG", quality=5, optimize=True)
     result = shrink(data, max_pixels=LIMIT)

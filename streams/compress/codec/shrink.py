@@ -154,7 +154,8 @@ def sniff(data: bytes) -> str:
             raise ImageRejected(Reason.UNSUPPORTED_FORMAT, "SVG images are not supported")
         case "html" | "head" | "body" | "title" | "script" | "meta":
             raise ImageRejected(Reason.WEB_PAGE, WEB_PAGE_DETAIL)
-    raise ImageRejected(Reason.NOT_AN_IMAGE, f"starts with {head[:16]!r}" if data else "no bytes")
+    # Not which bytes: they may be those of a page that only we can reach.
+    raise ImageRejected(Reason.NOT_AN_IMAGE, "its first bytes are those of no image format" if data else "no bytes")
 
 
 def _root_element(data: bytes) -> str:
