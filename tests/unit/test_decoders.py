@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import ctypes
 import io
+import json
 import os
 import signal
 import subprocess
@@ -12,15 +14,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 from PIL import Image
 
+from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import pool as pools
+from streams.compress.decoders import sandbox
 from streams.compress.decoders.pool import DecoderPool, DecoderUnavailable, ImageRejected, Reason, Shrunk
 from tests.support.images import endless_jpeg, jpeg
 
 LIMIT = 100_000_000
 MEMORY = 1024**3
 pytestmark = pytest.mark.time_limit(120)
+GET_DUMPABLE = 3  # linux/prctl.h
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
 
 
@@ -233,7 +239,9 @@ def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Killed while one of its decoders is at work, and so does not look at its pipe."""
     worker = """
 import asyncio, sys
+from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import pool as pools
+from streams.compress.decoders import sandbox
 from streams.compress.decoders.pool import DecoderPool
 async def main():
     async with DecoderPool(2, 60, 2**30) as pool:
@@ -301,6 +309,159 @@ async def test_images_without_cpu_time_blame_the_machine(monkeypatch: pytest.Mon
         with pytest.raises(DecoderUnavailable, match="overloaded"):
             await shrunk(pool, jpeg())
         await all_decoders(pool, 1, but=starved)
+
+
+@LINUX
+async def test_decoder_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHRINKSTREAM_WEBHOOK_SECRET", "whsec_secret")
+    async with decoding() as pool:
+        entries = Path(f"/proc/{pool.process_ids[0]}/environ").read_bytes().split(b"\0")
+    names = {entry.partition(b"=")[0].decode() for entry in entries if entry}
+    assert names <= {*sandbox.PASSED_ON, *pools.KEEPING_MEMORY}
+
+
+@LINUX
+async def test_decoders_are_confined_and_their_parent_hidden() -> None:
+    async with decoding() as pool:
+        status = Path(f"/proc/{pool.process_ids[0]}/status").read_text()
+        assert "NoNewPrivs:\t1" in status
+        assert "Seccomp:\t2" in status
+        assert ctypes.CDLL(None).prctl(GET_DUMPABLE, 0, 0, 0, 0) == 0
+
+
+ESCAPES = """
+import ctypes, errno, mmap, os, resource, socket, sys, threading, time
+from streams.compress.decoders import sandbox
+libc = ctypes.CDLL(None, use_errno=True)
+parent, layer = int(sys.argv[1]), sys.argv[2]
+"".encode("idna")  # loads what socket needs for names
+if layer == "all":
+    sandbox.enter()
+else:
+    getattr(sandbox, layer)()
+
+def c(function, *arguments):
+    if getattr(libc, function)(*arguments) == -1:
+        raise OSError(ctypes.get_errno(), function)
+
+tries = {
+    "open": lambda: open("/etc/passwd"),
+    "create": lambda: os.open("/tmp/made-by-a-decoder", os.O_CREAT | os.O_WRONLY),
+    "list": lambda: os.listdir("/"),
+    "unlink": lambda: os.unlink("/tmp/not-there"),
+    "connect": lambda: socket.create_connection(("127.0.0.1", 9), 1),
+    "socket": lambda: socket.socket(),
+    "unix socket": lambda: socket.socket(socket.AF_UNIX),
+    "pipe": os.pipe,
+    "kill": lambda: os.kill(parent, 0),
+    "ptrace": lambda: c("ptrace", 16, parent, 0, 0),
+    "read memory": lambda: c("process_vm_readv", parent, 0, 0, 0, 0, 0),
+    "limits of others": lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE),
+    "fork": lambda: os.fork() or os._exit(0),
+    "exec": lambda: os.execv("/bin/true", ["true"]),
+    "executable memory": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+}
+for name, attempt in tries.items():
+    try:
+        attempt()
+    except OSError as error:
+        print(name, errno.errorcode[error.errno], sep="=")
+    else:
+        print(name, "ALLOWED", sep="=")
+started = []
+threads = [threading.Thread(target=started.append, args=(n,)) for n in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("threads", len(started), sep="=")
+"""
+
+
+def escapes(layer: str) -> dict[str, str]:
+    """What each attempt to leave the sandbox met: the name of an error, or ALLOWED."""
+    command = [sys.executable, "-c", ESCAPES, str(os.getpid()), layer]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return dict(line.split("=") for line in told.splitlines())
+
+
+@LINUX
+def test_decoder_reaches_nothing_outside_itself() -> None:
+    met = escapes("all")
+    assert met.pop("threads") == "4"
+    assert len(met) == 15
+    assert set(met.values()) == {"EPERM"}
+
+
+async def test_missing_layer_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def start(decoder: pools._Decoder) -> None:
+        decoder.unprotected = ["seccomp: Function not implemented"]
+
+    monkeypatch.setattr(pools._Decoder, "start", start)
+    with structlog.testing.capture_logs() as logs:
+        async with DecoderPool(2, 20, MEMORY):
+            pass
+    assert [(line["log_level"], line["missing"]) for line in logs] == [
+        ("warning", ["seccomp: Function not implemented"])
+    ]
+
+
+async def test_sandbox_changes_no_result() -> None:
+    """Of any format, HEIC and AVIF with their threads among them."""
+
+    def outcome(result: Shrunk) -> tuple[object, ...]:
+        return result.format, result.width, result.height, len(result.data), result.kept_original
+
+    made = 0
+    async with decoding() as pool:
+        for file in sorted((Path(__file__).parents[1] / "images").iterdir()):
+            data = file.read_bytes()
+            try:
+                expected = outcome(shrink(data, max_pixels=LIMIT))
+            except ImageRejected as rejected:
+                assert await reason(pool, data) == rejected.reason  # noqa: PT017 - either outcome is right
+            else:
+                assert outcome(await shrunk(pool, data)) == expected, file.name
+                made += 1
+    assert made > 10
+
+
+@LINUX
+def test_landlock_alone_keeps_files_away() -> None:
+    try:
+        sandbox._system_call(sandbox.CREATE_RULESET, None, 0, sandbox.GET_VERSION)
+    except OSError:
+        pytest.skip("a kernel without Landlock")
+    met = escapes("_landlock")
+    assert {met[name] for name in ("open", "create", "list")} == {"EACCES"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"format": "svg+xml"},
+        {"format": "../png"},
+        {"format": "png"},
+        {"width": 0},
+        {"height": "64"},
+        {"bytes": -1},
+        {"bytes": 10**9},
+        {"decode_seconds": float("nan")},
+        {"more": 1},
+    ],
+)
+async def test_malformed_answer_is_refused(changed: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = pools._line
+
+    async def tampered(process: asyncio.subprocess.Process) -> bytes:
+        return json.dumps(json.loads(await original(process)) | changed).encode() + b"\n"
+
+    async with DecoderPool(1, 20, MEMORY) as pool:
+        suspect = pool.process_ids[0]
+        monkeypatch.setattr(pools, "_line", tampered)
+        with pytest.raises(ImageRejected) as caught:
+            await pool.shrink(jpeg(), quality=50, max_pixels=LIMIT, target_format="jpeg")
+        assert caught.value.reason == Reason.DECODE_CRASHED
+        monkeypatch.undo()
+        await all_decoders(pool, 1, but=suspect)
 
 
 @LINUX

@@ -6,6 +6,8 @@ Free of Pillow, so that the process that only talks to decoders does not load it
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+OUTPUT_FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "avif")
+LONGEST_DETAIL = 500  # characters of a rejection's detail
 # How the file of a decoder's results begins: the number of the image that it has begun with, big-endian.
 TAKEN_BYTES = 8
 

@@ -37,11 +37,10 @@ from streams.compress.codec.animation import (
 )
 from streams.compress.codec.colour import is_grey, over_white
 from streams.compress.codec.encoders import saved, webp_options
-from streams.compress.codec.outcome import ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk
 
 __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 
-OUTPUT_FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "avif")
 # Formats with more than one frame; of all others the first image is what counts.
 MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
 # Longest side that the encoder takes.

@@ -25,11 +25,13 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import structlog
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
-from streams.compress.codec.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import LONGEST_DETAIL, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.decoders import sandbox
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
 
@@ -51,8 +53,35 @@ ATTEMPTS = 3
 WALL_CLOCK_FACTOR = 5
 
 OUT_OF_CPU = "used up its CPU time"
+NONSENSE = "the decoder's answer is malformed"
 
 logger = structlog.get_logger(__name__)
+
+
+class _Answer(BaseModel):
+    """What a decoder says of an image. Checked, because a hostile image may have taken the decoder over."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Made(_Answer):
+    format: str
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    kept_original: bool
+    pages: int | None = Field(ge=1)
+    truncated: bool
+    bytes: int = Field(ge=0)
+    decode_seconds: float = Field(ge=0)
+    encode_seconds: float = Field(ge=0)
+
+
+class _Rejected(_Answer):
+    reason: Reason
+    detail: str = Field(max_length=LONGEST_DETAIL)
+
+
+_ANSWERS: TypeAdapter[_Made | _Rejected] = TypeAdapter(_Made | _Rejected)
 
 
 class DecoderUnavailable(Exception):
@@ -78,11 +107,14 @@ class DecoderPool:
 
     async def __aenter__(self) -> Self:
         """Starts and warms up all decoders. Raises DecoderUnavailable."""
+        sandbox.hide_memory()
         started = await asyncio.gather(*(one.start() for one in self._decoders), return_exceptions=True)
         for failure in started:
             if failure is not None:
                 await self._stop_all()
                 raise failure
+        if missing := self._decoders[0].unprotected:
+            logger.warning("decoders run without their whole sandbox", missing=missing)
         for decoder in self._decoders:
             self._idle.put_nowait(decoder)
         self._open = True
@@ -221,6 +253,8 @@ class _Decoder:
         self._arguments = (str(os.getpid()), str(cpu_seconds), str(memory_bytes))
         self._process: asyncio.subprocess.Process | None = None
         self._images: _ImageFiles | None = None
+        # Layers of the sandbox that the kernel lacks.
+        self.unprotected: list[str] = []
         # From the first byte of a request to the last of its answer: in between, the pipes are of no use to others.
         self.busy = False
 
@@ -251,7 +285,7 @@ class _Decoder:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 pass_fds=self._images.descriptors,
-                env={**os.environ, **KEEPING_MEMORY},
+                env=sandbox.environment(KEEPING_MEMORY),
             )
             async with asyncio.timeout(START_TIMEOUT):
                 ready = await _stream(self._process.stdout).readline()
@@ -261,6 +295,7 @@ class _Decoder:
         if not ready:
             await self.stop()
             raise DecoderUnavailable("a decoder ended while it started; its error is on standard error")
+        self.unprotected = json.loads(ready)["missing"]
         self.busy = False
 
     async def stop(self) -> None:
@@ -284,37 +319,35 @@ class _Decoder:
         except (BrokenPipeError, ConnectionResetError):
             await process.wait()
             raise _DiedBefore from None
-        answer = await self._answer(process)
-        if answer is None:
+        line = await _line(process)
+        if not line.endswith(b"\n"):
+            await process.wait()
             if images.taken != images.given:
                 raise _DiedBefore
             raise await self._death(process)
-        if "reason" in answer:
+        try:
+            answer = _ANSWERS.validate_json(line)
+        except ValidationError:
+            raise _DiedAt(Reason.DECODE_CRASHED, NONSENSE) from None
+        if isinstance(answer, _Rejected):
             self.busy = False
-            raise ImageRejected(Reason(answer["reason"]), answer["detail"])
-        body = data if answer["kept_original"] else await images.take(answer["bytes"])
+            raise ImageRejected(answer.reason, answer.detail)
+        body = data if answer.kept_original else await images.take(answer.bytes)
+        expected = (request["target_format"],) if request["target_format"] else OUTPUT_FORMATS
+        if answer.format not in expected or (not answer.kept_original and len(body) != answer.bytes):
+            raise _DiedAt(Reason.DECODE_CRASHED, NONSENSE)
         self.busy = False
         return Shrunk(
             body,
-            answer["format"],
-            answer["width"],
-            answer["height"],
-            answer["kept_original"],
-            answer["pages"],
-            answer["truncated"],
-            answer["decode_seconds"],
-            answer["encode_seconds"],
+            answer.format,
+            answer.width,
+            answer.height,
+            answer.kept_original,
+            answer.pages,
+            answer.truncated,
+            answer.decode_seconds,
+            answer.encode_seconds,
         )
-
-    @staticmethod
-    async def _answer(process: asyncio.subprocess.Process) -> dict[str, Any] | None:
-        """The next line of the decoder; None, and the process reaped, if it died instead."""
-        line = await _stream(process.stdout).readline()
-        if line.endswith(b"\n"):
-            answer: dict[str, Any] = json.loads(line)
-            return answer
-        await process.wait()
-        return None
 
     @staticmethod
     async def _death(process: asyncio.subprocess.Process) -> _DiedAt:
@@ -323,6 +356,14 @@ class _Decoder:
             return _DiedAt(Reason.DECODE_TIMEOUT, OUT_OF_CPU)
         killed = code == -signal.SIGKILL
         return _DiedAt(Reason.DECODE_CRASHED, f"the decoder ended with {_exit_name(code)}", killed=killed)
+
+
+async def _line(process: asyncio.subprocess.Process) -> bytes:
+    """The next line of a decoder, without its end if the decoder died. Raises _DiedAt if it is too long."""
+    try:
+        return await _stream(process.stdout).readline()
+    except ValueError:
+        raise _DiedAt(Reason.DECODE_CRASHED, NONSENSE) from None
 
 
 class _ImageFiles:

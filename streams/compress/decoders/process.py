@@ -14,8 +14,10 @@ The limits that the kernel keeps, whatever a hostile file makes of this process:
   set to what was used so far plus the allowance. The pool's clock only catches what waits without using any.
 * life: on Linux the process dies with the thread that started it (PR_SET_PDEATHSIG); elsewhere it ends after
   the image it is at, when its standard input ends.
+* everything else: ``sandbox``, entered before the first image.
 """
 
+import codecs
 import ctypes
 import io
 import json
@@ -28,8 +30,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from streams.compress.codec.outcome import TAKEN_BYTES, ImageRejected, Reason, Shrunk
-from streams.compress.codec.shrink import OUTPUT_FORMATS, shrink
+from streams.compress.codec.outcome import LONGEST_DETAIL, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.shrink import shrink
+from streams.compress.decoders import sandbox
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ORPHANED = 3
@@ -55,7 +58,7 @@ def main() -> int:
     # What a library prints must not end up among the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _answer(answers, {"ready": True})
+    _answer(answers, {"missing": sandbox.enter()})
     for number, line in enumerate(iter(requests.readline, b""), 1):
         request = json.loads(line)
         # From here on, the death of this process is the fault of this image. Said in the file, because a message
@@ -70,7 +73,7 @@ def main() -> int:
                 target_format=request["target_format"],
             )
         except ImageRejected as rejection:
-            _answer(answers, {"reason": rejection.reason, "detail": rejection.detail})
+            _answer(answers, {"reason": rejection.reason, "detail": rejection.detail[:LONGEST_DETAIL]})
         except MemoryError:
             _answer(answers, OUT_OF_MEMORY)
         else:
@@ -128,7 +131,9 @@ def _allow_cpu(seconds: float) -> None:
 
 
 def _warm_up() -> None:
-    """Load every decoder and encoder now, so that the first image does not wait for it."""
+    """Load everything now: within the sandbox there are no files, and the first image should not wait for it."""
+    for encoding in ("utf-16", "latin-1"):
+        codecs.lookup(encoding)  # Python loads these at their first use
     for name in OUTPUT_FORMATS:
         buffer = io.BytesIO()
         Image.new("RGB", (16, 16), "white").save(buffer, name)
