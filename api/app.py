@@ -17,6 +17,7 @@ from api.http.cors import cors_headers, cors_middleware
 from api.http.metrics import http_metrics
 from api.http.problems import problem_middleware
 from api.http.protocol_errors import ProblemRunner
+from api.http.quotas import QUOTA, DailyQuota, connection_places, raise_file_limit, share_of
 from api.http.rate_limit import RateLimit
 from api.http.security_headers import add_security_headers
 from api.requests import commands, status
@@ -83,11 +84,12 @@ def create_app(context: Context) -> web.Application:
     )
     app[CONTEXT] = context
     app[health.METRICS] = metrics.registry_of("api")
-    app[STREAMS] = EventStreams(settings.max_event_streams)
+    app[STREAMS] = EventStreams(settings.max_event_streams, share_of(settings.max_event_streams, settings))
     app.on_shutdown.append(end_streams)
-    app[request_log.READS] = asyncio.Semaphore(request_log.MAX_CONCURRENT_READS)
+    app[request_log.READS] = request_log.read_turns(settings)
+    app[QUOTA] = DailyQuota(settings)
     app[results.MISSES] = RateLimit(results.MISSES_PER_SECOND, results.MISS_BURST)
-    upload_limiter = UploadLimiter(settings.max_uploads)
+    upload_limiter = UploadLimiter(settings.max_uploads, share_of(settings.max_uploads, settings))
     app[UPLOADS] = upload_limiter
 
     async def close_uploads(_: web.Application) -> None:
@@ -124,6 +126,7 @@ async def serve(settings: Settings) -> None:
     async with open_context(settings) as context:
         runner = ProblemRunner(
             create_app(context),
+            connection_places(raise_file_limit()),
             access_log=None,
             shutdown_timeout=SHUTDOWN_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,

@@ -201,11 +201,27 @@ class Settings(BaseSettings):
     )
     max_upload_bytes: int = Field(512 * MIB, ge=1, description="largest CSV, in bytes")
     max_images_per_request: int = Field(1_000_000, ge=1, le=1_000_000, description="most images in one CSV")
+    max_images_per_day: int = Field(
+        10_000_000,
+        ge=0,
+        description="images that one API key may upload or retry per day in one API process; 0: unlimited",
+    )
+    max_upload_bytes_per_day: int = Field(
+        16 * 1024 * MIB,
+        ge=0,
+        description="bytes of CSVs that one API key may upload per day in one API process; 0: unlimited",
+    )
     max_event_streams: int = Field(
-        1000, ge=0, description="maximum number of open Server-Sent Event streams in one API process"
+        1000,
+        ge=0,
+        description="maximum number of open Server-Sent Event streams in one API process; each of several API keys may"
+        " have a quarter",
     )
     max_uploads: int = Field(
-        256, ge=1, description="maximum number of concurrent uploads in one API process; further ones get 503"
+        256,
+        ge=1,
+        description="maximum number of concurrent uploads in one API process; further ones get 503; each of several"
+        " API keys may have a quarter",
     )
     min_free_bytes: int = Field(
         256 * MIB, ge=0, description="free bytes on the data dir's disk below which uploads are refused"

@@ -65,7 +65,7 @@ class ProblemCode(StrEnum):
     )
     UNKNOWN_REQUEST = "unknown-request", 404, "there is no such request, or it belongs to another key"
     UNKNOWN_IMAGE = "unknown-image", 404, "there is no such image"
-    UPLOAD_TOO_SLOW = "upload-too-slow", 408, "the upload timed out"
+    UPLOAD_TOO_SLOW = "upload-too-slow", 408, "the upload timed out, or was slower than 10 KB/s"
     NOT_COMPLETED = "not-completed", 409, "there is no output CSV before the request is completed"
     NOTHING_TO_CANCEL = "nothing-to-cancel", 409, "every image already has its result"
     ALREADY_COMPLETED = "already-completed", 409, "a completed request can't be cancelled"
@@ -81,6 +81,11 @@ class ProblemCode(StrEnum):
     UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "`Content-Encoding` is not `gzip`, `deflate` or `identity`"
     EXPECTATION_FAILED = "expectation-failed", 417, "`Expect` is not `100-continue`"
     TOO_MANY_REQUESTS = "too-many-requests", 429, "the rate limit is exceeded; retry after `Retry-After`"
+    QUOTA_EXCEEDED = (
+        "quota-exceeded",
+        429,
+        "`SHRINKSTREAM_MAX_IMAGES_PER_DAY` or `SHRINKSTREAM_MAX_UPLOAD_BYTES_PER_DAY` is used up",
+    )
     INTERNAL = "internal", 500, "internal server error; see the server's log"
     UNAVAILABLE = (
         "unavailable",
@@ -90,7 +95,7 @@ class ProblemCode(StrEnum):
     TOO_MANY_STREAMS = (
         "too-many-streams",
         503,
-        "there are already `SHRINKSTREAM_MAX_EVENT_STREAMS` event streams; poll instead",
+        "there are already `SHRINKSTREAM_MAX_EVENT_STREAMS` event streams (a quarter with one key); poll instead",
     )
     NO_ROOM = "no-room", 507, "the server's disk is full; retry after `Retry-After`"
 

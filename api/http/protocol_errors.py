@@ -1,12 +1,17 @@
 """Problem details (RFC 9457) for protocol errors, such as malformed HTTP, that no middleware sees."""
 
+import asyncio
+from contextlib import ExitStack
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from api.http.metrics import count
-from api.http.problems import Problem, ProblemCode, internal_error
+from api.http.problems import CONTENT_TYPE, Problem, ProblemCode, internal_error
+from api.http.quotas import Places
+from api.http.rate_limit import network_of
 from api.http.security_headers import add_security_headers
 
 logger = structlog.get_logger(__name__)
@@ -18,17 +23,48 @@ class ProblemRunner(web.AppRunner):
     aiohttp 3.14 has no setting for this: it answers in plain text, echoes the malformed input and logs a traceback.
     """
 
+    def __init__(self, app: web.Application, connections: Places, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._connections = connections
+
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        return _Server(server.request_handler, request_factory=server.request_factory, **server._kwargs)
+        made = _Server(server.request_handler, request_factory=server.request_factory, **server._kwargs)
+        made.places = self._connections
+        return made
 
 
 class _Server(web.Server):
+    places: Places
+
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self.places, loop=self._loop, **self._kwargs)
 
 
 class _Protocol(web.RequestHandler):
+    def __init__(self, server: _Server, places: Places, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._places = places
+        self._place = ExitStack()
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        try:
+            self._place.enter_context(self._places.take(network_of(peer[0] if peer else None)))
+        except Problem as problem:
+            self._refused = True  # nothing of the connection is read, and the server doesn't know it
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(_refusal(problem))
+            transport.close()
+        else:
+            super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._place.close()
+        if not self._refused:
+            super().connection_lost(exc)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -51,6 +87,16 @@ class _Protocol(web.RequestHandler):
         add_security_headers(response)
         response.force_close()
         return response
+
+
+def _refusal(problem: Problem) -> bytes:
+    count("other", problem.status)
+    response = problem.response()
+    assert isinstance(response.body, bytes)
+    head = f"HTTP/1.1 {problem.status.value} {problem.status.phrase}\r\nContent-Type: {CONTENT_TYPE}\r\n" + "".join(
+        f"{name}: {value}\r\n" for name, value in problem.headers.items()
+    )
+    return f"{head}Content-Length: {len(response.body)}\r\nConnection: close\r\n\r\n".encode() + response.body
 
 
 async def expect(request: web.Request) -> None:

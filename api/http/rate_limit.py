@@ -33,8 +33,11 @@ class RateLimit:
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
-    def take(self, client: str) -> float:
-        """Take one token. Returns 0, or the seconds until a token is available."""
+    def take(self, client: str, amount: float = 1) -> float:
+        """Take tokens. Returns 0, or the seconds until they are available.
+
+        More than ``burst`` are available in a full bucket, which then owes the rest.
+        """
         if not self._rate:
             return 0.0
         now = self._clock()
@@ -46,10 +49,16 @@ class RateLimit:
         self._buckets.move_to_end(client)
         bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) * self._rate)
         bucket.at = now
-        if bucket.tokens < 1:
-            return (1 - bucket.tokens) / self._rate
-        bucket.tokens -= 1
+        needed = min(amount, self._burst)
+        if bucket.tokens < needed:
+            return (needed - bucket.tokens) / self._rate
+        bucket.tokens -= amount
         return 0.0
+
+    def give_back(self, client: str, amount: float) -> None:
+        """Return tokens that were taken but not used."""
+        if (bucket := self._buckets.get(client)) is not None:
+            bucket.tokens += amount  # the next take cuts off more than a burst
 
     def require(self, client: str) -> None:
         """Take one token, or raise a 429 with Retry-After."""
@@ -64,9 +73,14 @@ class RateLimit:
 
 def address_of(request: web.Request) -> str:
     """The identity of a client without a key: its IPv4 address or IPv6 network."""
-    if request.remote is None:
+    return network_of(request.remote)
+
+
+def network_of(remote: str | None) -> str:
+    """The IPv4 address or IPv6 network of a peer's address."""
+    if remote is None:
         return "unknown"
-    address = ip_address(request.remote.partition("%")[0])
+    address = ip_address(remote.partition("%")[0])
     if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
         return str(IPv6Address(int(address) >> (128 - IPV6_NETWORK_BITS) << (128 - IPV6_NETWORK_BITS)))
     return str(address)

@@ -10,8 +10,10 @@ from aiokafka.errors import KafkaError
 from api.context import CONTEXT, Context
 from api.contract.models import Accepted
 from api.contract.routes import Response, Route
+from api.http.api_keys import OWNER
 from api.http.paging import json_response
 from api.http.problems import Problem, ProblemCode, expired, unavailable
+from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
@@ -67,7 +69,8 @@ async def retry(request: web.Request) -> web.Response:
         time=max(utc_now(), status.updated_at + CLOCK_TICK),
         traceparent=context_of(request),
     )
-    await _append(context, retried)
+    with request.app[QUOTA].spend(request[OWNER], status.total - status.succeeded):
+        await _append(context, retried)
     logger.info("request retried", run=retried.run, **retried.log_fields())
     return json_response(
         Accepted(

@@ -6,8 +6,7 @@ events, or 204, which ends its reconnecting, when there will be none.
 """
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 
 import orjson
@@ -16,7 +15,9 @@ from aiohttp import web
 from api.context import CONTEXT, Context
 from api.contract.models import StatusEvent
 from api.contract.routes import Parameter, Response, Route
+from api.http.api_keys import OWNER
 from api.http.problems import Problem, ProblemCode
+from api.http.quotas import Places
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
@@ -36,27 +37,27 @@ _HEADERS = {
 
 
 class EventStreams:
-    """The open event streams of this process: their limit and their shutdown."""
+    """The open event streams of this process: their limits and their shutdown."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.open = 0
+    def __init__(self, limit: int, share: int) -> None:
+        self._places = Places(limit, share, _too_many)
         self.closing = False
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
+    @property
+    def open(self) -> int:
+        return self._places.taken
+
+    def admit(self, owner: str) -> AbstractContextManager[None]:
         """Count a stream while it is open; raise a 503 with Retry-After at the limit."""
-        if self.open >= self._limit:
-            raise Problem(
-                ProblemCode.TOO_MANY_STREAMS,
-                f"too many event streams: the limit of {self._limit} is reached; poll the status instead",
-                headers={"Retry-After": "5"},
-            )
-        self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
+        return self._places.take(owner)
+
+
+def _too_many(reason: str) -> Problem:
+    return Problem(
+        ProblemCode.TOO_MANY_STREAMS,
+        f"too many event streams: {reason}; poll the status instead",
+        headers={"Retry-After": "5"},
+    )
 
 
 STREAMS = web.AppKey("streams", EventStreams)
@@ -71,7 +72,7 @@ async def events(request: web.Request) -> web.StreamResponse:
         return web.Response(status=HTTPStatus.NO_CONTENT)
     if request.method == "HEAD":
         return web.Response(headers=_HEADERS)
-    with request.app[STREAMS].admit():
+    with request.app[STREAMS].admit(request[OWNER]):
         response = web.StreamResponse(headers=_HEADERS)
         try:
             await response.prepare(request)

@@ -10,8 +10,10 @@ from aiokafka.errors import KafkaError
 from api.context import CONTEXT
 from api.contract.models import LogEntry, RequestLog, ResultSums
 from api.contract.routes import Response, Route
+from api.http.api_keys import OWNER
 from api.http.paging import json_response
 from api.http.problems import unavailable
+from api.http.quotas import Places, Turns, share_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
@@ -24,6 +26,7 @@ from streams.request.status import Status
 from streams.request.timeline import EventLine, Interval, Timeline
 
 MAX_CONCURRENT_READS = 2  # per API process: each buffers some megabytes of records and loads the broker
+MAX_CALLERS = 16  # reading and waiting, per owner
 MAX_RECORDS = 200_000  # records scanned per topic and response, including those of other requests
 READ_TIMEOUT = 20.0  # seconds
 MAX_INTERVALS = 60
@@ -31,14 +34,21 @@ MAX_ENTRIES = 1000
 # Order of entries with equal times: an event may carry the time of the event that caused it.
 _ORDER = {name: rank for rank, name in enumerate(("RequestCreated", "ImageResults", "OutputCsvRequested"))}
 
-READS = web.AppKey("log_reads", asyncio.Semaphore)
+READS = web.AppKey("log_reads", Turns)
+
+
+def read_turns(settings: Settings) -> Turns:
+    """The turns of the owners at reading logs: one flood of them must not keep the others waiting."""
+    share = share_of(MAX_CONCURRENT_READS, settings)
+    callers = Places(2**31, MAX_CALLERS, lambda reason: unavailable(f"too many readings of logs: {reason}"))
+    return Turns(MAX_CONCURRENT_READS, share, callers)
 
 
 async def request_log(request: web.Request) -> web.Response:
     """``GET /api/requests/{id}/log``: its events, oldest first, image results summed over intervals."""
     status = await status_of(request)
     try:
-        async with asyncio.timeout(READ_TIMEOUT), request.app[READS]:
+        async with asyncio.timeout(READ_TIMEOUT), request.app[READS].turn(request[OWNER]):
             log = await read_log(request.app[CONTEXT].settings, status)
     except (KafkaUnavailableError, KafkaError):
         raise unavailable("cannot read the request's log: Kafka is unavailable") from None

@@ -19,6 +19,7 @@ from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
 from api.http.problems import Problem, ProblemCode, RowProblem
+from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT
 from api.uploads.csv.reader import CheckedCsv, CsvRejected, check_in_steps, next_step
 from api.uploads.idempotency import MAX_KEY_CHARS, claim_for, idempotency_key, is_request
@@ -66,7 +67,7 @@ async def upload(request: web.Request) -> web.Response:
     """``POST /api/upload`` and its aliases."""
     validate_only = _flag(request, "validate_only")
     key = idempotency_key(request)
-    with request.app[UPLOADS].admit():
+    with request.app[UPLOADS].admit(request[OWNER]):
         return await (_validate(request) if validate_only else _accept(request, key))
 
 
@@ -123,7 +124,8 @@ async def _accept(request: web.Request, key: str) -> web.Response:
         claim = await claim_for(context, owner, key, received.fingerprint)
         if claim.is_new or not await is_request(context, claim):
             upload = CheckedUpload(claim.request_id, claim.created_at, owner, received, checked, options)
-            await publish_events(context, request.app[UPLOADS], upload)
+            with request.app[QUOTA].spend(owner, checked.images, received.size):
+                await publish_events(context, request.app[UPLOADS], upload)
     return _accepted(claim.request_id)
 
 

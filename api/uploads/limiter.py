@@ -1,14 +1,15 @@
 """Bound on the uploads in flight, and the threads for their CPU work."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from aiohttp import web
 
 from api.http.problems import unavailable
+from api.http.quotas import Places
 
 CSV_THREADS = 2
 T = TypeVar("T")
@@ -20,9 +21,8 @@ class UploadLimiter:
     The work is pure Python and serialised by the GIL: more threads would only delay the event loop.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.count = 0
+    def __init__(self, limit: int, share: int) -> None:
+        self._places = Places(limit, share, lambda reason: unavailable(f"too many concurrent uploads: {reason}"))
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
     async def run(self, step: Callable[[], T]) -> T:
@@ -32,16 +32,13 @@ class UploadLimiter:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
+    @property
+    def count(self) -> int:
+        return self._places.taken
+
+    def admit(self, owner: str) -> AbstractContextManager[None]:
         """Count an upload while it is in flight; raise a 503 with Retry-After at the limit."""
-        if self.count >= self._limit:
-            raise unavailable(f"too many concurrent uploads: the limit of {self._limit} is reached")
-        self.count += 1
-        try:
-            yield
-        finally:
-            self.count -= 1
+        return self._places.take(owner)
 
 
 UPLOADS = web.AppKey("uploads", UploadLimiter)

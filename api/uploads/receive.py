@@ -27,6 +27,7 @@ logger = structlog.get_logger(__name__)
 
 RECEIVE_TIMEOUT = 900.0  # seconds for a whole upload
 READ_TIMEOUT = 30.0  # seconds without data from the client
+RATE_SECONDS, RATE_BYTES = 60.0, 600_000  # least rate: this many bytes while so many seconds are spent waiting for them
 WRITE_BUFFER = 256 * 1024
 MAX_FIELD_BYTES = 8 * 1024
 MAX_FIELDS = 100
@@ -53,12 +54,39 @@ _FORM_ERRORS = (ValueError, RuntimeError, HttpProcessingError)
 T = TypeVar("T")
 
 
+class Pace:
+    """Deadlines of an upload's reads: a client must not hold a place among the concurrent uploads by sending slowly.
+
+    Only the time spent waiting for the client counts, not the time that the disk needs.
+    """
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._bytes = 0
+
+    async def read(self, read: Awaitable[T]) -> T:
+        """Await a read from the client. Raises TimeoutError after ``READ_TIMEOUT``, or below the least rate."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        async with asyncio.timeout(READ_TIMEOUT):
+            result = await read
+        self._waited += loop.time() - started
+        if isinstance(result, bytes):
+            self._bytes += len(result)
+        if self._bytes >= RATE_BYTES:
+            self._waited, self._bytes = 0.0, 0
+        elif self._waited > RATE_SECONDS:
+            raise TimeoutError
+        return result
+
+
 @dataclass
 class Received:
     """A received upload: the spool file and the form fields."""
 
     path: Path
     traceparent: str | None
+    pace: Pace = field(default_factory=Pace)
     sha256: str = ""
     size: int = 0
     content_type: str | None = None
@@ -91,7 +119,8 @@ async def receive(request: web.Request, settings: Settings) -> AsyncIterator[Rec
         except TimeoutError:
             raise Problem(
                 ProblemCode.UPLOAD_TOO_SLOW,
-                f"upload timed out: no data for {READ_TIMEOUT:g} s, or more than {RECEIVE_TIMEOUT:g} s in total",
+                f"upload timed out: no data for {READ_TIMEOUT:g} s, less than {RATE_BYTES:,} bytes in"
+                f" {RATE_SECONDS:g} s, or more than {RECEIVE_TIMEOUT:g} s in total",
             ) from None
         except OSError as error:
             logger.error("writing spool file failed", path=file.name, error=str(error))
@@ -143,7 +172,7 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
     found = False
     fields = 0
     try:
-        while (part := await _with_timeout(form.next())) is not None:
+        while (part := await received.pace.read(form.next())) is not None:
             if not isinstance(part, BodyPartReader):
                 raise _bad_form("it has a nested form")
             disposition = parse_disposition(part.headers.get("Content-Disposition", ""))
@@ -159,7 +188,7 @@ async def _receive_form(form: MultipartReader, received: Received, file: BinaryI
                 received.content_type = part.headers.get("Content-Type")
                 await _spool(_chunks(part), received, file, settings)
                 continue
-            value = await _field(part, disposition.name)
+            value = await _field(part, disposition.name, received.pace)
             if (fields := fields + 1) > MAX_FIELDS:
                 raise _bad_form(f"it has more than {MAX_FIELDS} fields")
             if disposition.name in FIELDS:
@@ -182,15 +211,9 @@ async def _chunks(part: BodyPartReader) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _with_timeout(read: Awaitable[T]) -> T:
-    """Await a read from the client. Raises TimeoutError after ``READ_TIMEOUT``."""
-    async with asyncio.timeout(READ_TIMEOUT):
-        return await read
-
-
-async def _field(part: BodyPartReader, name: str | None) -> str:
+async def _field(part: BodyPartReader, name: str | None, pace: Pace) -> str:
     value = bytearray()
-    while chunk := await _with_timeout(part.read_chunk(MAX_FIELD_BYTES)):
+    while chunk := await pace.read(part.read_chunk(MAX_FIELD_BYTES)):
         value += chunk
         if len(value) > MAX_FIELD_BYTES:
             raise Problem(
@@ -206,7 +229,7 @@ async def _spool(chunks: AsyncIterator[bytes], received: Received, file: BinaryI
     iterator = aiter(chunks)
     while True:
         try:
-            chunk = await _with_timeout(anext(iterator))
+            chunk = await received.pace.read(anext(iterator))
         except StopAsyncIteration:
             break
         received.size += len(chunk)

@@ -80,3 +80,30 @@ async def test_form_is_read_as_clients_send_it(tmp_path: Path, part: str, answer
         client.post("/", data=body, headers={"Content-Type": "multipart/form-data; boundary=b"}) as answer,
     ):
         assert answered in await answer.text()
+
+
+async def test_upload_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "RATE_SECONDS", 0.5)
+    settings = Settings(data_dir=tmp_path)
+
+    async def receive(request: web.Request) -> web.Response:
+        async with receiving.receive(request, settings):
+            return web.Response()
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"1\r\nx\r\n")
+            await asyncio.sleep(0.05)
+
+    app = web.Application(middlewares=[problem_middleware])
+    app.add_routes([web.post("/", receive)])
+    async with TestClient(TestServer(app, host="127.0.0.1")) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(HEADERS.format("text/csv").encode())
+        dripping = asyncio.create_task(drip(writer))
+        async with asyncio.timeout(30):
+            answer = await reader.readuntil(b"}")
+        dripping.cancel()
+        writer.close()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"less than 600,000 bytes in 0.5 s" in answer

@@ -85,7 +85,7 @@ def api(
         cassandra_keyspace=keyspace,
         api_keys=SecretStr(f"shop:{KEY},other:{OTHER_KEY}"),
         max_upload_bytes=1024 * 1024,
-        max_uploads=20,
+        max_uploads=60,  # 15 for each key
         rate_limit=0,
     ) as running:
         yield running

@@ -16,7 +16,7 @@ import pytest
 
 from api.requests.download import MISS_BURST
 from infra.disk import free_bytes
-from tests.integration.api.conftest import KEY, Api, running_api
+from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
 from tests.support.large_image import IMAGE, store_large_image
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until
@@ -249,3 +249,29 @@ def test_misses_of_images_are_limited_and_hits_not(api: Api) -> None:
         assert MISS_BURST <= len(answered) < 10 * MISS_BURST
         assert set(answered) == {404}
         assert other.call("HEAD", f"/{IMAGE}").status == 200
+
+
+def test_one_owner_cannot_take_all_uploads(api: Api) -> None:
+    share = api.settings.max_uploads // 4
+    begun = [connect(api, CHUNKED) for _ in range(share)]
+    wait_until(lambda: len(api.spooled()) == share, "the begun uploads")
+    try:
+        refused = api.call("POST", "/api/upload?validate_only=true", CSV, Content_Type="text/csv")
+        assert (refused.status, refused.json["type"]) == (503, "urn:shrinkstream:problem:unavailable")
+        assert f"the limit of {share} per client" in refused.json["detail"]
+        other = api.call("POST", "/api/upload?validate_only=true", CSV, Content_Type="text/csv", X_API_Key=OTHER_KEY)
+        assert other.status == 200
+    finally:
+        for connection in begun:
+            connection.close()
+    wait_until(lambda: not api.spooled(), "an empty spool")
+
+
+def test_daily_quota_of_images_holds_for_uploads(api: Api) -> None:
+    with running_api(api.settings, max_images_per_day=3) as bounded:
+        answers = [bounded.call("POST", "/api/upload", CSV, Content_Type="text/csv") for _ in range(4)]
+        assert [answer.status for answer in answers] == [202, 202, 202, 429]
+        assert answers[3].json["type"] == "urn:shrinkstream:problem:quota-exceeded"
+        assert 28_000 < int(answers[3].headers["retry-after"]) <= 28_800
+        tried = bounded.call("POST", "/api/upload?validate_only=true", CSV, Content_Type="text/csv")
+        assert tried.status == 200
