@@ -9,7 +9,12 @@ from pydantic import ValidationError
 
 from streams.events.base import TYPE_PREFIX, Event, UnreadableEvent
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
-from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.maintenance import (
+    ProgressRebuildFailed,
+    ProgressRebuildRequested,
+    ProgressRebuildStarted,
+    ProgressRebuilt,
+)
 from streams.events.progress import ImagesRerequested, ImagesSettled, ProgressEvicted, RequestProjected
 from streams.events.requests import (
     OutputCsvRequested,
@@ -42,7 +47,9 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     RequestProjected,
     ProgressEvicted,
     ProgressRebuildRequested,
+    ProgressRebuildStarted,
     ProgressRebuilt,
+    ProgressRebuildFailed,
 )
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]

@@ -1,7 +1,6 @@
 """The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
 
 import asyncio
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ from infra.faust.resources import Resources
 from infra.observability.logs import log_about
 from infra.settings import settings
 from streams.events.base import Event, utc_now
-from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.maintenance import ProgressRebuildRequested
 from streams.events.requests import RequestRetried
 from streams.log.consume import read
 from streams.log.producer import EventLog
 from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
-from streams.progress.rebuild import about, corrections, fold_partition, is_expired, unless_interrupted
+from streams.progress.maintenance import Commands
+from streams.progress.rebuild import fold_request, unless_interrupted
 from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
@@ -48,13 +48,15 @@ class Progress:
 
     event_log: EventLog
     reconciler: Reconciler
+    commands: Commands
 
 
 async def _open(stack: AsyncExitStack) -> Progress:
     event_log = EventLog(settings(), role="progress")
     await event_log.start()
     stack.push_async_callback(event_log.stop)
-    return Progress(event_log, Reconciler(settings(), event_log))
+    commands = Commands(settings(), event_log, table, _partition_of, _is_interrupted)
+    return Progress(event_log, Reconciler(settings(), event_log), commands)
 
 
 resources = Resources(_open)
@@ -69,42 +71,38 @@ app.worker_monitor.readiness.add_state("kafka writes", _writes_problem)
 
 # One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and
 # overwrite each other's change.
-@app.agent(app.topic(*topics.of_progress, topics.maintenance, key_type=bytes, value_type=bytes), name="fold")
+@app.agent(app.topic(*topics.of_progress, key_type=bytes, value_type=bytes), name="fold")
 async def fold_events(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
             log_about(None)
             app.consumer.note_start(record.message, LONGEST_FOLD)
             event = await read(record, shared.event_log)
-            if isinstance(event, ProgressRebuildRequested | RequestRetried):
+            if isinstance(event, RequestRetried):
                 app.consumer.note_start(record.message, LONGEST_READING)
             if event is not None:
                 log_about(event)
-                await _take(event, shared.event_log)
+                await _take(event, shared)
 
 
-async def _take(event: Event, event_log: EventLog) -> None:
-    if isinstance(event, ProgressRebuildRequested):
-        if is_expired(event, utc_now()):
-            logger.warning("expired command skipped", **event.log_fields())
-        elif event.partition in _own_partitions():  # or else it was written into the wrong one
-            await _rebuild(event, event_log)
-        return
+async def _take(event: Event, shared: Progress) -> None:
     if isinstance(event, RequestRetried):
         if must_restore(read_row(event.request_id, table.get), event) and not await _restore(event):
-            await _requeue(event, event_log)
+            await _requeue(event, shared.event_log)
             return
         _retried.add(event.request_id)
     folded = fold(event, table.get)
     apply(folded.changes, table)
+    if (rebuild := shared.commands.rebuild) is not None:
+        rebuild.tap(event)
     entry = folded.entry
     for due in reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)):
-        await event_log.append(due)
+        await shared.event_log.append(due)
 
 
-async def _requeue(event: Event, event_log: EventLog, partition: int | None = None) -> None:
+async def _requeue(event: Event, event_log: EventLog) -> None:
     """Append the event again: reading the log would outlast a rebalance, and the partition's next owner can do it."""
-    await event_log.append(event, partition=partition)
+    await event_log.append(event)
     logger.warning("event requeued because of a rebalance", **event.log_fields())
 
 
@@ -115,41 +113,27 @@ def _is_interrupted() -> bool:
 async def _restore(event: RequestRetried) -> bool:
     """Fold an evicted request from the log into the table, this retry included; False: a rebalance interrupted it."""
     partition = _partition_of(row_key(event.request_id))
-    reading = fold_partition(settings(), partition, event.request_id, since=event.created_at)
+    reading = fold_request(settings(), partition, event.request_id, event.created_at)
     rebuilt = await unless_interrupted(reading, _is_interrupted)
     if rebuilt is None:
         return False
     # All of its tallies were evicted, and those that a worker killed here has left are overwritten.
-    apply(corrections(rebuilt.records, {}), table)
+    # The row last: a row means that its request is in the table.
+    apply(dict(sorted(rebuilt.records.items(), key=lambda record: split_key(record[0])[1] is None)), table)
     logger.info("evicted request restored", request_id=event.request_id, events=rebuilt.events)
     return True
 
 
-async def _rebuild(event: ProgressRebuildRequested, event_log: EventLog) -> None:
-    """Make this partition of the table what the log says; nothing else is folded meanwhile."""
-    started = time.monotonic()
-    reading = fold_partition(settings(), event.partition, event.only_request)
-    rebuilt = await unless_interrupted(reading, _is_interrupted)
-    if rebuilt is None:
-        await _requeue(event, event_log, event.partition)
-        return
-    present = {
-        key: value
-        for key, value in table.items()
-        if about(key, event.only_request) and _partition_of(key) == event.partition
-    }
-    changes = corrections(rebuilt.records, present)
-    apply(changes, table)
-    done = ProgressRebuilt(
-        request_id=event.request_id,
-        rebuild_id=event.rebuild_id,
-        partition=event.partition,
-        events=rebuilt.events,
-        changed=len(changes),
-        seconds=round(time.monotonic() - started, 3),
-    )
-    await event_log.append(done, partition=event.partition)
-    logger.warning("progress rebuilt", partition=event.partition, events=rebuilt.events, changed=len(changes))
+# An agent of its own: the live fold goes on while a command is executed.
+@app.agent(app.topic(topics.maintenance, key_type=bytes, value_type=bytes), name="maintenance")
+async def execute_commands(stream: StreamT[bytes]) -> None:
+    async with resources as shared:
+        async for record in stream.events():
+            app.consumer.note_start(record.message, LONGEST_READING)
+            event = await read(record, shared.event_log)
+            # A command in another partition than its own is not the owner's.
+            if isinstance(event, ProgressRebuildRequested) and event.partition == record.message.partition:
+                await shared.commands.execute(event, record.message.offset)
 
 
 # Requests with a retry to start, so that it need not wait for the next pass over all requests.

@@ -4,8 +4,7 @@ It makes the same writes as the live agents, in batches, over the rows that exis
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Set
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Set
 from datetime import datetime
 
 from aiokafka import TopicPartition
@@ -17,6 +16,7 @@ from streams.events.progress import ImagesSettled
 from streams.events.registry import decode_or_none
 from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestCreated, RequestRetried
 from streams.log.reader import LogReader, partition_of
+from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.projections.image_digest import ImageDigest
@@ -27,34 +27,6 @@ from streams.webhooks.images import ImageMessages
 from streams.webhooks.store import Deliveries
 
 WRITES_IN_FLIGHT = 256
-DIFFERENCES_NAMED = 100
-
-OnEvents = Callable[[int, int], None]
-"""Told how many events have been read, of how many."""
-
-
-@dataclass
-class Report:
-    """What a rebuild, or a comparison, came to.
-
-    ``among``: the ``marks`` of an earlier look; only what differed then, in the same way, counts.
-    """
-
-    events: int = 0
-    differences: list[str] = field(default_factory=list)
-    difference_count: int = 0
-    among: Container[int] | None = None
-    marks: set[int] = field(default_factory=set)
-
-    def differs(self, what: str, *found: bytes | None) -> None:
-        """``found``: what tells this difference from another one that is worded the same."""
-        mark = hash((what, found))
-        if self.among is not None and mark not in self.among:
-            return
-        self.marks.add(mark)
-        self.difference_count += 1
-        if len(self.differences) < DIFFERENCES_NAMED:
-            self.differences.append(what)
 
 
 class LogOfRequests:

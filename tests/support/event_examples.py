@@ -3,7 +3,12 @@
 from datetime import timedelta
 
 from streams.events.base import Event
-from streams.events.maintenance import ProgressRebuildRequested, ProgressRebuilt
+from streams.events.maintenance import (
+    ProgressRebuildFailed,
+    ProgressRebuildRequested,
+    ProgressRebuildStarted,
+    ProgressRebuilt,
+)
 from streams.events.progress import ImagesRerequested, ImagesSettled, ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
@@ -74,6 +79,10 @@ STORED: dict[str, Event] = {
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
+    ),
+    "ProgressRebuildStarted.v1": ProgressRebuildStarted(request_id="rebuild", time=NOON, rebuild_id="r1", partition=3),
+    "ProgressRebuildFailed.v1": ProgressRebuildFailed(
+        request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, reason="interrupted by a rebalance"
     ),
     "ProgressRebuilt.v1": ProgressRebuilt(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, events=4000, changed=2, seconds=0.25

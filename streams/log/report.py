@@ -1,0 +1,30 @@
+"""The report of a rebuild or verification of a read model."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+
+DIFFERENCES_NAMED = 100
+
+OnEvents = Callable[[int, int], None]
+"""Called with the progress so far, and its total."""
+
+
+@dataclass
+class Report:
+    """``among``: the ``marks`` of an earlier verification; only a difference that it had, too, counts."""
+
+    events: int = 0
+    differences: list[str] = field(default_factory=list)
+    difference_count: int = 0
+    among: Container[int] | None = None
+    marks: set[int] = field(default_factory=set)
+
+    def differs(self, what: str, *found: bytes | None) -> None:
+        """``found``: tells this difference from another one with the same words."""
+        mark = hash((what, found))
+        if self.among is not None and mark not in self.among:
+            return
+        self.marks.add(mark)
+        self.difference_count += 1
+        if len(self.differences) < DIFFERENCES_NAMED:
+            self.differences.append(what)

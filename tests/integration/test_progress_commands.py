@@ -1,0 +1,108 @@
+"""Commands of operators to the owner of a partition of the progress table."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from structlog.testing import capture_logs
+
+from infra.settings import Settings
+from streams.events.base import Event, utc_now
+from streams.events.maintenance import (
+    ProgressRebuildFailed,
+    ProgressRebuildRequested,
+    ProgressRebuildStarted,
+    ProgressRebuilt,
+)
+from streams.log.producer import EventLog
+from streams.log.reader import LogReader, partition_of
+from streams.progress import rebuild
+from streams.progress.maintenance import COMMAND_EXPIRES, Commands
+from streams.progress.store import fold, row_key
+from tests.support.examples import created, processed, requested
+from tests.support.topic_reader import events_in
+
+pytestmark = pytest.mark.slow
+
+
+def command(partition: int, **fields: object) -> ProgressRebuildRequested:
+    rebuild_id = str(uuid4())
+    return ProgressRebuildRequested.model_validate(
+        {"request_id": rebuild_id, "rebuild_id": rebuild_id, "partition": partition, "time": utc_now(), **fields}
+    )
+
+
+@asynccontextmanager
+async def commands(settings: Settings, table: dict[bytes, bytes]) -> AsyncIterator[tuple[Commands, EventLog]]:
+    log = EventLog(settings)
+    await log.start()
+    try:
+        yield Commands(settings, log, table, lambda _: 0, lambda: False), log
+    finally:
+        await log.stop()
+
+
+async def results(settings: Settings, log: EventLog) -> list[Event]:
+    found = await events_in(settings, log.topics.maintenance)
+    return [event for event in found if not isinstance(event, ProgressRebuildRequested)]
+
+
+async def test_rebuild_makes_table_what_log_says(kafka_settings: Settings, request_id: str) -> None:
+    table = {b"stray": b"evicted 1 0"}
+    async with commands(kafka_settings, table) as (owner, log):
+        events: list[Event] = [created(request_id, total=2), processed(requested(request_id))]
+        expected: dict[bytes, bytes | None] = {}
+        for event in events:
+            await log.append(event)
+            expected |= fold(event, expected.get).changes
+        async with LogReader.open(kafka_settings) as reader:
+            partition = partition_of(row_key(request_id), await reader.partitions(log.topics.requests)).partition
+        owner = Commands(kafka_settings, log, table, lambda _: partition, lambda: False)
+        order = command(partition)
+        written = await log.append(order, partition=partition)
+        await owner.execute(order, written.offset)
+        assert table == expected
+        started, done = await results(kafka_settings, log)
+        assert isinstance(started, ProgressRebuildStarted)
+        assert isinstance(done, ProgressRebuilt)
+        assert done.changed == 3
+        await owner.execute(order, written.offset)  # a redelivery after it was done
+        assert len(await results(kafka_settings, log)) == 2
+
+
+async def test_redelivered_command_fails_without_execution(kafka_settings: Settings) -> None:
+    table = {b"stray": b"evicted 1 0"}
+    async with commands(kafka_settings, table) as (owner, log):
+        order = command(0)
+        written = await log.append(order, partition=0)
+        begun = ProgressRebuildStarted(request_id=order.request_id, rebuild_id=order.rebuild_id, partition=0)
+        await log.append(begun, partition=0)
+        await owner.execute(order, written.offset)
+        _, failed = await results(kafka_settings, log)
+        assert isinstance(failed, ProgressRebuildFailed)
+        assert "died" in failed.reason
+        assert table, "nothing was rebuilt"
+
+
+async def test_old_command_is_skipped(kafka_settings: Settings) -> None:
+    table = {b"stray": b"evicted 1 0"}
+    async with commands(kafka_settings, table) as (owner, log):
+        order = command(0, time=utc_now() - COMMAND_EXPIRES - timedelta(seconds=1))
+        written = await log.append(order, partition=0)
+        with capture_logs() as logs:
+            await owner.execute(order, written.offset)
+        assert [line["event"] for line in logs] == ["expired command skipped"]
+        assert (await results(kafka_settings, log), len(table)) == ([], 1)
+
+
+async def test_interrupted_rebuild_fails_the_command(kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "INTERRUPTION_CHECK", 0.0)
+    async with commands(kafka_settings, {}) as (_, log):
+        order = command(0)
+        written = await log.append(order, partition=0)
+        await Commands(kafka_settings, log, {}, lambda _: 0, lambda: True).execute(order, written.offset)
+        _, failed = await results(kafka_settings, log)
+        assert isinstance(failed, ProgressRebuildFailed)
+        assert failed.reason == "interrupted by a rebalance"
