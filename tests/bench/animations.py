@@ -9,12 +9,10 @@ import os
 import sys
 
 from streams.compress.codec.shrink import shrink
-from tests.animations import FORMATS, random_animation
-from tests.chromium import launched
-from tests.e2e.browser.test_animations import COMPOSED, WRITTEN, stills
-from tests.image_decoder import compared, judge_page
+from tests.support.animations import FORMATS, random_animation
+from tests.support.chromium import launched
+from tests.support.image_decoder import COMPOSED, MAX_PIXELS, WRITTEN, compared, judge_page, stills
 
-MAX_PIXELS = 1_000_000
 BATCH = 20
 
 

@@ -13,7 +13,7 @@ from streams.compress.codec import avif
 from streams.compress.codec.animation import Frames, read_frames, write_webp_animation
 from streams.compress.codec.outcome import ImageRejected, Reason
 from streams.compress.codec.shrink import shrink
-from tests.animations import FORMATS, random_animation
+from tests.support.animations import FORMATS, random_animation
 
 IMAGES = Path(__file__).parents[1] / "images"
 LIMIT = 1_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
-from tests.chromium import launched
+from tests.support.chromium import launched
 
 SECONDS = 30
 

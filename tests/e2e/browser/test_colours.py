@@ -8,7 +8,7 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from streams.compress.codec.animation import read_frames
-from tests.image_decoder import Compared, compared, judge_page
+from tests.support.image_decoder import Compared, compared, judge_page
 from tests.support.images import ADOBE, chrm, cicp, gama
 
 LIMIT = 1_000_000

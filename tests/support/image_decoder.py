@@ -1,11 +1,18 @@
 """Chromium as the judge of images: its ImageDecoder (WebCodecs) shows every frame, as the page would."""
 
 import base64
+import io
 from dataclasses import dataclass
 from typing import Any
 
 from playwright.sync_api import Browser, Page
 
+from streams.compress.codec.animation import read_frames
+
+MAX_PIXELS = 1_000_000
+# Tolerances, of 255: composing with alpha rounds; lossy formats are compared as written at quality 100.
+COMPOSED = {"gif": 0, "png": 2, "webp": 2, "avif": 3}
+WRITTEN = {"gif": 0, "png": 2, "webp": 4, "avif": 8}
 # ImageDecoder exists only on pages of a secure origin.
 ADDRESS = "https://judge.example/"
 SCRIPT = """
@@ -120,6 +127,16 @@ class Compared:
         if 1 in (len(self.one.sizes), len(self.other.sizes)):
             return True
         return sum(self.one.durations) == sum(self.other.durations) and self.one.plays == self.other.plays
+
+
+def stills(name: str, data: bytes) -> list[tuple[bytes, str]]:
+    """Each frame of an animation as the codec composes it, as a PNG."""
+    files = []
+    for image in read_frames(name.upper(), data, MAX_PIXELS, only_first=False).images:
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=1)
+        files.append((buffer.getvalue(), "png"))
+    return files
 
 
 def judge_page(browser: Browser) -> Page:
