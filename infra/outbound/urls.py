@@ -19,6 +19,9 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]+)(?::([0-9]{0,5}))?")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+# A segment of one or two dots, also percent-encoded (url.spec.whatwg.org, "single-dot URL path segment").
+_DOTS = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
+
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -32,6 +35,26 @@ def _percent_encode(text: str, safe: str) -> str:
     return quote(_STRAY_PERCENT.sub(b"%25", octets), safe=safe + "%:@!$&'()*+,;=")
 
 
+def _without_dots(path: str) -> str:
+    """Resolve the segments ``.`` and ``..`` of an absolute path (RFC 3986 §5.2.4)."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if not _DOTS.fullmatch(segment):
+            kept.append(segment)
+        elif kept and segment.lower().replace("%2e", ".") == "..":
+            kept.pop()
+    if _DOTS.fullmatch(segments[-1]):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def _without_backslashes(url: str) -> str:
+    """Browsers read a backslash before the query as a slash."""
+    end = min((place for mark in "?#" if (place := url.find(mark)) >= 0), default=len(url))
+    return url[:end].replace("\\", "/") + url[end:]
+
+
 def check_url(url: str, allow: AllowList) -> URL:
     """The percent-encoded URL to request for a user's ``url``, which events and CSVs keep as it is.
 
@@ -42,7 +65,7 @@ def check_url(url: str, allow: AllowList) -> URL:
         raise ForbiddenUrl(Reason.BAD_URL, f"the URL is longer than {MAX_URL_LENGTH} characters")
     if _CONTROL.search(url):
         raise ForbiddenUrl(Reason.BAD_URL, "the URL has a control character")
-    match = _URL.fullmatch(url)
+    match = _URL.fullmatch(_without_backslashes(url))
     if match is None:
         raise ForbiddenUrl(Reason.BAD_URL, "the URL does not begin with http:// or https://")
     scheme, authority, path, query = match.groups()
@@ -55,7 +78,7 @@ def check_url(url: str, allow: AllowList) -> URL:
         raise ForbiddenUrl(Reason.BAD_URL, "the URL has a user name or password")
     try:
         host, port = _parse_authority(authority, 443 if scheme == "https" else 80)
-        encoded_path = _percent_encode(path or "/", safe="/")
+        encoded_path = _percent_encode(_without_dots(path or "/"), safe="/")
         encoded_query = _percent_encode(query or "", safe="/?")
     except ValueError:
         raise ForbiddenUrl(Reason.BAD_URL, "the URL has a malformed host, port or character") from None
@@ -87,6 +110,6 @@ def _parse_authority(authority: str, default_port: int) -> tuple[str | Address, 
 
 def join_url(base: URL, location: str) -> str:
     try:
-        return urljoin(str(base), location)
+        return urljoin(str(base), _without_backslashes(location))
     except ValueError:
         raise ForbiddenUrl(Reason.BAD_URL, f"{base.raw_host} redirects to a malformed URL") from None
