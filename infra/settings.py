@@ -174,6 +174,12 @@ class Settings(BaseSettings):
         description="SSRF allow list: private hosts, IPs or CIDRs, and ports other than 80 and 443, that may be fetched"
         " or called; each with an optional :port; comma-separated",
     )
+    fetch_headers: str = Field(
+        "",
+        description="headers of downloads per host, as JSON: the key is a host, `.domain` (with its subdomains) or `*`,"
+        " the value has User-Agent, Accept or Referer (`origin`: that of the image's URL), as in"
+        ' {".shop.example": {"Referer": "origin"}}',
+    )
     fetch_timeout: float = Field(
         30.0, gt=0, le=600, description="deadline of one download in seconds, retries included"
     )
@@ -303,6 +309,15 @@ class Settings(BaseSettings):
             from infra.outbound.addresses import AllowList
 
             AllowList.parse(value)
+        return value
+
+    @field_validator("fetch_headers")
+    @classmethod
+    def _fetch_headers_are_readable(cls, value: str) -> str:
+        if value:
+            from infra.outbound.request_headers import RequestHeaders
+
+            RequestHeaders.parse(value)
         return value
 
     @field_validator("webhook_secret")

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator
 
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
 from infra.outbound.reasons import OutboundError, Reason
 
@@ -13,10 +13,13 @@ class Inflater:
 
     STEP = 64 * 1024
 
+    MAX_MEMBERS = 100
+    """Members of a gzip stream: each costs time, even if it holds nothing."""
+
     def __init__(self, encoding: str) -> None:
         self._gzip = encoding != "deflate"
         self._stream: zlib._Decompress | None = None
-        self._one_ended = False
+        self._members = 0
 
     @property
     def complete(self) -> bool:
@@ -24,18 +27,21 @@ class Inflater:
         return self._stream is None
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Decompressed pieces of at most STEP bytes each, lazily. Raises zlib.error."""
+        """Decompressed pieces of at most STEP bytes each, lazily. Raises zlib.error, also beyond MAX_MEMBERS."""
         more = False  # zlib has output left after the last byte of input
         while data or more:
             if self._stream is None:
                 # RFC 1952 §2.2: gzip members may follow one another. Other trailing bytes are ignored.
-                if self._one_ended and not (self._gzip and data[0] == 0x1F):
+                if self._members and not (self._gzip and data[0] == 0x1F):
                     return
+                if self._members == self.MAX_MEMBERS:
+                    raise zlib.error("too many gzip members")
                 self._stream = zlib.decompressobj(self._window_bits(data))
             piece = self._stream.decompress(data, self.STEP)
             if self._stream.eof:
                 data, more = self._stream.unused_data, False
-                self._stream, self._one_ended = None, True
+                self._stream = None
+                self._members += 1
             else:
                 data, more = self._stream.unconsumed_tail, len(piece) == self.STEP
             yield piece
@@ -47,16 +53,26 @@ class Inflater:
         return zlib.MAX_WBITS if data[0] & 0x0F == 8 else -zlib.MAX_WBITS
 
 
-def inflater_of(headers: CIMultiDictProxy[str] | CIMultiDict[str], host: str | None) -> Inflater | None:
-    """Decoder of the Content-Encoding. Our requests accept none, but some servers compress all the same."""
+_SUPPORTED = frozenset({"gzip", "x-gzip", "deflate"})
+
+# Codings that browsers decode and we don't: their bytes are no image.
+_UNSUPPORTED = frozenset({"br", "zstd", "dcb", "dcz"})
+
+
+def inflater_of(headers: CIMultiDict[str], host: str | None) -> Inflater | None:
+    """Decoder of the Content-Encoding. Our requests accept none, but some servers compress all the same.
+
+    Any other token means nothing, as in browsers: `none`, `utf-8`, `base64` or `aws-chunked` stand before bytes that
+    are not encoded at all.
+    """
     encodings = [
         encoding
         for line in headers.getall("Content-Encoding", ())
         for part in line.split(",")
-        if (encoding := part.strip().lower()) not in ("", "identity")
+        if (encoding := part.strip().lower()) in _SUPPORTED | _UNSUPPORTED
     ]
     if not encodings:
         return None
-    if encodings in (["gzip"], ["x-gzip"], ["deflate"]):
+    if len(encodings) == 1 and encodings[0] in _SUPPORTED:
         return Inflater(encodings[0])
     raise OutboundError(Reason.BAD_ENCODING, f"{host} sends an unsupported Content-Encoding")

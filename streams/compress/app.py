@@ -13,6 +13,7 @@ from infra.faust.resources import Resources
 from infra.observability import metrics
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
+from infra.outbound.request_headers import RequestHeaders
 from infra.settings import MOST_PARTITIONS, Settings, settings
 from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
@@ -152,6 +153,7 @@ class Compressor:
                 request.input_url,
                 max_bytes=self._settings.max_image_bytes,
                 timeout=self._settings.fetch_timeout,
+                owner=request.owner,
                 turns=self._turns,
                 admit=holding.grow,
             )
@@ -229,7 +231,11 @@ async def _open(stack: AsyncExitStack) -> Compressor:
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     client = await stack.enter_async_context(
-        OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=settings().downloads_per_host)
+        OutboundClient(
+            AllowList.parse(settings().fetch_allow),
+            limit_per_host=settings().downloads_per_host,
+            headers=RequestHeaders.parse(settings().fetch_headers),
+        )
     )
     decoders = await stack.enter_async_context(
         DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)

@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 
+from infra.outbound.budget import TimeBudget
 from infra.outbound.client import Admit, OutboundClient
 from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason
 from infra.outbound.urls import check_url
@@ -85,6 +85,7 @@ async def fetch(
     *,
     max_bytes: int,
     timeout: float,
+    owner: str = "",
     attempts: int = 3,
     turns: HostTurns,
     admit: Admit | None = None,
@@ -93,30 +94,29 @@ async def fetch(
 ) -> Fetched:
     """Download ``url``, at most ``max_bytes``, in up to ``attempts`` attempts. Raises FetchFailed.
 
-    The attempts and the pauses between them share ``timeout`` seconds. The wait for a turn at the host doesn't count:
-    a queue of our own making must not eat up the time that a slow host needs, nor fail an image that was never asked
-    for. A turn is kept during the pauses, which slows us down at a host in trouble. ``admit`` is that of
-    `OutboundClient.get`.
+    The attempts and the pauses between them share ``timeout`` seconds. Waiting for a turn at the host, for a DNS
+    look-up to start or for memory doesn't count: a queue of our own making must not eat up the time that a slow host
+    needs, nor fail an image that was never requested. ``owner`` is on whose behalf names are looked up. A turn is kept
+    during the pauses, which slows us down at a host in trouble. ``admit`` is that of `OutboundClient.get`.
     """
     try:
         host = check_url(url, client.allow).raw_host or ""
     except ForbiddenUrl as error:
         raise FetchFailed(error.reason, error.detail) from None
     async with turns.turn(host, timeout):
-        started = time.monotonic()
-        deadline = started + timeout
+        budget = TimeBudget(timeout)
         for attempt in count(1):
             try:
-                response = await client.get(url, max_bytes=max_bytes, timeout=deadline - time.monotonic(), admit=admit)
+                response = await client.get(url, max_bytes=max_bytes, budget=budget, owner=owner, admit=admit)
                 break
             except OutboundError as error:
                 pause = pause_after(attempt, error.retry_after, jitter())
-                if not error.retryable or attempt >= attempts or pause >= deadline - time.monotonic():
+                if not error.retryable or attempt >= attempts or pause >= budget.remaining:
                     raise FetchFailed(error.reason, error.detail) from None
             await sleep(pause)
     if not response.body:
         raise FetchFailed(EMPTY, f"{host} sent nothing (status {response.status})")
-    return Fetched(response.body, round((time.monotonic() - started) * 1000))
+    return Fetched(response.body, round(budget.spent * 1000))
 
 
 def pause_after(attempt: int, retry_after: float | None, jitter: float) -> float:

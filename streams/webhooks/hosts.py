@@ -12,7 +12,6 @@ from streams.webhooks.schedule import OVERLOADED, Outcome
 
 PROMPT_PLACES = 64
 SLOW_PLACES = 512
-CONNECTIONS = PROMPT_PLACES + SLOW_PLACES
 PLACES_PER_HOST = 8
 SLOW_AFTER = 1.0  # seconds
 

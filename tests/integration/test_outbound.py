@@ -6,25 +6,26 @@ import socket
 import ssl
 import traceback
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.abc import ResolveResult
 
 from infra.outbound.addresses import AllowList
+from infra.outbound.budget import TimeBudget
 from infra.outbound.client import (
-    MAX_ADDRESSES,
     MAX_ANSWER_BYTES,
     MAX_REDIRECTS,
     OutboundClient,
     Response,
-    SystemResolver,
 )
+from infra.outbound.names import MAX_ADDRESSES, Names
 from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason
-from tests.support.http_site import Answer, Heard, Names, drips, message, says, serving, serving_bytes, writes
+from tests.support import http_site
+from tests.support.http_site import Answer, Heard, drips, message, says, serving, serving_bytes, writes
 
 LOOPBACK = AllowList.parse("127.0.0.1")
 NOTHING = AllowList()
@@ -58,7 +59,7 @@ async def get(
     url: str, allow: AllowList = LOOPBACK, *, max_bytes: int = MIB, timeout: float = 10, **options: Any
 ) -> Response:
     async with OutboundClient(allow, **options) as client:
-        return await client.get(url, max_bytes=max_bytes, timeout=timeout)
+        return await client.get(url, max_bytes=max_bytes, budget=TimeBudget(timeout))
 
 
 async def refusal(url: str, allow: AllowList = LOOPBACK, **options: Any) -> OutboundError:
@@ -104,10 +105,10 @@ async def test_the_url_on_the_wire_is_encoded_exactly_once(given: str, requested
         assert site.heard[0].target == requested
 
 
-async def test_no_cookie_is_kept() -> None:
+async def test_no_cookie_outlives_its_chain() -> None:
     async with serving(says(headers={"Set-Cookie": "who=me; Path=/"})) as site, OutboundClient(LOOPBACK) as client:
         for _ in range(2):
-            await client.get(site.url(), max_bytes=1, timeout=10)
+            await client.get(site.url(), max_bytes=1, budget=TimeBudget(10))
         assert [("cookie" in heard.headers) for heard in site.heard] == [False, False]
 
 
@@ -139,7 +140,7 @@ async def test_connections_to_one_host_are_bounded() -> None:
         writer.write(message())
 
     async with serving(answer) as site, OutboundClient(LOOPBACK, limit_per_host=3) as client:
-        await asyncio.gather(*(client.get(site.url(), max_bytes=1, timeout=10) for _ in range(12)))
+        await asyncio.gather(*(client.get(site.url(), max_bytes=1, budget=TimeBudget(10)) for _ in range(12)))
         assert len(site.heard) == 12
         assert most == 3
 
@@ -222,7 +223,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_refused(address: str)
     # the port is allowed, so that only the address can be the reason
     async with serving(says()) as site:
         allow = AllowList.parse(f"192.0.2.1:{site.port}")
-        error = await refusal(site.url(host="images.test"), allow, resolver=Names(images_test=[[address]]))
+        error = await refusal(site.url(host="images.test"), allow, look_up=http_site.Names(images_test=[[address]]))
         assert error.reason == Reason.FORBIDDEN_ADDRESS
         assert not error.retryable
         assert address not in error.detail
@@ -230,46 +231,46 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_refused(address: str)
 
 
 async def test_a_name_whose_answer_changes_after_the_check_is_refused() -> None:
-    names = Names(rebind_test=[["1.1.1.1"], ["127.0.0.1"]])
+    names = http_site.Names(rebind_test=[["1.1.1.1"], ["127.0.0.1"]])
     async with serving(says()) as site:
-        checked = await names.resolve("rebind.test")  # what a check before the connection would see
-        assert checked[0]["host"] == "1.1.1.1"
+        checked = names("rebind.test")  # what a check before the connection would see
+        assert checked == ["1.1.1.1"]
         allow = AllowList.parse(f"192.0.2.1:{site.port}")
-        error = await refusal(site.url(host="rebind.test"), allow, resolver=names)
+        error = await refusal(site.url(host="rebind.test"), allow, look_up=names)
         assert error.reason == Reason.FORBIDDEN_ADDRESS
         assert names.lookups == ["rebind.test", "rebind.test"]
         assert site.connections == 0
 
 
 async def test_a_name_whose_answer_changes_between_two_requests_is_checked_again() -> None:
-    names = Names(rebind_test=[["127.0.0.1"], ["169.254.169.254"]])
+    names = http_site.Names(rebind_test=[["127.0.0.1"], ["169.254.169.254"]])
     async with (
         serving(says(200, b"pixels")) as site,
-        OutboundClient(LOOPBACK, resolver=names, dns_cache_seconds=0) as client,
+        OutboundClient(LOOPBACK, look_up=names, dns_cache_seconds=0) as client,
     ):
         url = site.url(host="rebind.test")
-        assert (await client.get(url, max_bytes=10, timeout=10)).body == b"pixels"
+        assert (await client.get(url, max_bytes=10, budget=TimeBudget(10))).body == b"pixels"
         with pytest.raises(ForbiddenUrl) as caught:
-            await client.get(url, max_bytes=10, timeout=10)
+            await client.get(url, max_bytes=10, budget=TimeBudget(10))
         assert caught.value.reason == Reason.FORBIDDEN_ADDRESS
         assert len(names.lookups) == 2
 
 
 async def test_of_several_addresses_only_the_allowed_ones_are_connected_to() -> None:
-    names = Names(mixed_test=[["169.254.169.254", "::1", "10.0.0.1", "127.0.0.1"]])
+    names = http_site.Names(mixed_test=[["169.254.169.254", "::1", "10.0.0.1", "127.0.0.1"]])
     async with serving(says(200, b"pixels")) as site:
-        assert (await get(site.url(host="mixed.test"), resolver=names)).body == b"pixels"
+        assert (await get(site.url(host="mixed.test"), look_up=names)).body == b"pixels"
 
 
 async def test_an_allowed_name_is_trusted_wherever_it_leads() -> None:
-    names = Names(minio_test=[["::1", "127.0.0.1"]])  # nobody listens on ::1
+    names = http_site.Names(minio_test=[["::1", "127.0.0.1"]])  # nobody listens on ::1
     async with serving(says(200, b"pixels")) as site:
         allow = AllowList.parse(f"minio.test:{site.port}")
-        assert (await get(site.url(host="MINIO.test."), allow, resolver=names)).body == b"pixels"
+        assert (await get(site.url(host="MINIO.test."), allow, look_up=names)).body == b"pixels"
 
 
 async def test_trust_in_one_name_opens_nothing_for_another_that_leads_to_the_same_address() -> None:
-    names = Names(good_test=[["127.0.0.1"]], evil_test=[["127.0.0.1"]])
+    names = http_site.Names(good_test=[["127.0.0.1"]], evil_test=[["127.0.0.1"]])
 
     async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.01)  # let the two kinds of requests overlap
@@ -277,10 +278,10 @@ async def test_trust_in_one_name_opens_nothing_for_another_that_leads_to_the_sam
 
     async with serving(answer) as site:
         allow = AllowList.parse(f"good.test, 192.0.2.1:{site.port}")
-        async with OutboundClient(allow, resolver=names) as client:
+        async with OutboundClient(allow, look_up=names) as client:
             outcomes = await asyncio.gather(
                 *(
-                    client.get(site.url(host=host), max_bytes=100, timeout=10)
+                    client.get(site.url(host=host), max_bytes=100, budget=TimeBudget(10))
                     for _ in range(20)
                     for host in ("good.test", "evil.test")
                 ),
@@ -305,18 +306,15 @@ async def test_a_dns_answer_of_thousands_of_addresses_is_cut(monkeypatch: pytest
     many = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.{i // 256}.{i % 256}", 80)) for i in range(4000)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: many)
 
-    resolver = SystemResolver()
-    assert len(await resolver.resolve("many.test", 80)) == MAX_ADDRESSES
-    await resolver.close()
+    assert len(await Names().resolve("many.test", "", TimeBudget(10))) == MAX_ADDRESSES
 
 
 @pytest.mark.parametrize(("code", "retryable"), [(socket.EAI_AGAIN, True), (socket.EAI_NONAME, False)])
 async def test_a_name_that_cannot_be_resolved_is_an_error_that_may_pass_or_not(code: int, retryable: bool) -> None:
-    class Broken(Names):
-        async def resolve(self, *_: object, **__: object) -> list[ResolveResult]:
-            raise socket.gaierror(code, "no")
+    def broken(_: str) -> Sequence[str]:
+        raise socket.gaierror(code, "no")
 
-    error = await refusal("http://images.test/", resolver=Broken())
+    error = await refusal("http://images.test/", look_up=broken)
     assert error.reason == Reason.DNS_FAILED
     assert error.retryable is retryable
 
@@ -332,8 +330,8 @@ async def test_a_closed_port_is_an_error_that_may_pass() -> None:
 async def test_of_several_addresses_a_refused_one_does_not_hide_that_another_may_come_back() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        names = Names(mixed_test=[["10.0.0.1", "127.0.0.1"]])
-        error = await refusal(f"http://mixed.test:{unused.getsockname()[1]}/", resolver=names)
+        names = http_site.Names(mixed_test=[["10.0.0.1", "127.0.0.1"]])
+        error = await refusal(f"http://mixed.test:{unused.getsockname()[1]}/", look_up=names)
     assert error.reason == Reason.CONNECT_FAILED
     assert error.retryable
 
@@ -382,13 +380,15 @@ async def test_one_redirect_more_is_refused() -> None:
         ("javascript:alert(1)", Reason.BAD_URL),
         ("http://[::1", Reason.BAD_URL),
         ("/" + "a" * 3000, Reason.BAD_URL),
-        ("", Reason.TOO_MANY_REDIRECTS),
+        ("?", Reason.TOO_MANY_REDIRECTS),
+        ("\\\\169.254.169.254\\", Reason.FORBIDDEN_ADDRESS),
+        ("/\\169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
     ],
 )
 async def test_a_redirect_to_a_forbidden_url_is_refused(location: str, reason: Reason) -> None:
-    names = Names(metadata_test=[["169.254.169.254"]])
+    names = http_site.Names(metadata_test=[["169.254.169.254"]])
     async with serving(says(302, headers={"Location": location})) as site:
-        assert (await refusal(site.url(), resolver=names)).reason == reason
+        assert (await refusal(site.url(), look_up=names)).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -400,6 +400,9 @@ async def test_a_redirect_to_a_forbidden_url_is_refused(location: str, reason: R
         ("/schön.jpg".encode(), "/sch%C3%B6n.jpg"),
         ("/schön.jpg".encode("latin-1"), "/sch%F6n.jpg"),
         (b"/b.jpg#part", "/b.jpg"),
+        (b"\\c\\b.jpg", "/c/b.jpg"),
+        (b"..\\c\\..\\b.jpg?x=\\", "/b.jpg?x=%5C"),
+        (b"/x/../b.jpg\r\nLocation: /x/../b.jpg", "/b.jpg"),
     ],
 )
 async def test_a_redirect_may_be_relative_and_in_raw_bytes(location: bytes, requested: str) -> None:
@@ -450,11 +453,8 @@ async def test_a_date_in_retry_after_becomes_seconds() -> None:
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"\x16\x03\x01\x00\x00\x00\x00",
         b"HTTP/1.1 two hundred\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
     ],
 )
 async def test_an_answer_that_is_not_http_is_an_error(octets: bytes) -> None:
@@ -492,9 +492,8 @@ async def test_a_body_shorter_than_its_content_length_is_incomplete() -> None:
 async def test_nothing_behind_the_content_length_is_taken_for_the_body(connection: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: {connection}\r\n\r\n".encode()
 
-    # What comes in one packet with the head is refused; what comes later is not read.
     async with serving(writes(head + b"whole and more")) as site:
-        assert (await refusal(site.url())).reason == Reason.BAD_RESPONSE
+        assert (await get(site.url())).body == b"whole"
     async with serving(drips(head + b"whole", b" and more")) as site:
         assert (await get(site.url())).body == b"whole"
 
@@ -571,7 +570,7 @@ async def test_waiting_for_room_for_the_body_does_not_count_as_time_of_the_downl
         await asyncio.sleep(0.6)
 
     async with serving(says(200, b"pixels")) as site, OutboundClient(LOOPBACK) as client:
-        response = await client.get(site.url(), max_bytes=10, timeout=0.5, admit=admit)
+        response = await client.get(site.url(), max_bytes=10, budget=TimeBudget(0.5), admit=admit)
         assert response.body == b"pixels"
         assert sum(sizes) == 6
 
@@ -602,7 +601,7 @@ async def test_a_body_that_was_compressed_unasked_is_restored(encoding: str, com
         assert (await get(site.url())).body == b"pixels" * 1000
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "deflate, gzip", "rot13"])
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "deflate, gzip", "none, br"])
 async def test_another_encoding_is_refused(encoding: str) -> None:
     async with serving(says(200, gzip.compress(b"pixels"), {"Content-Encoding": encoding})) as site:
         error = await refusal(site.url())
@@ -629,8 +628,10 @@ async def test_compressed_bytes_that_unfold_to_nothing_count_too() -> None:
     body = gzip.compress(b"") * 100
     async with serving(says(200, body, {"Content-Encoding": "gzip"})) as site:
         assert (await get(site.url(), max_bytes=len(body))).body == b""
-    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n"
-    async with serving(drips(head, body, every=0)) as site:
+    async with serving(says(200, body + gzip.compress(b""), {"Content-Encoding": "gzip"})) as site:
+        assert (await refusal(site.url())).reason == Reason.BAD_ENCODING
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n\x78\x9c"
+    async with serving(drips(head, b"\0\0\0\xff\xff" * 1000, every=0)) as site:
         assert (await refusal(site.url(), max_bytes=MIB)).reason == Reason.TOO_LARGE
 
 
@@ -675,11 +676,11 @@ async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) 
 
 
 async def test_a_certificate_of_another_host_is_refused(server_tls: ssl.SSLContext) -> None:
-    names = Names(images_test=[["127.0.0.1"]], other_test=[["127.0.0.1"]])
+    names = http_site.Names(images_test=[["127.0.0.1"]], other_test=[["127.0.0.1"]])
     async with serving(says(200, b"pixels"), server_tls) as site:
         own, other = (site.url(host=host, scheme="https") for host in ("images.test", "other.test"))
-        assert (await get(own, resolver=names, tls=TRUSTING)).body == b"pixels"
-        assert (await refusal(other, resolver=names, tls=TRUSTING)).reason == Reason.TLS_FAILED
+        assert (await get(own, look_up=names, tls=TRUSTING)).body == b"pixels"
+        assert (await refusal(other, look_up=names, tls=TRUSTING)).reason == Reason.TLS_FAILED
 
 
 async def test_a_server_without_tls_on_an_https_url_is_an_error() -> None:
@@ -783,7 +784,7 @@ async def test_a_receiver_that_never_answers_a_post_is_cut_at_the_deadline() -> 
         says(200, b"a" * 2000),
         writes(b""),
         writes(b"hunter2\r\n\r\n"),
-        writes(b"HTTP/1.1 200 OK\r\nhunter2\r\n\r\n"),
+        writes(b"HTTP/1.1 200 OK\r\nhunter2: \0\r\n\r\n"),
         writes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort"),
         says(200, b"damaged", {"Content-Encoding": "gzip"}),
         drips(b"", b""),

@@ -2,13 +2,10 @@
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 
 @dataclass(frozen=True)
@@ -110,23 +107,14 @@ def drips(first: bytes, drop: bytes, every: float = 0.02) -> Answer:
     return answer
 
 
-class Names(AbstractResolver):
+class Names:
     """A DNS of the test's own: each look-up of a name takes the next of its answers, the last one for ever."""
 
     def __init__(self, **answers: Sequence[Sequence[str]]) -> None:
         self._answers = {name.replace("_", "."): list(given) for name, given in answers.items()}
         self.lookups: list[str] = []
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    def __call__(self, host: str) -> Sequence[str]:
         self.lookups.append(host)
         answers = self._answers[host.removesuffix(".")]
-        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
-            for address in addresses
-        ]
-
-    async def close(self) -> None:
-        pass
+        return answers.pop(0) if len(answers) > 1 else answers[0]

@@ -1,0 +1,49 @@
+"""The time that a request to another host may take."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+
+class TimeBudget:
+    """Deadline shared by all attempts and redirects of a request; waiting for resources of ours does not count.
+
+    Used by one task at a time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._clock = asyncio.get_running_loop().time
+        self._seconds = seconds
+        self._deadline = self._clock() + seconds
+        self._scope: asyncio.Timeout | None = None
+
+    @property
+    def remaining(self) -> float:
+        return self._deadline - self._clock()
+
+    @property
+    def spent(self) -> float:
+        """Seconds that counted so far."""
+        return self._seconds - self.remaining
+
+    @asynccontextmanager
+    async def enforced(self) -> AsyncIterator[None]:
+        """Raise TimeoutError in the block once the budget is spent."""
+        try:
+            async with asyncio.timeout_at(self._deadline) as self._scope:
+                yield
+        finally:
+            self._scope = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock for the block."""
+        since = self._clock()
+        if self._scope is not None:
+            self._scope.reschedule(None)
+        try:
+            yield
+        finally:
+            self._deadline += self._clock() - since
+            if self._scope is not None:
+                self._scope.reschedule(self._deadline)
