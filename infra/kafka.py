@@ -1,6 +1,7 @@
 """Kafka client: connection options, an idempotent producer, administration of topics and offsets."""
 
 import asyncio
+import logging
 import ssl
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -28,6 +29,9 @@ from infra.observability.logs import silenced
 from infra.settings import Settings
 
 logger = structlog.get_logger(__name__)
+
+# SASL_PLAINTEXT is the operator's choice, or that of `up` on loopback; not a warning for each connection.
+logging.getLogger("aiokafka.conn").addFilter(lambda record: record.msg != "Sending username and password in the clear")
 
 Headers = Iterable[tuple[str, bytes]]
 

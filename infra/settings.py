@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -476,11 +477,22 @@ def settings() -> Settings:
     return load_settings()
 
 
-def environment_of(values: Settings) -> dict[str, str]:
-    """Environment variables that give a child process the same settings."""
+_CASSANDRA = frozenset({"cassandra_username", "cassandra_password"})
+SECRETS: Mapping[str, frozenset[str]] = {
+    "api": _CASSANDRA | {"api_keys", "webhook_url"},
+    "compress": frozenset(),
+    "progress": frozenset(),
+    "projections": _CASSANDRA | {"webhook_secret"},
+}
+"""Settings that only these roles are given; Kafka's are needed by all."""
+
+
+def environment_of(values: Settings, role: str | None = None) -> dict[str, str]:
+    """Environment variables that give a child process the same settings, of the secrets those of its role."""
+    withheld = frozenset().union(*SECRETS.values()) - SECRETS[role] if role else frozenset()
     variables: dict[str, str] = {}
     for name, value in values:
-        if value is not None:
+        if value is not None and name not in withheld:
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
             variables[PREFIX + name.upper()] = str(plain)
     return variables

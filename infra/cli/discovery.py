@@ -3,17 +3,20 @@
 The file is a shell script of exports, so that other programs can source it with ``.``, too.
 """
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from infra.settings import PREFIX, Settings, load_settings
+from infra.settings import PREFIX, Settings, environment_of, load_settings
 
 FILE = "env"
-# The settings that another command needs to reach the running system; no secrets.
+# The settings that another command needs to reach the running system: passwords of the servers, but no API key.
 PUBLISHED = {
+    *("kafka_security_protocol", "kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password"),
+    *("cassandra_username", "cassandra_password"),
     *("kafka_brokers", "topic_prefix", "partitions", "cassandra_hosts", "cassandra_keyspace"),
     *("data_dir", "storage_url", "public_url", "url"),
 }
@@ -22,13 +25,13 @@ PUBLISHED = {
 @contextmanager
 def discovery_file(ready: Settings) -> Iterator[None]:
     """Keep the discovery file while the system runs."""
-    values = ready.model_copy(
-        update={"data_dir": ready.data_dir.absolute(), "url": f"http://{ready.own_address}"}
-    ).model_dump(include=PUBLISHED, exclude_none=True)
+    found = ready.model_copy(update={"data_dir": ready.data_dir.absolute(), "url": f"http://{ready.own_address}"})
+    published = {PREFIX + name.upper() for name in PUBLISHED}
+    values = {name: value for name, value in environment_of(found).items() if name in published}
     file = ready.data_dir / FILE
-    file.write_text(
-        "".join(f"export {PREFIX}{name.upper()}={shlex.quote(str(values[name]))}\n" for name in sorted(values))
-    )
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+        opened.write("".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(values.items())))
     try:
         yield
     finally:

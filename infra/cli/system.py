@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import structlog
+from pydantic import SecretStr
 
 from infra.cli.init import initialise
 from infra.devserver import EmbeddedServer, EmbeddedServers
@@ -18,10 +21,11 @@ from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK, free_ports, remembered_ports
 from infra.devserver.process import ChildProcess
+from infra.devserver.security import Security
 from infra.devserver.supervisor import Supervised, Supervisor
 from infra.errors import EXIT_FAILED, ExplainedError
 from infra.observability.metrics import Role
-from infra.settings import Settings, environment_of
+from infra.settings import PREFIX, Settings, environment_of
 
 logger = structlog.get_logger(__name__)
 
@@ -45,48 +49,75 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
     port = settings.port or next(free_ports(settings.host))
     _require_free(settings.host, port)
     async with AsyncExitStack() as stack:
-        servers: dict[str, EmbeddedServer] = {}
+        _make_private(settings.data_dir)
+        security = Security.remembered(settings.data_dir / "password")
+        servers: list[EmbeddedServer] = []
+        used: dict[str, Any] = {"port": port}
         if not settings.kafka_brokers:
-            servers["kafka_brokers"] = EmbeddedKafka(settings.data_dir)
+            servers.append(kafka := EmbeddedKafka(settings.data_dir, security))
         if not settings.cassandra_hosts:
-            servers["cassandra_hosts"] = EmbeddedCassandra(settings.data_dir)
-        await stack.enter_async_context(EmbeddedServers(*servers.values()))
-        server_addresses = {name: server.address for name, server in servers.items()}
-        settings = settings.model_copy(
-            update={
-                "port": port,
-                **server_addresses,
+            servers.append(cassandra := EmbeddedCassandra(settings.data_dir, security))
+        await stack.enter_async_context(EmbeddedServers(*servers))
+        if not settings.kafka_brokers:
+            used |= {
+                "kafka_brokers": kafka.address,
+                "kafka_security_protocol": kafka.protocol,
+                "kafka_sasl_mechanism": "PLAIN",
+                "kafka_sasl_username": security.username,
+                "kafka_sasl_password": SecretStr(security.password),
             }
-        )
+        if not settings.cassandra_hosts:
+            used |= {
+                "cassandra_hosts": cassandra.address,
+                "cassandra_username": security.username,
+                "cassandra_password": SecretStr(security.password),
+                "cassandra_tls": False,
+            }
+        settings = settings.model_copy(update=used)
         settings = settings.model_copy(update={"public_url": settings.effective_public_url})
         await initialise(settings)
         server_supervisor = Supervisor()
         stack.push_async_callback(server_supervisor.stop)
-        for server in servers.values():
+        for server in servers:
             server_supervisor.watch(Supervised(partial(_process_of, server), server.start, server.stop))
         # Stops before the servers, so that workers can drain and commit.
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         workers = _workers(compress_workers)
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
         ports = remembered_ports(settings.data_dir / "worker-ports.json", list(workers))
         addresses = {"api": settings.own_address, **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
-        _write_targets(settings.data_dir / TARGETS, addresses, {"api": "api", **workers})
-        commands = {"api": ["api"], **{name: ["worker", role] for name, role in workers.items()}}
+        roles: dict[str, Role] = {"api": "api", **workers}
+        _write_targets(settings.data_dir / TARGETS, addresses, roles)
         children = []
-        for name, arguments in commands.items():
+        for name, role in roles.items():
             own = {"worker_host": LOOPBACK, "worker_port": ports.get(name)}
             child = ChildProcess(
                 name,
-                [sys.executable, "-m", "infra.cli", *arguments],
+                [sys.executable, "-m", "infra.cli", *(["api"] if role == "api" else ["worker", role])],
                 log_path=settings.data_dir / "logs" / f"{name}.log",
-                env=environment_of(settings.model_copy(update=own)),
+                env=_environment(settings.model_copy(update=own), role),
             )
             await child.start()
             children.append(child)
             supervisor.watch(Supervised(partial(_itself, child), child.start, partial(child.stop, GRACE_SECONDS)))
         await _wait_until_ready(settings, addresses, children)
         yield settings
+
+
+def _make_private(data_dir: Path) -> None:
+    """Keep other users of this machine out of what `up` writes; a data dir that was there before keeps its mode."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in ("logs", "spool", "storage"):
+        folder = data_dir / name
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+
+
+def _environment(settings: Settings, role: Role) -> dict[str, str]:
+    """This process's environment with the settings of a child, without secrets that its role doesn't need."""
+    withheld = (PREFIX, "AWS_") if role == "progress" else (PREFIX,)
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith(withheld)}
+    return {**others, **environment_of(settings, role)}
 
 
 def _workers(compress_workers: int) -> dict[str, Role]:

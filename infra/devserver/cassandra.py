@@ -11,16 +11,20 @@ from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, N
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 from infra.devserver.ports import LOOPBACK
-from infra.devserver.security import Security
+from infra.devserver.security import USERNAME, Security
 from infra.devserver.server import HERE, EmbeddedServer
 
 PROBE_SECONDS = 5.0
 PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks
 
 
-SECURITY = Template("""\
+# Without the cache, a changed password is valid at once.
+SECURITY = """\
 authenticator: {class_name: PasswordAuthenticator}
 role_manager: {class_name: CassandraRoleManager}
+credentials_validity: 0ms
+"""
+TLS = Template("""\
 client_encryption_options:
   enabled: true
   optional: false
@@ -28,14 +32,16 @@ client_encryption_options:
   ssl_context_factory: {class_name: org.apache.cassandra.security.PEMBasedSslContextFactory}
   keystore: "$keystore"
 """)
-FIRST_USER = "cassandra"  # name and password of the superuser that a new node creates
+FIRST_PASSWORD = USERNAME  # of the superuser that a new node creates
+CHEAP_HASHES = "-Dcassandra.auth_bcrypt_gensalt_log2_rounds=4"
+"""A generated password can't be guessed: hashing it slowly would only cost each connection some 0.1 s."""
 
 
 class EmbeddedCassandra(EmbeddedServer):
     """One Cassandra node; its only remote access is CQL on loopback, without JMX.
 
-    ``security`` requires TLS and a login. Its user must be the superuser that a new node creates,
-    ``cassandra`` with that password; clients may create others.
+    ``security`` requires a login, over TLS if it has certificates. Its user must be the superuser that a new node
+    creates, whose password is changed before the node counts as ready; clients may create others.
     """
 
     name = "Cassandra"
@@ -45,8 +51,8 @@ class EmbeddedCassandra(EmbeddedServer):
 
     def __init__(self, data_dir: Path, security: Security | None = None) -> None:
         super().__init__(data_dir)
-        if security is not None and (security.username, security.password) != (FIRST_USER, FIRST_USER):
-            raise ValueError(f"the only user of a new Cassandra is {FIRST_USER}")
+        if security is not None and security.username != USERNAME:
+            raise ValueError(f"the only user of a new Cassandra is {USERNAME}")
         self._security = security
 
     async def prepare(self) -> list[str]:
@@ -55,7 +61,7 @@ class EmbeddedCassandra(EmbeddedServer):
             host=LOOPBACK,
             client_port=self._ports["client"],
             storage_port=self._ports["storage"],
-            security=SECURITY.substitute(keystore=self._security.keystore) if self._security else "",
+            security=self._security_config(),
         )
         jamm = next(jar for jar in self._class_path if jar.name.startswith("jamm-"))
         return [
@@ -64,14 +70,30 @@ class EmbeddedCassandra(EmbeddedServer):
             f"-Dcassandra.config={config.as_uri()}",
             f"-Dcassandra.storagedir={self.directory}",
             "-Dcassandra-foreground=yes",
+            *([CHEAP_HASHES] if self._security else []),
             "org.apache.cassandra.service.CassandraDaemon",
         ]
 
     async def answers(self) -> bool:
         return await asyncio.to_thread(self._answers)
 
+    def _security_config(self) -> str:
+        if self._security is None:
+            return ""
+        return SECURITY + (TLS.substitute(keystore=self._security.keystore) if self._security.keystore else "")
+
     def _answers(self) -> bool:
+        password = self._security.password if self._security else None
+        if self._execute(password, "SELECT release_version FROM system.local"):
+            return True
+        if password is not None and password != FIRST_PASSWORD:
+            self._execute(FIRST_PASSWORD, f"ALTER ROLE {USERNAME} WITH PASSWORD = '{password}'")
+        return False
+
+    def _execute(self, password: str | None, cql: str) -> bool:
+        """Run a statement on this node; whether it was possible."""
         only_this = ExecutionProfile(WhiteListRoundRobinPolicy([LOOPBACK]), request_timeout=PROBE_SECONDS)
+        cafile = self._security.cafile if self._security else None
         with Cluster(
             [LOOPBACK],
             self.port,
@@ -79,10 +101,11 @@ class EmbeddedCassandra(EmbeddedServer):
             connect_timeout=PROBE_SECONDS,
             control_connection_timeout=PROBE_SECONDS,
             execution_profiles={EXEC_PROFILE_DEFAULT: only_this},
-            auth_provider=PlainTextAuthProvider(FIRST_USER, FIRST_USER) if self._security else None,
-            ssl_context=ssl.create_default_context(cafile=self._security.cafile) if self._security else None,
+            auth_provider=PlainTextAuthProvider(USERNAME, password) if password else None,
+            ssl_context=ssl.create_default_context(cafile=cafile) if cafile else None,
         ) as cluster:
             try:
-                return cluster.connect().execute("SELECT release_version FROM system.local").one() is not None
+                cluster.connect().execute(cql)
             except (NoHostAvailable, DriverException):
                 return False
+            return True

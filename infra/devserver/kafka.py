@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -21,11 +21,18 @@ FORMAT_SECONDS = 60.0
 JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 
 
+# The controller has the same user: whoever may speak to it may change everything.
 SECURITY = Template("""\
 sasl.enabled.mechanisms=PLAIN
 sasl.mechanism.inter.broker.protocol=PLAIN
-listener.name.client.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-username="$username" password="$password" user_$username="$password";
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.client.plain.sasl.jaas.config=$login
+listener.name.controller.plain.sasl.jaas.config=$login
+""")
+LOGIN = Template("""\
+org.apache.kafka.common.security.plain.PlainLoginModule required \
+username="$username" password="$password" user_$username="$password";""")
+TLS = Template("""\
 ssl.keystore.type=PEM
 ssl.keystore.location=$keystore
 ssl.truststore.type=PEM
@@ -36,7 +43,7 @@ ssl.truststore.location=$cafile
 class EmbeddedKafka(EmbeddedServer):
     """One Kafka broker and controller with unlimited retention, without automatic creation of topics.
 
-    ``security`` requires SASL_SSL with the mechanism PLAIN.
+    ``security`` requires SASL with the mechanism PLAIN, over TLS if it has certificates.
     """
 
     name = "Kafka"
@@ -54,8 +61,9 @@ class EmbeddedKafka(EmbeddedServer):
             host=LOOPBACK,
             client_port=self._ports["client"],
             controller_port=self._ports["controller"],
-            client_protocol="SASL_SSL" if self._security else "PLAINTEXT",
-            security=SECURITY.substitute(asdict(self._security)) if self._security else "",
+            client_protocol=self.protocol,
+            controller_protocol="SASL_PLAINTEXT" if self._security else "PLAINTEXT",
+            security=self._security_config(),
         )
         if not (self.directory / "data" / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
@@ -84,12 +92,28 @@ class EmbeddedKafka(EmbeddedServer):
         finally:
             await admin.close()
 
+    @property
+    def protocol(self) -> Literal["PLAINTEXT", "SASL_PLAINTEXT", "SASL_SSL"]:
+        """Security protocol for clients."""
+        if self._security is None:
+            return "PLAINTEXT"
+        return "SASL_SSL" if self._security.keystore else "SASL_PLAINTEXT"
+
+    def _security_config(self) -> str:
+        if self._security is None:
+            return ""
+        values = asdict(self._security)
+        config = SECURITY.substitute(login=LOGIN.substitute(values))
+        return config + TLS.substitute(values) if self._security.keystore else config
+
     def _credentials(self) -> dict[str, Any]:
         if self._security is None:
             return {}
         return {
-            "security_protocol": "SASL_SSL",
-            "ssl_context": ssl.create_default_context(cafile=self._security.cafile),
+            "security_protocol": self.protocol,
+            "ssl_context": ssl.create_default_context(cafile=self._security.cafile)
+            if self._security.keystore
+            else None,
             "sasl_mechanism": "PLAIN",
             "sasl_plain_username": self._security.username,
             "sasl_plain_password": self._security.password,

@@ -57,7 +57,7 @@ class ChildProcess:
     is tied to the *thread* that called :meth:`start`: start children from a thread that outlives them.
     Remaining processes of its session are killed when the child ends.
 
-    ``env`` is added to this process's environment; ``pass_fds`` are the file descriptors that the child inherits.
+    ``env`` is its environment, None that of this process; ``pass_fds`` are the file descriptors that it inherits.
     Standard output and standard error are appended to ``log_path``; beyond 10 MiB its content moves to ``….1``.
     """
 
@@ -70,6 +70,7 @@ class ChildProcess:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
+        umask: int = -1,
     ) -> None:
         self.name = name
         self.argv = list(argv)
@@ -77,6 +78,7 @@ class ChildProcess:
         self._env = env
         self._cwd = cwd
         self._pass_fds = pass_fds
+        self._umask = umask
         self._process: asyncio.subprocess.Process | None = None
         self._log_start = 0
         self._attend_task: asyncio.Task[None] | None = None
@@ -112,7 +114,8 @@ class ChildProcess:
                 stdout=log,
                 stderr=log,
                 cwd=self._cwd,
-                env={**os.environ, **(self._env or {})},
+                env=self._env,
+                umask=self._umask,
                 pass_fds=self._pass_fds,
                 start_new_session=True,
             )

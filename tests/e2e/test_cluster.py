@@ -35,8 +35,8 @@ def environment(s3_server: S3Server, shop: Shop, tmp_path_factory: pytest.TempPa
     """What a process of ours needs to know of a Kafka and a Cassandra with TLS and passwords, and of a bucket."""
     folder = tmp_path_factory.mktemp("cluster")
     keystore, cafile = write_certificates(folder)
-    kafka = EmbeddedKafka(folder, Security(keystore, cafile, "shrink", "kafka-secret"))
-    cassandra = EmbeddedCassandra(folder, Security(keystore, cafile, "cassandra", "cassandra"))
+    kafka = EmbeddedKafka(folder, Security("shrink", "kafka-secret", keystore, cafile))
+    cassandra = EmbeddedCassandra(folder, Security("cassandra", "cassandra", keystore, cafile))
     servers = EmbeddedServers(kafka, cassandra)
     s3_server.client().create_bucket(Bucket=BUCKET)
     with asyncio.Runner() as runner:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,13 @@ HEADER = "S. No.,Product Name,Input Image URLs\n"
 def environment(data_dir: Path, shop: Shop) -> dict[str, str]:
     """A machine without a Kafka or Cassandra of its own."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKSTREAM_")}
-    return {**plain, "SHRINKSTREAM_DATA_DIR": str(data_dir), "SHRINKSTREAM_FETCH_ALLOW": shop.address}
+    return {
+        **plain,
+        "SHRINKSTREAM_DATA_DIR": str(data_dir),
+        "SHRINKSTREAM_FETCH_ALLOW": shop.address,
+        "SHRINKSTREAM_WEBHOOK_SECRET": shop.secret,
+        "AWS_SECRET_ACCESS_KEY": "of-the-bucket",
+    }
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -88,6 +95,28 @@ def test_a_second_up_goes_on_where_a_killed_one_was(resumed: Resumed) -> None:
     assert call(resumed.url, "GET", f"/api/status/{resumed.done}").json["status"] == "completed"
     status = completed(resumed.url, resumed.begun, timeout=90)
     assert (status["succeeded"], status["failed"]) == (300, 0)
+
+
+def test_up_keeps_its_files_from_other_users(resumed: Resumed) -> None:
+    assert resumed.data_dir.stat().st_mode & 0o077 == 0
+    for name in ("kafka", "cassandra", "storage", "spool", "logs", "env", "password"):
+        assert (resumed.data_dir / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_each_process_has_only_the_secrets_of_its_role(resumed: Resumed) -> None:
+    secrets = ("KAFKA_SASL_PASSWORD", "CASSANDRA_PASSWORD", "WEBHOOK_SECRET")
+    given: dict[str, set[str]] = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            variables = process.environ()
+            if variables.get("SHRINKSTREAM_DATA_DIR") == str(resumed.data_dir):
+                role = (process.cmdline()[-1:] or [""])[0]
+                given.setdefault(role, set()).update(name for name in secrets if f"SHRINKSTREAM_{name}" in variables)
+                given[role].update({"AWS"} & {name.partition("_")[0] for name in variables})
+    assert given["api"] == {"KAFKA_SASL_PASSWORD", "CASSANDRA_PASSWORD", "AWS"}
+    assert given["compress"] == {"KAFKA_SASL_PASSWORD", "AWS"}
+    assert given["progress"] == {"KAFKA_SASL_PASSWORD"}
+    assert given["projections"] == {"KAFKA_SASL_PASSWORD", "CASSANDRA_PASSWORD", "WEBHOOK_SECRET", "AWS"}
 
 
 NEEDS = {

@@ -8,19 +8,23 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import UnknownTopicOrPartitionError
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
+from cassandra import DriverException
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
 from infra.devserver import EmbeddedServer, EmbeddedServerError, EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.security import Security
 
 END_SECONDS = 30.0
 
@@ -166,6 +170,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.security import Security
 from infra.devserver.cassandra import EmbeddedCassandra
 
 async def main():
@@ -251,3 +256,58 @@ async def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:
             await producer.send_and_wait("no-such-topic", b"lost?")
     finally:
         await producer.stop()
+
+
+async def kafka_answers(address: str, **credentials: str) -> bool:
+    client = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=5000, **credentials)
+    try:
+        async with asyncio.timeout(10):
+            await client.start()
+            return bool((await client.describe_cluster())["brokers"])
+    except (KafkaError, TimeoutError, OSError):
+        return False
+    finally:
+        await client.close()
+
+
+def cassandra_answers(address: str, login: PlainTextAuthProvider | None) -> bool:
+    with cluster_of(address) as cluster:
+        cluster.auth_provider = login
+        try:
+            return cluster.connect().execute("SELECT release_version FROM system.local").one() is not None
+        except (NoHostAvailable, DriverException):
+            return False
+
+
+def plain_login(security: Security) -> dict[str, str]:
+    return {
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": security.username,
+        "sasl_plain_password": security.password,
+    }
+
+
+async def test_generated_password_keeps_other_local_users_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHRINKSTREAM_API_KEYS", "SECRET")
+    security = Security.remembered(tmp_path / "password")
+    wrong = replace(security, password="cassandra")
+    for _ in range(2):  # a new data dir, and a used one
+        assert Security.remembered(tmp_path / "password") == security
+        kafka, cassandra = EmbeddedKafka(tmp_path, security), EmbeddedCassandra(tmp_path, security)
+        async with EmbeddedServers(kafka, cassandra):
+            controller = f"127.0.0.1:{kafka._ports['controller']}"
+            assert await kafka_answers(kafka.address, **plain_login(security))
+            assert not await kafka_answers(kafka.address)
+            assert not await kafka_answers(controller)
+            assert not await kafka_answers(kafka.address, **plain_login(wrong))
+            for login, answers in (
+                (PlainTextAuthProvider(security.username, security.password), True),
+                (PlainTextAuthProvider(wrong.username, wrong.password), False),
+                (None, False),
+            ):
+                assert await asyncio.to_thread(cassandra_answers, cassandra.address, login) is answers
+            assert "SHRINKSTREAM" not in " ".join(psutil.Process(kafka.process.pid).environ())
+    others = [path for path in (tmp_path / "kafka", tmp_path / "cassandra") if path.stat().st_mode & 0o077]
+    assert (tmp_path / "password").stat().st_mode & 0o077 == 0
+    assert others == []
