@@ -41,6 +41,7 @@ logger = structlog.get_logger(__name__)
 REQUESTS_PER_PASS = 20
 """Requests for which one pass reads the log."""
 WRITES_IN_FLIGHT = 2000
+LONGEST_BACKOFF = timedelta(hours=1)
 RECORDS_AT_ONCE = 200  # until other tasks of the event loop get their turn
 
 
@@ -59,6 +60,7 @@ class Reconciler:
         # Cooldown per (request, run). The table lags behind the events just written, and a request whose images are
         # merely queued must not starve the others.
         self._reconciled: dict[tuple[str, int], datetime] = {}
+        self._backoff = Backoff(self._limits.stall_after, max(LONGEST_BACKOFF, self._limits.stall_after))
 
     async def run_pass(self, rows: Iterable[tuple[str, bytes]], read: Read) -> None:
         """Carry out what is due of the requests; of those that need the log read, the rest in the next pass."""
@@ -74,7 +76,8 @@ class Reconciler:
                 case None:
                     pass
                 case event:
-                    await self._events.append(event)
+                    if self._backoff.is_due(event.id, now):
+                        await self._events.append(event)
             await asyncio.sleep(0)
         if found:
             async with LogReader.open(self._settings) as reader:
@@ -217,6 +220,33 @@ class Reconciler:
             if image.index in images:
                 images.discard(image.index)
                 yield image
+
+
+class Backoff:
+    """Exponential backoff of events that are published until they have their effect: their consumer may be away."""
+
+    def __init__(self, first: timedelta, longest: timedelta) -> None:
+        self._first = first
+        self._longest = longest
+        self._next: dict[str, tuple[datetime, timedelta]] = {}  # id → when it is due again, and the pause after that
+
+    def __len__(self) -> int:
+        return len(self._next)
+
+    def is_due(self, event_id: str, now: datetime) -> bool:
+        """Whether the event is to be published now; if so, the pause until the next time begins."""
+        self._forget(now)
+        at, pause = self._next.get(event_id, (now, self._first))
+        if now < at:
+            return False
+        self._next.pop(event_id, None)  # to the end: they are in about the order of their times
+        self._next[event_id] = (now + pause, min(2 * pause, self._longest))
+        return True
+
+    def _forget(self, now: datetime) -> None:
+        """Forget the events that weren't due again: they had their effect."""
+        while self._next and now - (oldest := next(iter(self._next.items())))[1][0] > self._longest:
+            del self._next[oldest[0]]
 
 
 class _Writes:
