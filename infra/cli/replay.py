@@ -81,7 +81,8 @@ async def _replay_projection(
         if what == "history":
             deliveries = Deliveries(session, settings.partitions)
             return await rebuild_history(settings, history, deliveries, request_id, on_events)
-        output = OutputCsv(history, Storage.of(settings), EventLog(settings), settings.data_dir / "spool", patience=0)
+        spool = settings.data_dir / "spool"
+        output = OutputCsv(history, Storage.of(settings), EventLog(settings), spool, history_timeout=0)
         outputs = partial(rebuild_outputs, settings, output, request_id, on_events, verify=verify)
         if verify:
             return await _verify_twice(outputs)

@@ -264,8 +264,10 @@ REQUEST_SECONDS = _histogram(
 OUTPUT_SECONDS = _histogram(
     "output_csv_seconds", "duration of writing an output CSV", of=("projections",), buckets=STAGE_BUCKETS
 )
-OUTPUTS_POSTPONED = _counter(
-    "output_csvs_postponed_total", "output CSVs requeued because the history lags", of=("projections",)
+OUTPUTS_RECALLED = _counter(
+    "output_csvs_recalled_total",
+    "output CSVs whose results were read from the log, as the history lagged",
+    of=("projections",),
 )
 HISTORY_WAITING = _sampled("history_writes_waiting", "writes to the history that wait for a batch", of=("projections",))
 WEBHOOK_ATTEMPTS = _counter(

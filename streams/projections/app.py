@@ -114,7 +114,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
         storage,
         Retention(settings(), event_log, storage),
         deliveries,
-        ImageMessages(history, deliveries, event_log, recall=partial(recall, settings(), history)),
+        ImageMessages(history, deliveries, recall=partial(recall, settings(), history)),
         Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
     )
 

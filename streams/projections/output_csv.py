@@ -1,13 +1,11 @@
-"""The output CSV: the rows of the upload, in order, with what became of their images.
+"""The output CSV: the rows of the upload, in order, with the results of their images.
 
-It is written from the history and refuses to be written with a gap: where the history lags behind the log, it
-waits; where that takes too long, it is put off.
+It is written from the history, and never with a gap: where the history lags behind the log, it waits for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,30 +18,17 @@ from infra.storage import Storage
 from streams.events.base import utc_now
 from streams.events.requests import OutputCsvRequested, RequestCompleted
 from streams.log.producer import EventLog
-from streams.projections import csv_format
+from streams.projections import csv_format, lag
 from streams.projections.history import History
+from streams.projections.lag import HistoryLagsError, Recall, with_history
+from streams.request.lifecycle import Lifecycle
 from streams.request.tally import chunk_count, chunk_range
 
-log = structlog.get_logger(__name__)
-
-GAP_PATIENCE = 15.0  # seconds one attempt waits for the next result to come into the history
-GAP_POLL = 0.2
-
-
-# Brings the results of a request that are on the log into the history, from when it was created on.
-Recall = Callable[[str, datetime], Awaitable[None]]
-
-
-class HistoryLagsError(Exception):
-    """Results of the request are not in the history yet; the message says which."""
-
-
-class _SuccessesMissingError(HistoryLagsError):
-    """Among them are images that the history has as failed, and the event as succeeded."""
+logger = structlog.get_logger(__name__)
 
 
 class OutputCsv:
-    """Writes output CSVs and says that their requests are complete."""
+    """Writes output CSVs and completes their requests."""
 
     def __init__(
         self,
@@ -51,39 +36,38 @@ class OutputCsv:
         storage: Storage,
         event_log: EventLog,
         spool: Path,
-        patience: float | None = None,
+        history_timeout: float | None = None,
         recall: Recall | None = None,
     ) -> None:
         self._history = history
         self._storage = storage
-        self._log = event_log
+        self._events = event_log
         self._spool = spool
         self._recall = recall
-        self._patience = GAP_PATIENCE if patience is None else patience
+        self._history_timeout = lag.HISTORY_TIMEOUT if history_timeout is None else history_timeout
 
     async def publish(self, event: OutputCsvRequested) -> None:
         """Write the output CSV of a request whose images all have their result, then RequestCompleted.
 
-        Done again, it writes the same bytes to the same place and an event of the same id.
+        Done again, it writes the same bytes to the same key and an event of the same id. An event whose sums are not
+        those of the log is dropped: either they are out of date, or progress requests the output CSV again.
         """
-        if (await self._history.lifecycle(event.request_id)).is_expired:
-            return  # a redelivered event must not restore what was removed
+        if _is_superseded(event, await self._history.lifecycle(event.request_id)):
+            return
         path = output_path(event)
-        try:
-            await self._write(event, path)
-        except HistoryLagsError as lag:
-            life = await self._history.lifecycle(event.request_id)
-            if life.is_past(event.run) and not isinstance(lag, _SuccessesMissingError):
-                return  # what it counts is out of date: a late success was told since, or a retry has begun
-            await asyncio.sleep(GAP_POLL)
-            # To the end of the queue: others must not wait behind it, and it must not be lost.
-            metrics.OUTPUTS_POSTPONED.inc()
-            log.warning("output CSV put off", request_id=event.request_id, reason=str(lag))
+
+        async def recall() -> None:
+            metrics.OUTPUTS_RECALLED.inc()
             if self._recall is not None:
                 await self._recall(event.request_id, event.created_at)
-            await self._log.append(event)
+
+        try:
+            await with_history(lambda: self._write(event, path), recall)
+        except HistoryLagsError as gap:
+            if not (await self._history.lifecycle(event.request_id)).is_past(event.run):
+                logger.warning("output CSV not written", request_id=event.request_id, run=event.run, reason=str(gap))
             return
-        await self._log.append(
+        await self._events.append(
             RequestCompleted(
                 **event.model_dump(exclude={"header"}),
                 time=event.time,
@@ -94,14 +78,14 @@ class OutputCsv:
         seconds = max(0.0, (utc_now() - event.created_at).total_seconds())
         metrics.REQUESTS_COMPLETED.inc()
         metrics.REQUEST_SECONDS.observe(seconds)
-        log.info("request completed", request_id=event.request_id, run=event.run, seconds=seconds, failed=event.failed)
+        logger.info("request completed", **event.log_fields(), run=event.run, seconds=seconds, failed=event.failed)
 
     async def rewrite(self, event: OutputCsvRequested) -> None:
-        """Write the output CSV again and tell nobody. Raises HistoryLagsError."""
+        """Write the output CSV again without an event. Raises HistoryLagsError."""
         await self._write(event, output_path(event))
 
     async def differs(self, event: OutputCsvRequested) -> bool:
-        """Whether the stored output CSV is other than what the history says now, or not there."""
+        """Whether the stored output CSV differs from the history, or is missing."""
         stored = await self._storage.get(output_path(event))
         if stored is None:
             return True
@@ -134,8 +118,7 @@ class OutputCsv:
             file.write(_rows(pending, with_errors=event.failed > 0))
             file.flush()
             if failed != event.failed:
-                lag = HistoryLagsError if failed < event.failed else _SuccessesMissingError
-                raise lag(f"{failed} failed images in the history, {event.failed} in the progress table")
+                raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
             file.seek(0)
             yield file
 
@@ -151,17 +134,25 @@ class OutputCsv:
                 if settled == wanted:
                     break
                 if len(settled) > seen:
-                    seen, deadline = len(settled), loop.time() + self._patience
+                    seen, deadline = len(settled), loop.time() + self._history_timeout
                 if loop.time() >= deadline:
                     missing = sorted(set(wanted) - set(settled))
                     raise HistoryLagsError(f"{len(missing)} results are missing, the first is image {missing[0]}")
-                await asyncio.sleep(GAP_POLL)
+                await asyncio.sleep(lag.HISTORY_POLL)
             yield images
 
 
 def output_path(event: OutputCsvRequested) -> str:
     """The storage key of an output CSV; a run of a request has its own."""
     return f"csv/{event.request_id}/{event.run}.csv"
+
+
+def _is_superseded(event: OutputCsvRequested, life: Lifecycle) -> bool:
+    """Whether there is nothing left to do: the request expired, or its run is completed with as few failures."""
+    done = life.completion
+    if life.is_expired:
+        return True
+    return done is not None and (done.run > event.run or (done.run == event.run and done.failed <= event.failed))
 
 
 def _is_settled(image: Any, run: int) -> bool:

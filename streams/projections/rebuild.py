@@ -20,7 +20,8 @@ from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.projections.image_digest import ImageDigest
-from streams.projections.output_csv import HistoryLagsError, OutputCsv
+from streams.projections.lag import HistoryLagsError
+from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
 from streams.request.tally import chunk_count, chunk_range
 from streams.webhooks.images import ImageMessages

@@ -1,59 +1,54 @@
 """Messages about images: up to 100 of a request at a time, made from the history once all have their result."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 import structlog
 
 from streams.events.progress import ImagesSettled
-from streams.log.producer import EventLog
+from streams.projections import lag
 from streams.projections.history import LISTED_COLUMNS, History
+from streams.projections.lag import HistoryLagsError, Recall, with_history
 from streams.request.tally import chunk_of
 from streams.webhooks.delivery import Origin
 from streams.webhooks.message import images_id, images_message
 from streams.webhooks.store import Deliveries, Hint
 
-log = structlog.get_logger(__name__)
-
-PATIENCE = 15.0  # seconds one try waits for the history
-POLL = 0.2
-
-# Brings the results of a request that are on the log into the history, from when it was created on.
-Recall = Callable[[str, datetime], Awaitable[None]]
+logger = structlog.get_logger(__name__)
 
 
 class ImageMessages:
-    """Makes the messages about settled images; ``event_log`` and ``recall`` are for `take` alone."""
+    """Makes the messages about settled images; ``recall`` is for `take` alone."""
 
     def __init__(
         self,
         history: History,
         deliveries: Deliveries,
-        event_log: EventLog | None = None,
         recall: Recall | None = None,
     ) -> None:
         self._history = history
         self._deliveries = deliveries
-        self._log = event_log
         self._recall = recall
 
     async def take(self, event: ImagesSettled) -> list[Hint]:
-        """Record the messages once the history has the images; where it lags for long, put that off.
+        """Record the messages once the history has the images; none if they are not on the log either."""
 
-        To the end of the queue, as an output CSV is: others must not wait behind it, and it must not be lost.
-        """
-        deadline = asyncio.get_running_loop().time() + PATIENCE
+        async def recall() -> None:
+            if self._recall is not None:
+                await self._recall(event.request_id, event.created_at)
+
+        try:
+            return await with_history(lambda: self._await_images(event), recall)
+        except HistoryLagsError as gap:
+            logger.error("webhooks about images given up", **event.log_fields(), reason=str(gap))
+            return []
+
+    async def _await_images(self, event: ImagesSettled) -> list[Hint]:
+        deadline = asyncio.get_running_loop().time() + lag.HISTORY_TIMEOUT
         while (hints := await self.record(event)) is None:
             if asyncio.get_running_loop().time() > deadline:
-                assert self._log is not None
-                assert self._recall is not None
-                log.warning("webhooks about images put off", request_id=event.request_id, first=event.first)
-                await self._recall(event.request_id, event.created_at)
-                await self._log.append(event)
-                return []
-            await asyncio.sleep(POLL)
+                raise HistoryLagsError(f"some results of {event.count} images from {event.first} on are missing")
+            await asyncio.sleep(lag.HISTORY_POLL)
         return hints
 
     async def record(self, event: ImagesSettled) -> list[Hint] | None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.requests import RequestCompleted, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
-from streams.projections import output_csv
+from streams.projections import lag
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
 from tests.support.examples import HEADER, failed, output_requested, processed, requested
@@ -49,7 +50,7 @@ class Room:
     async def completions(self) -> list[Event]:
         return await events_in(self.settings, Topics(self.settings.topic_prefix).requests, self.request_id)
 
-    async def put_off(self) -> list[Event]:
+    async def copies(self) -> list[Event]:
         return await events_in(self.settings, Topics(self.settings.topic_prefix).output_requests, self.request_id)
 
 
@@ -69,9 +70,9 @@ async def room(settings: Settings, request_id: str) -> AsyncIterator[Room]:
 
 
 @pytest.fixture(autouse=True)
-def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 0.3)
-    monkeypatch.setattr(output_csv, "GAP_POLL", 0.02)
+def _short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 0.3)
+    monkeypatch.setattr(lag, "HISTORY_POLL", 0.02)
 
 
 def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequested]:
@@ -156,7 +157,7 @@ async def test_the_completion_says_what_was_counted_and_where_the_output_is(
         assert event.output_csv_path == f"csv/{request_id}/0.csv"
         assert event.time == due.time
         assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump(exclude={"header"})
-        assert await at.put_off() == []
+        assert await at.copies() == []
 
 
 async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
@@ -177,9 +178,7 @@ async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settin
 # --- gaps
 
 
-async def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_the_queue(
-    settings: Settings, request_id: str
-) -> None:
+async def test_gap_writes_nothing_and_appends_no_copy(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
         await at.record([results[0], results[2]])
@@ -187,19 +186,48 @@ async def test_with_a_gap_nothing_is_written_and_the_event_goes_to_the_end_of_th
         await at.output.publish(due)
         assert await at.stored() is None
         assert await at.completions() == []
-        assert await at.put_off() == [due]
-        assert (await at.put_off())[0].id == due.id
+        assert await at.copies() == []
         await at.record(results)
         await at.output.publish(due)
         assert await at.stored() is not None
         assert len(await at.completions()) == 1
-        assert await at.put_off() == [due]
+        assert await at.copies() == []
+
+
+async def test_missing_results_are_recalled_once(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        results = [processed(image) for image in images_of(request_id, [2, 1])]
+        await at.record(results[:1])
+        recalled: list[str] = []
+
+        async def recall(of_request: str, since: datetime) -> None:
+            recalled.append(of_request)
+            await at.record(results)
+
+        at.output._recall = recall
+        await at.output.publish(output_requested(results))
+        assert recalled == [request_id]
+        assert len(await at.completions()) == 1
+        assert await at.copies() == []
+
+
+async def test_completed_run_is_not_written_again(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b)])
+        due = output_requested([processed(a), failed(b)])
+        await at.output.publish(due)
+        await at.record(await at.completions())
+        await at.storage.remove(f"csv/{request_id}")
+        await at.output.publish(due)
+        assert len(await at.completions()) == 1
+        assert await at.stored() is None
 
 
 async def test_a_history_that_lags_a_little_is_waited_for(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 30.0)
+    monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 30.0)
 
     async with room(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2])]
@@ -210,14 +238,14 @@ async def test_a_history_that_lags_a_little_is_waited_for(
         assert await at.stored() is None
         await at.record(results[1:])
         await asyncio.wait_for(publishing, 10)
-        assert await at.put_off() == []
+        assert await at.copies() == []
         assert len(await at.completions()) == 1
 
 
 async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output_csv, "GAP_PATIENCE", 0.6)
+    monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 0.6)
 
     async with room(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [1001, 4])]
@@ -227,7 +255,7 @@ async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes
             await asyncio.sleep(0.3)
             await at.record([result])
         await asyncio.wait_for(publishing, 10)
-        assert await at.put_off() == []
+        assert await at.copies() == []
         assert len(await at.completions()) == 1
 
 
@@ -241,7 +269,7 @@ async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Setti
         await at.record([*(failed(image, "fetch_timeout") for image in first), results[0]])
         due = output_requested(results, run=1)
         await at.output.publish(due)
-        assert await at.put_off() == [due]
+        assert await at.copies() == []
         assert await at.stored(run=1) is None
         await at.record(results)
         await at.output.publish(due)
@@ -260,10 +288,10 @@ async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_f
         await at.record([failed(image), processed(again)])
         due = output_requested([failed(image)])
         await at.output.publish(due)
-        assert await at.put_off() == [due]
+        assert await at.copies() == []
         await at.record([RequestRetried(request_id=request_id, run=1, created_at=image.time)])
         await at.output.publish(due)
-        assert await at.put_off() == [due]
+        assert await at.copies() == []
         assert await at.completions() == []
         await at.output.publish(output_requested([processed(again)], run=1))
         assert len(await at.completions()) == 1
@@ -279,14 +307,14 @@ async def test_a_success_after_the_completion_comes_into_the_output_csv_once_the
         await at.record(await at.completions())
         corrected = output_requested([processed(a), processed(b)])
         await at.output.publish(corrected)
-        assert await at.put_off() == [corrected]
+        assert await at.copies() == []
         await at.record([processed(b)])
         await at.output.publish(corrected)
         assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
         assert b"fetch_http" not in (await at.stored() or b"fetch_http")
 
 
-async def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: Settings, request_id: str) -> None:
+async def test_sums_that_history_contradicts_are_dropped(settings: Settings, request_id: str) -> None:
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 
     async with room(settings, request_id) as at:
@@ -295,14 +323,14 @@ async def test_sums_that_the_history_does_not_agree_with_are_put_off(settings: S
         outdated = output_requested([processed(a), failed(b)])
         await at.output.publish(outdated)
         assert await at.stored() is None
-        assert await at.put_off() == [outdated]
+        assert await at.copies() == []
 
         await at.output.publish(output_requested([processed(a), processed(b)]))
         (event,) = await at.completions()
         await at.record([event])
         first = await at.stored()
         await at.output.publish(outdated)
-        assert await at.put_off() == [outdated], "it would come again for ever"
+        assert await at.copies() == []
         assert await at.completions() == [event]
         assert await at.stored() == first
 

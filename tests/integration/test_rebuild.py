@@ -213,7 +213,7 @@ async def test_an_output_csv_is_compared_once_its_request_is_complete_with_what_
 ) -> None:
     async with room(settings, request_id) as at:
         storage = Storage.of(settings)
-        output = OutputCsv(at.history, storage, at.log, settings.data_dir / "spool", patience=0)
+        output = OutputCsv(at.history, storage, at.log, settings.data_dir / "spool", history_timeout=0)
 
         async def compared(*, verify: bool = True) -> list[str]:
             report = Report()
