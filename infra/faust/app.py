@@ -5,18 +5,14 @@ import logging
 import threading
 from collections.abc import Awaitable, Mapping
 from time import monotonic
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import faust
 from faust.app.base import BootStrategy
 from faust.auth import SASLCredentials, SSLCredentials
-from faust.tables.manager import TableManager
-from faust.tables.recovery import Recovery, ServiceStopped
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.auth import CredentialsT
-from mode import Seconds
-from mode.services import WaitArgT
 from mode.utils.objects import cached_property
 from mode.utils.queues import FlowControlEvent
 
@@ -28,6 +24,7 @@ from infra.faust.flow import GuardedFlowControl, GuardedStream
 from infra.faust.handle import GuardedAgent
 from infra.faust.monitor import WorkerMonitor
 from infra.faust.producer import PUBLISH_TIMEOUT, GuardedProducer, GuardedTopic
+from infra.faust.tables import GuardedTable, GuardedTableManager
 from infra.faust.worker_app import STOP_DRAIN, WorkerApp
 from infra.observability import metrics
 from infra.observability.metrics import Role
@@ -60,42 +57,6 @@ FIXED: Mapping[str, Any] = {
 }
 
 logger = logging.getLogger(__name__)
-
-
-class GuardedRecovery(Recovery):
-    """Ends the process when a rebalance can't be completed; measures the duration of recoveries.
-
-    Trap: Faust takes a step that exceeds its timeout for a stop of the service (tables/recovery.py ``_wait``):
-    the worker stays in the group and never processes anything again.
-    """
-
-    async def _wait(self, coro: WaitArgT, timeout: Seconds | None = None) -> None:
-        try:
-            await super()._wait(coro, timeout)
-        except ServiceStopped:
-            if not self.should_stop:
-                end_process(f"the brokers did not answer in {timeout} s during a rebalance")
-            raise
-
-    def _set_recovery_started(self) -> None:
-        if not self.in_recovery:
-            self._began_at = monotonic()
-        super()._set_recovery_started()
-
-    def _set_recovery_ended(self) -> None:
-        if self.in_recovery:
-            cast("GuardedApp", self.app).worker_monitor.note_recovery(monotonic() - self._began_at)
-        super()._set_recovery_ended()
-
-
-class GuardedTableManager(TableManager):
-    """Makes the guarded recovery."""
-
-    @property
-    def recovery(self) -> Recovery:
-        if self._recovery is None:
-            self._recovery = GuardedRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
-        return self._recovery
 
 
 class GuardedTransport(driver.Transport):
@@ -271,6 +232,7 @@ def create_app(
         Agent=GuardedAgent,
         Topic=GuardedTopic,
         Stream=GuardedStream,
+        Table=GuardedTable,
         TableManager=GuardedTableManager,
         **options,
     )

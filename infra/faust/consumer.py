@@ -44,6 +44,14 @@ STALL_FACTOR = 3
 class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
     """F2: bounded LeaveGroup on shutdown. Polls at most the free in-flight capacity of each partition."""
 
+    async def on_start(self) -> None:
+        """Z1: the answers to heartbeats renew the lease of an app with tables, or end it."""
+        await super().on_start()
+        app = cast("WorkerApp", self.app)
+        if app.tables.changelog_topics:
+            coordinator = self._ensure_consumer()._coordinator
+            coordinator._send_req = app.lease.observing(coordinator._send_req)
+
     async def _fetch_records(
         self,
         consumer: Any,
@@ -324,6 +332,7 @@ class GuardedConsumer(driver.Consumer):
         Trap: Faust forgets which offsets are finished, and then waits for the streams and commits nothing
         (transport/consumer.py ``on_partitions_revoked``): every rebalance redelivers a commit interval.
         """
+        self.app.lease.term += 1
         if assignment := self.assignment():
             self.stop_flow()
             self.app.flow_control.suspend()

@@ -1,17 +1,20 @@
 """F5, F6: changelog writes that the brokers acknowledge, or the process ends."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.transport.drivers import aiokafka as driver
 from faust.transport.producer import ProducerBuffer
+from faust.types import TP
 from faust.types.transports import ProducerT
 from faust.types.tuples import FutureMessage
 
 from infra.errors import end_process
+from infra.faust.fence import FencedProducer
+from infra.faust.worker_app import WorkerApp
 from infra.observability import metrics
 
 PUBLISH_TIMEOUT = 30.0
@@ -53,7 +56,7 @@ class GuardedBuffer(ProducerBuffer):
 
 
 class GuardedProducer(driver.Producer):
-    """Faust's producer, which only writes changelogs here: idempotent, with the guarded buffer."""
+    """Faust's producer, which only writes changelogs here: idempotent, fenced, with the guarded buffer."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -61,7 +64,23 @@ class GuardedProducer(driver.Producer):
         self.buffer.app = self.app
 
     def _settings_extra(self) -> Mapping[str, Any]:
-        return {"acks": "all", "enable_idempotence": True}
+        return {"acks": "all", "enable_idempotence": True, "lease": cast("WorkerApp", self.app).lease}
+
+    @property
+    def _producer_type(self) -> type[FencedProducer]:
+        return FencedProducer
+
+    async def claim(self, partitions: Iterable[TP]) -> None:
+        """Fence off the earlier owners of changelog partitions."""
+        await self._fenced.claim(partitions)
+
+    async def renew(self, partitions: Iterable[TP]) -> None:
+        """Keep the claims from expiring. Raises KafkaError."""
+        await self._fenced.renew(partitions)
+
+    @property
+    def _fenced(self) -> FencedProducer:
+        return cast("FencedProducer", self._ensure_producer())
 
 
 class GuardedTopic(faust.Topic):

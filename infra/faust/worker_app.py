@@ -6,6 +6,9 @@ from typing import Any, Protocol
 
 import faust
 from faust.types import TP, Message
+from mode.utils.objects import cached_property
+
+from infra.faust.lease import Lease
 
 STOP_DRAIN = 6.0
 """Drain deadline (s) of a clean stop; leaving the group and Faust's own shutdown follow."""
@@ -37,6 +40,12 @@ class WorkerApp(faust.App):
     has_assignment = False
     drained_by: float | None = None
     """End of the drain (monotonic clock) of an app that is being stopped."""
+
+    @cached_property
+    def lease(self) -> Lease:
+        """The right to write, of an app with tables."""
+        conf = self.conf
+        return Lease(conf.broker_session_timeout, conf.broker_rebalance_timeout, conf.broker_rebalance_timeout)
 
     @property
     def is_connected(self) -> bool:

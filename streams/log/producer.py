@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections import deque
+from collections.abc import Awaitable, Callable
 
 from aiokafka.structs import RecordMetadata
 
@@ -85,11 +86,16 @@ class EventLog:
         role: str = "shrinkstream",
         linger_ms: int = 2,
         delivery_timeout: float = DELIVERY_TIMEOUT,
+        before_write: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``role``: of this process, in a header of each event; the others as in `Producer`."""
+        """``role``: of this process, in a header of each event; the others as in `Producer`.
+
+        ``before_write``: awaited right before each event is handed to the producer; may refuse it by raising.
+        """
         self.topics = Topics(settings.topic_prefix)
         self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
         self._producer = Producer(settings, linger_ms, delivery_timeout)
+        self._before_write = before_write
 
     @property
     def problem(self) -> str | None:
@@ -112,6 +118,8 @@ class EventLog:
         if partition is None:
             partition = event.partition_among(await self._producer.partition_count(topic))
         value, headers = record_of(event, self.headers)
+        if self._before_write is not None:
+            await self._before_write()
         return await self._producer.send(topic, event.key, value, headers, partition=partition)
 
     async def start_batches(self) -> EventBatches:

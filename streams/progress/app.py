@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,7 +24,7 @@ from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
 from streams.progress.maintenance import Commands
 from streams.progress.rebuild import fold_request, unless_interrupted
-from streams.progress.reconciler import REQUESTS_PER_PASS, Reconciler
+from streams.progress.reconciler import REQUESTS_PER_PASS, RebalancedError, Reconciler
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
 from streams.request.reactions import reactions
@@ -51,8 +52,20 @@ class Progress:
     commands: Commands
 
 
+# The term (between two rebalances) in which the running pass over the table began; None in the agent, which is drained
+# before a rebalance.
+_pass_term: ContextVar[int | None] = ContextVar("pass_term", default=None)
+
+
+async def _require_ownership() -> None:
+    """Nothing decided before a pause or a rebalance is written after it."""
+    await app.lease.wait()
+    if _pass_term.get() not in (None, app.lease.term):
+        raise RebalancedError("pass over the table ended by a rebalance")
+
+
 async def _open(stack: AsyncExitStack) -> Progress:
-    event_log = EventLog(settings(), role="progress")
+    event_log = EventLog(settings(), role="progress", before_write=_require_ownership)
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     commands = Commands(settings(), event_log, table, _partition_of, _is_interrupted)
@@ -91,6 +104,7 @@ async def _take(event: Event, shared: Progress) -> None:
             await _requeue(event, shared.event_log)
             return
         _retried.add(event.request_id)
+    await app.lease.wait()
     folded = fold(event, table.get)
     apply(folded.changes, table)
     if (rebuild := shared.commands.rebuild) is not None:
@@ -145,7 +159,7 @@ _reconciled: set[int] = set()
 
 @app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
 async def start_retries() -> None:
-    if app.rebalancing or app.in_recovery:
+    if not _begin_pass():
         return
     own = _own_partitions()
     _reconciled.intersection_update(own)  # one that was revoked and assigned again has had another owner
@@ -159,9 +173,14 @@ async def start_retries() -> None:
 # Often enough to notice a stalled request at about its time.
 @app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
 async def reconcile_requests() -> None:
-    if not app.rebalancing and not app.in_recovery:
+    if _begin_pass():
         await _reconcile(_own_rows())
         await _evict_orphans()
+
+
+def _begin_pass() -> bool:
+    _pass_term.set(app.lease.term)
+    return not app.rebalancing and not app.in_recovery
 
 
 async def _evict_orphans() -> None:
@@ -172,6 +191,8 @@ async def _evict_orphans() -> None:
                 if _partition_of(row_key(event.request_id)) in own:
                     await shared.event_log.append(event)
                     logger.warning("results without a request evicted", request_id=event.request_id)
+        except RebalancedError as error:
+            logger.warning(str(error))
         except Exception:
             logger.exception("evicting results without a request failed; retrying in the next pass")
 
@@ -180,6 +201,8 @@ async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
     async with _reconciling, resources as shared:
         try:
             await shared.reconciler.run_pass(rows, table.get)
+        except RebalancedError as error:
+            logger.warning(str(error))
         except Exception:
             logger.exception("reconciling requests failed; retrying in the next pass")
 
@@ -193,7 +216,7 @@ def _retried_rows() -> Iterator[tuple[str, bytes]]:
 
 
 def _own_rows() -> Iterator[tuple[str, bytes]]:
-    """The rows of requests in this worker's partitions; the table may still hold some of others."""
+    """The rows of requests in this worker's partitions."""
     own = _own_partitions()
     for key, value in list(table.items()):
         request_id, chunk = split_key(key)

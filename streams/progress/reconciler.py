@@ -45,6 +45,10 @@ LONGEST_BACKOFF = timedelta(hours=1)
 RECORDS_AT_ONCE = 200  # until other tasks of the event loop get their turn
 
 
+class RebalancedError(Exception):
+    """A rebalance began since the pass read the table: other workers may own its requests."""
+
+
 class Reconciler:
     """Carries out the tasks of the requests in this worker's partitions."""
 
@@ -84,6 +88,8 @@ class Reconciler:
                 for task in sorted(found, key=lambda task: isinstance(task, Stalled)):  # a client waits for a retry
                     try:
                         await self._carry_out(task, reader)
+                    except RebalancedError:
+                        raise
                     except Exception:  # must not keep the others from their turn
                         logger.exception(
                             "reconciling request failed; retrying in a later pass", request_id=task.state.request_id

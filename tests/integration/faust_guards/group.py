@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from aiokafka.structs import ConsumerRecord
+
+from infra.faust.fence import FENCE_KEY
 from tests.integration.faust_guards.cluster import Cluster
 
 ROOT = Path(__file__).parents[3]
@@ -129,6 +132,10 @@ class Group:
                 jumps.append(((partition, end), (partition, offset)))
             ends[partition] = max(end, offset)
         return jumps
+
+    def written(self) -> list[ConsumerRecord[bytes, bytes]]:
+        """The changelog's records, without the fences of its owners."""
+        return [record for record in self.cluster.read(self.changelog) if record.key != FENCE_KEY]
 
     def committed(self) -> dict[int, int]:
         return self.cluster.committed(self.name, self.topic)

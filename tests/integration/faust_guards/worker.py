@@ -1,8 +1,9 @@
 """A Faust worker whose events say what to do with them; ``WORKER_SPEC`` (JSON) says which worker it is.
 
 An event's value is one of: nothing · ``sleep SECONDS`` · ``wait FILE`` (until it is there) · ``raise`` · ``stray`` (a
-cancellation that nobody sent) · ``write COUNT SIZE`` (table records, one of one byte otherwise). Each line of the
-journal file is ``start``, ``end``, ``assigned`` or ``closed``, with its details.
+cancellation that nobody sent) · ``write COUNT SIZE`` (table records, one of one byte otherwise) · ``last SECONDS`` (the
+event's offset becomes the value of one key, after so long) · ``keys`` (of the table, to the journal). Each line of the
+journal file is ``start``, ``end``, ``assigned``, ``keys`` or ``closed``, with its details.
 """
 
 import asyncio
@@ -61,6 +62,12 @@ async def process(event: EventT[bytes]) -> None:
             raise ValueError("an event that raises")
         case ["stray"]:
             raise asyncio.CancelledError
+        case ["keys"]:
+            note("keys", place[0], *sorted(key.decode() for key in table or ()))
+        case ["last", seconds]:
+            await asyncio.sleep(float(seconds))
+            if table is not None:
+                table[b"last"] = b"%d" % place[1]
         case ["write", count, size]:
             write(place, int(count), int(size))
         case _:

@@ -1,0 +1,116 @@
+"""Z1 to Z4: tables that only the owner of a partition writes, and that hold nothing of other partitions."""
+
+import asyncio
+import logging
+from collections.abc import Set
+from time import monotonic
+from typing import Any, cast
+
+import faust
+from aiokafka.errors import KafkaError
+from faust.tables.manager import TableManager
+from faust.tables.recovery import Recovery, ServiceStopped
+from faust.types import TP
+from mode import Seconds, Service
+from mode.services import WaitArgT
+
+from infra.errors import end_process
+from infra.faust.worker_app import WorkerApp
+
+CLAIM_RENEWAL = 86_400.0
+"""Seconds after which the producer ids of the claimed partitions are asked for again: brokers keep them for a week."""
+
+logger = logging.getLogger(__name__)
+
+
+class GuardedTable(faust.Table):  # type: ignore[type-arg]
+    """A table in memory that is written with the lease only, and knows each key's partition.
+
+    Z4. Trap: Faust notes the partition of the keys that a recovery reads, not of those that are written
+    (stores/memory.py), and keeps the keys of a partition that it loses. When the partition comes back, keys that
+    others deleted are still there once compaction has removed the tombstones.
+    """
+
+    def send_changelog(self, partition: int | None, key: Any, value: Any, *args: Any, **options: Any) -> Any:
+        cast("WorkerApp", self.app).lease.require("a table write")
+        sent = super().send_changelog(partition, key, value, *args, **options)
+        if value is None:
+            self._partitions.pop(key, None)
+        else:
+            self._partitions[key] = partition
+        return sent
+
+    def keep_only(self, partitions: Set[int]) -> None:
+        """Forget the keys of all other partitions."""
+        data = cast("Any", self.data).data
+        for key in [key for key, partition in self._partitions.items() if partition not in partitions]:
+            del self._partitions[key]
+            data.pop(key, None)
+
+    @property
+    def _partitions(self) -> dict[Any, int | None]:
+        return cast("Any", self.data)._key_partition  # type: ignore[no-any-return]
+
+
+class GuardedRecovery(Recovery):
+    """Claims a table's partitions before they are read; ends the process when a rebalance can't be completed.
+
+    Trap: Faust takes a step that exceeds its timeout for a stop of the service (tables/recovery.py ``_wait``):
+    the worker stays in the group and never processes anything again.
+    """
+
+    async def _wait(self, coro: WaitArgT, timeout: Seconds | None = None) -> None:
+        try:
+            await super()._wait(coro, timeout)
+        except ServiceStopped:
+            if not self.should_stop:
+                end_process(f"the brokers did not answer in {timeout} s during a rebalance")
+            raise
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Z4: keep only the partitions that this worker owned in the generation before, too; read the others whole."""
+        kept = self.active_tps.copy() if generation_id == self._generation_id + 1 else set()
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        kept &= self.active_tps
+        for tp in self.active_tps - kept:
+            self.active_offsets[tp] = None  # type: ignore[assignment]  # Faust's own mark of an unread partition
+        for table in self.tables.values():
+            cast("GuardedTable", table).keep_only({tp.partition for tp in kept})
+
+    async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
+        """Z3: the fence comes before the end of what is read. The flow is stopped, and all writes are flushed."""
+        if title == "active":
+            await cast("Any", self.app.producer).claim(tps)
+        await super()._build_highwaters(consumer, tps, destination, title)
+
+    @Service.task
+    async def _renew_claims(self) -> None:
+        while not self.should_stop:
+            await self.sleep(CLAIM_RENEWAL)
+            try:
+                async with asyncio.timeout(self.app.conf.broker_request_timeout):
+                    await cast("Any", self.app.producer).renew(self.active_tps.copy())
+            except (KafkaError, TimeoutError) as error:
+                logger.warning("cannot renew the claims of changelog partitions, trying again tomorrow: %r", error)
+
+    def _set_recovery_started(self) -> None:
+        if not self.in_recovery:
+            self._began_at = monotonic()
+        super()._set_recovery_started()
+
+    def _set_recovery_ended(self) -> None:
+        if self.in_recovery:
+            cast("Any", self.app).worker_monitor.note_recovery(monotonic() - self._began_at)
+        super()._set_recovery_ended()
+
+
+class GuardedTableManager(TableManager):
+    """Makes the guarded recovery."""
+
+    @property
+    def recovery(self) -> Recovery:
+        if self._recovery is None:
+            self._recovery = GuardedRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+        return self._recovery
