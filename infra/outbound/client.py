@@ -201,7 +201,7 @@ class OutboundClient:
 
         A kept connection may have been closed by the server meanwhile: the request is then sent over a new one.
         """
-        async with self._connections.slot(target):
+        async with self._connections.slot(target, budget):
             connection = await self._connections.open(target, owner, budget, fresh=False)
             answer = _Answer(connection, target)
             try:

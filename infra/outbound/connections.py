@@ -27,6 +27,9 @@ READ_BUFFER = 256 * 1024
 STEP = 64 * 1024
 """Most bytes of one `Connection.read`, so that parsing them doesn't hold up the event loop."""
 
+MAX_SLOT_WAIT = 120.0
+"""Seconds to wait for a connection of ours to a host that others redirect to."""
+
 NEXT_ADDRESS_AFTER = 0.25
 """Seconds after which the next address is tried as well (RFC 8305 §5, happy eyeballs)."""
 
@@ -96,26 +99,36 @@ class Connections:
     """Opens connections that the allow list permits, at most ``limit_per_host`` at a time, and keeps idle ones."""
 
     def __init__(
-        self, allow: AllowList, names: Names, *, limit_per_host: int, tls: ssl.SSLContext | None, connect_timeout: float
+        self, allow: AllowList, names: Names, *, limit_per_host: int, tls: ssl.SSLContext, connect_timeout: float
     ) -> None:
         self._allow = allow
         self._names = names
         self._limit_per_host = limit_per_host
         self._tls = tls
+        tls.set_alpn_protocols(["http/1.1"])
         self._connect_timeout = connect_timeout
         self._idle: dict[Origin, deque[tuple[Connection, asyncio.TimerHandle]]] = {}
         self._slots: dict[Origin, asyncio.Semaphore] = {}
         self._present: Counter[Origin] = Counter()  # those who hold a slot or wait for one
 
     @asynccontextmanager
-    async def slot(self, target: URL) -> AsyncIterator[None]:
-        """Hold one of the host's connections for the block."""
+    async def slot(self, target: URL, budget: TimeBudget) -> AsyncIterator[None]:
+        """Hold one of the host's connections for the block; waiting for it doesn't count. Raises OutboundError."""
         origin = origin_of(target)
         slots = self._slots.setdefault(origin, asyncio.Semaphore(self._limit_per_host))
         self._present[origin] += 1
         try:
-            async with slots:
+            try:
+                with budget.paused():
+                    async with asyncio.timeout(MAX_SLOT_WAIT):
+                        await slots.acquire()
+            except TimeoutError:
+                detail = f"{target.raw_host} was busy with other downloads for too long"
+                raise OutboundError(Reason.TIMEOUT, detail, retryable=True) from None
+            try:
                 yield
+            finally:
+                slots.release()
         finally:
             self._present[origin] -= 1
             if not self._present[origin]:

@@ -145,6 +145,25 @@ async def test_connections_to_one_host_are_bounded() -> None:
         assert most == 3
 
 
+async def test_wait_for_a_connection_costs_no_budget() -> None:
+    release = asyncio.Event()
+    asked = asyncio.Event()
+
+    async def answer(_: Heard, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await release.wait()
+        writer.write(message())
+
+    async with serving(answer) as site, OutboundClient(LOOPBACK, limit_per_host=1) as client:
+        first = asyncio.create_task(client.get(site.url(), max_bytes=1, budget=TimeBudget(50)))
+        await asked.wait()
+        second = asyncio.create_task(client.get(site.url(), max_bytes=1, budget=TimeBudget(0.5)))
+        done, _ = await asyncio.wait([second], timeout=1)
+        assert not done
+        release.set()
+        await asyncio.gather(first, second)
+
+
 # --- the allow-list, addresses and names ---
 
 
@@ -673,6 +692,16 @@ async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) 
         assert not error.retryable
         assert site.heard == []
         assert (await get(site.url(scheme="https"), tls=TRUSTING)).body == b"pixels"
+
+
+async def test_http1_is_negotiated(server_tls: ssl.SSLContext) -> None:
+    async def answer(_: Heard, writer: asyncio.StreamWriter) -> None:
+        chosen = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.write(message(200, str(chosen).encode()))
+
+    server_tls.set_alpn_protocols(["h2", "http/1.1"])
+    async with serving(answer, server_tls) as site:
+        assert (await get(site.url(scheme="https"), tls=TRUSTING)).body == b"http/1.1"
 
 
 async def test_a_certificate_of_another_host_is_refused(server_tls: ssl.SSLContext) -> None:
