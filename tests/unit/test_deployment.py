@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from api.http.problems import RETRY_AFTER_SECONDS, unavailable
-from infra.settings import PREFIX, Settings
+from infra.settings import PREFIX, SECRETS, Settings
 from streams.log.topics import Topics
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,7 @@ K8S = ROOT / "infra" / "k8s"
 KUBERNETES = "1.35.0"
 ROLES = {"api": ["api"], **{name: ["worker", name] for name in ("compress", "progress", "projections")}}
 PROBES = {"/healthz", "/readyz"}
+CASSANDRA = {f"{PREFIX}CASSANDRA_USERNAME", f"{PREFIX}CASSANDRA_PASSWORD"}
 KNOWN = {PREFIX + name.upper() for name in Settings.model_fields}
 
 
@@ -166,6 +168,15 @@ def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
 
 
+@pytest.mark.parametrize("role", [*ROLES, "init"])
+def test_service_has_only_the_secrets_of_its_role(role: str) -> None:
+    given = compose()["services"][role]["environment"]
+    secrets = {PREFIX + name.upper() for name in SECRETS.get(role, ())}
+    for name in {*(PREFIX + name.upper() for role_secrets in SECRETS.values() for name in role_secrets)} - CASSANDRA:
+        # Named by each: what it is not given is blank, although the file .env may have it.
+        assert given[name] == (f"${{{name}:-}}" if name in secrets else "")
+
+
 def test_every_setting_that_is_given_exists() -> None:
     text = "".join(
         path.read_text() for path in (ROOT / "docker-compose.yml", *K8S.iterdir(), *(ROOT / "infra/docker").iterdir())
@@ -300,6 +311,50 @@ def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
             assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
             budget = named("PodDisruptionBudget")[name]["spec"]
             assert budget["selector"]["matchLabels"] == entry["spec"]["selector"]["matchLabels"]
+
+
+@pytest.mark.parametrize("role", [*ROLES, "init"])
+def test_pod_has_only_the_secrets_of_its_role(role: str) -> None:
+    entry = (named("Deployment") | named("Job"))[role]
+    (container,) = entry["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"configMapRef": {"name": "shrinkstream"}}]
+    keys = {variable["name"] for variable in container["env"] if "valueFrom" in variable}
+    ours = {name for name in keys if name.startswith(PREFIX)}
+    wanted = {PREFIX + name.upper() for name in SECRETS[role]} if role in SECRETS else CASSANDRA
+    assert ours == wanted | {f"{PREFIX}KAFKA_SASL_USERNAME", f"{PREFIX}KAFKA_SASL_PASSWORD"}
+    assert bool(keys - ours) == (role in ("api", "compress", "projections")), "keys of the bucket"
+
+
+def test_network_policies_keep_pods_from_private_networks() -> None:
+    policies = named("NetworkPolicy")
+    reached = {
+        name: {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+        for name, policy in policies.items()
+    }
+    assert reached == {"shrinkstream": {53, 9092}, "cassandra": {9042}, "internet": {80, 443}}
+    (rule,) = policies["internet"]["spec"]["egress"]
+    closed = [ip_network(block) for to in rule["to"] for block in to["ipBlock"]["except"]]
+    for address in (
+        "10.1.2.3",
+        "172.20.0.1",
+        "192.168.0.1",
+        "169.254.169.254",
+        "127.0.0.1",
+        "::1",
+        "fd00::1",
+        "fe80::1",
+    ):
+        assert any(ip_address(address) in network for network in closed), address
+    roles = {
+        name: policy["spec"]["podSelector"]["matchExpressions"][1]["values"]
+        for name, policy in policies.items()
+        if name != "shrinkstream"
+    }
+    assert roles == {"cassandra": ["api", "projections", "init"], "internet": ["api", "compress", "projections"]}
+    for entry in (named("Deployment") | named("Job")).values():
+        labels = entry["spec"]["template"]["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "shrinkstream"
+        assert labels["app.kubernetes.io/component"] == entry["metadata"]["name"]
 
 
 def test_compress_is_scaled_by_the_lag_of_the_group_that_it_is_and_not_beyond_the_partitions() -> None:
