@@ -156,12 +156,13 @@ class OutboundClient:
                 headers |= self._headers.of(target)
                 if cookie := cookies.header(target):
                     headers["Cookie"] = cookie
-                async with self._exchange(_request("GET", target, headers), target, owner, budget) as answer:
+                request = _request("GET", target, headers)
+                async with self._exchange(request, target, owner, budget, self._stall_timeout) as answer:
                     while not answer.parser.headers_complete:
-                        await answer.receive(self._stall_timeout)
+                        await answer.receive()
                     location = _location(answer)
                     if location is None:
-                        body = await _read_body(answer, max_bytes, admitted, self._stall_timeout)
+                        body = await _read_body(answer, max_bytes, admitted)
                         return Response(answer.status, answer.headers, body, target)
                     for line in answer.headers.getall("Set-Cookie", ()):
                         cookies.store(line, target)
@@ -173,43 +174,44 @@ class OutboundClient:
     ) -> Response:
         """The response to a POST, whatever its status; no redirect is followed.
 
-        The status line must arrive within ``timeout`` seconds; it is what matters. Headers and body are not
-        decompressed, and are read for at most 2 seconds and the body for 64 KiB; nothing in them is an error.
-        Raises OutboundError.
+        The status line must arrive within ``timeout`` seconds; it is what matters. The rest is read for at most 2
+        seconds, 64 KiB of the body, not decompressed, and nothing in it is an error. Raises OutboundError.
         """
         target = check_url(url, self.allow)
         budget = TimeBudget(timeout)
         sent = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", **headers}
         request = _request("POST", target, {**sent, "Content-Length": str(len(body))}) + body
-        async with _enforced(budget, target), self._exchange(request, target, owner, budget) as answer:
+        async with _enforced(budget, target), self._exchange(request, target, owner, budget, None) as answer:
             kept = bytearray()
             try:
                 while answer.parser.status is None:
-                    await answer.receive(None)
+                    await answer.receive()
                 kept += answer.begun
                 async with asyncio.timeout(min(MAX_ANSWER_SECONDS, budget.remaining / 2)):
                     while not answer.parser.complete and len(kept) < MAX_ANSWER_BYTES:
-                        kept += await answer.receive(None)
+                        kept += await answer.receive()
             except (OutboundError, TimeoutError):
                 if answer.parser.status is None:
                     raise
             return Response(answer.status, answer.headers, bytes(kept[:MAX_ANSWER_BYTES]), target)
 
     @asynccontextmanager
-    async def _exchange(self, request: bytes, target: URL, owner: str, budget: TimeBudget) -> AsyncIterator["_Answer"]:
+    async def _exchange(
+        self, request: bytes, target: URL, owner: str, budget: TimeBudget, stall_timeout: float | None
+    ) -> AsyncIterator["_Answer"]:
         """Send a request; the block receives its response.
 
         A kept connection may have been closed by the server meanwhile: the request is then sent over a new one.
         """
         async with self._connections.slot(target, budget):
             connection = await self._connections.open(target, owner, budget, fresh=False)
-            answer = _Answer(connection, target)
+            answer = _Answer(connection, target, stall_timeout)
             try:
                 connection.transport.write(request)
                 if connection.was_used and not await answer.begins():
                     connection.transport.abort()
                     connection = await self._connections.open(target, owner, budget, fresh=True)
-                    answer = _Answer(connection, target)
+                    answer = _Answer(connection, target, stall_timeout)
                     connection.transport.write(request)
                 yield answer
             finally:
@@ -222,12 +224,13 @@ class OutboundClient:
 class _Answer:
     """The response that arrives over a connection. Its errors are OutboundErrors."""
 
-    def __init__(self, connection: Connection, target: URL) -> None:
+    def __init__(self, connection: Connection, target: URL, stall_timeout: float | None) -> None:
         self.parser = ResponseParser()
         self.host = target.raw_host
         self.begun = b""
         """The part of the body that came with the end of the head."""
         self._connection = connection
+        self._stall_timeout = stall_timeout
         self._first: bytes | None = None
 
     @property
@@ -241,26 +244,23 @@ class _Answer:
     async def begins(self) -> bool:
         """Whether anything arrives before the connection is closed."""
         try:
-            self._first = await self._connection.read()
+            self._first = await self._read()
         except OSError:
             self._first = b""
         return bool(self._first)
 
-    async def receive(self, stall_timeout: float | None) -> bytes:
+    async def receive(self) -> bytes:
         """Receive some more; returns the part of the body in it."""
         before = self.parser.headers_complete
         try:
             data, self._first = self._first, None
             if data is None:
-                async with asyncio.timeout(stall_timeout):
-                    data = await self._connection.read()
+                data = await self._read()
             if data:
                 body = self.parser.feed(data)
             else:
                 self.parser.feed_eof()
                 body = b""
-        except TimeoutError:
-            raise OutboundError(Reason.TIMEOUT, f"{self.host} sent nothing for too long", retryable=True) from None
         except (OSError, IncompleteResponse):
             raise OutboundError(
                 Reason.INCOMPLETE, f"{self.host} closed the connection within its response", retryable=True
@@ -270,6 +270,13 @@ class _Answer:
         if not before:
             self.begun = body
         return body
+
+    async def _read(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._stall_timeout):
+                return await self._connection.read()
+        except TimeoutError:
+            raise OutboundError(Reason.TIMEOUT, f"{self.host} sent nothing for too long", retryable=True) from None
 
 
 def _request(method: str, target: URL, headers: Mapping[str, str]) -> bytes:
@@ -322,7 +329,7 @@ def _refusal(answer: _Answer) -> OutboundError:
     )
 
 
-async def _read_body(answer: _Answer, max_bytes: int, admitted: Admit, stall_timeout: float) -> bytes:
+async def _read_body(answer: _Answer, max_bytes: int, admitted: Admit) -> bytes:
     """The complete body, decompressed. Raises OutboundError as soon as it exceeds ``max_bytes``."""
     parser = answer.parser
     too_large = OutboundError(Reason.TOO_LARGE, f"{answer.host} sends more than {max_bytes} bytes")
@@ -346,7 +353,7 @@ async def _read_body(answer: _Answer, max_bytes: int, admitted: Admit, stall_tim
                     await asyncio.sleep(0)  # a small chunk may inflate a thousandfold: yield to the event loop
             if parser.complete:
                 break
-            chunk = await answer.receive(stall_timeout)
+            chunk = await answer.receive()
     except zlib.error:
         raise OutboundError(Reason.BAD_ENCODING, f"{answer.host} sends a damaged compressed body") from None
     except OutboundError as error:

@@ -86,7 +86,10 @@ class Sender:
         headers |= {"content-type": "application/json", TRACEPARENT: traceparent}
         started = time.monotonic()
         try:
-            response = await self._client.post(origin.url, body, headers, timeout=self.answer_timeout)
+            # A request has one receiver: its slow name servers hold up look-ups of this request only.
+            response = await self._client.post(
+                origin.url, body, headers, timeout=self.answer_timeout, owner=origin.request_id
+            )
         except OutboundError as error:
             return Outcome(
                 None, str(error.reason), _milliseconds_since(started), hopeless=isinstance(error, ForbiddenUrl)

@@ -193,6 +193,26 @@ async def test_request_is_repeated_when_a_kept_connection_was_closed() -> None:
     assert heard == 1
 
 
+async def test_silence_on_a_kept_connection_is_cut() -> None:
+    async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(message(200, b"pixels", {"Connection": "keep-alive"}))
+        await reader.read()  # until the client gives up
+        writer.close()
+
+    async with (
+        await asyncio.start_server(converse, "127.0.0.1", 0) as server,
+        OutboundClient(LOOPBACK, stall_timeout=0.2) as client,
+    ):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        budget = TimeBudget(50)
+        assert (await client.get(url, max_bytes=6, budget=budget)).body == b"pixels"
+        with pytest.raises(OutboundError) as caught:
+            await client.get(url, max_bytes=6, budget=budget)
+        assert caught.value.reason == Reason.TIMEOUT
+        assert budget.remaining > 0
+
+
 async def test_address_that_does_not_answer_delays_a_name_little() -> None:
     with socket.socket() as full:  # a listener whose backlog is full drops connections, as a dead address does
         full.bind(("127.0.0.2", 0))
