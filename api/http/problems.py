@@ -1,6 +1,8 @@
 """Error responses: problem details for HTTP APIs (RFC 9457)."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Self
@@ -16,6 +18,7 @@ logger = structlog.get_logger(__name__)
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:shrinkstream:problem:"
 RETRY_AFTER_SECONDS = "2"
+ANSWER_SECONDS = 14.0
 
 
 class ProblemCode(StrEnum):
@@ -171,12 +174,25 @@ def expired() -> Problem:
     return Problem(ProblemCode.EXPIRED, "this request's files have expired and were deleted")
 
 
-def unavailable(reason: str) -> Problem:
+def unavailable(reason: str, **members: Any) -> Problem:
     return Problem(
         ProblemCode.UNAVAILABLE,
         f"{reason}; retry after {RETRY_AFTER_SECONDS} s",
         headers={"Retry-After": RETRY_AFTER_SECONDS},
+        **members,
     )
+
+
+@asynccontextmanager
+async def answered_in_time() -> AsyncIterator[None]:
+    """Raise a 503 if what a command waits for takes longer than ``ANSWER_SECONDS`` altogether."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError:
+        raise unavailable(
+            "no answer of Kafka in time: the command may take effect once Kafka is back; repeating it is safe"
+        ) from None
 
 
 def internal_error() -> Problem:

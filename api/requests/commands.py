@@ -1,6 +1,6 @@
 """Cancel and retry commands. Each appends one event, so it takes effect completely or not at all."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 
 import structlog
@@ -12,7 +12,7 @@ from api.contract.models import Accepted
 from api.contract.routes import Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
-from api.http.problems import Problem, ProblemCode, expired, unavailable
+from api.http.problems import Problem, ProblemCode, answered_in_time, expired, unavailable
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
@@ -32,12 +32,22 @@ EXPIRY_MARGIN = timedelta(seconds=60)  # bounds the time to append an event, plu
 
 async def cancel(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/cancel``: stop fetching images of the request. Idempotent."""
+    async with answered_in_time():
+        return await _cancel(request)
+
+
+async def _cancel(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
         if status.succeeded + status.failed >= status.total:
             raise Problem(ProblemCode.NOTHING_TO_CANCEL, "cannot cancel: every image already has its result")
-        cancelled = RequestCancelled(request_id=status.request_id, run=status.run, traceparent=context_of(request))
+        cancelled = RequestCancelled(
+            request_id=status.request_id,
+            run=status.run,
+            time=time_after(status),
+            traceparent=context_of(request),
+        )
         await _append(context, cancelled)
         logger.info("request cancelled", run=cancelled.run, **cancelled.log_fields())
         status = await status_of(request)
@@ -50,6 +60,11 @@ async def cancel(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/retry``: start a new run for all images that have not succeeded."""
+    async with answered_in_time():
+        return await _retry(request)
+
+
+async def _retry(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
@@ -64,9 +79,7 @@ async def retry(request: web.Request) -> web.Response:
         request_id=status.request_id,
         run=status.run + 1,
         created_at=status.created_at,
-        # Must sort after every earlier event of this request even if our clock is behind: the history resolves
-        # conflicts by event time.
-        time=max(utc_now(), status.updated_at + CLOCK_TICK),
+        time=time_after(status),
         traceparent=context_of(request),
     )
     with request.app[QUOTA].spend(request[OWNER], status.total - status.succeeded):
@@ -80,6 +93,14 @@ async def retry(request: web.Request) -> web.Response:
         status=HTTPStatus.ACCEPTED,
         headers={"Location": f"/api/status/{status.request_id}"},
     )
+
+
+def time_after(status: Status) -> datetime:
+    """The time of a new event: after every earlier one of the request, though our clock be behind.
+
+    The history resolves conflicts by event time.
+    """
+    return max(utc_now(), status.updated_at + CLOCK_TICK)
 
 
 def _is_about_to_expire(status: Status, settings: Settings) -> bool:
@@ -106,7 +127,9 @@ async def _append(context: Context, event: RequestCancelled | RequestRetried) ->
         appended = await context.events.append(event)
     except KafkaError as error:
         logger.warning("appending command failed", request_id=event.request_id, error=str(error))
-        raise unavailable("cannot append the command: Kafka is unavailable") from None
+        raise unavailable(
+            "Kafka did not acknowledge the command: it may take effect once Kafka is back; repeating it is safe"
+        ) from None
     try:
         await context.view.reached(appended, FRESH_SECONDS)
     except StaleViewError:

@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from api.context import CONTEXT
 from api.contract.routes import Response, Route
 from api.http.paging import json_response
-from api.http.problems import Problem, ProblemCode, unavailable
+from api.http.problems import Problem, ProblemCode, answered_in_time, unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import WebhookKind
@@ -85,6 +85,11 @@ async def redeliver(request: web.Request) -> web.Response:
     Idempotent until the next delivery attempt. A message that waits for a scheduled attempt is sent at once.
     409 without a message: the request is not completed or has no receiver.
     """
+    async with answered_in_time():
+        return await _redeliver(request)
+
+
+async def _redeliver(request: web.Request) -> web.Response:
     status = await status_of(request)
     deliveries = await _deliveries(request, status.request_id)
     if not deliveries:
@@ -103,7 +108,9 @@ async def redeliver(request: web.Request) -> web.Response:
         await request.app[CONTEXT].events.append(event)
     except KafkaError as error:
         logger.warning("appending redelivery failed", request_id=status.request_id, error=str(error))
-        raise unavailable("cannot append the redelivery: Kafka is unavailable") from None
+        raise unavailable(
+            "Kafka did not acknowledge the redelivery: it may take effect once Kafka is back; repeating it is safe"
+        ) from None
     accepted = RedeliveryAccepted(
         message="The webhook is being sent again.", request_id=status.request_id, webhook_id=delivery.webhook_id
     )

@@ -1,5 +1,6 @@
 """Publishes the events of an upload: every ImageRequested, then RequestCreated."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,8 @@ from streams.log.producer import EventBatches
 logger = structlog.get_logger(__name__)
 
 EVENTS_PER_STEP = 1000
+PROBE_SECONDS = 5.0
+"""Seconds in which Kafka must answer before anything is written to it."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,19 @@ class CheckedUpload:
 
 
 async def publish_events(context: Context, limiter: UploadLimiter, upload: CheckedUpload) -> None:
-    """Publish the upload's events. Raises Problem (503) if Kafka is unavailable."""
+    """Publish the upload's events. Raises Problem (503) if Kafka is unavailable, within 13 s of its last answer.
+
+    Nothing is written while Kafka is away, and no RequestCreated unless it has acknowledged all ImageRequested just
+    before. If Kafka stops between the two, the RequestCreated may be in its socket and take effect later.
+    """
     image_requests = _image_requests(upload, bulk=upload.csv.images > context.settings.express_images)
     try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            await context.view.ask_ends()
         batches = await context.events.start_batches()
         while await limiter.run(partial(_add_next, batches, image_requests)):
             await batches.send()
-        await context.events.append(
+        written = await context.events.enqueue(
             RequestCreated(
                 request_id=upload.request_id,
                 time=upload.created_at,
@@ -63,9 +72,18 @@ async def publish_events(context: Context, limiter: UploadLimiter, upload: Check
                 traceparent=upload.received.traceparent,
             )
         )
+    except (KafkaError, TimeoutError) as error:
+        logger.warning("publishing upload failed", request_id=upload.request_id, error=repr(error))
+        raise unavailable("no request was created: Kafka is unavailable") from None
+    try:
+        await written
     except KafkaError as error:
-        logger.warning("publishing upload failed", request_id=upload.request_id, error=str(error))
-        raise unavailable("cannot publish the upload's events: Kafka is unavailable") from None
+        logger.warning("outcome of upload unknown", request_id=upload.request_id, error=repr(error))
+        raise unavailable(
+            f"Kafka did not acknowledge the request {upload.request_id}: it may be processed once Kafka is back; look"
+            " at its status, or repeat the upload with the same Idempotency-Key",
+            requestId=upload.request_id,
+        ) from None
     metrics.REQUESTS_CREATED.inc()
     metrics.IMAGES_REQUESTED.inc(upload.csv.images)
     logger.info(
