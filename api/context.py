@@ -43,16 +43,21 @@ class Context:
     fetch_allow: AllowList
     readiness: Readiness
 
-    async def status(self, request_id: str) -> Status | None:
+    async def status(self, request_id: str, *, fresh: bool = True) -> Status | None:
         """The status of a request: from the progress table, or from the history once it is evicted.
 
         If neither has it, the view catches up with Kafka first, so that a status right after the 202 is never a 404
-        at any API process. Raises StaleViewError when catching up takes too long.
+        at any API process. Raises StaleViewError when catching up takes too long; with ``fresh`` also for a request
+        that the view has, if it has lost touch with Kafka: an old status is not told.
         """
+        if fresh:
+            self.view.require_fresh()
         if (status := self.view.get(request_id)) is not None:
             return status
         if (found := await self.history.request(request_id)) is None:
             return await self.view.get_fresh(request_id)
+        if (status := self.view.get(request_id)) is not None:
+            return status  # a retry restored it meanwhile
         state, tally = found
         retried = self.view.retry_of(request_id)
         after = evolve(state, retried) if retried is not None else state

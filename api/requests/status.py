@@ -26,11 +26,14 @@ REQUEST_PROBLEMS = {
 }
 
 
-async def status_of(request: web.Request) -> Status:
-    """The status of the request in the path. Raises Problem: 404 unless the caller owns it, 503 if unavailable."""
+async def status_of(request: web.Request, *, fresh: bool = True) -> Status:
+    """The status of the request in the path, as `Context.status`.
+
+    Raises Problem: 404 unless the caller owns it, 503 if unavailable.
+    """
     request_id = request.match_info["request_id"]
     try:
-        status = await request.app[CONTEXT].status(request_id)
+        status = await request.app[CONTEXT].status(request_id, fresh=fresh)
     except (StaleViewError, CassandraUnavailableError):
         raise unavailable("cannot read the request's status: Kafka or Cassandra is unavailable") from None
     # Not 403, which would reveal that the request exists.

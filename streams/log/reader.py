@@ -38,7 +38,10 @@ CLOCK_SKEW = timedelta(minutes=1)
 @asynccontextmanager
 async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     consumer = AIOKafkaConsumer(
-        **connection_options(settings), enable_auto_commit=False, max_partition_fetch_bytes=4 * 1024 * 1024
+        **connection_options(settings),
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=4 * 1024 * 1024,
+        auto_offset_reset="none",  # skipping to the end would leave out records
     )
     try:
         try:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeAlias
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import RecordMetadata
 
 from infra.cancellation import cancel_and_wait, no_stray_cancellation
@@ -31,17 +32,20 @@ from infra.kafka import (
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.registry import decode_or_none
-from streams.events.requests import RequestCancelled, RequestCreated, RequestRetried
+from streams.events.requests import RequestCancelled, RequestCompleted, RequestCreated, RequestRetried
 from streams.log.topics import Topics
 from streams.progress.owner_index import RequestsByOwner
 from streams.progress.store import decode_row, decode_tally, split_key
-from streams.request.lifecycle import RequestState, Tombstone, evolve
-from streams.request.status import Status
+from streams.request.lifecycle import Phase, RequestState, Tombstone, evolve
+from streams.request.status import Status, completed_status
 from streams.request.tally import EMPTY, Tally
 
 logger = structlog.get_logger(__name__)
 
 POLL_MS = 200
+STALE_AFTER = 10.0
+"""Seconds for which a status may be answered that lacks what is on Kafka: several checks, on a busy machine, too."""
+FRESH_INTERVAL = 1.0
 MAX_RECORDS = 10_000
 
 
@@ -49,12 +53,15 @@ class StaleViewError(ExplainedError):
     """The view has not caught up with Kafka; an answer now could be an old one."""
 
 
+_Ahead: TypeAlias = RequestRetried | RequestCancelled | RequestCompleted
+
+
 @dataclass
 class _Request:
     state: RequestState | None = None
     tallies: dict[int, Tally] = field(default_factory=dict)
     # Events on the requests topic that the row doesn't have yet: the latest of each kind.
-    ahead: dict[type[Event], RequestRetried | RequestCancelled] = field(default_factory=dict)
+    ahead: dict[type[Event], _Ahead] = field(default_factory=dict)
     # Kept until something of the request changes: many clients may poll it meanwhile.
     known_status: Status | None = None
 
@@ -72,8 +79,14 @@ class _Request:
     def status(self) -> Status | None:
         if self.known_status is None:
             state = self.current()
-            self.known_status = None if state is None else Status.of(state, self.tallies.values())
+            self.known_status = None if state is None else self._status_of(state)
         return self.known_status
+
+    def _status_of(self, state: RequestState) -> Status:
+        completed = self.ahead.get(RequestCompleted)
+        if isinstance(completed, RequestCompleted) and state.phase == Phase.COMPLETED:
+            return completed_status(completed, state.webhook)  # the tallies may lag behind it, too
+        return Status.of(state, self.tallies.values())
 
 
 class ProgressView:
@@ -90,7 +103,8 @@ class ProgressView:
         self._advanced = asyncio.Condition()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._by_owner = RequestsByOwner()
-        self._reader: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._fresh_at = -STALE_AFTER  # the event loop's time at which the view was not behind Kafka
 
     async def start(self, timeout: float = 60) -> None:
         """Read what there is; ``timeout`` seconds to connect, and as many to read.
@@ -101,6 +115,8 @@ class ProgressView:
             **connection_options(self._settings),
             enable_auto_commit=False,
             max_partition_fetch_bytes=4 * 1024 * 1024,
+            # Skipping to the end of a topic that was truncated or created anew would leave the view wrong.
+            auto_offset_reset="none",
         )
         try:
             await start_client(consumer, timeout)
@@ -118,26 +134,32 @@ class ProgressView:
         for partition, offset in positions.items():
             consumer.seek(partition, offset)
         self._positions = dict(positions)
-        self._reader = asyncio.create_task(self._read(consumer), name="progress view")
+        self._tasks.append(asyncio.create_task(self._read(consumer), name="progress view"))
         await self.catch_up(timeout)
+        self._tasks.append(asyncio.create_task(self._keep_catching_up(), name="progress view's age"))
 
     def __len__(self) -> int:
         """How many requests it has."""
         return len(self._requests)
 
     async def stop(self) -> None:
-        if self._reader is not None:
-            await cancel_and_wait(self._reader)
+        await cancel_and_wait(*self._tasks)
         if self._consumer is not None:
             await stop_client(self._consumer.stop)
 
     async def broken(self) -> None:
         """Wait until reading ends, which it does only with an error; raises that."""
-        assert self._reader is not None
-        await asyncio.shield(self._reader)
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def require_fresh(self) -> None:
+        """Raise StaleViewError if the view may lack what was written ``STALE_AFTER`` seconds ago."""
+        if asyncio.get_running_loop().time() - self._fresh_at > STALE_AFTER:
+            raise StaleViewError(f"the progress view has not caught up with Kafka for {STALE_AFTER:g} s")
 
     def get(self, request_id: str) -> Status | None:
-        """The status as of the last record read, or None for a request that is not there."""
+        """The status as of the last record read, however old; None for a request that is not there."""
         request = self._requests.get(request_id)
         return request.status() if request else None
 
@@ -177,6 +199,7 @@ class ProgressView:
         """Wait until everything that is on Kafka at the time of the call has been read."""
         if self._consumer is None:
             raise StaleViewError("the progress view is not started")
+        begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout):
                 ends = await self.ask_ends()
@@ -186,6 +209,15 @@ class ProgressView:
                     )
         except (TimeoutError, KafkaError) as error:
             raise StaleViewError(f"the progress view has not caught up with Kafka: {error or 'too slow'}") from None
+        self._fresh_at = max(self._fresh_at, begun)
+
+    async def _keep_catching_up(self) -> None:
+        while True:
+            await asyncio.sleep(FRESH_INTERVAL)
+            try:
+                await self.catch_up(STALE_AFTER / 2)
+            except StaleViewError as error:
+                logger.debug("progress view may be stale", reason=str(error))  # the readiness check warns
 
     async def ask_ends(self) -> dict[TopicPartition, int]:
         """Where everything that is read ends by now. Raises KafkaError; the caller bounds the wait."""
@@ -237,6 +269,8 @@ class ProgressView:
     async def _read_batch(self, consumer: AIOKafkaConsumer) -> None:
         try:
             batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
+        except OffsetOutOfRangeError as error:
+            raise StaleViewError(f"a topic was truncated or created anew; the API must start again: {error}") from None
         except KafkaError as error:
             logger.warning("progress view cannot read from Kafka", error=str(error))
             await asyncio.sleep(1)
@@ -287,7 +321,7 @@ class ProgressView:
 
     def _take_request(self, record: ConsumerRecord[bytes, bytes]) -> None:
         event = decode_or_none(record.value)
-        if not isinstance(event, RequestCreated | RequestRetried | RequestCancelled):
+        if not isinstance(event, RequestCreated | _Ahead):
             return
         request = self._requests.setdefault(event.request_id, _Request())
         if isinstance(event, RequestCreated):
@@ -296,7 +330,7 @@ class ProgressView:
                 self._put(event.request_id, request, RequestState.of(event))
         elif request.state is None or evolve(request.state, event) is not request.state:
             known = request.ahead.get(type(event))
-            if known is None or known.run < event.run:
+            if known is None or _rank(known) < _rank(event):
                 request.ahead[type(event)] = event
         self._changed(event.request_id, request)
 
@@ -306,3 +340,8 @@ class ProgressView:
             del self._requests[request_id]
         for changed in self._watchers.get(request_id, ()):
             changed.set()
+
+
+def _rank(event: _Ahead) -> tuple[int, int]:
+    """The greater one supersedes: a later run, or a completion of the same run with fewer failures."""
+    return event.run, -event.failed if isinstance(event, RequestCompleted) else 0

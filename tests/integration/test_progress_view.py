@@ -252,6 +252,16 @@ async def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: 
         assert view.get("request-1") is not None
 
 
+async def test_view_ends_where_its_records_are_gone(kafka_settings: Settings) -> None:
+    """A topic was truncated or created anew: a view that went on from the end would be wrong for ever."""
+    place = TopicPartition(Topics(kafka_settings.topic_prefix).requests, 0)
+    async with viewing(kafka_settings) as view:
+        assert view._consumer is not None
+        view._consumer.seek(place, 1_000_000)
+        with pytest.raises(StaleViewError, match="truncated"):
+            await view.broken()
+
+
 async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_address: str, request_id: str) -> None:
     """As just after their creation: a view that took them for empty would answer 404 for ever."""
     settings = Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2)
