@@ -313,7 +313,10 @@ async def _abort(client: AIOKafkaProducer, error: KafkaError) -> None:
     if (metadata := client.client._md_update_fut) is not None and not metadata.done():
         metadata.set_result(False)  # which a batch of the sender may wait for, and nobody else would do it now
     await asyncio.wait({sender}, timeout=ABORT_TIMEOUT)
-    client._message_accumulator.fail_all(error)
+    buffer = client._message_accumulator
+    # A batch that was to be retried is expected there when it fails.
+    buffer._pending_batches.update(batch for batches in buffer._batches.values() for batch in batches)
+    buffer.fail_all(error)
     await stop_client(client.stop, ABORT_TIMEOUT)
 
 
