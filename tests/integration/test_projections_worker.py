@@ -10,8 +10,8 @@ from infra.settings import Settings
 from streams.log.producer import EventLog
 from streams.projections.history import History
 from tests.support.examples import output_requested, processed, requested
-from tests.support.projections_worker import ProjectionsWorker
 from tests.support.waiting import eventually
+from tests.support.worker_process import ProjectionsWorker
 
 pytestmark = pytest.mark.slow
 

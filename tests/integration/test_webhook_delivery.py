@@ -22,10 +22,10 @@ from streams.webhooks.store import Deliveries
 from tests.integration.conftest import system_with_topics
 from tests.support import npm_oracle
 from tests.support.examples import completed, created
-from tests.support.projections_worker import ProjectionsWorker
 from tests.support.receiver import SECRET, Receiver
 from tests.support.topic_reader import events_in
 from tests.support.waiting import eventually
+from tests.support.worker_process import ProjectionsWorker
 
 pytestmark = pytest.mark.slow
 

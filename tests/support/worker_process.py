@@ -1,4 +1,4 @@
-"""The projections worker as a process, which a test may kill."""
+"""A worker as a process, which a test may kill."""
 
 import os
 import signal
@@ -11,8 +11,10 @@ from infra.settings import PREFIX, Settings, environment_of
 STOP_SECONDS = 20
 
 
-class ProjectionsWorker:
-    """``shrinkstream worker projections`` with some settings; its log is in ``data_dir``."""
+class WorkerProcess:
+    """``shrinkstream worker ROLE`` with some settings; its log is in ``data_dir``."""
+
+    role: str
 
     def __init__(self, settings: Settings, name: str = "worker") -> None:
         self._settings = settings
@@ -23,7 +25,7 @@ class ProjectionsWorker:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with Path(self._log).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "worker", "projections"],
+                [sys.executable, "-m", "infra.cli", "worker", self.role],
                 env={**environment, **environment_of(self._settings)},
                 stdout=log,
                 stderr=log,
@@ -49,3 +51,11 @@ class ProjectionsWorker:
     def start_again(self) -> None:
         assert self.process.poll() is not None
         self.process = self._start()
+
+
+class ProjectionsWorker(WorkerProcess):
+    role = "projections"
+
+
+class CompressWorker(WorkerProcess):
+    role = "compress"
