@@ -84,10 +84,13 @@ class GuardedApp(WorkerApp):
         role: Role,
         system_settings: Settings,
         delivery_window: int | None = None,
+        read_ahead: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, **options)
         self.delivery_window = delivery_window
+        self.read_ahead = read_ahead
+        self.waiting = {}
         self.worker_monitor = WorkerMonitor(self, role, system_settings)
         self._system_settings = system_settings
 
@@ -184,13 +187,14 @@ def create_app(
     settings: Settings,
     partitions: int,
     delivery_window: int | None = None,
+    read_ahead: int | None = None,
     **overrides: Any,
 ) -> GuardedApp:
     """A Faust app with every guard; ``name`` is its id and consumer group, ``role`` selects its metrics.
 
     ``delivery_window`` bounds the in-flight events of a worker. It is divided evenly among the assigned partitions (at
     least one event each), so a slow agent delays no other partition; None: as many as the buffers take, in the order
-    of the partitions.
+    of the partitions. ``read_ahead`` is such a window in bytes, for an agent that chooses the order of its events.
     ``overrides`` are Faust settings. Raises RuntimeError if another version of Faust is installed than the guards
     were written for, ValueError if an override would disable a guard.
     """
@@ -229,6 +233,7 @@ def create_app(
         role=role,
         system_settings=settings,
         delivery_window=delivery_window,
+        read_ahead=read_ahead,
         Agent=GuardedAgent,
         Topic=GuardedTopic,
         Stream=GuardedStream,

@@ -37,6 +37,16 @@ record."""
 LARGE_WINDOW_POLL = 0.1
 """`FULL_WINDOW_POLL` of large windows: they take that long to drain."""
 
+MAX_RECORD_BYTES = 64 * 1024
+"""Assumed size (bytes) of the next records when a window in bytes is polled: the largest that an upload makes."""
+
+EVENT_OVERHEAD = 8 * 1024
+"""Memory (bytes) of a waiting event beside its value: its task, frames and Faust's objects."""
+
+MAX_SPAN = 10_000
+"""Offsets between the committed one and the last one delivered, per partition of a window in bytes: what a restart
+delivers again at most."""
+
 STALL_FACTOR = 3
 """Multiple of an event's maximum duration after which its worker counts as stalled."""
 
@@ -187,11 +197,19 @@ class GuardedConsumer(driver.Consumer):
             await self._deliver(*await self._fetch(partitions, timeout))
 
     def _partitions_to_poll(self, active: set[TP]) -> Any:
-        """Backpressure: the partitions to poll; with a delivery window, each one's free in-flight capacity.
+        """Backpressure: the partitions to poll; with a window, each one's free in-flight capacity in records.
 
         The delivery window is divided evenly among the partitions, so a slow partition takes no capacity from the
         others. No event waits in a queue, and an urgent one starts as soon as it arrives.
         """
+        if self.app.read_ahead is not None and active:
+            share = self.app.read_ahead // len(active)
+            room = {tp: share - self._offsets_of(tp).unfinished_bytes for tp in active}
+            return {
+                tp: max(1, size // (MAX_RECORD_BYTES + EVENT_OVERHEAD))
+                for tp, size in room.items()
+                if size > 0 and self._offsets_of(tp).span < MAX_SPAN
+            }
         if self.app.delivery_window is None or not active:
             return active
         window = self._window_of_each(active)
@@ -225,7 +243,7 @@ class GuardedConsumer(driver.Consumer):
                         self._offsets_of(tp).drop(record.offset)
                     continue
                 if is_input:
-                    self._note_delivery(tp, record.offset)
+                    self._note_delivery(tp, record.offset, len(record.value or b"") + EVENT_OVERHEAD)
                 delivery = asyncio.ensure_future(self.callback(self._to_message(tp, record)))
                 await asyncio.wait({delivery, suspended}, return_when=asyncio.FIRST_COMPLETED)
                 if delivery.done():
@@ -240,11 +258,11 @@ class GuardedConsumer(driver.Consumer):
     def _offsets_of(self, tp: TP) -> PartitionOffsets:
         return self._offsets.setdefault(tp, PartitionOffsets())
 
-    def _note_delivery(self, tp: TP, offset: int) -> None:
+    def _note_delivery(self, tp: TP, offset: int, size: int) -> None:
         offsets = self._offsets_of(tp)
         if offsets.dropped is not None:
             end_process(f"{tp.topic}/{tp.partition}: offset {offset} is delivered after {offsets.dropped} was dropped")
-        offsets.deliver(offset)
+        offsets.deliver(offset, size)
 
     def note_dropped(self, message: Message) -> None:
         """A delivered message will reach no agent: nothing behind it may be delivered before a seek back."""
@@ -346,10 +364,15 @@ class GuardedConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Drain the in-flight events, with a deadline, and commit the finished ones.
 
-        Faust's own version has no deadline. An event that outlasts it stays uncommitted; after a rebalance its late
+        Events that wait to be admitted are given up: the next owner gets them. Faust's own version has no deadline. An
+        event that outlasts it stays uncommitted; after a rebalance its late
         acknowledgement is ignored. In an app with tables it would run as a zombie, and could overwrite a write of the
         partition's next owner, so there the process ends.
         """
+        for message, task in self.app.waiting.items():
+            task.cancel()
+            self._unacked_messages.discard(message)
+        self.app.waiting.clear()
         deadline = monotonic() + (STOP_DRAIN if self.app.should_stop else REVOKE_DRAIN)
         while self._unacked_messages and monotonic() < deadline:
             await self._wait_for_ack(timeout=1)

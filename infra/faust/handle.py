@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, cast
 
 import faust
@@ -35,8 +36,16 @@ class GuardedAgent(faust.Agent):
             end_process(f"agent {self.name} ended although its stream did not")
 
 
+Admit = Callable[[EventT[bytes]], AbstractAsyncContextManager[None]]
+
+
 async def handle(
-    stream: StreamT[bytes], handler: Callable[[EventT[bytes]], Awaitable[None]], *, in_flight: int, longest: float
+    stream: StreamT[bytes],
+    handler: Callable[[EventT[bytes]], Awaitable[None]],
+    *,
+    in_flight: int,
+    longest: float,
+    admit: Admit = lambda _: nullcontext(),
 ) -> None:
     """Process a stream's events concurrently, up to ``in_flight``; each is acknowledged when its handler returns.
 
@@ -45,6 +54,8 @@ async def handle(
     at a stop, the in-flight events have the rest of the drain deadline; then they are cancelled and never
     acknowledged, so they are redelivered. For agents without tables: a table is written by one event at a time.
     ``longest``: maximum duration of one event in seconds; after ``STALL_FACTOR`` times as long the process ends.
+    ``admit`` is entered around the handler: an event that waits there has no deadline, and at a rebalance or a stop it
+    is given up at once, to be redelivered.
     """
     app = cast("WorkerApp", stream.app)
     source = cast("Stream[bytes]", stream).noack()
@@ -52,15 +63,21 @@ async def handle(
     running: set[asyncio.Task[None]] = set()
 
     async def process(event: EventT[bytes]) -> None:
-        app.consumer.note_start(event.message, longest)
+        message = event.message
+        app.waiting[message] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             with no_stray_cancellation():
-                await handler(event)
+                async with admit(event):
+                    app.waiting.pop(message, None)
+                    app.consumer.note_start(message, longest)
+                    await handler(event)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in GuardedAgent
             position = f"{event.message.topic}/{event.message.partition} offset {event.message.offset}"
             end_process(f"{app.conf.id} failed at {position}: {error!r}", error=error)
+        finally:
+            app.waiting.pop(message, None)
         await source.ack(event)
 
     def on_done(task: asyncio.Task[None]) -> None:
@@ -78,6 +95,8 @@ async def handle(
             running.add(task)
             task.add_done_callback(on_done)
     finally:
+        for waiting in app.waiting.values():
+            waiting.cancel()
         if running:
             _, late = await asyncio.wait(set(running), timeout=app.drain_seconds)
             for task in late:

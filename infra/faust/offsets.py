@@ -4,19 +4,21 @@
 class PartitionOffsets:
     """Offset tracker of one partition: which offset may be committed, given the delivered and the finished ones."""
 
-    __slots__ = ("_deadlines", "_unfinished", "committed", "dropped", "position")
+    __slots__ = ("_deadlines", "_unfinished", "committed", "dropped", "position", "unfinished_bytes")
 
     def __init__(self, committed: int | None = None) -> None:
         self.committed = committed
         self.position = committed  # the offset after the last one delivered
         self.dropped: int | None = None  # the first offset that was fetched and then discarded
-        self._unfinished: set[int] = set()
+        self._unfinished: dict[int, int] = {}  # offset → bytes
+        self.unfinished_bytes = 0
         self._deadlines: dict[int, float] = {}
 
-    def deliver(self, offset: int) -> None:
+    def deliver(self, offset: int, size: int = 0) -> None:
         if self.committed is None:
             self.committed = offset  # a restart would begin here
-        self._unfinished.add(offset)
+        self._unfinished[offset] = size
+        self.unfinished_bytes += size
         self.position = offset + 1
 
     def start(self, offset: int, deadline: float) -> None:
@@ -26,7 +28,7 @@ class PartitionOffsets:
 
     def finish(self, offset: int) -> None:
         """Ignores an offset that was not delivered since the last seek: it will be redelivered."""
-        self._unfinished.discard(offset)
+        self.unfinished_bytes -= self._unfinished.pop(offset, 0)
         self._deadlines.pop(offset, None)
 
     def overdue(self, now: float) -> int | None:
@@ -40,6 +42,11 @@ class PartitionOffsets:
     @property
     def unfinished(self) -> int:
         return len(self._unfinished)
+
+    @property
+    def span(self) -> int:
+        """Number of offsets that a restart would deliver again, finished ones among them."""
+        return (self.position or 0) - min(self._unfinished) if self._unfinished else 0
 
     def is_unfinished(self, offset: int) -> bool:
         return offset in self._unfinished

@@ -1,5 +1,6 @@
 """What the guards and the monitor know of the app and the consumer that they belong to."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
@@ -33,10 +34,16 @@ class WorkerConsumer(Protocol):
 
 
 class WorkerApp(faust.App):
-    """A Faust app with a guarded consumer; ``delivery_window``: maximum number of events in flight, None: unbounded."""
+    """A Faust app with a guarded consumer.
+
+    ``delivery_window``: maximum number of events in flight; ``read_ahead``: the same in bytes; both None: unbounded.
+    """
 
     consumer: WorkerConsumer  # type: ignore[assignment]  # Faust's own type lacks what the guards add
     delivery_window: int | None = None
+    read_ahead: int | None = None
+    waiting: dict[Message, "asyncio.Task[None]"]
+    """Delivered events whose handler waits to be admitted."""
     has_assignment = False
     drained_by: float | None = None
     """End of the drain (monotonic clock) of an app that is being stopped."""

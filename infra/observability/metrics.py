@@ -224,6 +224,10 @@ DECODER_WAITING = _sampled("decoder_waiting_images", "images that wait for a dec
 DECODER_RESTARTS = _counter("decoder_restarts_total", "restarts of decoder processes", of=("compress",))
 DECODER_MEMORY = _sampled("decoder_resident_memory_bytes", "resident memory of all decoder processes", of=("compress",))
 DECODER_CPU = _sampled("decoder_cpu_seconds_total", "CPU time of all decoder processes", of=("compress",))
+IMAGES_WAITING = _sampled(
+    "images_waiting", "images that are read and wait for their turn to be fetched", of=("compress",)
+)
+OPEN_CIRCUITS = _sampled("open_circuits", "hosts, per owner, whose images fail without a download", of=("compress",))
 FETCH_MEMORY = _sampled("fetch_memory_bytes", "bytes of in-flight downloads: fetched, not yet stored", of=("compress",))
 FETCH_MEMORY_LIMIT = _sampled(
     "fetch_memory_limit_bytes", "budget of in-flight downloads: SHRINKSTREAM_FETCH_MEMORY", of=("compress",)

@@ -2,29 +2,34 @@
 
 import hashlib
 import time
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import structlog
-from faust.types import StreamT
+from faust.types import EventT, StreamT
 
 from infra.faust.app import create_app
+from infra.faust.consumer import EVENT_OVERHEAD
 from infra.faust.resources import Resources
 from infra.observability import metrics
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
 from infra.outbound.request_headers import RequestHeaders
-from infra.settings import MOST_PARTITIONS, Settings, settings
+from infra.settings import MIB, MOST_PARTITIONS, Settings, settings
 from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancellations import CancelledRequests, following_cancellations
+from streams.compress.circuit_breaker import OUTAGE_LIMIT, CircuitBreaker
 from streams.compress.codec.outcome import ImageRejected
 from streams.compress.decoders.pool import ATTEMPTS, WALL_CLOCK_FACTOR, DecoderPool
 from streams.compress.dedup import RecentResults
-from streams.compress.fetch import FetchFailed, HostTurns, fetch
+from streams.compress.fair_slots import OWN_SHARE, FairSlots, Group
+from streams.compress.fetch import FetchFailed, fetch, host_of
 from streams.compress.single_flight import SingleFlight
-from streams.events.base import Event, utc_now
+from streams.events.base import Event, UnreadableEvent, utc_now
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
+from streams.events.registry import decode
 from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
@@ -33,13 +38,17 @@ log = structlog.get_logger(__name__)
 
 LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
 
+READ_AHEAD = 64 * MIB
+"""Memory (bytes) of the delivered events of a worker: those that are being processed, and those among which it chooses
+the next ones. Beyond it their partition isn't read."""
+
 topics = Topics(settings().topic_prefix)
 app = create_app(
     topics.group("compress"),
     role="compress",
     settings=settings(),
     partitions=settings().partitions,
-    delivery_window=settings().fetch_concurrency,
+    read_ahead=READ_AHEAD,
 )
 
 MOST_CACHED = 20_000
@@ -90,13 +99,33 @@ class Compressor:
         self._client = client
         self.decoders = decoders
         self.storage = storage
-        self._turns = HostTurns(settings.downloads_per_host)
+        self._circuits = CircuitBreaker()
+        # An image without a slot is neither fetched nor does it keep others from being read.
+        self._slots = FairSlots(
+            settings.fetch_concurrency,
+            per_host=settings.downloads_per_host,
+            share=OWN_SHARE,
+            is_exempt=lambda group, host: self._circuits.is_open(group[0], host),  # they fail without a download
+        )
+        self._decoding = FairSlots(settings.codec_processes, share=1.0)
         self._budget = ByteBudget(settings.fetch_memory)
         self._single_flight: SingleFlight[tuple[str, str, int, str | None], Made] = SingleFlight(
             settings.reuse_seconds, MOST_CACHED
         )
+        metrics.IMAGES_WAITING.read_from(lambda: self._slots.waiting)
+        metrics.OPEN_CIRCUITS.read_from(lambda: self._circuits.open_circuits)
         metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
         metrics.FETCH_MEMORY_LIMIT.read_from(lambda: self._budget.limit)
+
+    def admit(self, record: EventT[bytes]) -> AbstractAsyncContextManager[None]:
+        """A slot for the image of a record; a record that needs no download is admitted at once."""
+        try:
+            event = decode(record.message.value)  # and again when it has its slot: an event takes 3 KB of memory
+        except UnreadableEvent:
+            return nullcontext()
+        if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
+            return nullcontext()
+        return self._slots.slot(_group(event), host_of(event.input_url, self._client), event.request_id)
 
     async def on_event(self, event: Event) -> None:
         if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
@@ -107,7 +136,7 @@ class Compressor:
             _count(result)
 
     async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
-        """What comes of the image, stored already. Raises nothing that is the image's or its server's fault."""
+        """The result of an image, which is stored by then. Faults of the image or its host are results."""
         try:
             made = await self._made(request)
         except (FetchFailed, ImageRejected) as failure:
@@ -147,23 +176,26 @@ class Compressor:
             self._single_flight.forget(key)  # it was removed from the storage
 
     async def _make(self, request: ImageRequested) -> Made:
-        with self._budget.holding() as holding:
-            fetched = await fetch(
+        with self._budget.holding(request.owner) as holding:
+            download = partial(
+                fetch,
                 self._client,
                 request.input_url,
                 max_bytes=self._settings.max_image_bytes,
                 timeout=self._settings.fetch_timeout,
                 owner=request.owner,
-                turns=self._turns,
                 admit=holding.grow,
             )
+            host = host_of(request.input_url, self._client)
+            fetched = await self._circuits.download(request.owner, host, download)
             started = time.monotonic()
-            shrunk = await self.decoders.shrink(
-                fetched.body,
-                quality=request.quality,
-                max_pixels=self._settings.max_image_pixels,
-                target_format=request.format,
-            )
+            async with self._decoding.slot(_group(request), host, request.request_id):
+                shrunk = await self.decoders.shrink(
+                    fetched.body,
+                    quality=request.quality,
+                    max_pixels=self._settings.max_image_pixels,
+                    target_format=request.format,
+                )
             shrink_seconds = time.monotonic() - started
             started = time.monotonic()
             path = image_path(request, shrunk.format)
@@ -208,6 +240,10 @@ def _count(result: ImageProcessed | ImageFailed) -> None:
     metrics.IMAGE_SECONDS.observe(max(0.0, (utc_now() - result.requested_at).total_seconds()))
 
 
+def _group(request: ImageRequested) -> Group:
+    return request.owner, request.bulk
+
+
 def image_path(request: ImageRequested, image_format: str) -> str:
     """The storage key of an image's result: work that is repeated overwrites itself."""
     ending = "jpg" if image_format == "jpeg" else image_format
@@ -219,11 +255,11 @@ def _elapsed_ms(started: float) -> int:
 
 
 def longest_image(settings: Settings) -> float:
-    """Seconds one image may take: behind all others at its host, then behind all others at the decoders."""
-    turns_at_host = settings.fetch_concurrency / settings.downloads_per_host + 2
+    """Maximum duration (s) of an image with a slot: an outage, then behind all others for memory and for decoders."""
+    turns_for_memory = settings.fetch_concurrency * settings.max_image_bytes / settings.fetch_memory + 2
     turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
-    own = ATTEMPTS * WALL_CLOCK_FACTOR * settings.codec_timeout
-    return settings.fetch_timeout * turns_at_host + settings.codec_timeout * turns_at_decoders + own
+    waiting = settings.fetch_timeout * turns_for_memory + settings.codec_timeout * turns_at_decoders
+    return OUTAGE_LIMIT + waiting + ATTEMPTS * WALL_CLOCK_FACTOR * settings.codec_timeout
 
 
 async def _open(stack: AsyncExitStack) -> Compressor:
@@ -268,9 +304,12 @@ async def begin_with_partitions(*_: object, **__: object) -> None:
 
 @app.agent(app.topic(topics.image_requests, key_type=bytes, value_type=bytes), name="compress")
 async def compress(stream: StreamT[bytes]) -> None:
-    # Downloads overlap the codec: enough images are in flight to keep every decoder busy. The delivery window bounds
-    # them; each partition gets at least one, so with many partitions there may be more. The topic may grow meanwhile.
     async with resources as compressor:
-        most = settings().fetch_concurrency + MOST_PARTITIONS
-        longest = longest_image(settings())
-        await consume(stream, compressor.event_log, compressor.on_event, in_flight=most, longest=longest)
+        await consume(
+            stream,
+            compressor.event_log,
+            compressor.on_event,
+            in_flight=READ_AHEAD // EVENT_OVERHEAD + MOST_PARTITIONS,  # no bound beside READ_AHEAD
+            longest=longest_image(settings()),
+            admit=compressor.admit,
+        )

@@ -1,52 +1,67 @@
-"""A bound on the bytes of images that are downloaded and not yet stored, whatever their number and size."""
+"""Memory budget of in-flight downloads, shared fairly by owners."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from streams.compress.fair_slots import OWN_SHARE
+
 
 class ByteBudget:
-    """At most ``limit`` bytes are held at a time, and those that the oldest holder has beyond it.
+    """At most ``limit`` bytes are held at a time, and beyond it those of the oldest holding.
 
-    The size of a download is not known when it begins, so a holding grows as bytes come, and waits where there are
-    too many. All could wait for each other like that: the oldest never does, so it gets done, and then the next.
+    The size of a download is not known when it begins, so a holding grows as bytes arrive, and waits while the budget
+    is exhausted. The oldest holding never waits, so there is no deadlock. An owner gets at most `OWN_SHARE` of the
+    bytes that the others leave; the owner "" (no API keys) has no such bound.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self._by_owner: Counter[str] = Counter()
         self._holdings: dict[Holding, None] = {}
 
     @contextmanager
-    def holding(self) -> Iterator["Holding"]:
-        """Nothing at first; what it has grown to is given back at the end of the block."""
-        holding = Holding(self)
+    def holding(self, owner: str = "") -> Iterator["Holding"]:
+        """An empty holding, which is released at the end of the block."""
+        holding = Holding(self, owner)
         self._holdings[holding] = None
         try:
             yield holding
         finally:
             del self._holdings[holding]
-            self.held -= holding.bytes
+            self._add(owner, -holding.bytes)
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
             for waiting in self._holdings:
                 waiting.look_again.set()
 
-    def is_oldest(self, holding: "Holding") -> bool:
-        return next(iter(self._holdings)) is holding
+    def _add(self, owner: str, size: int) -> None:
+        self.held += size
+        self._by_owner[owner] += size
+
+    def _fits(self, holding: "Holding", size: int) -> bool:
+        if holding is next(iter(self._holdings)):
+            return True
+        own = self._by_owner[holding.owner]
+        share = OWN_SHARE if holding.owner else 1.0
+        return self.held + size <= self.limit and own + size <= share * (self.limit - self.held + own)
 
 
 class Holding:
     """The bytes of one image."""
 
-    def __init__(self, budget: ByteBudget) -> None:
+    def __init__(self, budget: ByteBudget, owner: str) -> None:
         self._budget = budget
+        self.owner = owner
         self.bytes = 0
         self.look_again = asyncio.Event()
 
     async def grow(self, size: int) -> None:
         """Hold ``size`` bytes more, as soon as they fit."""
-        budget = self._budget
-        while budget.held + size > budget.limit and not budget.is_oldest(self):
+        while not self._budget._fits(self, size):
             self.look_again.clear()
             await self.look_again.wait()
         self.bytes += size
-        budget.held += size
+        self._budget._add(self.owner, size)

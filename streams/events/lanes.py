@@ -5,8 +5,8 @@ free by large requests, and small ones go to these only. That is the producer's 
 event (`ImageRequested.bulk`), so that a retry or the reconciler writes the event to the same lane; consumers don't
 know of lanes, a replay reads one topic, and a worker that dies leaves both lanes to its successor.
 
-The other half is that a worker takes evenly from its partitions (`delivery_window` in `infra.faust.app`): what
-is under way from one of them never keeps the next record of another from being begun.
+The other half is that a worker reads evenly from its partitions (`read_ahead` in `infra.faust.app`), and that its lanes
+share its downloads (`FairSlots`).
 
 Half of the partitions are for each, those for large requests being the ones whose number has an odd count of binary
 ones (the Thue-Morse sequence): dealt out in turn, or in blocks, to 2, 4, 8 … workers, each gets of both lanes. With

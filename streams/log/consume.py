@@ -1,13 +1,14 @@
 """Reading events: the one way in which the agents without tables do it."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import cache
 
 import structlog
 from faust.types import EventT, StreamT
 from prometheus_client import Counter
 
-from infra.faust.handle import handle
+from infra.faust.handle import Admit, handle
 from infra.observability import metrics
 from infra.observability.logs import log_about
 from streams.events.base import Event, UnreadableEvent
@@ -24,11 +25,12 @@ async def consume(
     *,
     in_flight: int,
     longest: float,
+    admit: Admit = lambda _: nullcontext(),
 ) -> None:
     """Call ``on_event`` for each event, up to ``in_flight`` at once; undecodable records go to the dead-letter topic.
 
     A record is consumed when ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds,
-    the process ends and the record is delivered again.
+    the process ends and the record is delivered again. ``admit`` is that of `handle`.
     """
 
     async def on_record(record: EventT[bytes]) -> None:
@@ -37,7 +39,7 @@ async def consume(
             log_about(event)  # each record has a task of its own
             await on_event(event)
 
-    await handle(stream, on_record, in_flight=in_flight, longest=longest)
+    await handle(stream, on_record, in_flight=in_flight, longest=longest, admit=admit)
 
 
 async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:

@@ -30,7 +30,7 @@ from streams.log.reader import LogReader
 from streams.log.topics import Topics
 from streams.webhooks.message import completion_id
 from tests.bench.report import Row
-from tests.support.projections_worker import ProjectionsWorker
+from tests.support.worker_process import ProjectionsWorker
 
 COMPLETIONS = 1000
 COMPLETION_SECONDS = 50.0

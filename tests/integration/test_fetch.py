@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
 from infra.outbound.reasons import Reason
-from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, HostTurns, fetch, pause_after
+from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, fetch, pause_after
 
 LOOPBACK = AllowList.parse("127.0.0.1")
 
@@ -84,7 +84,6 @@ async def download(script: Script, pauses: Pauses, *, timeout: float = 20, attem
             max_bytes=1000,
             timeout=timeout,
             attempts=attempts,
-            turns=HostTurns(8),
             sleep=pauses,
             jitter=lambda: 0.5,
         )
@@ -158,7 +157,7 @@ async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
 async def test_pauses_really_pass_and_count_as_download_time() -> None:
     async with serving(Script(Step(503), OK).answer) as server, OutboundClient(LOOPBACK) as client:
         url = str(server.make_url("/a.jpg"))
-        fetched = await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2, turns=HostTurns(8))
+        fetched = await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2)
     assert fetched.milliseconds >= 100
 
 
@@ -178,7 +177,6 @@ async def test_all_attempts_share_one_deadline() -> None:
                 attempts=1000,
                 sleep=Pauses(),
                 jitter=lambda: 0.0,
-                turns=HostTurns(8),
             )
     assert caught.value.reason == Reason.TIMEOUT
 
@@ -195,7 +193,7 @@ async def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
 
     async with serving(answer) as server, OutboundClient(LOOPBACK, stall_timeout=0.2) as client:
         url = str(server.make_url("/"))
-        fetched = await fetch(client, url, max_bytes=10, timeout=20, sleep=Pauses(), turns=HostTurns(8))
+        fetched = await fetch(client, url, max_bytes=10, timeout=20, sleep=Pauses())
     assert fetched.body == b"pixels"
     assert requests == 2
 
@@ -207,7 +205,7 @@ async def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
 
     with pytest.raises(FetchFailed) as caught:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=10, turns=HostTurns(8))
+            await fetch(client, str(server.make_url("/")), max_bytes=10, timeout=10)
     assert caught.value.reason == "fetch_empty"
 
 
@@ -223,7 +221,7 @@ async def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
 async def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str) -> None:
     with pytest.raises(FetchFailed) as caught:
         async with OutboundClient(AllowList()) as client:
-            await fetch(client, url, max_bytes=10, timeout=10, turns=HostTurns(8))
+            await fetch(client, url, max_bytes=10, timeout=10)
     assert caught.value.reason == reason
     assert caught.value.detail
 
@@ -238,86 +236,9 @@ async def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
 
     with pytest.raises(FetchFailed) as caught:
         async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-            await fetch(client, str(server.make_url("/")), max_bytes=1000, timeout=10, turns=HostTurns(8))
+            await fetch(client, str(server.make_url("/")), max_bytes=1000, timeout=10)
     assert caught.value.reason == "too_large"
     assert requests == 1
-
-
-# --- turns ---
-
-
-async def test_a_host_sees_only_so_many_downloads_at_a_time() -> None:
-    now = most = 0
-
-    async def answer(_: web.Request) -> web.Response:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
-        await asyncio.sleep(0.02)
-        now -= 1
-        return web.Response(body=b"pixels")
-
-    turns = HostTurns(limit=3)
-    async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-        url = str(server.make_url("/"))
-        downloads = [fetch(client, url, max_bytes=10, timeout=20, turns=turns) for _ in range(12)]
-        assert len(await asyncio.gather(*downloads)) == 12
-    assert most == 3
-    assert len(turns) == 0
-
-
-async def test_waiting_for_a_turn_does_not_eat_up_the_time_of_the_download() -> None:
-    async def answer(_: web.Request) -> web.Response:
-        await asyncio.sleep(0.2)
-        return web.Response(body=b"pixels")
-
-    turns = HostTurns(limit=1)
-    async with serving(answer) as server, OutboundClient(LOOPBACK) as client:
-        url = str(server.make_url("/"))
-        # the last begins when its time would be over already
-        downloads = [fetch(client, url, max_bytes=10, timeout=0.5, turns=turns) for _ in range(5)]
-        assert [fetched.body for fetched in await asyncio.gather(*downloads)] == [b"pixels"] * 5
-
-
-async def test_a_turn_that_does_not_come_in_time_is_a_failure() -> None:
-    turns = HostTurns(limit=1)
-    async with OutboundClient(LOOPBACK) as client, turns.turn("127.0.0.1", timeout=1):
-        with pytest.raises(FetchFailed) as caught:
-            await fetch(client, "http://127.0.0.1/", max_bytes=10, timeout=0.05, turns=turns)
-    assert caught.value.reason == Reason.TIMEOUT
-    assert len(turns) == 0
-
-
-async def test_hosts_do_not_wait_for_each_other_and_are_forgotten() -> None:
-    turns = HostTurns(limit=1)
-    async with turns.turn("a.test", timeout=1), turns.turn("b.test", timeout=1):
-        assert len(turns) == 2
-    assert len(turns) == 0
-
-
-async def test_a_download_that_is_cancelled_gives_its_turn_back() -> None:
-    turns = HostTurns(limit=1)
-    entered = asyncio.Event()
-
-    async def hold() -> None:
-        async with turns.turn("a.test", timeout=1):
-            entered.set()
-            await asyncio.sleep(20)
-
-    async def wait() -> None:
-        async with turns.turn("a.test", timeout=20):
-            raise AssertionError("two at a time")
-
-    holding, waiting = asyncio.create_task(hold()), asyncio.create_task(wait())
-    await entered.wait()
-    await asyncio.sleep(0)
-    for task in (waiting, holding):
-        task.cancel()
-    outcomes = await asyncio.gather(holding, waiting, return_exceptions=True)
-    assert all(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
-    async with turns.turn("a.test", timeout=1):
-        assert len(turns) == 1
-    assert len(turns) == 0
 
 
 # --- pauses ---

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from infra.outbound import reasons as outbound
-from streams.compress import fetch
+from streams.compress import circuit_breaker, fetch
 from streams.compress.codec import outcome
 from streams.request import reconcile
 
@@ -17,5 +17,11 @@ def test_every_reason_is_documented_and_every_documented_reason_exists() -> None
     of_images, _, _ = DOCUMENT.read_text().partition(REFUSED)
     documented = re.findall(r"^\| `([a-z0-9_<>]+)` \|", of_images, re.MULTILINE)
     assert len(documented) == len(set(documented))
-    known = {*map(str, outbound.Reason), *map(str, outcome.Reason), fetch.EMPTY, reconcile.REASON}
+    known = {
+        *map(str, outbound.Reason),
+        *map(str, outcome.Reason),
+        fetch.EMPTY,
+        circuit_breaker.HOST_UNAVAILABLE,
+        reconcile.REASON,
+    }
     assert set(documented) == known | {"fetch_http_<status>"}
