@@ -14,35 +14,38 @@ ERRORS_COLUMN = "Errors"
 # White space at the ends is quoted as well, because many readers (ours too) drop it from bare cells.
 _NEEDS_QUOTES = re.compile(r'[",\r\n]|^\s|\s\Z')
 
-# A cell that begins with = + - @, also behind white space and quotes, or with a tab or line break
-# (https://owasp.org/www-community/attacks/CSV_Injection); full-width and small forms count, as some locales
-# read them alike. A sign alone and a signed number (-12.5, +49 170 1234567, -1.5e-3, -5 %) are data that must
-# stay a number: there is nothing in them to run.
-_FORMULA = re.compile(
-    r"""
+# A text that begins with = + - @, also behind white space and quotes (https://owasp.org/www-community/attacks/
+# CSV_Injection); full-width and small forms count, as some locales read them alike. A sign alone and a signed number
+# (-12.5, +49 170 1234567, -1.5e-3, -5 %) are data that must stay a number: there is nothing in them to run.
+_BEGINS_FORMULA = r"""
     ['"\s\ufeff\u200b]*
     (?: [=@\uff1d\uff20\ufe66\ufe6b]
       | [+\-\uff0b\uff0d\ufe62\ufe63]
-        (?! [+\-]* \Z | \d [\d.,\ \u00a0\u202f]* (?: [eE][+\-]?\d+ )? \s? %? \Z )
-    )
-    | '*[\t\r\n]
-    """,
-    re.VERBOSE,
-)
+        (?! [+\-]* %(end)s | \d [\d.,\ \u00a0\u202f]* (?: [eE][+\-]?\d+ )? \s? %%? %(end)s )
+    )"""
+# A whole cell is unsafe with a leading tab or line break, too.
+_FORMULA = re.compile(_BEGINS_FORMULA % {"end": r"\Z"} + r"| '*[\t\r\n]", re.VERBOSE)
+# Where the list separator of the locale is a semicolon, or with tabs, a part of our cell becomes a cell.
+_INNER = _BEGINS_FORMULA % {"end": r"(?=[;\t]|\Z)"}
+_BEFORE_INNER_FORMULA = re.compile(rf"(?<=[;\t])(?={_INNER})", re.VERBOSE)
+_INNER_APOSTROPHE = re.compile(rf"(?<=[;\t])'(?={_INNER})", re.VERBOSE)
+_SEPARATORS = re.compile(r"[;\t]")
 
 
 def protect(cell: str) -> str:
-    """The cell with a leading apostrophe, if a spreadsheet would run it as a formula; else as it is.
+    """The cell with an apostrophe before each formula that a spreadsheet would run; else as it is.
 
-    ``unprotect(protect(cell)) == cell`` for every text, because a formula that already has an apostrophe
-    gets one more.
+    A formula may be the cell, or begin after a semicolon or tab in it. ``unprotect(protect(cell)) == cell`` for every
+    text, because a formula that already has an apostrophe gets one more.
     """
-    return "'" + cell if _FORMULA.match(cell) else cell
+    inner = _BEFORE_INNER_FORMULA.sub("'", cell) if _SEPARATORS.search(cell) else cell
+    return "'" + inner if _FORMULA.match(cell) else inner
 
 
 def unprotect(cell: str) -> str:
-    """The cell without the apostrophe that ``protect``, or a careful user, put before a formula."""
-    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
+    """The cell without the apostrophes that ``protect``, or a careful user, put before formulas."""
+    whole = cell[1:] if cell[:1] == "'" and _FORMULA.match(cell, 1) else cell
+    return _INNER_APOSTROPHE.sub("", whole) if _SEPARATORS.search(whole) else whole
 
 
 def header(input_header: Sequence[str], *, with_errors: bool) -> bytes:

@@ -100,8 +100,33 @@ def test_numbers_and_plain_text_stay_as_they_are(cell: str) -> None:
     assert protect(cell) == cell
 
 
+@pytest.mark.parametrize(
+    ("cell", "shown"),
+    [
+        ("foo;=cmd|' /C calc'!A0;", "foo;'=cmd|' /C calc'!A0;"),
+        ("a\t=1+1", "a\t'=1+1"),
+        ("a; @SUM(A1)", "a;' @SUM(A1)"),
+        ("a;'=1", "a;''=1"),
+        ("a;-1+1;b", "a;'-1+1;b"),
+        ("=1;=2", "'=1;'=2"),
+        ("a;-12.5;+49 170 1234567;-;b", "a;-12.5;+49 170 1234567;-;b"),
+        ("red; blue;a=b", "red; blue;a=b"),
+    ],
+)
+def test_formula_after_inner_separator_gets_an_apostrophe(cell: str, shown: str) -> None:
+    assert protect(cell) == shown
+    assert unprotect(shown) == cell
+
+
 @settings(deadline=None)
-@given(st.text() | st.text(alphabet=st.sampled_from("'\"=+-@ 1\t\n\uff1d")))
+@given(st.text(alphabet=st.sampled_from("'\"=+-@ 1\t;\n\uff1d")))
+def test_no_separator_makes_a_part_a_formula(cell: str) -> None:
+    for separator in ";\t":
+        assert not any(part[:1] in ("=", "@", "\uff1d") for part in protect(cell).split(separator))
+
+
+@settings(deadline=None)
+@given(st.text() | st.text(alphabet=st.sampled_from("'\"=+-@ 1\t;\n\uff1d")))
 def test_protecting_a_cell_is_undone_exactly_and_leaves_nothing_that_begins_a_formula(cell: str) -> None:
     assert unprotect(protect(cell)) == cell
     shown = protect(cell)

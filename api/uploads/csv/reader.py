@@ -262,7 +262,7 @@ def _aligned(cells: list[str], columns: Columns) -> list[str]:
             if columns.urls != columns.width - 1 or not all(map(starts_with_url, urls)):
                 raise _TooManyCells
             cells[columns.urls] = ",".join(urls)
-    return [unprotect(cell) if cell[:1] == "'" else cell for cell in cells]
+    return [unprotect(cell) if "'" in cell else cell for cell in cells]
 
 
 def _check_row(cells: list[str], columns: Columns) -> tuple[list[Problem], int]:
