@@ -41,6 +41,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self._lives)
 
+    def __contains__(self, key: bytes | None) -> bool:
+        """Whether a record's key is that of a candidate: only those need to be decoded."""
+        return key is not None and key.decode(errors="replace") in self._lives
+
     def read_old(self, event: Event) -> None:
         """Apply an event from before that time."""
         before = self._lives.get(event.request_id, Lifecycle())
@@ -106,7 +110,7 @@ class Retention:
         if len(candidates):
             async for records in reader.read({partition: position}):
                 for record in records:
-                    if (event := decode_or_none(record.value)) is not None:
+                    if record.key in candidates and (event := decode_or_none(record.value)) is not None:
                         candidates.read_later(event)
         return candidates.requests, position
 

@@ -71,3 +71,11 @@ def test_creations_are_not_remembered() -> None:
     candidates = Candidates()
     candidates.read_old(created("a"))
     assert len(candidates) == 0
+
+
+def test_only_candidates_are_decoded_later() -> None:
+    candidates = Candidates()
+    for event in (created("a"), completed("b"), completed("c")):
+        candidates.read_old(event)
+    candidates.read_later(RETRIED.model_copy(update={"request_id": "c"}))
+    assert [key for key in (b"a", b"b", b"c", b"\xff", None) if key in candidates] == [b"b"]
