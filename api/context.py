@@ -20,7 +20,7 @@ from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.progress.view import ProgressView, StaleViewError
-from streams.projections.history import History
+from streams.projections.history.queries import HistoryQueries
 from streams.request.lifecycle import RequestState, evolve
 from streams.request.status import Status
 from streams.webhooks.store import Deliveries
@@ -37,7 +37,7 @@ class Context:
     events: EventLog
     view: ProgressView
     session: Session
-    history: History
+    history: HistoryQueries
     deliveries: Deliveries
     storage: Storage
     fetch_allow: AllowList
@@ -93,7 +93,7 @@ async def open_context(settings: Settings) -> AsyncIterator[Context]:
             events,
             view,
             session,
-            History(session),
+            HistoryQueries(session),
             Deliveries(session, settings.partitions),
             storage,
             AllowList.parse(settings.fetch_allow),

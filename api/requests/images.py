@@ -14,7 +14,7 @@ from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json
 from api.http.problems import unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
-from streams.projections.history import LISTED_COLUMNS
+from streams.projections.history.tables import LISTED
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, chunk_of, chunk_range
 
@@ -24,6 +24,8 @@ MAX_LIMIT = 1000
 
 # Cassandra buckets of 1,000 images read per page when filtering by status; the cursor continues after them.
 MAX_BUCKETS = 10
+
+_SHOWN = [column.field for column in LISTED if column.field in Image.model_fields]
 
 _INDEX: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)])
 
@@ -56,7 +58,7 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
             bucket,
             start=index,
             limit=limit - len(items) if wanted is None else IMAGES_PER_CHUNK,
-            patience=0,
+            retry_for=0,
         )
         while index < end and len(items) < limit:
             image = image_of(index, rows.get(index), status)
@@ -74,36 +76,19 @@ def _bucket_filter(wanted: str | None, context: Context, status: Status) -> Call
     return lambda bucket: context.view.chunk_failed(status.request_id, bucket) != 0
 
 
-def image_of(index: int, row: tuple[Any, ...] | None, status: Status) -> Image:
+def image_of(index: int, known: dict[str, Any] | None, status: Status) -> Image:
     """An image with its result from the history, or a pending or cancelled one without."""
     without_result = Image(index=index, status="cancelled" if status.status in STOPPED else "pending")
-    if row is None:
+    if known is None:
         return without_result
-    known = dict(zip(LISTED_COLUMNS, row, strict=True))
     succeeded = known["output_path"] is not None
-    if not succeeded and known["attempt"] < status.run and status.status == "processing":
+    if not succeeded and known["run"] < status.run and status.status == "processing":
         return without_result  # requested again in the current run
-    return Image(
-        index=index,
-        status="succeeded" if succeeded else "failed",
-        row=known["row_number"],
-        serial=known["serial"],
-        product_name=known["product_name"],
-        input_url=known["input_url"],
-        output_url=None if status.status == "expired" else known["output_url"],
-        # The row may still hold the reason of an earlier run beside the success.
-        reason=None if succeeded else known["reason"],
-        detail=None if succeeded else known["detail"],
-        input_bytes=known["input_bytes"],
-        output_bytes=known["output_bytes"],
-        format=known["format"],
-        width=known["width"],
-        height=known["height"],
-        sha256=known["sha256"],
-        kept_original=known["kept_original"],
-        attempt=known["attempt"],
-        milliseconds=known["milliseconds"],
-    )
+    hidden = {"output_url"} if status.status == "expired" else set()
+    if succeeded:  # the row may still hold the reason of an earlier run beside the success
+        hidden |= {"reason", "detail"}
+    shown = {field: known[field] for field in _SHOWN if field not in hidden}
+    return Image(index=index, status="succeeded" if succeeded else "failed", attempt=known["run"], **shown)
 
 
 def routes() -> list[Route]:

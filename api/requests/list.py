@@ -18,7 +18,7 @@ from api.http.problems import unavailable
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import Time
 from streams.progress.view import StaleViewError
-from streams.projections.history import NEWEST_REQUEST
+from streams.projections.history.queries import NEWEST_REQUEST
 from streams.request.lifecycle import Phase
 from streams.request.status import Status
 

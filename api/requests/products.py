@@ -12,9 +12,9 @@ from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
 from api.http.problems import unavailable
-from infra.cassandra.session import CassandraUnavailableError
+from infra.cassandra.session import CassandraUnavailableError, utc
 from streams.events.base import Time
-from streams.projections.history import NEWEST_IMAGE, ProductPlace, utc
+from streams.projections.history.queries import NEWEST_IMAGE, ProductPlace
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -29,17 +29,14 @@ async def product_history(request: web.Request) -> web.Response:
     cursor = cursor_of(request, _CURSOR)
     before = ProductPlace(*cursor) if cursor else NEWEST_IMAGE
     try:
-        rows = await request.app[CONTEXT].history.product_images(
-            request[OWNER], request.match_info["name"], before, limit + 1
+        rows, following = await request.app[CONTEXT].history.product_images(
+            request[OWNER], request.match_info["name"], before, limit
         )
     except CassandraUnavailableError:
         raise unavailable("cannot read the product history: Cassandra is unavailable") from None
-    items = [_image_of(row) for row in rows[:limit]]
-    last = items[-1] if len(rows) > limit else None
     return json_response(
         ProductHistoryPage(
-            items=items,
-            next_cursor=cursor_to((last.requested_at, last.request_id, last.index)) if last else None,
+            items=[_image_of(row) for row in rows], next_cursor=cursor_to(tuple(following)) if following else None
         )
     )
 

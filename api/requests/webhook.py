@@ -123,7 +123,7 @@ async def _deliveries(request: web.Request, request_id: str) -> list[Delivery]:
     """The completion messages of a request, newest first."""
     context = request.app[CONTEXT]
     try:
-        completion = (await context.history.lifecycle(request_id, patience=0)).completion
+        completion = (await context.history.lifecycle(request_id, retry_for=0)).completion
         if completion is None:
             return []
         runs = range(completion.run, max(-1, completion.run - MAX_RUNS_SHOWN), -1)

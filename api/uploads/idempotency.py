@@ -11,10 +11,9 @@ from aiohttp import web
 
 from api.context import Context
 from api.http.problems import Problem, ProblemCode, unavailable
-from infra.cassandra.session import CassandraUnavailableError, Session
+from infra.cassandra.session import CassandraUnavailableError, Session, utc
 from streams.events.base import utc_now
 from streams.progress.view import StaleViewError
-from streams.projections.history import utc
 
 MAX_KEY_CHARS = 255
 LIFETIME_SECONDS = 24 * 3600

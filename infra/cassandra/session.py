@@ -6,6 +6,7 @@ import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -39,6 +40,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
+RETRY_FOR = 120.0
+"""Seconds for which workers retry while Cassandra is unavailable; after that a worker ends and is restarted."""
 PAGE_SIZE = 5000
 # Unlimited: the driver's default backs off up to ten minutes and gives up after 64 attempts.
 RECONNECTION = ExponentialReconnectionPolicy(1.0, 10.0, max_attempts=None)
@@ -207,6 +210,11 @@ class Session:
         )
         rows = await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
         return rows, ResultSet(future, rows).paging_state
+
+
+def utc(time: datetime) -> datetime:
+    """A time as the driver returns it (in UTC, but without saying so)."""
+    return time.replace(tzinfo=UTC)
 
 
 async def check_cassandra(session: Session | None) -> None:

@@ -40,8 +40,8 @@ class WriteBatches:
         """Number of writes that wait for a batch."""
         return len(self._waiting)
 
-    async def write(self, cql: str, parameters: Sequence[Any]) -> None:
-        """Return when the write is acknowledged; raises as `Session.execute`.
+    def write(self, cql: str, parameters: Sequence[Any]) -> "asyncio.Future[None]":
+        """Enqueue a write; the future is done when it is acknowledged, or has the error of `Session.execute`.
 
         The caller bounds the number of its concurrent writes.
         """
@@ -52,7 +52,7 @@ class WriteBatches:
             self._start_sending()
         elif self._timer is None:
             self._timer = loop.call_later(LINGER, self._start_sending)
-        await done
+        return done
 
     def _start_sending(self) -> None:
         if self._timer is not None:

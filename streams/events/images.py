@@ -103,6 +103,11 @@ class ImageProcessed(_ImageResult):
     shrink_ms: Milliseconds = 0
     store_ms: Milliseconds = 0
 
+    @property
+    def milliseconds(self) -> int:
+        """Duration of fetching, compressing and storing."""
+        return self.fetch_ms + self.shrink_ms + self.store_ms
+
 
 class ImageFailed(_ImageResult):
     """An image can't be processed; the rest of its request continues."""

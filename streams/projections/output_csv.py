@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -19,7 +20,7 @@ from streams.events.base import utc_now
 from streams.events.requests import OutputCsvRequested, RequestCompleted
 from streams.log.producer import EventLog
 from streams.projections import csv_format, lag
-from streams.projections.history import History
+from streams.projections.history.queries import HistoryQueries, StoredImage
 from streams.projections.lag import HistoryLagsError, Recall, with_history
 from streams.request.lifecycle import Lifecycle
 from streams.request.tally import chunk_count, chunk_range
@@ -32,7 +33,7 @@ class OutputCsv:
 
     def __init__(
         self,
-        history: History,
+        history: HistoryQueries,
         storage: Storage,
         event_log: EventLog,
         spool: Path,
@@ -43,6 +44,7 @@ class OutputCsv:
         self._storage = storage
         self._events = event_log
         self._spool = spool
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._recall = recall
         self._history_timeout = lag.HISTORY_TIMEOUT if history_timeout is None else history_timeout
 
@@ -50,8 +52,14 @@ class OutputCsv:
         """Write the output CSV of a request whose images all have their result, then RequestCompleted.
 
         Done again, it writes the same bytes to the same key and an event of the same id. An event whose sums are not
-        those of the log is dropped: either they are out of date, or progress requests the output CSV again.
+        those of the log is dropped: either they are out of date, or progress requests the output CSV again. The output
+        CSVs of a request are written one after the other, in the order of their events.
         """
+        lock = self._locks.setdefault(event.request_id, asyncio.Lock())  # the entry lives as long as its users
+        async with lock:
+            await self._publish(event)
+
+    async def _publish(self, event: OutputCsvRequested) -> None:
         if _is_superseded(event, await self._history.lifecycle(event.request_id)):
             return
         path = output_path(event)
@@ -62,7 +70,8 @@ class OutputCsv:
                 await self._recall(event.request_id, event.created_at)
 
         try:
-            await with_history(lambda: self._write(event, path), recall)
+            if not await with_history(lambda: self._write(event, path), recall):
+                return
         except HistoryLagsError as gap:
             if not (await self._history.lifecycle(event.request_id)).is_past(event.run):
                 logger.warning("output CSV not written", request_id=event.request_id, run=event.run, reason=str(gap))
@@ -82,7 +91,8 @@ class OutputCsv:
 
     async def rewrite(self, event: OutputCsvRequested) -> None:
         """Write the output CSV again without an event. Raises HistoryLagsError."""
-        await self._write(event, output_path(event))
+        async with self._written(event) as file:
+            await self._put(file, output_path(event))
 
     async def differs(self, event: OutputCsvRequested) -> bool:
         """Whether the stored output CSV differs from the history, or is missing."""
@@ -95,10 +105,18 @@ class OutputCsv:
                     return True
             return bool(await asyncio.to_thread(file.read, 1))
 
-    async def _write(self, event: OutputCsvRequested, path: str) -> None:
+    async def _write(self, event: OutputCsvRequested, path: str) -> bool:
+        """Write the output CSV; returns False if it has become outdated meanwhile, and is not stored."""
         with metrics.OUTPUT_SECONDS.time():
             async with self._written(event) as file:
-                await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
+                if _is_superseded(event, await self._history.lifecycle(event.request_id)):
+                    logger.info("outdated output CSV dropped", request_id=event.request_id, failed=event.failed)
+                    return False
+                await self._put(file, path)
+                return True
+
+    async def _put(self, file: BinaryIO, path: str) -> None:
+        await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
 
     @asynccontextmanager
     async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:
@@ -107,10 +125,10 @@ class OutputCsv:
             file.write(csv_format.header(event.header, with_errors=event.failed > 0))
             failed = 0
             pending: list[Any] = []
-            async for images in self._buckets(event):
+            async for images in self._pages(event):
                 pending += images
                 failed += sum(image.output_path is None for image in images)
-                # A row may go on in the next bucket: its images are written when it is whole.
+                # A row may go on in the next page: its images are written when it is whole.
                 last_row = pending[-1].row_number
                 whole = [image for image in pending if image.row_number != last_row]
                 pending = [image for image in pending if image.row_number == last_row]
@@ -122,24 +140,29 @@ class OutputCsv:
             file.seek(0)
             yield file
 
-    async def _buckets(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
-        loop = asyncio.get_running_loop()
+    async def _pages(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
+        """The rows of all images in order, each page within the bound of the history."""
         for bucket in range(chunk_count(event.total)):
-            wanted = list(chunk_range(bucket, event.total))
-            seen, deadline = -1, 0.0
-            while True:
-                rows = await self._history.images(event.request_id, bucket)
-                images = [image for image in rows if image.image_index < event.total]
-                settled = [image.image_index for image in images if _is_settled(image, event.run)]
-                if settled == wanted:
-                    break
-                if len(settled) > seen:
-                    seen, deadline = len(settled), loop.time() + self._history_timeout
-                if loop.time() >= deadline:
-                    missing = sorted(set(wanted) - set(settled))
-                    raise HistoryLagsError(f"{len(missing)} results are missing, the first is image {missing[0]}")
-                await asyncio.sleep(lag.HISTORY_POLL)
-            yield images
+            stored = await self._settled(event, bucket)
+            async for rows in self._history.images(event.request_id, bucket, stored):
+                yield rows
+
+    async def _settled(self, event: OutputCsvRequested, bucket: int) -> list[StoredImage]:
+        """The images of a bucket once all have a result; waits while results arrive. Raises HistoryLagsError."""
+        loop = asyncio.get_running_loop()
+        wanted = chunk_range(bucket, event.total)
+        seen, deadline = -1, 0.0
+        while True:
+            stored = await self._history.stored_images(event.request_id, bucket)
+            settled = [image for image in stored if image.image_index < event.total and _is_settled(image, event.run)]
+            if len(settled) == len(wanted):
+                return settled
+            if len(settled) > seen:
+                seen, deadline = len(settled), loop.time() + self._history_timeout
+            if loop.time() >= deadline:
+                missing = sorted(set(wanted) - {image.image_index for image in settled})
+                raise HistoryLagsError(f"{len(missing)} results are missing, the first is image {missing[0]}")
+            await asyncio.sleep(lag.HISTORY_POLL)
 
 
 def output_path(event: OutputCsvRequested) -> str:
@@ -148,16 +171,16 @@ def output_path(event: OutputCsvRequested) -> str:
 
 
 def _is_superseded(event: OutputCsvRequested, life: Lifecycle) -> bool:
-    """Whether there is nothing left to do: the request expired, or its run is completed with as few failures."""
+    """Whether nothing is left to do: the request expired or was retried, or the run is completed as well or better."""
     done = life.completion
-    if life.is_expired:
+    if life.is_expired or life.retried_run > event.run:
         return True
     return done is not None and (done.run > event.run or (done.run == event.run and done.failed <= event.failed))
 
 
-def _is_settled(image: Any, run: int) -> bool:
+def _is_settled(image: StoredImage, run: int) -> bool:
     """Whether this is a result that counts in the run: what failed earlier was asked for again."""
-    return image.output_path is not None or (image.attempt is not None and image.attempt >= run)
+    return image.output_path is not None or (image.run is not None and image.run >= run)
 
 
 def _rows(images: list[Any], *, with_errors: bool) -> bytes:

@@ -1,13 +1,12 @@
 """Messages about images: up to 100 of a request at a time, made from the history once all have their result."""
 
 import asyncio
-from typing import Any
 
 import structlog
 
 from streams.events.progress import ImagesSettled
 from streams.projections import lag
-from streams.projections.history import LISTED_COLUMNS, History
+from streams.projections.history import History
 from streams.projections.lag import HistoryLagsError, Recall, with_history
 from streams.request.tally import chunk_of
 from streams.webhooks.delivery import Origin
@@ -51,25 +50,28 @@ class ImageMessages:
             await asyncio.sleep(lag.HISTORY_POLL)
         return hints
 
-    async def record(self, event: ImagesSettled) -> list[Hint] | None:
-        """Record the messages and return the hints of those that are to be sent; None: the history lags."""
-        rows = await self._history.listed_images(event.request_id, chunk_of(event.first)[0])
-        images: dict[int, dict[str, Any]] = {}
+    async def record(self, event: ImagesSettled, *, is_rebuild: bool = False) -> list[Hint] | None:
+        """Record the messages and return the hints of those that are to be sent; None: the history lags.
+
+        A rebuild records only messages with delivery attempts: the rows may have changed since, and a message that
+        was never due must not be sent.
+        """
+        images = await self._history.listed_images(
+            event.request_id, chunk_of(event.first)[0], start=event.first, limit=event.count
+        )
         for index in range(event.first, event.first + event.count):
-            if index not in rows:
-                return None
-            image = images[index] = dict(zip(LISTED_COLUMNS, rows[index], strict=True))
-            if image["output_path"] is None and (image["attempt"] or 0) < event.run:
-                return None  # that of an earlier run
+            image = images.get(index)
+            if image is None or (image["output_path"] is None and image["run"] < event.run):
+                return None  # its result, or that of this run, is not here yet
         hints = []
         for kind in event.webhook_events:
             body = images_message(event, kind, images)
             webhook_id = images_id(event, kind)
-            # What was told once is told the same way again, however late a success came since.
-            known = (await self._deliveries.load(webhook_id)).origin
-            if body is None and known is None:
+            # A message that was recorded once stays as it is, however late a success came since.
+            known = await self._deliveries.load(webhook_id)
+            if (body is None and known.origin is None) or (is_rebuild and not known.attempts):
                 continue
-            origin = known or Origin(
+            origin = known.origin or Origin(
                 event.request_id,
                 kind,
                 event.run,

@@ -94,12 +94,12 @@ class ImagesFailedMessage(BaseModel):
 def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int, Mapping[str, Any]]) -> bytes | None:
     """The body about those of ``images`` (their rows in the history, by index) that ``kind`` is about; None if none is.
 
-    After a retry it is about those that were asked for again.
+    Only results of the event's run count: those of a later run belong to a later message.
     """
     wanted = [
         {**image, "index": index}
         for index, image in sorted(images.items())
-        if image["attempt"] >= event.run and (image["output_path"] is not None) == (kind == "image.processed")
+        if image["run"] >= event.run and (image["output_path"] is not None) == (kind == "image.processed")
     ]
     if not wanted:
         return None

@@ -4,6 +4,7 @@ Every write may be repeated and come in any order. Due times are only hints: the
 before it sends anything.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,12 +13,12 @@ from urllib.parse import urlsplit
 from aiokafka import TopicPartition
 from cassandra.query import UNSET_VALUE
 
-from infra.cassandra.session import Session
+from infra.cassandra.session import RETRY_FOR, Session, utc
 from streams.events.base import Event, utc_now
 from streams.events.requests import RequestCompleted
 from streams.events.webhooks import WebhookAttempted, WebhookFailed, WebhookRedeliveryRequested
 from streams.log.reader import partition_of
-from streams.projections.history import OUTLIVES, PATIENCE, utc, write_time
+from streams.projections.history.write_clock import microseconds
 from streams.webhooks.delivery import Attempt, Delivery, Origin
 from streams.webhooks.message import completion_id, message
 
@@ -32,6 +33,7 @@ _INSERT_ATTEMPT = """
     INSERT INTO webhook_deliveries (webhook_id, attempt, attempted_at, status, milliseconds, reason, next_attempt_at,
         last)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+_ADD_CONFIRMED = "UPDATE webhook_deliveries SET confirmed = confirmed + ? WHERE webhook_id = ?"
 _ADD_REDELIVERY = "UPDATE webhook_deliveries SET redeliveries = redeliveries + ? WHERE webhook_id = ?"
 _ADD_GIVEN_UP = "UPDATE webhook_deliveries SET given_up = given_up + ? WHERE webhook_id = ?"
 _SELECT_DELIVERY = "SELECT * FROM webhook_deliveries WHERE webhook_id = ?"
@@ -133,9 +135,11 @@ class Deliveries:
                     UNSET_VALUE if event.reason is None else event.reason,
                     UNSET_VALUE if event.next_attempt_at is None else event.next_attempt_at,
                     event.last,
-                    # Were an attempt ever made twice, by a worker that didn't know of the other, a success counts.
-                    write_time(event.time) + (OUTLIVES if event.reason is None else 0),
+                    microseconds(event.time),
                 )
+                # If two workers made the same attempt, a success counts, whatever the other one says later.
+                if event.reason is None:
+                    await self._execute(_ADD_CONFIRMED, {event.attempt}, event.webhook_id)
             case WebhookFailed():
                 await self._execute(_ADD_GIVEN_UP, {event.attempts}, event.webhook_id)
             case WebhookRedeliveryRequested():
@@ -155,7 +159,7 @@ class Deliveries:
             origin.body,
             origin.created_at,
             UNSET_VALUE if origin.traceparent is None else origin.traceparent,
-            write_time(origin.created_at),
+            microseconds(origin.created_at),
         )
 
     async def load(self, webhook_id: str) -> Delivery:
@@ -176,7 +180,7 @@ class Deliveries:
         return Delivery(
             webhook_id,
             origin or None,
-            tuple(_attempt(row) for row in rows if row.milliseconds is not None),
+            tuple(_attempt(row, first.confirmed or ()) for row in rows if row.milliseconds is not None),
             {before: utc(at) for before, at in (first.redeliveries or {}).items()},
             frozenset(first.given_up or ()),
             first.claim,
@@ -219,16 +223,17 @@ class Deliveries:
         await self._execute(_DELETE_SLOT, shard, host, slot)
 
     async def _execute(self, cql: str, *parameters: Any) -> list[Any]:
-        return await self._session.execute(cql, parameters, retry_for=PATIENCE)
+        return await self._session.execute(cql, parameters, retry_for=RETRY_FOR)
 
 
-def _attempt(row: Any) -> Attempt:
+def _attempt(row: Any, confirmed: Container[int]) -> Attempt:
+    is_confirmed = row.attempt in confirmed
     return Attempt(
         row.attempt,
         utc(row.attempted_at),
         row.status,
         row.milliseconds,
-        row.reason,
-        utc(row.next_attempt_at) if row.next_attempt_at else None,
-        bool(row.last),
+        None if is_confirmed else row.reason,
+        utc(row.next_attempt_at) if row.next_attempt_at and not is_confirmed else None,
+        bool(row.last) and not is_confirmed,
     )

@@ -118,7 +118,7 @@ def rows_written(settings: Settings) -> float:
         session = cluster.connect(settings.cassandra_keyspace)
         session.row_factory = tuple_factory
         writes = []
-        for table in ("images_by_request", "images_by_owner_product"):
+        for table in ("images_by_request", "images_by_product_month"):
             found = session.execute(f"SELECT * FROM {table} LIMIT {RAW_ROWS}", timeout=60)
             names = ", ".join(found.column_names)
             places = ", ".join("?" * len(found.column_names))

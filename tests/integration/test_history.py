@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import permutations
 from random import Random
 from typing import Any
@@ -12,18 +12,27 @@ from uuid import uuid4
 import pytest
 
 from infra.cassandra import session as session_module
-from infra.cassandra.session import CassandraUnavailableError, Session
+from infra.cassandra.session import CassandraUnavailableError, Session, utc
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
-from streams.projections.history import NEWEST_REQUEST, History, utc
+from streams.projections.history import History
+from streams.projections.history.queries import (
+    MONTHS_PER_PAGE,
+    NEWEST_IMAGE,
+    NEWEST_REQUEST,
+    PAGE_BYTES,
+    ProductPlace,
+)
 from streams.request.status import completed_status
 from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 from tests.support.tcp_proxy import TcpProxy
 
-OF_PRODUCT = "SELECT * FROM images_by_owner_product WHERE owner = '' AND product_name = ?"
+OF_PRODUCT = """
+    SELECT * FROM images_by_product_month
+    WHERE owner = '' AND product_name = ? AND month IN (24322, 24323) AND part = 0"""
 RECEIVER = "https://receiver.example/hook"
 
 
@@ -46,6 +55,12 @@ async def rows_of(session: Session, request_id: str, *, buckets: int = 1, produc
     for product in products:
         rows += await session.execute(OF_PRODUCT, (product,))
     return [row._asdict() for row in rows]
+
+
+async def images_of(session: Session, request_id: str, bucket: int) -> list[Any]:
+    history = History(session)
+    stored = await history.stored_images(request_id, bucket)
+    return [row async for page in history.images(request_id, bucket, stored) for row in page]
 
 
 async def record_all(session: Session, events: Sequence[Event]) -> None:
@@ -123,8 +138,8 @@ async def test_a_retry_outlives_the_first_run(
 
     async with connected(cassandra_settings) as session:
         await record_all(session, [events[number] for number in order])
-        (row,) = await History(session).images(request_id, 0)
-        assert (row.attempt, row.reason) == (1, "fetch_http_410")
+        (row,) = await images_of(session, request_id, 0)
+        assert (row.run, row.reason) == (1, "fetch_http_410")
 
 
 async def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings: Settings, request_id: str) -> None:
@@ -133,13 +148,12 @@ async def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings
     async with connected(cassandra_settings) as session:
         events = [processed(requested(request_id, index)) for index in indexes]
         await record_all(session, Random(1).sample(events, len(events)))
-        history = History(session)
-        found = [[row.image_index for row in await history.images(request_id, bucket)] for bucket in range(4)]
+        found = [[row.image_index for row in await images_of(session, request_id, bucket)] for bucket in range(4)]
         assert found == [[0, 1, 999], [1000, 1001], [2500], []]
-        row = (await history.images(request_id, 2))[0]
+        row = (await images_of(session, request_id, 2))[0]
         image = requested(request_id, 2500)
         assert tuple(row.cells) == image.cells
-        assert (row.row_number, row.position, row.input_url) == (2500, 0, image.input_url)
+        assert row.row_number == 2500
 
 
 async def test_a_product_shows_each_time_its_images_were_processed_newest_first(
@@ -159,6 +173,86 @@ async def test_a_product_shows_each_time_its_images_were_processed_newest_first(
         ]
         assert [row.reason for row in rows] == ["too_large", None] * 3
         assert [row.output_bytes for row in rows] == [None, 400] * 3
+
+
+@pytest.mark.parametrize("rebuilt_at", [None, NOON + timedelta(days=1)])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 1, 0)])
+async def test_late_success_corrects_the_sums_of_its_run(
+    cassandra_settings: Settings, request_id: str, rebuilt_at: datetime | None, order: Sequence[int]
+) -> None:
+    """Although both completions are of one moment, and Cassandra prefers the greater value of two."""
+    events = [
+        completed(request_id, total=10, succeeded=8, failed=2, input_bytes=8000),
+        completed(request_id, total=10, succeeded=9, failed=1, input_bytes=9000),
+    ]
+
+    async with connected(cassandra_settings) as session:
+        history = History(session)
+        await history.record(created(request_id, total=10), rebuilt_at=rebuilt_at)
+        for number in order:
+            await history.record(events[number], rebuilt_at=rebuilt_at)
+        status = await history.status(request_id)
+        assert status is not None
+        assert (status.succeeded, status.failed, status.input_bytes) == (9, 1, 9000)
+
+
+async def test_pages_of_large_cells_are_bounded_in_bytes(cassandra_settings: Settings, request_id: str) -> None:
+    cells = ("1", "Shoe", "é" * 30_000)
+    images = [processed(requested(request_id, index, cells=cells)) for index in range(150)]
+
+    async with connected(cassandra_settings) as session:
+        await record_all(session, images)
+        history = History(session)
+        stored = await history.stored_images(request_id, 0)
+        pages = [page async for page in history.images(request_id, 0, stored)]
+        assert [row.image_index for page in pages for row in page] == list(range(150))
+        assert max(sum(len(cell.encode()) for row in page for cell in row.cells) for page in pages) < PAGE_BYTES
+        assert len(pages) == 3
+
+
+async def product_history(history: History, owner: str, limit: int) -> tuple[list[ProductPlace], int]:
+    """All places of an owner's product "Shoe", in the order of their pages, and the number of pages."""
+    places: list[ProductPlace] = []
+    following: ProductPlace | None = NEWEST_IMAGE
+    pages = 0
+    while following is not None:
+        rows, following = await history.product_images(owner, "Shoe", following, limit)
+        assert len(rows) <= limit
+        places += [ProductPlace(utc(row.requested_at), row.request_id, row.image_index) for row in rows]
+        pages += 1
+    return places, pages
+
+
+async def test_product_history_pages_over_months_and_parts(cassandra_settings: Settings, request_id: str) -> None:
+    """An image with a high index is in another partition than those of the same upload before it."""
+    images = [
+        requested(f"{request_id}-{days}", index, owner=request_id, product_name="Shoe", time=NOON + timedelta(days))
+        for days in (0, 20, 45, 400)
+        for index in (0, 1, 70_000)
+    ]
+
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [processed(image) for image in Random(3).sample(images, len(images))])
+        history = History(session)
+        expected = sorted((ProductPlace(one.time, one.request_id, one.index) for one in images), reverse=True)
+        for limit in (1, 4, 12, 100):
+            assert (await product_history(history, request_id, limit))[0] == expected
+        assert await history.product_images(request_id, "Boot", NEWEST_IMAGE, 10) == ([], None)
+
+
+async def test_product_history_reads_a_bounded_number_of_months(cassandra_settings: Settings, request_id: str) -> None:
+    months = 2 * MONTHS_PER_PAGE + 1
+    images = [
+        requested(request_id, owner=request_id, product_name="Shoe" if number == 0 else "Boot", time=time)
+        for number in range(months)
+        if (time := NOON.replace(year=2020 + number // 12, month=number % 12 + 1))
+    ]
+
+    async with connected(cassandra_settings) as session:
+        await record_all(session, [failed(image) for image in images])
+        places, pages = await product_history(History(session), request_id, 10)
+        assert [place.requested_at for place in places] == [images[0].time]
+        assert pages == 3
 
 
 async def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: Settings, request_id: str) -> None:
@@ -203,8 +297,8 @@ async def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settin
             "output_bytes": 2**63 - 1,
         }
         await record_all(session, [done, completed(request_id, run=2**16 - 1, **sums)])
-        (row,) = await History(session).images(request_id, image.index // 1000)
-        assert (row.row_number, row.position, row.attempt) == (last, last, 2**16 - 1)
+        found = (await History(session).listed_images(request_id, image.index // 1000))[image.index]
+        assert (found["row"], found["position"], found["run"]) == (last, last, 2**16 - 1)
         status = await History(session).status(request_id)
         assert status is not None
         assert status.input_bytes == 2**63 - 1

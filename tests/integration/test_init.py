@@ -29,7 +29,8 @@ TABLES = {
     "requests_by_owner",
     "days_by_owner",
     "images_by_request",
-    "images_by_owner_product",
+    "images_by_product_month",
+    "months_by_owner",
     "idempotency_keys",
     "schema_migrations",
 }

@@ -16,13 +16,14 @@ from infra.settings import Settings
 from infra.storage import Storage
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
-from streams.events.requests import RequestCompleted, RequestRetried
+from streams.events.requests import RequestCompleted, RequestExpired, RequestRetried
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections import lag
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
-from tests.support.examples import HEADER, failed, output_requested, processed, requested
+from streams.request.lifecycle import Lifecycle
+from tests.support.examples import HEADER, NOON, completed, failed, output_requested, processed, requested
 from tests.support.topic_reader import events_in, records_in
 
 Result = ImageProcessed | ImageFailed
@@ -30,11 +31,13 @@ WRITES_AT_ONCE = 100
 
 
 @dataclass
-class Room:
+class Fixture:
     """All that the output CSV is made of and from."""
 
     settings: Settings
     request_id: str
+    session: Session
+    log: EventLog
     history: History
     storage: Storage
     output: OutputCsv
@@ -55,14 +58,20 @@ class Room:
 
 
 @asynccontextmanager
-async def room(settings: Settings, request_id: str) -> AsyncIterator[Room]:
+async def fixture(settings: Settings, request_id: str) -> AsyncIterator[Fixture]:
     session = await Session.connect(settings)
     log = EventLog(settings)
     await log.start()
     try:
         history, storage = History(session), Storage.of(settings)
-        yield Room(
-            settings, request_id, history, storage, OutputCsv(history, storage, log, settings.data_dir / "spool")
+        yield Fixture(
+            settings,
+            request_id,
+            session,
+            log,
+            history,
+            storage,
+            OutputCsv(history, storage, log, settings.data_dir / "spool"),
         )
     finally:
         await log.stop()
@@ -91,7 +100,7 @@ def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequest
 async def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(
     settings: Settings, request_id: str
 ) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
         await at.record(list(reversed(results)))
         await at.output.publish(output_requested(results))
@@ -106,7 +115,7 @@ async def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(
 async def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
     settings: Settings, request_id: str
 ) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b, c, d = images_of(request_id, [3, 1])
         results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
         await at.record(results)
@@ -122,7 +131,7 @@ async def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: 
     """A row over three of the history's partitions, one that ends with a partition, and one that begins with one."""
     urls_per_row = [3, 2050, 7, 940, 5, 1]
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         images = images_of(request_id, urls_per_row)
         assert images[2999].row == 3
         assert images[3000].row == 4
@@ -146,7 +155,7 @@ async def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: 
 async def test_the_completion_says_what_was_counted_and_where_the_output_is(
     settings: Settings, request_id: str
 ) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
         await at.record([processed(a), failed(b)])
@@ -161,7 +170,7 @@ async def test_the_completion_says_what_was_counted_and_where_the_output_is(
 
 
 async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b)])
         due = output_requested([processed(a), failed(b)])
@@ -179,7 +188,7 @@ async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settin
 
 
 async def test_gap_writes_nothing_and_appends_no_copy(settings: Settings, request_id: str) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
         await at.record([results[0], results[2]])
         due = output_requested(results)
@@ -195,7 +204,7 @@ async def test_gap_writes_nothing_and_appends_no_copy(settings: Settings, reques
 
 
 async def test_missing_results_are_recalled_once(settings: Settings, request_id: str) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
         await at.record(results[:1])
         recalled: list[str] = []
@@ -212,7 +221,7 @@ async def test_missing_results_are_recalled_once(settings: Settings, request_id:
 
 
 async def test_completed_run_is_not_written_again(settings: Settings, request_id: str) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b)])
         due = output_requested([processed(a), failed(b)])
@@ -229,7 +238,7 @@ async def test_a_history_that_lags_a_little_is_waited_for(
 ) -> None:
     monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 30.0)
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2])]
         await at.record(results[:1])
         publishing = asyncio.create_task(at.output.publish(output_requested(results)))
@@ -247,7 +256,7 @@ async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes
 ) -> None:
     monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 0.6)
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [1001, 4])]
         await at.record(results[:-4])
         publishing = asyncio.create_task(at.output.publish(output_requested(results)))
@@ -262,7 +271,7 @@ async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes
 async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
     """Even where the sums agree: the reason would be that of the first run."""
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         first = images_of(request_id, [2])
         second = [requested(**{**image.model_dump(), "run": 1}) for image in first]
         results: list[Result] = [processed(second[0]), failed(second[1], "fetch_http_410")]
@@ -282,7 +291,7 @@ async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_f
 ) -> None:
     """Its images are being replaced, so that its sums may never be right again."""
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         (image,) = images_of(request_id, [1])
         again = requested(**{**image.model_dump(), "run": 1})
         await at.record([failed(image), processed(again)])
@@ -300,7 +309,7 @@ async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_f
 async def test_a_success_after_the_completion_comes_into_the_output_csv_once_the_history_has_it(
     settings: Settings, request_id: str
 ) -> None:
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b)])
         await at.output.publish(output_requested([processed(a), failed(b)]))
@@ -314,10 +323,71 @@ async def test_a_success_after_the_completion_comes_into_the_output_csv_once_the
         assert b"fetch_http" not in (await at.stored() or b"fetch_http")
 
 
+class _Delayed(History):
+    """Something happens just before an output CSV is stored."""
+
+    def __init__(self, at: Fixture) -> None:
+        super().__init__(at.session)
+        self.events: list[Event] = []
+        self.reads = 0
+
+    async def lifecycle(self, request_id: str, **options: Any) -> Lifecycle:
+        self.reads += 1
+        if self.reads == 2:  # the first is before the rows are read
+            for event in self.events:
+                await self.record(event)
+        return await super().lifecycle(request_id, **options)
+
+
+@pytest.mark.parametrize("later", ["correction", "retry", "expiry"])
+async def test_outdated_output_csv_is_not_stored(settings: Settings, request_id: str, later: str) -> None:
+    async with fixture(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b)])
+        history = _Delayed(at)
+        events: dict[str, list[Event]] = {
+            "correction": [completed(request_id, total=2, succeeded=2, failed=0)],
+            "retry": [RequestRetried(request_id=request_id, run=1, created_at=NOON)],
+            "expiry": [RequestExpired(request_id=request_id)],
+        }
+        history.events = events[later]
+        output = OutputCsv(history, at.storage, at.log, settings.data_dir / "spool")
+        await output.publish(output_requested([processed(a), failed(b)]))
+        assert await at.stored() is None
+        assert await at.completions() == []
+
+
+async def test_output_csvs_of_a_request_are_written_in_order(settings: Settings, request_id: str) -> None:
+    """The one of a late success is the one that stays, although the one before it takes longer."""
+    async with fixture(settings, request_id) as at:
+        a, b = images_of(request_id, [2])
+        await at.record([processed(a), failed(b)])
+        storing, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow(_Delayed):
+            async def lifecycle(self, request_id: str, **options: Any) -> Lifecycle:
+                life = await super().lifecycle(request_id, **options)
+                if self.reads == 2:
+                    storing.set()
+                    await go_on.wait()
+                return life
+
+        output = OutputCsv(Slow(at), at.storage, at.log, settings.data_dir / "spool")
+        first = asyncio.create_task(output.publish(output_requested([processed(a), failed(b)])))
+        await asyncio.wait_for(storing.wait(), 30)
+        await at.record([processed(b)])
+        second = asyncio.create_task(output.publish(output_requested([processed(a), processed(b)])))
+        await asyncio.wait({second}, timeout=0.3)  # without the order, it would be stored by now
+        go_on.set()
+        await asyncio.wait_for(asyncio.gather(first, second), 30)
+        assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
+        assert b"fetch_http" not in (await at.stored() or b"fetch_http")
+
+
 async def test_sums_that_history_contradicts_are_dropped(settings: Settings, request_id: str) -> None:
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b), processed(b)])
         outdated = output_requested([processed(a), failed(b)])
@@ -338,7 +408,7 @@ async def test_sums_that_history_contradicts_are_dropped(settings: Settings, req
 async def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request_id: str) -> None:
     assert not (settings.data_dir / "spool").exists()
 
-    async with room(settings, request_id) as at:
+    async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [1])]
         await at.record(results)
         await at.output.publish(output_requested(results))

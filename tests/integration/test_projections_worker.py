@@ -33,7 +33,7 @@ async def test_results_get_through_to_the_history_however_many_output_csvs_wait_
         history = History(session)
 
         async def recorded(request_id: str) -> bool:
-            return bool(await history.images(request_id, 0))
+            return bool(await history.stored_images(request_id, 0))
 
         waiting = [output_requested([processed(requested(str(uuid4())))]) for _ in range(OUTPUTS)]
         for written in [await log.enqueue(event) for event in waiting]:

@@ -139,7 +139,7 @@ async def test_what_comes_of_a_retry_that_was_under_way_outlives_the_rebuild(
         done = completed(request_id, run=1, time=utc_now() - timedelta(seconds=1), total=2, succeeded=1, failed=1)
         await at.happen(*second, done)
         assert (await at.row(0))["output_path"] == "images/0.jpg"
-        assert ((await at.row(1))["attempt"], (await at.row(1))["reason"]) == (1, "fetch_http_410")
+        assert ((await at.row(1))["run"], (await at.row(1))["reason"]) == (1, "fetch_http_410")
         status = await at.history.status(request_id)
         assert status is not None
         assert (status.status, status.run, status.succeeded) == ("completed", 1, 1)
@@ -158,7 +158,7 @@ async def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(setting
             RequestRetried(request_id=request_id, run=1, created_at=NOON),
             processed(requested(request_id, run=1, time=utc_now())),
         )
-        assert (await at.row(0))["attempt"] == 1
+        assert (await at.row(0))["run"] == 1
 
 
 async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, request_id: str) -> None:
@@ -168,7 +168,7 @@ async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, 
         await at.history.forget_image(request_id, 0)
         await recall(settings, at.history, request_id, NOON)
         assert (await at.row(0))["output_path"] == "images/0.jpg"
-        assert (await at.row(0))["attempt"] == 1
+        assert (await at.row(0))["run"] == 1
 
 
 # --- comparison

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.projections.history import IMAGE_COLUMNS, milliseconds_of
+from streams.projections.history.tables import IMAGE
+from streams.projections.history.write_clock import WriteClock
 from streams.projections.image_digest import ImageDigest
 from tests.support.examples import failed, processed, requested
 
@@ -18,12 +19,10 @@ Result = ImageProcessed | ImageFailed
 def row_of(*events: Result) -> tuple[Any, ...]:
     """The row that the history has: of each column, what the newest event with a value for it says."""
     row: dict[str, Any] = {}
-    for event in sorted(events, key=lambda event: (event.run, isinstance(event, ImageProcessed))):
-        said = {**event.model_dump(), "attempt": event.run, "row_number": event.row}
-        if isinstance(event, ImageProcessed):
-            said["milliseconds"] = milliseconds_of(event)
+    for event in sorted(events, key=WriteClock().image):
+        said = {column.name: getattr(event, column.field, None) for column in IMAGE}
         row |= {column: value for column, value in said.items() if value is not None}
-    return tuple(row.get(column) for column in IMAGE_COLUMNS)
+    return tuple(row.get(column.name) for column in IMAGE)
 
 
 def digest_of(*events: Result) -> ImageDigest:
@@ -42,24 +41,24 @@ def test_the_row_of_any_results_in_any_order_is_what_the_log_says(outcomes: list
     assert digest_of(*events).wrong_columns(row_of(*events)) == []
 
 
-@pytest.mark.parametrize("place", range(len(IMAGE_COLUMNS)))
+@pytest.mark.parametrize("place", range(len(IMAGE)))
 def test_another_value_in_any_column_is_found(place: int) -> None:
     event = processed(requested())
     row = list(row_of(event))
-    column = IMAGE_COLUMNS[place]
+    column = IMAGE[place].name
     row[place] = other = ("other",) if column == "cells" else "other"
-    wrong = [] if column in ("settled_at", "detail") else [f"{column} is {other!r}, which is not what the log says"]
+    wrong = [] if column == "detail" else [f"{column} is {other!r}, which is not what the log says"]
     assert digest_of(event).wrong_columns(tuple(row)) == wrong
 
 
 def test_a_failed_image_has_no_output() -> None:
     event = failed(requested())
-    row = dict(zip(IMAGE_COLUMNS, row_of(event), strict=True)) | {"output_path": "images/0.jpg"}
+    row = dict(zip((column.name for column in IMAGE), row_of(event), strict=True)) | {"output_path": "images/0.jpg"}
     (wrong,) = digest_of(event).wrong_columns(tuple(row.values()))
     assert wrong.startswith("output_path is 'images/0.jpg'")
 
 
-def test_what_one_attempt_was_told_twice_and_otherwise_may_be_either() -> None:
+def test_two_results_of_one_moment_may_be_either() -> None:
     events = [failed(requested(), "fetch_timeout"), failed(requested(), "fetch_http_500")]
     for order in permutations(events):
         for event in events:

@@ -1,0 +1,55 @@
+"""Cassandra write timestamps of the history: which of two writes to the same cell wins.
+
+Every write has the same timestamp whenever its event comes again, so neither order nor repetition matters. A timestamp
+is a time in microseconds, plus a rank that decides where times can't: docs/architecture.md has the table of ranks. The
+later run outranks the earlier one although clocks differ; within a run, the rank is less than the step to the next.
+"""
+
+from datetime import datetime
+
+from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.requests import RequestCompleted, RequestStopped
+from streams.request.webhook import DeliveryStatus
+
+RUN = 2**28
+"""Microseconds between two runs (268 s): the ranks of a run and twice the difference of two clocks fit in."""
+FINAL = 2**26
+"""A success outranks failures of its run, a completion outranks a stop."""
+assert 2 * FINAL + 120_000_000 < RUN
+
+
+class WriteClock:
+    """Timestamps of live writes, or of a rebuild.
+
+    ``rebuilt_at``: when the rebuild began; its writes win over all that were made before it, and lose to later runs.
+    """
+
+    def __init__(self, rebuilt_at: datetime | None = None) -> None:
+        self._rebuilt = None if rebuilt_at is None else microseconds(rebuilt_at)
+
+    def image(self, event: ImageProcessed | ImageFailed) -> int:
+        """Of two results of a run, success wins; of two alike one of them, as a whole row."""
+        final = FINAL if isinstance(event, ImageProcessed) else 0
+        return self.at(event.requested_at, event.run) + final + _in_hour(event.time)
+
+    def summary(self, event: RequestCompleted | RequestStopped) -> int:
+        """Of two completions of a run, the one with fewer failures wins: a success came late."""
+        final = FINAL if isinstance(event, RequestCompleted) else 0
+        return self.at(event.time, event.run) + final + min(event.succeeded, FINAL - 1)
+
+    def webhook(self, status: DeliveryStatus, time: datetime) -> int:
+        """Of one run's failed and pending deliveries, the last manual redelivery wins, and its end over its request."""
+        return self.at(time, 2 * status.after_attempt + status.failed)
+
+    def at(self, time: datetime, run: int = 0) -> int:
+        return (microseconds(time) if self._rebuilt is None else self._rebuilt) + run * RUN
+
+
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970."""
+    return int(time.timestamp() * 1_000_000)
+
+
+def _in_hour(time: datetime) -> int:
+    """Milliseconds since the hour began: tells two results of a run apart."""
+    return (time.minute * 60 + time.second) * 1000 + time.microsecond // 1000
