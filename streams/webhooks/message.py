@@ -99,7 +99,7 @@ def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int,
     wanted = [
         {**image, "index": index}
         for index, image in sorted(images.items())
-        if image["run"] >= event.run and (image["output_path"] is not None) == (kind == "image.processed")
+        if image["run"] == event.run and (image["output_path"] is not None) == (kind == "image.processed")
     ]
     if not wanted:
         return None
