@@ -1,7 +1,7 @@
 """The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from functools import partial
 
 import structlog
 from aiokafka import TopicPartition
-from faust.types import StreamT
+from aiokafka.errors import KafkaError
+from faust.types import TP, StreamT
 
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
@@ -22,6 +23,7 @@ from streams.log.consume import read
 from streams.log.producer import EventLog
 from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
+from streams.progress.catch_up import CatchUp
 from streams.progress.maintenance import Commands
 from streams.progress.rebuild import fold_request, unless_interrupted
 from streams.progress.reconciler import REQUESTS_PER_PASS, RebalancedError, Reconciler
@@ -131,6 +133,7 @@ async def _restore(event: RequestRetried) -> bool:
     rebuilt = await unless_interrupted(reading, _is_interrupted)
     if rebuilt is None:
         return False
+    await app.lease.wait()
     # All of its tallies were evicted, and those that a worker killed here has left are overwritten.
     # The row last: a row means that its request is in the table.
     apply(dict(sorted(rebuilt.records.items(), key=lambda record: split_key(record[0])[1] is None)), table)
@@ -147,7 +150,18 @@ async def execute_commands(stream: StreamT[bytes]) -> None:
             event = await read(record, shared.event_log)
             # A command in another partition than its own is not the owner's.
             if isinstance(event, ProgressRebuildRequested) and event.partition == record.message.partition:
-                await shared.commands.execute(event, record.message.offset)
+                await shared.commands.execute(event, record.message.offset, _ownership_since(app.lease.term))
+
+
+def _ownership_since(term: int) -> Callable[[], Awaitable[None]]:
+    """To be awaited before a write to the table; raises RebalancedError after a rebalance."""
+
+    async def require() -> None:
+        await app.lease.wait()
+        if app.lease.term != term:
+            raise RebalancedError("rebuild ended by a rebalance")
+
+    return require
 
 
 # Requests with a retry to start, so that it need not wait for the next pass over all requests.
@@ -155,27 +169,33 @@ _retried: set[str] = set()
 _reconciling = asyncio.Lock()  # or two passes would request the same images
 # Partitions that had a pass since they were assigned: their earlier owner may have died over a retry.
 _reconciled: set[int] = set()
+_catch_up = CatchUp(
+    lambda number: [TP(topic, number) for topic in topics.of_progress],
+    lambda partitions: app.consumer.end_offsets(partitions),
+    lambda partition: app.consumer.first_unfinished(partition),
+)
 
 
 @app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
 async def start_retries() -> None:
     if not _begin_pass():
         return
-    own = _own_partitions()
+    own = await _caught_up()
     _reconciled.intersection_update(own)  # one that was revoked and assigned again has had another owner
     if not own <= _reconciled:
-        await _reconcile(_own_rows())
+        await _reconcile(_rows_of(own))
         _reconciled.update(own)
     elif _retried:
-        await _reconcile(_retried_rows())
+        await _reconcile(_retried_rows(own))
 
 
 # Often enough to notice a stalled request at about its time.
 @app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
 async def reconcile_requests() -> None:
     if _begin_pass():
-        await _reconcile(_own_rows())
-        await _evict_orphans()
+        own = await _caught_up()
+        await _reconcile(_rows_of(own))
+        await _evict_orphans(own)
 
 
 def _begin_pass() -> bool:
@@ -183,10 +203,17 @@ def _begin_pass() -> bool:
     return not app.rebalancing and not app.in_recovery
 
 
-async def _evict_orphans() -> None:
+async def _caught_up() -> set[int]:
+    try:
+        return await _catch_up.among(_own_partitions())
+    except (KafkaError, TimeoutError) as error:
+        logger.warning("lag is unknown; no request is reconciled in this pass", error=str(error))
+        return set()
+
+
+async def _evict_orphans(own: set[int]) -> None:
     async with resources as shared:
         try:
-            own = _own_partitions()
             for event in orphaned(list(table.items()), table.get, utc_now()):
                 if _partition_of(row_key(event.request_id)) in own:
                     await shared.event_log.append(event)
@@ -207,17 +234,17 @@ async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
             logger.exception("reconciling requests failed; retrying in the next pass")
 
 
-def _retried_rows() -> Iterator[tuple[str, bytes]]:
+def _retried_rows(own: set[int]) -> Iterator[tuple[str, bytes]]:
     for _ in range(min(len(_retried), REQUESTS_PER_PASS)):  # the others in the next one
         request_id = _retried.pop()
         value = table.get(row_key(request_id))
-        if value is not None:
+        # A partition that has yet to catch up has a pass over all of its rows then.
+        if value is not None and _partition_of(row_key(request_id)) in own:
             yield request_id, value
 
 
-def _own_rows() -> Iterator[tuple[str, bytes]]:
-    """The rows of requests in this worker's partitions."""
-    own = _own_partitions()
+def _rows_of(own: set[int]) -> Iterator[tuple[str, bytes]]:
+    """The rows of requests in some partitions."""
     for key, value in list(table.items()):
         request_id, chunk = split_key(key)
         if chunk is None and _partition_of(key) in own:

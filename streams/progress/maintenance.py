@@ -6,7 +6,7 @@ ended by the death of a worker, so it fails the command, and the operator decide
 
 import asyncio
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import datetime, timedelta
 from uuid import uuid4
 
@@ -61,8 +61,13 @@ class Commands:
         self._is_interrupted = is_interrupted
         self.rebuild: Rebuild | None = None
 
-    async def execute(self, command: ProgressRebuildRequested, offset: int) -> None:
-        """``offset``: of the command's record. An error of the rebuild fails the command, not the worker."""
+    async def execute(
+        self, command: ProgressRebuildRequested, offset: int, require_ownership: Callable[[], Awaitable[None]]
+    ) -> None:
+        """``offset``: of the command's record; ``require_ownership`` is awaited before each write to the table.
+
+        An error of the rebuild fails the command, not the worker.
+        """
         if is_expired(command, utc_now()):
             logger.warning("expired command skipped", **command.log_fields())
             return
@@ -78,7 +83,7 @@ class Commands:
             )
             started = time.monotonic()
             self.rebuild = rebuild = Rebuild(
-                KafkaPartitionLog(self._settings, reader, command.partition), command.only_request
+                KafkaPartitionLog(self._settings, reader, command.partition), command.only_request, require_ownership
             )
             try:
                 done = await unless_interrupted(self._run(rebuild, command.partition), self._is_interrupted)

@@ -8,7 +8,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -265,8 +265,15 @@ class Batch:
 class Rebuild:
     """Folds a partition's requests from the log, batch after batch; corrects the table, if it has one."""
 
-    def __init__(self, log: PartitionLog, only_request: str | None = None) -> None:
+    def __init__(
+        self,
+        log: PartitionLog,
+        only_request: str | None = None,
+        require_ownership: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """``require_ownership`` is awaited before each write to the table."""
         self._log = log
+        self._require_ownership = require_ownership
         self._only = only_request
         self._shadow: Shadow | None = None
         self.events = 0
@@ -347,6 +354,8 @@ class Rebuild:
 
     async def _apply(self, shadow: Shadow, table: MutableMapping[bytes, bytes]) -> bool:
         for names in _batched(sorted(shadow.requests), REQUESTS_AT_ONCE):
+            if self._require_ownership is not None:
+                await self._require_ownership()
             if not shadow.drain():
                 return False
             for name in names:

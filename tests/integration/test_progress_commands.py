@@ -34,6 +34,10 @@ def command(partition: int, **fields: object) -> ProgressRebuildRequested:
     )
 
 
+async def owned() -> None:
+    pass
+
+
 @asynccontextmanager
 async def commands(settings: Settings, table: dict[bytes, bytes]) -> AsyncIterator[tuple[Commands, EventLog]]:
     log = EventLog(settings)
@@ -62,13 +66,13 @@ async def test_rebuild_makes_table_what_log_says(kafka_settings: Settings, reque
         owner = Commands(kafka_settings, log, table, lambda _: partition, lambda: False)
         order = command(partition)
         written = await log.append(order, partition=partition)
-        await owner.execute(order, written.offset)
+        await owner.execute(order, written.offset, owned)
         assert table == expected
         started, done = await results(kafka_settings, log)
         assert isinstance(started, ProgressRebuildStarted)
         assert isinstance(done, ProgressRebuilt)
         assert done.changed == 3
-        await owner.execute(order, written.offset)  # a redelivery after it was done
+        await owner.execute(order, written.offset, owned)  # a redelivery after it was done
         assert len(await results(kafka_settings, log)) == 2
 
 
@@ -79,7 +83,7 @@ async def test_redelivered_command_fails_without_execution(kafka_settings: Setti
         written = await log.append(order, partition=0)
         begun = ProgressRebuildStarted(request_id=order.request_id, rebuild_id=order.rebuild_id, partition=0)
         await log.append(begun, partition=0)
-        await owner.execute(order, written.offset)
+        await owner.execute(order, written.offset, owned)
         _, failed = await results(kafka_settings, log)
         assert isinstance(failed, ProgressRebuildFailed)
         assert "died" in failed.reason
@@ -92,7 +96,7 @@ async def test_old_command_is_skipped(kafka_settings: Settings) -> None:
         order = command(0, time=utc_now() - COMMAND_EXPIRES - timedelta(seconds=1))
         written = await log.append(order, partition=0)
         with capture_logs() as logs:
-            await owner.execute(order, written.offset)
+            await owner.execute(order, written.offset, owned)
         assert [line["event"] for line in logs] == ["expired command skipped"]
         assert (await results(kafka_settings, log), len(table)) == ([], 1)
 
@@ -102,7 +106,7 @@ async def test_interrupted_rebuild_fails_the_command(kafka_settings: Settings, m
     async with commands(kafka_settings, {}) as (_, log):
         order = command(0)
         written = await log.append(order, partition=0)
-        await Commands(kafka_settings, log, {}, lambda _: 0, lambda: True).execute(order, written.offset)
+        await Commands(kafka_settings, log, {}, lambda _: 0, lambda: True).execute(order, written.offset, owned)
         _, failed = await results(kafka_settings, log)
         assert isinstance(failed, ProgressRebuildFailed)
         assert failed.reason == "interrupted by a rebalance"
