@@ -13,6 +13,7 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from infra.devserver.ports import LOOPBACK
 from infra.devserver.security import USERNAME, Security
 from infra.devserver.server import HERE, EmbeddedServer
+from infra.observability.logs import silenced
 
 PROBE_SECONDS = 5.0
 PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks
@@ -105,7 +106,9 @@ class EmbeddedCassandra(EmbeddedServer):
             ssl_context=ssl.create_default_context(cafile=cafile) if cafile else None,
         ) as cluster:
             try:
-                cluster.connect().execute(cql)
+                # Until a new node has its password, each attempt would be two tracebacks in the log.
+                with silenced("cassandra.cluster"):
+                    cluster.connect().execute(cql)
             except (NoHostAvailable, DriverException):
                 return False
             return True
