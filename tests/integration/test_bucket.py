@@ -7,10 +7,13 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 from uuid import uuid4
 
+import aiohttp
 import pytest
 
 from infra.observability.readiness import NotReady
+from infra.settings import Settings
 from infra.storage import CHECK_KEY, IMAGE_CACHE_CONTROL, Storage, StorageError, check_storage
+from tests.support.api_server import serving_api
 from tests.support.s3 import S3Server
 
 pytestmark = pytest.mark.slow
@@ -174,3 +177,15 @@ async def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_
         await check_storage(storage)
     assert "NoSuchBucket" in refused.value.detail
     assert bucket not in str(refused.value), "which is nobody's business"
+
+
+async def test_redirect_to_the_bucket_is_embeddable(bucket: str, settings: Settings, request_id: str) -> None:
+    changed = settings.model_copy(update={"storage_url": f"s3://{bucket}/shop", "storage_redirect": True})
+    await Storage.of(changed).put(f"images/{request_id}/0.jpg", b"an image", "image/jpeg")
+    async with (
+        serving_api(changed) as (server, _),
+        aiohttp.ClientSession() as client,
+        client.get(server.make_url(f"/images/{request_id}/0.jpg"), allow_redirects=False) as answer,
+    ):
+        assert (answer.status, answer.headers["Cross-Origin-Resource-Policy"]) == (302, "cross-origin")
+        assert await asyncio.to_thread(_download, answer.headers["Location"]) == (b"an image", "image/jpeg")
