@@ -63,11 +63,14 @@ class RequestCompleted(_RequestSummary):
 
 
 class RequestCancelled(Event):
-    """A client cancelled the request. A run that completes nevertheless is complete."""
+    """A client cancelled the request, or an internal error did. A run that completes nevertheless is complete."""
 
     topic = "requests"
 
     run: Annotated[Run, Field(description="the cancelled run")] = 0
+    reason: Annotated[str, Field(max_length=1000)] | None = Field(
+        None, description="the internal error; absent if a client cancelled the request"
+    )
 
     @property
     def occurrence(self) -> str:

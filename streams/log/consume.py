@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from functools import cache
+from typing import Any
 
 import structlog
 from faust.types import EventT, StreamT
@@ -21,7 +22,7 @@ log = structlog.get_logger(__name__)
 async def consume(
     stream: StreamT[bytes],
     log_of: EventLog,
-    on_event: Callable[[Event], Awaitable[None]],
+    on_event: Callable[[Event], Awaitable[str | None]],
     *,
     in_flight: int,
     longest: float,
@@ -29,44 +30,39 @@ async def consume(
 ) -> None:
     """Call ``on_event`` for each event, up to ``in_flight`` at once; undecodable records go to the dead-letter topic.
 
-    A record is consumed when ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds,
-    the process ends and the record is delivered again. ``admit`` is that of `handle`.
+    So does the record of an event for which ``on_event`` returns a reason: it is given up. A record is consumed when
+    ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds, the process ends and the
+    record is delivered again. ``admit`` is that of `handle`.
     """
 
     async def on_record(record: EventT[bytes]) -> None:
         event = await read(record, log_of)
         if event is not None:
             log_about(event)  # each record has a task of its own
-            await on_event(event)
+            given_up = await on_event(event)
+            if given_up is not None:
+                await _dead_letter(record, log_of, given_up)
 
     await handle(stream, on_record, in_flight=in_flight, longest=longest, admit=admit)
 
 
 async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
     """The event of a record; None for an undecodable one, which is now on the dead-letter topic."""
-    message = record.message
     try:
-        event = decode(message.value)
+        event = decode(record.message.value)
     except UnreadableEvent as error:
-        log.error(
-            "record moved to the dead-letter topic",
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            error=str(error),
-        )
-        await log_of.dead_letter(
-            message.value,
-            message.key,
-            topic=message.topic,
-            partition=message.partition,
-            offset=message.offset,
-            error=str(error),
-        )
-        metrics.DEAD_LETTERS.labels(message.topic).inc()
+        await _dead_letter(record, log_of, str(error))
         return None
     _consumed(type(event)).inc()
     return event
+
+
+async def _dead_letter(record: EventT[bytes], log_of: EventLog, error: str) -> None:
+    message = record.message
+    place: dict[str, Any] = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    log.error("record moved to the dead-letter topic", **place, error=error)
+    await log_of.dead_letter(message.value, message.key, **place, error=error)
+    metrics.DEAD_LETTERS.labels(message.topic).inc()
 
 
 @cache

@@ -9,6 +9,7 @@ from functools import partial
 import structlog
 from faust.types import StreamT
 
+from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session, check_cassandra
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
@@ -26,6 +27,7 @@ from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections.history import History
+from streams.projections.last_resort import LastResort
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
 from streams.projections.retention import Retention
@@ -77,6 +79,7 @@ class Projections:
     deliveries: Deliveries
     image_messages: ImageMessages
     dispatcher: Dispatcher
+    last_resort: LastResort
 
 
 async def _open(stack: AsyncExitStack) -> Projections:
@@ -85,6 +88,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
     stack.push_async_callback(event_log.stop)
     session = await Session.connect(settings())
     stack.push_async_callback(session.close)
+    await require_schema(session, settings().cassandra_keyspace)
     client = await stack.enter_async_context(
         OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=PLACES_PER_HOST)
     )
@@ -116,6 +120,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
         deliveries,
         ImageMessages(history, deliveries, recall=partial(recall, settings(), history)),
         Dispatcher(deliveries, sender, event_log, catch_up=partial(catch_up, settings(), deliveries.record)),
+        LastResort(event_log.append),
     )
 
 
@@ -153,7 +158,13 @@ async def keep_history(stream: StreamT[bytes]) -> None:
                     RequestProjected(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
                 )
 
-        await consume(stream, shared.event_log, on_event, in_flight=HISTORY_WRITES_IN_FLIGHT, longest=LONGEST_WRITE)
+        await consume(
+            stream,
+            shared.event_log,
+            shared.last_resort.of(on_event),
+            in_flight=HISTORY_WRITES_IN_FLIGHT,
+            longest=LONGEST_WRITE,
+        )
 
 
 @app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")
@@ -164,7 +175,13 @@ async def write_output_csvs(stream: StreamT[bytes]) -> None:
             if isinstance(event, OutputCsvRequested):
                 await shared.output_csv.publish(event)
 
-        await consume(stream, shared.event_log, on_event, in_flight=OUTPUTS_IN_FLIGHT, longest=LONGEST_OUTPUT)
+        await consume(
+            stream,
+            shared.event_log,
+            shared.last_resort.of(on_event),
+            in_flight=OUTPUTS_IN_FLIGHT,
+            longest=LONGEST_OUTPUT,
+        )
 
 
 @app.agent(
@@ -185,7 +202,13 @@ async def keep_deliveries(stream: StreamT[bytes]) -> None:
                 metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
             shared.dispatcher.recorded(event, hint)
 
-        await consume(stream, shared.event_log, on_event, in_flight=DELIVERY_WRITES_IN_FLIGHT, longest=LONGEST_OUTPUT)
+        await consume(
+            stream,
+            shared.event_log,
+            shared.last_resort.of(on_event),
+            in_flight=DELIVERY_WRITES_IN_FLIGHT,
+            longest=LONGEST_OUTPUT,
+        )
 
 
 @app.task  # type: ignore[untyped-decorator]
@@ -202,7 +225,13 @@ async def remove_files(stream: StreamT[bytes]) -> None:
             if isinstance(event, RequestExpired):
                 await shared.retention.remove(event)
 
-        await consume(stream, shared.event_log, on_event, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)
+        await consume(
+            stream,
+            shared.event_log,
+            shared.last_resort.of(on_event),
+            in_flight=REMOVALS_IN_FLIGHT,
+            longest=LONGEST_REMOVAL,
+        )
 
 
 @app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]

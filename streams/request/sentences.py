@@ -28,7 +28,7 @@ def sentence(event: Event) -> str:
         case ImageFailed():
             return f"Image {event.index} failed: {event.reason}" + (f", {event.detail}" if event.detail else "")
         case RequestCancelled():
-            return "The request was cancelled"
+            return f"The request was cancelled by {event.reason}" if event.reason else "The request was cancelled"
         case RequestRetried():
             return f"Retry {event.run}: all images that have not succeeded are processed again"
         case RequestStopped():
