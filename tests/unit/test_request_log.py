@@ -111,7 +111,7 @@ def test_log_with_too_many_events_is_not_whole() -> None:
         ),
         (
             ProgressEvicted(request_id=REQUEST_ID, stage="evicted"),
-            "A finished request leaves the progress table; the second time, the mark that it was there leaves too",
+            "A finished request is evicted from the progress table, and a week later its tombstone is dropped",
         ),
     ],
 )
