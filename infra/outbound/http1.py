@@ -26,7 +26,9 @@ FREE_FRAMING = 1024 * 1024
 """Bytes of chunk framing that need no body; beyond it there may be as much framing as body."""
 
 # Chromium skips up to 4 bytes before the status line: the end of an earlier response.
-_STATUS_LINE = re.compile(rb".{0,4}?HTTP/(\d)(?:\.(\d))?[ \t]+(\d{3})(?!\d)[^\n]*(?=\n)", re.IGNORECASE | re.DOTALL)
+_STATUS_LINE = re.compile(
+    rb".{0,4}?HTTP/(\d{1,9})(?:\.(\d{1,9}))?[ \t]+(\d{3})(?!\d)[^\n]*(?=\n)", re.IGNORECASE | re.DOTALL
+)
 _STATUS_START = re.compile(rb".{0,4}?HTTP/", re.IGNORECASE | re.DOTALL)
 _LONGEST_STATUS_START = 9
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -227,7 +229,7 @@ class ResponseParser:
             self._expects_chunk_end = False
         else:
             size = line.partition(b";")[0].strip(b" \t")
-            if not _HEX.fullmatch(size):
+            if not _HEX.fullmatch(size.lstrip(b"0") or size[-1:]):
                 raise MalformedResponse("a chunk without a size")
             self._left = int(size, 16)
             self._in_trailers = self._left == 0

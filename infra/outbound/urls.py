@@ -22,6 +22,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A segment of one or two dots, also percent-encoded (url.spec.whatwg.org, "single-dot URL path segment").
 _DOTS = re.compile(r"(?:\.|%2e){1,2}", re.IGNORECASE)
 
+# Browsers ignore more slashes than the two before a host.
+_LEADING_SLASHES = re.compile(r"^//+")
+
 _STRAY_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -110,6 +113,6 @@ def _parse_authority(authority: str, default_port: int) -> tuple[str | Address, 
 
 def join_url(base: URL, location: str) -> str:
     try:
-        return urljoin(str(base), _without_backslashes(location))
+        return urljoin(str(base), _LEADING_SLASHES.sub("//", _without_backslashes(location.strip())))
     except ValueError:
         raise ForbiddenUrl(Reason.BAD_URL, f"{base.raw_host} redirects to a malformed URL") from None

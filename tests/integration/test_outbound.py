@@ -402,6 +402,8 @@ async def test_one_redirect_more_is_refused() -> None:
         ("?", Reason.TOO_MANY_REDIRECTS),
         ("\\\\169.254.169.254\\", Reason.FORBIDDEN_ADDRESS),
         ("/\\169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
+        ("///169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
+        ("\\\\\\/169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
     ],
 )
 async def test_a_redirect_to_a_forbidden_url_is_refused(location: str, reason: Reason) -> None:

@@ -65,6 +65,7 @@ def spellings(address: str) -> Iterator[str]:
 
 def tricks(host: str) -> Iterator[str]:
     yield from (f"//{host}/", f"\\\\{host}\\", f"/\\{host}/", f"http:\\\\{host}\\a", f"HTTP://{host}:80/../")
+    yield from (f"///{host}/", f"\\\\\\{host}\\", f"http:///{host}/")
     yield from (f"http://u:p@{host}/", f"http://good.test@{host}/", f"http://{host}%23@good.test/")
     yield from (f"http://{host}\\@good.test/", f"gopher://{host}/", f"http://{host}:22/", f"http://[{host}]/")
 
