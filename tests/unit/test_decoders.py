@@ -317,7 +317,7 @@ async def test_decoder_inherits_no_secret(monkeypatch: pytest.MonkeyPatch) -> No
     async with decoding() as pool:
         entries = Path(f"/proc/{pool.process_ids[0]}/environ").read_bytes().split(b"\0")
     names = {entry.partition(b"=")[0].decode() for entry in entries if entry}
-    assert names <= {*sandbox.PASSED_ON, *pools.KEEPING_MEMORY}
+    assert names <= {*sandbox.PASSED_ON, *pools.LIBRARY_SETTINGS}
 
 
 @LINUX

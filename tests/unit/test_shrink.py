@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pyvips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageChops, ImageCms, ImageOps, ImageStat
+from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFilter, ImageOps, ImageStat
 
+from streams.compress.codec import palette
 from streams.compress.codec.containers import with_webp_alpha
 from streams.compress.codec.shrink import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk, shrink
 from tests.support.images import png_header
@@ -664,6 +666,24 @@ def test_large_cutout_is_made_in_time() -> None:
 
 
 # --- what quality means
+
+
+def test_photo_with_soft_edge_gets_a_palette() -> None:
+    image = Image.open(DEMO / "astronaut.png").convert("RGB").resize((400, 400))
+    shape = Image.new("L", image.size)
+    ImageDraw.Draw(shape).ellipse((60, 60, 340, 340), fill=255)
+    image.putalpha(shape.filter(ImageFilter.GaussianBlur(4)))
+    result = shrink(encoded(image, "PNG"), max_pixels=LIMIT)
+    assert opened(result).mode == "P"
+    assert palette.faithful(image, opened(result), 50)
+
+
+def test_libvips_out_of_memory_is_no_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise pyvips.Error("unable to call pngsave_buffer", "pngsave: out of memory")
+
+    monkeypatch.setattr(pyvips.Image, "new_from_memory", fail)
+    assert rejection(encoded(photo(), "PNG")) == Reason.DECODE_MEMORY
 
 
 def test_glow_has_no_rings() -> None:

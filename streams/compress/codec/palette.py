@@ -28,8 +28,7 @@ VISIBLE_STEP = 4
 BANDING_SHARE = 0.02
 LEAST_AREA = 0.1
 RING_WEIGHT = 0.2  # of pixels in rings a tenth of the image may be: edges and small shadows, no glow
-STRIPS_PIXELS, STRIP = 2_000_000, 64  # of a larger image, strips of STRIP rows are looked at
-LEAST_COLOURS = 48  # for each of opaque and other pixels, where there are both
+STRIPS_PIXELS, STRIP = 1_000_000, 64  # of a larger image, strips of STRIP rows are looked at
 
 
 def exact(image: Image.Image) -> tuple[Image.Image, bytes] | None:
@@ -51,19 +50,12 @@ def exact(image: Image.Image) -> tuple[Image.Image, bytes] | None:
     return reduced, bytes(entry[3] for entry in entries if entry[3] < 255)
 
 
-def reduced(image: Image.Image, quality: int) -> Image.Image | None:
-    """An L, RGB or RGBA image with a palette of its own; None if that would be seen at ``quality``."""
+def fewer_greys(image: Image.Image, quality: int) -> Image.Image | None:
+    """An L image with a palette of fewer greys, which are fewer bytes; None if that would be seen at ``quality``."""
     if quality >= 100:
         return None
-    if image.width * image.height > 2 * STRIPS_PIXELS and reduced(_strips(image), quality) is None:
-        return None  # found out on a part: the whole would take seconds
-    if image.mode == "RGBA":
-        candidates = (_with_alpha(image, dither) for dither in (Image.Dither.NONE, Image.Dither.FLOYDSTEINBERG))
-        return next((candidate for candidate in candidates if faithful(image, candidate, quality)), None)
-    # Greys fit into a palette as they are: only fewer of them are fewer bytes.
-    colours = MAX_COLOURS if image.mode == "RGB" else colours_at(quality) // 2
     image = image.convert("RGB")
-    return with_palette(image, shared_palette([image], colours), quality)
+    return with_palette(image, shared_palette([image], colours_at(quality) // 2), quality)
 
 
 def fewer_levels(image: Image.Image, quality: int) -> Image.Image:
@@ -71,46 +63,6 @@ def fewer_levels(image: Image.Image, quality: int) -> Image.Image:
     step = max(1, round(1 + (100 - quality) * 4 / 50))
     levels = [min(255, round(value / step) * step) for value in range(255)] + [255]
     return image.point(levels * 4)
-
-
-def _with_alpha(image: Image.Image, dither: Image.Dither) -> Image.Image:
-    """RGBA in one palette: opaque pixels have the better quantiser; the others the one that knows alpha.
-
-    (libimagequant, which does both, is not in Pillow's wheels.)
-    """
-    alpha = image.getchannel("A")
-    counts = alpha.histogram()
-    opaque, partial = counts[255], sum(counts[1:255])
-    share = partial / max(1, opaque + partial)
-    for_partial = (
-        MAX_COLOURS if not opaque else max(LEAST_COLOURS, min(MAX_COLOURS - LEAST_COLOURS, round(share * 256)))
-    )
-    soft = image.copy()
-    soft.paste((0, 0, 0, 0), mask=alpha.point([0] * 255 + [255]))
-    indexed = soft.quantize(for_partial, Image.Quantize.FASTOCTREE)
-    if not opaque:
-        return indexed
-    soft_table = (indexed.getpalette("RGBA") or [])[: 4 * for_partial]
-    # What is not opaque has the commonest opaque colour here, so that it takes no place in the palette.
-    solid = image.convert("RGB")
-    solid.paste(_commonest(solid, alpha), mask=alpha.point([255] * 255 + [0]))
-    table = shared_palette([solid], MAX_COLOURS - len(soft_table) // 4)
-    dithered = solid.quantize(palette=table, dither=dither)
-    colours = table.getpalette() or []
-    first = len(soft_table) // 4
-    shifted = Image.frombytes("L", image.size, dithered.tobytes()).point([min(255, i + first) for i in range(256)])
-    merged = Image.frombytes("L", image.size, indexed.tobytes())
-    merged.paste(shifted, mask=alpha.point([0] * 255 + [255]))
-    solid_table = [value for at in range(0, len(colours), 3) for value in (*colours[at : at + 3], 255)]
-    result = Image.frombytes("P", image.size, merged.tobytes())
-    result.putpalette([*soft_table, *solid_table][: 4 * MAX_COLOURS], "RGBA")
-    return result
-
-
-def _commonest(solid: Image.Image, alpha: Image.Image) -> tuple[int, ...]:
-    """A frequent colour of the opaque pixels."""
-    sample = solid.crop(alpha.point([0] * 255 + [255]).getbbox()).resize((64, 64), Image.Resampling.NEAREST)
-    return max(sample.getcolors(64 * 64) or [(0, (0, 0, 0))])[1]  # type: ignore[return-value]
 
 
 def colours_at(quality: int) -> int:
@@ -144,19 +96,21 @@ def with_palette(image: Image.Image, palette: Image.Image, quality: int) -> Imag
 def faithful(image: Image.Image, candidate: Image.Image, quality: int) -> bool:
     """Whether ``candidate`` is as near to ``image`` as ``quality`` asks: in all, in every block, and without rings in
     smooth places."""
-    near = error(image, candidate) <= _allowed(ERROR_AT_50, quality)
-    near = near and shift(image, candidate) <= _allowed(SHIFT_AT_50, quality)
-    return near and banding(_strips(image), _strips(candidate)) <= BANDING_SHARE
+    candidate = candidate.convert(image.mode)
+    if shift(image, candidate) > _allowed(SHIFT_AT_50, quality):
+        return False
+    image, candidate = strips(image), strips(candidate)
+    return error(image, candidate) <= _allowed(ERROR_AT_50, quality) and banding(image, candidate) <= BANDING_SHARE
 
 
-def _strips(image: Image.Image) -> Image.Image:
-    """The image, or of a large one strips from all over it, of STRIPS_PIXELS together."""
-    share = STRIPS_PIXELS / (image.width * image.height)
+def strips(image: Image.Image, pixels: int = STRIPS_PIXELS, rows: int = STRIP) -> Image.Image:
+    """The image, or of a large one strips of ``rows`` from all over it, of ``pixels`` together."""
+    share = pixels / (image.width * image.height)
     if share >= 1:
         return image
-    count = max(1, int(image.height * share) // STRIP)
+    count = max(1, int(image.height * share) // rows)
     step = image.height // count
-    parts = [image.crop((0, n * step, image.width, n * step + min(STRIP, step))) for n in range(count)]
+    parts = [image.crop((0, n * step, image.width, n * step + min(rows, step))) for n in range(count)]
     sheet = image.crop((0, 0, image.width, sum(part.height for part in parts)))
     for n, part in enumerate(parts):
         sheet.paste(part, (0, n * parts[0].height))

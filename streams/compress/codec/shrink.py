@@ -38,6 +38,7 @@ from streams.compress.codec.animation import (
 from streams.compress.codec.colour import is_grey, over_white
 from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.outcome import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk
+from streams.compress.codec.quantiser import quantised
 
 __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 
@@ -48,6 +49,7 @@ LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
 # libaom's speed, 0 to 10: 6 is 5 times as slow for 10% fewer bytes.
 AVIF_SPEED = 8
 FULL_CHROMA_QUALITY = 90
+BEST_LEVEL = 9
 OPTIMISED_SAMPLES, LEVEL_6_SAMPLES = 10_000_000, 32_000_000
 
 # Everything that decoders raised on damaged files (`fuzzing` in the tests), by the nearest base classes.
@@ -226,10 +228,13 @@ def _encode_png(image: Image.Image, quality: int, goal: int) -> bytes:
     if same := palette.exact(image):
         indexed, alpha = same
         candidates.append(_deflated(indexed, **({"transparency": alpha} if alpha else {})))
-    if not candidates or image.mode == "L":
-        fewer = palette.reduced(image.convert("RGBA") if image.mode == "LA" else image, quality)
-        if fewer is not None:
+    if image.mode == "L":
+        if (fewer := palette.fewer_greys(image, quality)) is not None:
             candidates.append(_deflated(fewer))
+    elif not candidates:
+        image = image.convert("RGBA") if image.mode == "LA" else image
+        if (made := quantised(image, quality, _compression(image.width * image.height))) is not None:
+            candidates.append(made)
         elif image.mode == "RGBA" and quality < 100:
             image = palette.fewer_levels(image, quality)
     if not candidates or min(map(len, candidates)) >= goal:
@@ -238,12 +243,15 @@ def _encode_png(image: Image.Image, quality: int, goal: int) -> bytes:
 
 
 def _deflated(image: Image.Image, **options: Any) -> bytes:
-    """As a PNG, with an effort that large images have the time for: 9 took 5 times as long as 6 on noisy ones, for
-    a few percent more or less; 3 takes a third of 6."""
-    samples = image.width * image.height * len(image.getbands())
-    if samples <= OPTIMISED_SAMPLES:
-        return saved(image, "PNG", optimize=True, **options)
-    return saved(image, "PNG", compress_level=6 if samples <= LEVEL_6_SAMPLES else 3, **options)
+    level = _compression(image.width * image.height * len(image.getbands()))
+    options |= {"optimize": True} if level == BEST_LEVEL else {"compress_level": level}
+    return saved(image, "PNG", **options)
+
+
+def _compression(samples: int) -> int:
+    """The zlib level that an image has the time for: 9 took 5 times as long as 6 on large noisy ones, for a few percent
+    more or less; 3 takes a third of 6."""
+    return BEST_LEVEL if samples <= OPTIMISED_SAMPLES else 6 if samples <= LEVEL_6_SAMPLES else 3
 
 
 @contextmanager

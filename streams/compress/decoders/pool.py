@@ -40,12 +40,14 @@ START_TIMEOUT = 30.0
 COPIED_AT_ONCE = 4 * 1024 * 1024
 # Freed memory that a decoder keeps for its next image instead of giving it back to the kernel, which would have to
 # clear it again: a quarter of the processor time of 3-megapixel photos went there. Pillow's blocks are of 16 MiB
-# (Pillow's manual, "Block allocator"); the others are glibc's (mallopt(3)), and mean nothing elsewhere.
+# (Pillow's manual, "Block allocator"); the others are glibc's (mallopt(3)), and mean nothing elsewhere. libvips has
+# one thread, because there is a decoder for each core.
 KEPT_BYTES = 64 * 1024 * 1024
-KEEPING_MEMORY = {
+LIBRARY_SETTINGS = {
     "PILLOW_BLOCKS_MAX": str(KEPT_BYTES // (16 * 1024 * 1024)),
     "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+    "VIPS_CONCURRENCY": "1",
 }
 # A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
 ATTEMPTS = 3
@@ -285,7 +287,7 @@ class _Decoder:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 pass_fds=self._images.descriptors,
-                env=sandbox.environment(KEEPING_MEMORY),
+                env=sandbox.environment(LIBRARY_SETTINGS),
             )
             async with asyncio.timeout(START_TIMEOUT):
                 ready = await _stream(self._process.stdout).readline()

@@ -134,10 +134,12 @@ def _warm_up() -> None:
     """Load everything now: within the sandbox there are no files, and the first image should not wait for it."""
     for encoding in ("utf-16", "latin-1"):
         codecs.lookup(encoding)  # Python loads these at their first use
+    ramp = Image.linear_gradient("L").resize((32, 32))
+    picture = Image.merge("RGB", (ramp, ramp.rotate(90), ramp))  # of so many colours that a PNG is quantised
     for name in OUTPUT_FORMATS:
         buffer = io.BytesIO()
-        Image.new("RGB", (16, 16), "white").save(buffer, name)
-        shrink(buffer.getvalue(), max_pixels=256)
+        picture.save(buffer, name)
+        shrink(buffer.getvalue(), max_pixels=32 * 32)
 
 
 if __name__ == "__main__":
