@@ -16,7 +16,9 @@ class ImagesRerequested(Event):
     cause: Literal["retry", "stalled"]
     round: Annotated[Count, Field(description="round of reconciliation of the run, from 1; 0 for a retry")] = 0
     missing: Annotated[Count, Field(description="number of images requested again")]
-    image_offsets: Offsets = Field(description="as in RequestCreated, with the new offsets")
+    image_offsets: Offsets = Field(
+        description="as in RequestCreated: after a retry, of the new records only; in a round, of the earlier ones, too"
+    )
 
     @property
     def occurrence(self) -> str:

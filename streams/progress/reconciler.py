@@ -168,9 +168,11 @@ class Reconciler:
     async def _rerequest(self, state: RequestState, images: Set[int], reader: LogReader, *, round_: int = 0) -> None:
         """Request images in the current run; one that was never requested before has failed.
 
-        ``round_``: 0 for a retry, otherwise the number of the round in which the request is reconciled.
+        ``round_``: 0 for a retry, otherwise the number of the round in which the request is reconciled. A retry
+        requests every image that has not succeeded, so earlier requests need not be read again; a round leaves out the
+        failed ones, which the next retry needs.
         """
-        offsets = dict(state.image_offsets)
+        offsets = dict(state.image_offsets) if round_ else {}
 
         def extend(written: RecordMetadata) -> None:
             first, last = offsets.get(written.partition, (written.offset, written.offset))

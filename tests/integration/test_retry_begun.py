@@ -1,15 +1,18 @@
 """A retry is begun on a real log: each image that has not succeeded is asked for once, in the new run."""
 
+from collections import defaultdict
+
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageRequested
 from streams.events.progress import ImagesRerequested
+from streams.events.registry import decode
 from streams.events.requests import RequestRetried
 from streams.log.producer import EventLog
 from streams.progress.reconciler import Reconciler
 from streams.progress.store import apply, fold, row_key
 from tests.support.examples import NOON, completed, created, failed, processed, requested
-from tests.support.topic_reader import events_in
+from tests.support.topic_reader import events_in, records_in
 
 
 async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_table_knows_that_it_did(
@@ -51,5 +54,12 @@ async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_tabl
         (again,) = await events_in(settings, topics.progress, request_id)
         assert isinstance(again, ImagesRerequested)
         assert (again.run, again.cause, again.round, again.missing) == (1, "retry", 0, 2)
+        # A later retry need not read what was requested before this one.
+        new: dict[int, list[int]] = defaultdict(list)
+        for record in await records_in(settings, topics.image_requests):
+            event = decode(record.value)
+            if isinstance(event, ImageRequested) and (event.request_id, event.run) == (request_id, 1):
+                new[record.partition].append(record.offset)
+        assert again.image_offsets == {number: (min(found), max(found)) for number, found in new.items()}
     finally:
         await log.stop()
