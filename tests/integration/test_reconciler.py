@@ -14,7 +14,7 @@ from streams.events.progress import ImagesRerequested
 from streams.events.requests import OutputCsvRequested, RequestCreated
 from streams.log.producer import EventLog
 from streams.progress import reconciler as reconciler_module
-from streams.progress.reconciler import Reconciler
+from streams.progress.reconciler import RebalancedError, Reconciler
 from streams.progress.store import apply, fold, row_key
 from streams.request.reconcile import Stalled
 from tests.support.examples import created, failed, processed, requested
@@ -80,6 +80,26 @@ async def test_only_missed_results_are_published_again(kafka_settings: Settings,
         assert written == [*results[:2], results[0], *results[2:], *results[:2]]
         assert not await events_in(kafka_settings, log.topics.progress), "none is lost"
     finally:
+        await log.stop()
+
+
+async def test_pass_ends_with_rebalance(kafka_settings: Settings) -> None:
+    async def refuse() -> None:
+        raise RebalancedError
+
+    log, of_pass = EventLog(kafka_settings), EventLog(kafka_settings, before_write=refuse)
+    await log.start()
+    await of_pass.start()
+    try:
+        table, lost = Table(), [str(uuid4()) for _ in range(2)]
+        for request_id in lost:
+            table.fold(await asked_for(log, images_of(request_id, 1)))
+        await commit_all(kafka_settings, log.topics.group("compress"), log.topics.image_requests)
+        with pytest.raises(RebalancedError):
+            await Reconciler(kafka_settings, of_pass).run_pass(table.rows(*lost), table.get)
+        assert len(await events_in(kafka_settings, log.topics.image_requests)) == len(lost), "none is requested again"
+    finally:
+        await of_pass.stop()
         await log.stop()
 
 
