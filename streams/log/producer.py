@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from aiokafka.structs import RecordMetadata
 
@@ -19,6 +19,8 @@ WORKER = "worker"
 """The header that says which process wrote a record: role@host-pid."""
 MAX_BATCHES_BYTES = 1024 * 1024
 MIN_BATCH_BYTES = 16 * 1024
+APPENDS_IN_FLIGHT = 1000
+"""Maximum number of unacknowledged events of one `append_all`."""
 
 
 class EventBatches:
@@ -111,6 +113,16 @@ class EventLog:
     async def append(self, event: Event, *, partition: int | None = None) -> RecordMetadata:
         """Write one event and wait until the brokers have it; ``partition`` None: its own."""
         return await (await self.enqueue(event, partition=partition))
+
+    async def append_all(self, events: Iterable[Event]) -> None:
+        """Write events in their order, and wait until the brokers have them all: they share requests."""
+        pending: deque[asyncio.Future[RecordMetadata]] = deque()
+        for event in events:
+            pending.append(await self.enqueue(event))
+            if len(pending) > APPENDS_IN_FLIGHT:
+                await pending.popleft()
+        while pending:
+            await pending.popleft()
 
     async def enqueue(self, event: Event, *, partition: int | None = None) -> "asyncio.Future[RecordMetadata]":
         """Write one event among many: the future is done when the brokers have it."""

@@ -6,12 +6,15 @@ from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from faust.types import TP, StreamT
+from faust.streams import Stream
+from faust.types import TP, EventT, StreamT
 
+from infra.errors import end_process
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
 from infra.observability.logs import log_about
@@ -27,6 +30,7 @@ from streams.progress.catch_up import CatchUp
 from streams.progress.maintenance import Commands
 from streams.progress.rebuild import fold_request, unless_interrupted
 from streams.progress.reconciler import REQUESTS_PER_PASS, RebalancedError, Reconciler
+from streams.progress.restore import Restores
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
 from streams.request.reactions import reactions
@@ -85,38 +89,57 @@ app.worker_monitor.readiness.add_state("kafka writes", _writes_problem)
 
 
 # One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and
-# overwrite each other's change.
+# overwrite each other's change. Only a request that is being restored from the log has a task of its own.
 @app.agent(app.topic(*topics.of_progress, key_type=bytes, value_type=bytes), name="fold")
 async def fold_events(stream: StreamT[bytes]) -> None:
+    source = cast("Stream[bytes]", stream).noack()
     async with resources as shared:
-        async for record in stream.events():
-            log_about(None)
-            app.consumer.note_start(record.message, LONGEST_FOLD)
-            event = await read(record, shared.event_log)
-            if isinstance(event, RequestRetried):
-                app.consumer.note_start(record.message, LONGEST_READING)
-            if event is not None:
-                log_about(event)
-                await _take(event, shared)
+        restores = Restores[EventT[bytes]](
+            restore=_restore,
+            fold=partial(_fold, shared=shared),
+            requeue=partial(_requeue, event_log=shared.event_log),
+            finish=source.ack,
+            on_failure=_end,
+        )
+        try:
+            async for record in source.events():
+                log_about(None)
+                app.consumer.note_start(record.message, LONGEST_FOLD)
+                event = await read(record, shared.event_log)
+                if event is not None:
+                    log_about(event)
+                    size = len(record.message.value or b"")
+                    if event.request_id in restores:
+                        app.consumer.note_start(record.message, LONGEST_READING)
+                        await restores.park(record, event, size)
+                        continue
+                    if isinstance(event, RequestRetried) and must_restore(read_row(event.request_id, table.get), event):
+                        app.consumer.note_start(record.message, LONGEST_READING)
+                        await restores.start(record, event, size)
+                        continue
+                    await _fold(event, shared)
+                await source.ack(record)
+        finally:
+            await restores.stop(app.drain_seconds)
 
 
-async def _take(event: Event, shared: Progress) -> None:
-    if isinstance(event, RequestRetried):
-        if must_restore(read_row(event.request_id, table.get), event) and not await _restore(event):
-            await _requeue(event, shared.event_log)
-            return
-        _retried.add(event.request_id)
+async def _fold(event: Event, shared: Progress) -> None:
     await app.lease.wait()
     folded = fold(event, table.get)
     apply(folded.changes, table)
     if (rebuild := shared.commands.rebuild) is not None:
         rebuild.tap(event)
+    if isinstance(event, RequestRetried):
+        _retried.add(event.request_id)
     entry = folded.entry
-    for due in reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)):
-        await shared.event_log.append(due)
+    await shared.event_log.append_all(reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)))
 
 
-async def _requeue(event: Event, event_log: EventLog) -> None:
+def _end(error: BaseException) -> None:
+    end_process(f"restoring an evicted request failed: {error!r}", error=error)
+
+
+async def _requeue(event: RequestRetried, event_log: EventLog) -> None:
     """Append the event again: reading the log would outlast a rebalance, and the partition's next owner can do it."""
     await event_log.append(event)
     logger.warning("event requeued because of a rebalance", **event.log_fields())

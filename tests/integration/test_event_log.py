@@ -223,3 +223,33 @@ async def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settin
         assert len(await records_in(kafka_settings, topic)) == 200 * 40
     finally:
         await log.stop()
+
+
+async def test_many_events_keep_their_order(kafka_settings: Settings, request_id: str) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        results = [processed(requested(request_id, index)) for index in range(1500)]
+        await log.append_all(results)
+        assert await events_in(kafka_settings, log.topics.image_results, request_id) == results
+    finally:
+        await log.stop()
+
+
+async def test_refused_event_is_not_written(kafka_settings: Settings, request_id: str) -> None:
+    refused = asyncio.Event()
+
+    async def refuse_later() -> None:
+        if refused.is_set():
+            raise PermissionError("another worker owns the partition")
+
+    log = EventLog(kafka_settings, before_write=refuse_later)
+    await log.start()
+    try:
+        await log.append(completed(request_id))
+        refused.set()
+        with pytest.raises(PermissionError):
+            await log.append_all([created(request_id)])
+        assert await events_in(kafka_settings, log.topics.requests, request_id) == [completed(request_id)]
+    finally:
+        await log.stop()
