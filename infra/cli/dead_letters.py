@@ -24,6 +24,8 @@ class DeadLetter:
     error: str
     key: bytes | None
     value: bytes
+    truncated_from: int | None = None
+    """Bytes of the original record, if it was too large for the topic."""
 
     @property
     def origin(self) -> tuple[str, int, int]:
@@ -38,6 +40,7 @@ class DeadLetter:
             "error": self.error,
             "key": None if self.key is None else self.key.decode(errors="replace"),
             "value": self.value.decode(errors="replace"),
+            "truncatedFrom": self.truncated_from,
         }
 
     @classmethod
@@ -50,6 +53,7 @@ class DeadLetter:
             headers.get("dead-letter-error", "?"),
             record.key,
             record.value or b"",
+            int(size) if (size := headers.get("dead-letter-truncated-from")) else None,
         )
 
 
@@ -59,26 +63,33 @@ async def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
             click.echo(orjson.dumps(letter.as_dict()))
             continue
         shown = letter.value[:SHOWN_BYTES].decode(errors="replace")
-        click.echo(f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.error}  {shown!r}")
+        size = f"  truncated from {letter.truncated_from:,} bytes" if letter.truncated_from else ""
+        click.echo(f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.error}{size}  {shown!r}")
 
 
 async def retry_dead_letters(settings: Settings, topic: str | None) -> None:
     """Republish dead letters to their original topics, for instance after an upgrade that can decode them.
 
     A record that still can't be decoded becomes a dead letter again; one that was already processed is a duplicate
-    without effect.
+    without effect. Truncated ones are skipped: no event is as large as they were.
     """
     producer = Producer(settings)
     await producer.start()
     try:
-        sent = 0
+        sent = skipped = 0
         for letter in await _letters(settings):
-            if topic is None or letter.topic == topic:
+            if topic is not None and letter.topic != topic:
+                continue
+            if letter.truncated_from is not None:
+                skipped += 1
+            else:
                 await (await producer.send(letter.topic, letter.key, letter.value, HEADERS))
                 sent += 1
     finally:
         await producer.stop()
     click.echo(f"{sent} records republished")
+    if skipped:
+        click.echo(f"{skipped} truncated records skipped", err=True)
 
 
 async def _letters(settings: Settings) -> list[DeadLetter]:

@@ -17,6 +17,8 @@ from streams.log.topics import Topics
 
 WORKER = "worker"
 """The header that says which process wrote a record: role@host-pid."""
+MAX_DEAD_LETTER_BYTES = 1_000_000
+"""Largest key and value of a dead letter: with its headers it must fit into the brokers' default of 1,048,588 bytes."""
 MAX_BATCHES_BYTES = 1024 * 1024
 MIN_BATCH_BYTES = 16 * 1024
 APPENDS_IN_FLIGHT = 1000
@@ -142,12 +144,20 @@ class EventLog:
     async def dead_letter(
         self, value: bytes | None, key: bytes | None, *, topic: str, partition: int, offset: int, error: str
     ) -> None:
-        """Put a record that can't be read aside, with its place and what is wrong with it."""
+        """Copy a record that can't be decoded to the dead-letter topic, with its position and the error.
+
+        One of maximum size would not fit in with its headers: its value is truncated, and its key left out.
+        """
+        size = len(key or b"") + len(value or b"")
+        is_truncated = size > MAX_DEAD_LETTER_BYTES
+        if is_truncated:
+            key, value = None, (value or b"")[:MAX_DEAD_LETTER_BYTES]
         headers = (
             ("dead-letter-topic", topic.encode()),
             ("dead-letter-partition", str(partition).encode()),
             ("dead-letter-offset", str(offset).encode()),
             ("dead-letter-error", error.encode()),
+            *((("dead-letter-truncated-from", str(size).encode()),) if is_truncated else ()),
         )
         await (await self._producer.send(self.topics.dead_letters, key, value or b"", headers))
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from aiokafka.errors import KafkaError
 
+from infra.cli.dead_letters import DeadLetter
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import HEADERS, Event
@@ -128,6 +129,19 @@ async def test_a_dead_letter_keeps_the_record_its_place_and_what_is_wrong(
         "dead-letter-offset": "17",
         "dead-letter-error": "not JSON: ü",
     }
+
+
+async def test_dead_letter_of_maximum_size_is_truncated(kafka_settings: Settings) -> None:
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        await log.dead_letter(b"x" * 1_048_488, b"key", topic="requests", partition=3, offset=17, error="not JSON")
+    finally:
+        await log.stop()
+    (record,) = await records_in(kafka_settings, log.topics.dead_letters)
+    letter = DeadLetter.of(record)
+    assert (letter.origin, letter.truncated_from, letter.key) == (("requests", 3, 17), 1_048_491, None)
+    assert letter.value == b"x" * 1_000_000
 
 
 async def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: Settings) -> None:
