@@ -75,6 +75,11 @@ class ProblemCode(StrEnum):
     STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried"
     NOTHING_FAILED = "nothing-failed", 409, "there is nothing to retry"
     TOO_MANY_RETRIES = "too-many-retries", 409, "the request was retried 1,000 times"
+    UPLOAD_IN_PROGRESS = (
+        "upload-in-progress",
+        409,
+        "another upload with this `Idempotency-Key` is being processed; repeat it after `Retry-After`",
+    )
     NO_WEBHOOK = "no-webhook", 409, "there is no webhook to redeliver: no receiver, or not completed"
     EXPIRED = "expired", 410, "the request's files have expired and were deleted"
     OUTPUT_GONE = "output-gone", 410, "the output CSV was deleted from the storage by another program"

@@ -22,7 +22,7 @@ from api.http.problems import Problem, ProblemCode, RowProblem
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT
 from api.uploads.csv.reader import CheckedCsv, CsvRejected, check_in_steps, next_step
-from api.uploads.idempotency import MAX_KEY_CHARS, claim_for, idempotency_key, is_request
+from api.uploads.idempotency import MAX_KEY_CHARS, claim_for, idempotency_key, is_request, sole_writer
 from api.uploads.limiter import UPLOADS, UploadLimiter
 from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
@@ -124,8 +124,9 @@ async def _accept(request: web.Request, key: str) -> web.Response:
         claim = await claim_for(context, owner, key, received.fingerprint)
         if claim.is_new or not await is_request(context, claim):
             upload = CheckedUpload(claim.request_id, claim.created_at, owner, received, checked, options)
-            with request.app[QUOTA].spend(owner, checked.images, received.size):
-                await publish_events(context, request.app[UPLOADS], upload)
+            async with sole_writer(context.session, owner, key, claim):
+                with request.app[QUOTA].spend(owner, checked.images, received.size):
+                    await publish_events(context, request.app[UPLOADS], upload)
     return _accepted(claim.request_id)
 
 
@@ -212,6 +213,8 @@ def routes() -> list[Route]:
             problems={
                 HTTPStatus.BAD_REQUEST: "The form or the compressed body is malformed or truncated.",
                 HTTPStatus.REQUEST_TIMEOUT: "The upload timed out.",
+                HTTPStatus.CONFLICT: "Another upload with this Idempotency-Key is being processed; retry after"
+                " `Retry-After` seconds.",
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The CSV is too large, compressed or decompressed.",
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body is neither a form nor a CSV.",
                 HTTPStatus.UNPROCESSABLE_ENTITY: "The CSV is invalid, with each bad row in `errors`; or a parameter is"

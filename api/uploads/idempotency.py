@@ -3,25 +3,42 @@
 https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/
 """
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import uuid4
 
+import structlog
 from aiohttp import web
 
 from api.context import Context
 from api.http.problems import Problem, ProblemCode, unavailable
+from infra.cancellation import cancel_and_wait
 from infra.cassandra.session import CassandraUnavailableError, Session, utc
 from streams.events.base import utc_now
 from streams.progress.view import StaleViewError
 
+logger = structlog.get_logger(__name__)
+
 MAX_KEY_CHARS = 255
 LIFETIME_SECONDS = 24 * 3600
+LEASE_SECONDS = 30
+"""How long after the end of an API process another upload with the same key must wait."""
+IN_PROGRESS_RETRY_AFTER = "5"
+RETRY_FOR = 5.0
+"""Seconds of retries while Cassandra is unavailable."""
 
 # IF NOT EXISTS (a lightweight transaction) decides which of two concurrent uploads is first.
 _CLAIM = """
     INSERT INTO idempotency_keys (owner, key, request_id, body_sha256, created_at)
     VALUES (?, ?, ?, ?, ?) IF NOT EXISTS USING TTL ?"""
+_LEASE = """
+    UPDATE idempotency_keys USING TTL ? SET writer = ?
+    WHERE owner = ? AND key = ? IF request_id = ? AND writer = null"""
+_RENEW = "UPDATE idempotency_keys USING TTL ? SET writer = ? WHERE owner = ? AND key = ? IF writer = ?"
+_RELEASE = "DELETE writer FROM idempotency_keys WHERE owner = ? AND key = ? IF writer = ?"
 
 
 @dataclass(frozen=True)
@@ -46,12 +63,27 @@ class IdempotencyKeys:
     async def claim(self, owner: str, key: str, new: Claim) -> Claim:
         """Returns ``new`` if the key is free, else the existing claim. Raises CassandraUnavailableError."""
         (row,) = await self._session.execute(
-            _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), retry_for=5
+            _CLAIM, (owner, key, new.request_id, new.fingerprint, new.created_at, LIFETIME_SECONDS), retry_for=RETRY_FOR
         )
         # Not applied, but ours: the session retried the statement after a lost response.
         if row.applied or row.request_id == new.request_id:
             return new
         return Claim(row.request_id, row.body_sha256, utc(row.created_at), is_new=False)
+
+    async def lease(self, owner: str, key: str, request_id: str, writer: str) -> bool:
+        """Take the right to publish the claimed request; False while another upload has it."""
+        parameters = (LEASE_SECONDS, writer, owner, key, request_id)
+        (row,) = await self._session.execute(_LEASE, parameters, retry_for=RETRY_FOR)
+        return row.applied or getattr(row, "writer", None) == writer
+
+    async def renew(self, owner: str, key: str, request_id: str, writer: str) -> bool:
+        """Extend the lease; False if it expired and another upload took it."""
+        (row,) = await self._session.execute(_RENEW, (LEASE_SECONDS, writer, owner, key, writer), retry_for=RETRY_FOR)
+        return row.applied or await self.lease(owner, key, request_id, writer)
+
+    async def release(self, owner: str, key: str, writer: str) -> None:
+        """End the lease at once, so that the client may repeat the upload."""
+        await self._session.execute(_RELEASE, (owner, key, writer))
 
 
 def idempotency_key(request: web.Request) -> str:
@@ -92,3 +124,50 @@ async def is_request(context: Context, claim: Claim) -> bool:
         raise unavailable(
             "cannot look up the earlier upload with this Idempotency-Key: Kafka or Cassandra is unavailable"
         ) from None
+
+
+@asynccontextmanager
+async def sole_writer(session: Session, owner: str, key: str, claim: Claim) -> AsyncIterator[None]:
+    """Hold the lease of the key, if there is one, while the request's events are published.
+
+    Raises Problem: 409 while another upload holds it. A process that is paused for longer than the lease goes on
+    beside its successor: both write the same events with the same ids, so that nothing is counted twice.
+    """
+    if not key:
+        yield
+        return
+    keys, writer = IdempotencyKeys(session), uuid4().hex
+    try:
+        is_ours = await keys.lease(owner, key, claim.request_id, writer)
+    except CassandraUnavailableError:
+        raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
+    if not is_ours:
+        raise Problem(
+            ProblemCode.UPLOAD_IN_PROGRESS,
+            f"another upload with this Idempotency-Key is being processed; retry after {IN_PROGRESS_RETRY_AFTER} s",
+            headers={"Retry-After": IN_PROGRESS_RETRY_AFTER},
+        )
+    renewal = asyncio.create_task(_keep_lease(keys, owner, key, claim.request_id, writer), name="idempotency lease")
+    try:
+        yield
+    except BaseException:
+        await cancel_and_wait(renewal)
+        try:
+            await keys.release(owner, key, writer)
+        except CassandraUnavailableError as error:
+            logger.warning("lease of Idempotency-Key not released; it expires", error=str(error))
+        raise
+    finally:
+        # Not released after a success: whoever repeats the upload finds the request, at the latest when it expires.
+        await cancel_and_wait(renewal)
+
+
+async def _keep_lease(keys: IdempotencyKeys, owner: str, key: str, request_id: str, writer: str) -> None:
+    while True:
+        await asyncio.sleep(LEASE_SECONDS / 3)
+        try:
+            if not await keys.renew(owner, key, request_id, writer):
+                logger.warning("lease of Idempotency-Key lost to another upload", request_id=request_id)
+                return
+        except CassandraUnavailableError as error:
+            logger.warning("cannot renew the lease of an Idempotency-Key", request_id=request_id, error=str(error))

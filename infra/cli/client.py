@@ -16,6 +16,7 @@ from infra.errors import EXIT_REFUSED, ExplainedError
 REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=900, sock_connect=10, sock_read=120)
 UNREACHABLE_TIMEOUT = 60.0  # seconds of retries while the server is unreachable
 UPLOAD_ATTEMPTS = 3
+IN_PROGRESS_TIMEOUT = 120.0  # seconds of retries while the server still processes an upload whose response was lost
 DOWNLOAD_ATTEMPTS = 3
 MIN_POLL_SECONDS = 0.2  # first poll interval; doubled up to the server's Retry-After
 POLL_SECONDS = 1.0  # without a Retry-After
@@ -94,14 +95,20 @@ class Client:
         """
         fields = {"webhookUrl": webhook_url, "format": image_format, "quality": quality}
         given = {name: str(value) for name, value in fields.items() if value}
-        for attempt in range(1, UPLOAD_ATTEMPTS + 1):
+        loop = asyncio.get_running_loop()
+        attempt, deadline = 1, loop.time() + IN_PROGRESS_TIMEOUT
+        while True:
             try:
                 return await self._upload(file, given, idempotency_key)
             except (ServerUnreachableError, ApiError) as error:
-                if attempt == UPLOAD_ATTEMPTS or not _is_transient(error):
+                if _is_in_progress(error):
+                    if loop.time() > deadline:
+                        raise
+                elif attempt == UPLOAD_ATTEMPTS or not _is_transient(error):
                     raise
+                else:
+                    attempt += 1
                 await asyncio.sleep(_backoff(error, attempt))
-        raise AssertionError("unreachable")
 
     async def _upload(self, file: Path, fields: dict[str, str], idempotency_key: str) -> str:
         form = aiohttp.FormData()
@@ -238,6 +245,10 @@ class Client:
 
 def _is_transient(error: ExplainedError) -> bool:
     return not isinstance(error, ApiError) or error.is_transient
+
+
+def _is_in_progress(error: ExplainedError) -> bool:
+    return isinstance(error, ApiError) and str(error.problem.get("type")).endswith(":upload-in-progress")
 
 
 def _backoff(error: ExplainedError, failures: int) -> float:

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from uuid import uuid4
 
 import pytest
+from aiokafka.errors import KafkaError
 
+from api.http.problems import Problem
 from api.uploads import idempotency
-from api.uploads.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys
+from api.uploads.idempotency import LIFETIME_SECONDS, Claim, IdempotencyKeys, sole_writer
 from infra.cassandra.session import Session
 from infra.settings import Settings
 from tests.support.examples import NOON
@@ -97,3 +100,66 @@ async def test_a_key_is_forgotten_after_its_lifetime(
 
         await eventually(is_free)
         assert (await idempotency_keys.claim(owner, "forgotten", claim())).is_new
+
+
+async def test_one_upload_of_a_key_writes_at_a_time(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (_, session):
+        owner, ours = str(uuid4()), claim()
+        await IdempotencyKeys(session).claim(owner, "key", ours)
+        async with sole_writer(session, owner, "key", ours):
+            with pytest.raises(Problem) as refused:
+                async with sole_writer(session, owner, "key", ours):
+                    raise AssertionError("two uploads write at once")
+            assert refused.value.status == HTTPStatus.CONFLICT
+            assert int(refused.value.headers["Retry-After"]) > 0
+
+
+async def test_failed_upload_may_be_repeated_at_once(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (_, session):
+        owner, ours = str(uuid4()), claim()
+        await IdempotencyKeys(session).claim(owner, "key", ours)
+        with pytest.raises(KafkaError):
+            async with sole_writer(session, owner, "key", ours):
+                raise KafkaError
+        async with sole_writer(session, owner, "key", ours):
+            pass
+
+
+async def test_lease_outlives_its_length_and_ends_with_its_process(
+    cassandra_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "LEASE_SECONDS", 3)
+    async with keys(cassandra_settings) as (idempotency_keys, session):
+        owner, ours = str(uuid4()), claim()
+        await idempotency_keys.claim(owner, "key", ours)
+        renewals = 0
+
+        async def is_free() -> bool:
+            return await idempotency_keys.lease(owner, "key", ours.request_id, "successor")
+
+        renew = idempotency_keys.renew
+
+        async def counted(*arguments: str) -> bool:
+            nonlocal renewals
+            renewals += 1
+            return await renew(*arguments)
+
+        monkeypatch.setattr(IdempotencyKeys, "renew", lambda _, *arguments: counted(*arguments))
+        async with sole_writer(session, owner, "key", ours):
+
+            async def is_renewed() -> bool:
+                return renewals > 3
+
+            await eventually(is_renewed, 30)
+            assert not await is_free()
+        # After a success it is not released: it expires, as that of a killed process does.
+        await eventually(is_free, 30)
+        assert not await idempotency_keys.lease(owner, "key", ours.request_id, "third")
+        assert await idempotency_keys.lease(owner, "key", ours.request_id, "successor")
+
+
+async def test_forgotten_key_has_no_lease(cassandra_settings: Settings) -> None:
+    async with keys(cassandra_settings) as (idempotency_keys, session):
+        owner = str(uuid4())
+        assert not await idempotency_keys.lease(owner, "key", str(uuid4()), "writer")
+        assert await session.execute("SELECT * FROM idempotency_keys WHERE owner = ? AND key = ?", (owner, "key")) == []

@@ -56,6 +56,8 @@ def test_ended_request_expires_unless_touched_later(old: list[Event], later: lis
         ([RETRIED, completed("a", run=1)], [], True),
         ([completed("a")], [completed("a", failed=0)], False),
         ([completed("a")], [completed("a")], True),
+        ([completed("a"), created("a")], [], True),
+        ([completed("a")], [created("a")], True),
         ([RETRIED, completed("a")], [], False),
         # Not before its last image has its result.
         ([created("a"), CANCELLED], [], False),

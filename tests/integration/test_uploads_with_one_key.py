@@ -1,0 +1,32 @@
+"""Two uploads with one Idempotency-Key at the same time write the events of one."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from api.context import CONTEXT
+from infra.settings import Settings
+from tests.support.topic_reader import records_in
+from tests.support.whole_api import serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.time_limit(120)]
+
+IMAGES = 5000
+CSV = b"S. No.,Product Name,Input Image URLs\n" + b"".join(
+    b"%d,Shoe,https://shop.example/%d.jpg\n" % (number, number) for number in range(IMAGES)
+)
+
+
+async def test_uploads_with_one_key_write_once(kafka_address: str, cassandra_settings: Settings) -> None:
+    async with serving(kafka_address, cassandra_settings) as api:
+        key = str(uuid4())
+        answers = await asyncio.gather(*(api.upload(CSV, key) for _ in range(3)))
+        assert {status for status, _ in answers} <= {202, 409}
+        (request_id,) = {body["requestId"] for status, body in answers if status == 202}
+        for status, body in answers:
+            assert status == 202 or body["type"] == "urn:shrinkstream:problem:upload-in-progress"
+        assert (await api.upload(CSV, key))[1]["requestId"] == request_id
+        settings, topics = api.app[CONTEXT].settings, api.app[CONTEXT].events.topics
+        assert len(await records_in(settings, topics.image_requests)) == IMAGES
+        assert len(await records_in(settings, topics.requests)) == 1
