@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from streams.events.requests import RequestCompleted, RequestExpired, RequestRet
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections import lag
-from streams.projections.history import History
+from streams.projections.history import History, queries
 from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Lifecycle
 from tests.support.examples import HEADER, NOON, completed, failed, output_requested, processed, requested
@@ -413,3 +414,30 @@ async def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, r
         await at.record(results)
         await at.output.publish(output_requested(results))
         assert await at.stored() is not None
+
+
+# --- bounds
+
+
+@pytest.mark.slow
+async def test_largest_rows_take_a_bounded_share_of_memory(
+    settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows as large as an upload accepts: a few copies of a page are in memory at once, and not all rows."""
+    page, rows = 512 * 1024, 150
+    monkeypatch.setattr(queries, "PAGE_BYTES", page)
+    cell = "\U0001f45f" * (65_000 // 4)
+
+    async with fixture(settings, request_id) as at:
+        results = [processed(requested(request_id, index, cells=(str(index), cell))) for index in range(rows)]
+        await at.record(results)
+        due = output_requested(results)
+        del results
+        tracemalloc.start()
+        try:
+            await at.output.publish(due)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(await at.completions()) == 1
+        assert peak < 16 * page < rows * 65_000, "more than some copies of a page"
