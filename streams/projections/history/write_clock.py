@@ -11,11 +11,13 @@ from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.requests import RequestCompleted, RequestStopped
 from streams.request.webhook import DeliveryStatus
 
-RUN = 2**28
-"""Microseconds between two runs (268 s): the ranks of a run and twice the difference of two clocks fit in."""
 FINAL = 2**26
 """A success outranks failures of its run, a completion outranks a stop."""
-assert 2 * FINAL + 120_000_000 < RUN
+LIVE = -2 * FINAL
+"""Live writes are dated earlier by all ranks of a run: a plain write or deletion of now wins over them."""
+RUN = 2**29
+"""Microseconds between two runs (537 s): a later run wins over a rebuild, though clocks differ by a minute each way."""
+assert RUN > 2 * FINAL - LIVE + 120_000_000
 
 
 class WriteClock:
@@ -42,7 +44,7 @@ class WriteClock:
         return self.at(time, 2 * status.after_attempt + status.failed)
 
     def at(self, time: datetime, run: int = 0) -> int:
-        return (microseconds(time) if self._rebuilt is None else self._rebuilt) + run * RUN
+        return (microseconds(time) + LIVE if self._rebuilt is None else self._rebuilt) + run * RUN
 
 
 def microseconds(time: datetime) -> int:

@@ -120,7 +120,13 @@ def test_rebuild_wins_over_earlier_writes_and_loses_to_later_runs() -> None:
         assert rebuilt < WriteClock().image(failed(retried))
 
 
+def test_write_by_hand_wins_over_live_writes() -> None:
+    result, done = processed(requested(index=5)), completed(succeeded=2**24)
+    assert WriteClock().image(result) < microseconds(result.time)
+    assert WriteClock().summary(done) < microseconds(done.time)
+
+
 def test_timestamps_stay_near_the_present() -> None:
     largest = completed(run=1000, succeeded=2**24)
-    assert WriteClock().summary(largest) < microseconds(NOON + timedelta(days=4))
-    assert WriteClock().at(NOON, 2**16 - 1) + RUN < microseconds(NOON + timedelta(days=366))
+    assert WriteClock().summary(largest) < microseconds(NOON + timedelta(days=7))
+    assert WriteClock().at(NOON, 2**16 - 1) + RUN < microseconds(NOON + timedelta(days=410))
