@@ -14,7 +14,8 @@ the order of two writers.
 Trap: the coordinator forgets a transactional id after a week (``transactional.id.expiration.ms``), and the next
 owner would get another producer id; so owners ask for an epoch each day, and discard it. A partition's leader forgets
 an epoch after a day without writes (``producer.id.expiration.ms``); a batch that is a day old meets the lease, as each
-produce request needs it.
+produce request needs it. After 32,766 claims of a partition its producer id changes, too (the epoch has 16 bits):
+at that one change only the lease keeps the earlier owner out.
 """
 
 import asyncio
