@@ -52,7 +52,7 @@ LIBRARY_SETTINGS = {
 # A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
 ATTEMPTS = 3
 # Wall-clock limit of an image in multiples of its CPU limit: only a decoder that hangs, or gets no CPU, reaches it.
-WALL_CLOCK_FACTOR = 5
+WALL_CLOCK_FACTOR = 10
 
 OUT_OF_CPU = "used up its CPU time"
 NONSENSE = "the decoder's answer is malformed"
