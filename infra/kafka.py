@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
@@ -36,6 +37,7 @@ logging.getLogger("aiokafka.conn").addFilter(lambda record: record.msg != "Sendi
 Headers = Iterable[tuple[str, bytes]]
 
 REQUEST_TIMEOUT_MS = 30_000
+MIN_INSYNC_REPLICAS = "min.insync.replicas"
 DELIVERY_TIMEOUT = 120.0
 """Seconds to the acknowledgement of a record, as Java's ``delivery.timeout.ms``."""
 DELIVERY_CHECK = 0.25  # interval (s) of the check for records that are not acknowledged in time
@@ -51,6 +53,10 @@ class KafkaUnavailableError(ExplainedError):
 
 class MissingTopicsError(ExplainedError):
     """Topics that `shrinkstream init` creates are missing; the message names them."""
+
+
+class InsyncReplicasError(ExplainedError):
+    """A topic's ``min.insync.replicas`` doesn't fit its replicas; the message says what to set."""
 
 
 class PartitionsError(ExplainedError):
@@ -373,15 +379,22 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
 
 
 async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Create the missing topics; returns their names. Existing topics are not changed."""
+    """Create the missing topics; returns their names. Existing topics are not changed, but checked.
+
+    Raises KafkaUnavailableError or InsyncReplicasError.
+    """
     async with admin_client(settings) as admin:
         existing = set(await admin.list_topics())
+        await _require_insync_replicas(admin, sorted(existing & configs.keys()))
         missing = [
             NewTopic(
                 name,
                 num_partitions=settings.partitions,
                 replication_factor=settings.kafka_replication_factor,
-                topic_configs=dict(config),
+                topic_configs={
+                    MIN_INSYNC_REPLICAS: str(min_insync_replicas(settings.kafka_replication_factor)),
+                    **config,
+                },
             )
             for name, config in configs.items()
             if name not in existing
@@ -394,6 +407,42 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
             if error not in (TopicAlreadyExistsError, for_code(0)):
                 raise KafkaUnavailableError(f"topic {name} can't be created: {error.__name__} {message}")
         return [topic.name for topic in missing]
+
+
+def min_insync_replicas(replicas: int) -> int:
+    """All but one, so that acknowledged records survive a lost broker and writes go on without it; at least one."""
+    return max(1, replicas - 1)
+
+
+def insync_replicas_problem(replicas: int, minimum: int) -> str | None:
+    """What is wrong with ``min.insync.replicas`` of a topic; None if it fits its number of replicas."""
+    if minimum > replicas:
+        return f"{MIN_INSYNC_REPLICAS} is {minimum} for {replicas} replicas, so that no write can succeed"
+    if minimum < min_insync_replicas(replicas):
+        return f"{MIN_INSYNC_REPLICAS} is {minimum} for {replicas} replicas, so that a lost broker may lose events"
+    return None
+
+
+async def _require_insync_replicas(admin: AIOKafkaAdminClient, topics: Sequence[str]) -> None:
+    if not topics:
+        return
+    replicas = {
+        each["topic"]: min((len(partition["replicas"]) for partition in each["partitions"]), default=0)
+        for each in await admin.describe_topics(list(topics))
+    }
+    asked = [ConfigResource(ConfigResourceType.TOPIC, topic, {MIN_INSYNC_REPLICAS: ""}) for topic in topics]
+    for response in await admin.describe_configs(asked):
+        for _, _, _, topic, entries in response.resources:
+            for name, value, *_ in entries:
+                # A topic that was created just now by another process may have no metadata yet.
+                if name != MIN_INSYNC_REPLICAS or not replicas[topic]:
+                    continue
+                if problem := insync_replicas_problem(replicas[topic], int(value)):
+                    wanted = min_insync_replicas(replicas[topic])
+                    raise InsyncReplicasError(
+                        f"topic {topic}: {problem}; set it with `kafka-configs.sh --bootstrap-server … --alter"
+                        f" --topic {topic} --add-config {MIN_INSYNC_REPLICAS}={wanted}`"
+                    )
 
 
 async def grow_topic(settings: Settings, topic: str, partitions: int) -> bool:

@@ -9,6 +9,8 @@ from streams.log.topics import Topics
 async def initialise(settings: Settings, image_partitions: int | None = None) -> list[str]:
     """Create missing topics, keyspace and tables; returns the names of those created.
 
+    Raises InsyncReplicasError if an existing topic could lose acknowledged events, or refuses all.
+
     ``image_partitions``: minimum partitions of the image-requests topic. It can grow at any time, even with requests
     in flight: no reader depends on an image's partition, because RequestCreated has the offsets of its images. All
     other topics are partitioned by request id and keep their partition count: if it changed, the events of a request

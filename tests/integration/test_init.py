@@ -17,7 +17,15 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from infra.cassandra.schema import SchemaError, migrate, migrations, require_schema, statements
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.cli.init import initialise
-from infra.kafka import KafkaUnavailableError, MissingTopicsError, PartitionsError, create_topics, require_topics
+from infra.kafka import (
+    MIN_INSYNC_REPLICAS,
+    InsyncReplicasError,
+    KafkaUnavailableError,
+    MissingTopicsError,
+    PartitionsError,
+    create_topics,
+    require_topics,
+)
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
 from tests.support.waiting import eventually
@@ -226,3 +234,22 @@ async def test_whoever_is_told_another_number_of_partitions_than_the_topics_have
         assert ended.returncode == 1, role
         assert "SHRINKSTREAM_PARTITIONS is 6, but topics have other" in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+async def test_topics_require_insync_replicas(fresh: Settings) -> None:
+    topic = Topics(fresh.topic_prefix).requests
+    await create_topics(fresh, {topic: {}})
+    async with admin(fresh) as client:
+        (answer,) = await client.describe_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, {MIN_INSYNC_REPLICAS: ""})]
+        )
+    ((*_, entries),) = answer.resources
+    assert entries[0][:2] == (MIN_INSYNC_REPLICAS, "1")
+
+
+async def test_init_rejects_topic_that_takes_no_write(fresh: Settings) -> None:
+    topic = Topics(fresh.topic_prefix).requests
+    await create_topics(fresh, {topic: {MIN_INSYNC_REPLICAS: "2"}})
+    await eventually(partial(are_there, fresh, [topic]))
+    with pytest.raises(InsyncReplicasError, match=f"topic {topic}: min.insync.replicas is 2 for 1 replicas"):
+        await initialise(fresh)
