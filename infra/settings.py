@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -370,6 +370,12 @@ class Settings(BaseSettings):
         return (self.public_url or f"http://{self.own_address}").rstrip("/")
 
 
+def origin_of(url: str) -> str:
+    """``scheme://host[:port]`` of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def parse_api_keys(text: str) -> dict[str, str]:
     """``key`` or ``name:key``, comma-separated → name → key.
 
@@ -428,6 +434,11 @@ def parse_webhook_secrets(text: str) -> list[bytes]:
     if not keys:
         raise ValueError("it has no secret")
     return keys
+
+
+def webhook_secret_text(keys: Iterable[bytes]) -> str:
+    """The reverse of `parse_webhook_secrets`."""
+    return ",".join(WEBHOOK_SECRET_PREFIX + base64.b64encode(key).decode() for key in keys)
 
 
 def parse_webhook_schedule(text: str) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from api.http.paging import json_response
 from api.http.problems import Problem, ProblemCode, answered_in_time, unavailable
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
+from infra.settings import origin_of
 from streams.events.base import WebhookKind
 from streams.events.webhooks import WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState
@@ -74,7 +75,10 @@ async def get_webhook(request: web.Request) -> web.Response:
     shown = WebhookShown(
         request_id=status.request_id,
         webhook=status.webhook,
-        messages=[_shown(delivery) for delivery in await _deliveries(request, status.request_id)],
+        messages=[
+            _shown(delivery, request.app[CONTEXT].settings.webhook_url)
+            for delivery in await _deliveries(request, status.request_id)
+        ],
     )
     return json_response(shown)
 
@@ -133,13 +137,14 @@ async def _deliveries(request: web.Request, request_id: str) -> list[Delivery]:
     return [delivery for delivery in loaded if delivery.origin is not None]
 
 
-def _shown(delivery: Delivery) -> WebhookMessageShown:
+def _shown(delivery: Delivery, default_url: str | None) -> WebhookMessageShown:
+    """``default_url``: the operator's receiver, whose path may contain a token, is shown as its host."""
     assert delivery.origin is not None
     return WebhookMessageShown(
         webhook_id=delivery.webhook_id,
         type=delivery.origin.kind,
         run=delivery.origin.run,
-        url=delivery.origin.url,
+        url=origin_of(delivery.origin.url) if delivery.origin.url == default_url else delivery.origin.url,
         state=delivery.state,
         next_attempt_at=delivery.due,
         attempts=[

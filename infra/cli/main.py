@@ -468,6 +468,30 @@ def listen(port: int, secret: str | None) -> None:
         raise CommandFailed(f"cannot listen on port {port}: {error.strerror}") from None
 
 
+@main.section(MAINTENANCE)
+@click.argument("owner")
+def webhook_secret(owner: str) -> None:
+    """Print the signing secret of an API key's owner, for its receiver.
+
+    OWNER is the name of an API key. With several secrets, during a rotation, the newest is first.
+    """
+    from infra.settings import parse_api_keys, parse_webhook_secrets, webhook_secret_text
+    from streams.webhooks.signature import owner_keys
+
+    settings = _settings()
+    if settings.webhook_secret is None:
+        raise CommandFailed("SHRINKSTREAM_WEBHOOK_SECRET is not set: webhooks are not signed")
+    if settings.api_keys is None:
+        raise CommandFailed(
+            "SHRINKSTREAM_API_KEYS is not set: webhooks are signed with SHRINKSTREAM_WEBHOOK_SECRET itself"
+        )
+    if owner not in (names := parse_api_keys(settings.api_keys.get_secret_value())):
+        raise CommandFailed(f"no API key has the name {owner!r}: the names are {', '.join(names)}")
+    click.echo(
+        webhook_secret_text(owner_keys(parse_webhook_secrets(settings.webhook_secret.get_secret_value()), owner))
+    )
+
+
 @main.section(SHELL)
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from streams.events.base import Count, Event, Offsets, Run, Time, Url, WebhookKind
+from streams.events.base import Count, Event, Offsets, Owner, Run, Time, Url, WebhookKind
 
 
 class ImagesRerequested(Event):
@@ -36,6 +36,7 @@ class ImagesSettled(Event):
     created_at: Time = Field(description="creation of the request")
     webhook_url: Url
     webhook_events: tuple[WebhookKind, ...]
+    owner: Owner = ""
 
     @property
     def occurrence(self) -> str:

@@ -79,6 +79,7 @@ def _images_settled(state: RequestState, tally: Tally, first: int) -> Iterator[I
             created_at=state.created_at,
             webhook_url=state.webhook_url,
             webhook_events=state.webhook_events,
+            owner=state.owner,
             traceparent=state.traceparent,
             time=from_milliseconds(tally.updated_ms),
         )

@@ -8,10 +8,11 @@ ends by itself: one of a worker that was killed holds the attempt up that long.
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from streams.log.reader import CLOCK_SKEW
 from streams.webhooks.delivery import Delivery
 
-MARGIN = timedelta(seconds=5)
-"""How much longer than the POST itself a claim holds: for writing down what came of it."""
+MARGIN = CLOCK_SKEW + timedelta(seconds=5)
+"""How much longer than the POST a claim holds: for recording the result, on clocks that differ by a minute."""
 
 
 class Claim(NamedTuple):

@@ -25,7 +25,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a message says, and to whom; ``traceparent``: the context that its request was made in, if any."""
+    """The content and receiver of a message; ``owner``: the API key's name; ``traceparent``: that of its request."""
 
     request_id: str
     kind: WebhookKind
@@ -34,6 +34,7 @@ class Origin:
     body: str
     created_at: datetime
     traceparent: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True)

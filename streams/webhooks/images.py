@@ -79,6 +79,7 @@ class ImageMessages:
                 (body or b"").decode(),
                 event.time,
                 event.traceparent,
+                event.owner,
             )
             hint = await self._deliveries.record_origin(webhook_id, origin)
             if hint is not None:

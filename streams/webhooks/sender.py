@@ -15,7 +15,7 @@ from streams.events.trace_context import trace_id_of, traceparent_of
 from streams.events.webhooks import WebhookAttempted
 from streams.webhooks.delivery import Delivery, Origin
 from streams.webhooks.schedule import Outcome, Schedule
-from streams.webhooks.signature import signed_headers
+from streams.webhooks.signature import owner_keys, signed_headers
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ ANSWER_TIMEOUT = 15.0
 
 
 class Sender:
-    """Posts messages, signed with each of ``keys`` (unsigned without any)."""
+    """Posts messages, signed with their owner's key of each of ``keys`` (unsigned without any)."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Sender:
 
     async def _post(self, webhook_id: str, origin: Origin, traceparent: str) -> Outcome:
         body = origin.body.encode()
-        headers = signed_headers(self._keys, webhook_id, utc_now(), body)
+        headers = signed_headers(owner_keys(self._keys, origin.owner), webhook_id, utc_now(), body)
         headers |= {"content-type": "application/json", TRACEPARENT: traceparent}
         started = time.monotonic()
         try:

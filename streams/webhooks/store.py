@@ -27,8 +27,8 @@ SLOT = timedelta(minutes=10)
 KNOWN_SLOTS = 10_000
 
 _INSERT_ORIGIN = """
-    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at, traceparent)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at, traceparent, owner)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
 _INSERT_ATTEMPT = """
     INSERT INTO webhook_deliveries (webhook_id, attempt, attempted_at, status, milliseconds, reason, next_attempt_at,
         last)
@@ -121,6 +121,7 @@ class Deliveries:
                     message(event).decode(),
                     event.time,
                     event.traceparent,
+                    event.owner,
                 )
                 await self._write_origin(webhook_id, origin)
                 return webhook_id
@@ -159,6 +160,7 @@ class Deliveries:
             origin.body,
             origin.created_at,
             UNSET_VALUE if origin.traceparent is None else origin.traceparent,
+            origin.owner,
             microseconds(origin.created_at),
         )
 
@@ -176,6 +178,7 @@ class Deliveries:
             first.body,
             utc(first.created_at),
             first.traceparent,
+            first.owner or "",
         )
         return Delivery(
             webhook_id,

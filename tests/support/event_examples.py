@@ -58,6 +58,7 @@ STORED: dict[str, Event] = {
         created_at=NOON,
         webhook_url=RECEIVER,
         webhook_events=("image.processed", "image.failed"),
+        owner="shop",
     ),
     "RequestProjected.v1": RequestProjected(request_id=REQUEST_ID, time=NOON, run=1),
     "RequestCancelled.v1": RequestCancelled(request_id=REQUEST_ID, time=NOON, run=1),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,8 @@ from infra.cli import main
 from infra.cli.completion import completion_script
 from infra.cli.main import SHELLS, Sections
 from infra.cli.terminal import PACE_SECONDS, Pace, clock, details, printable
+from infra.settings import parse_webhook_secrets
+from streams.webhooks.signature import owner_keys
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "command-line.md"
 
@@ -222,3 +225,42 @@ def test_bash_completes_the_commands_after_reading_the_script(words: list[str], 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_there_is_a_script_for_every_shell(shell: str) -> None:
     assert "_SHRINKSTREAM_COMPLETE" in completion_script(main, shell)
+
+
+@pytest.fixture
+def _webhook_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SHRINKSTREAM_WEBHOOK_SECRET", "whsec_bmV3,whsec_b2xk")
+    monkeypatch.setenv("SHRINKSTREAM_API_KEYS", "alice:one,bob:two")
+    monkeypatch.setenv("SHRINKSTREAM_WEBHOOK_URL", "https://hooks.example/services/T0KEN?token=s3cret")
+
+
+@pytest.mark.usefixtures("_webhook_settings")
+def test_webhook_secret_signs_as_the_worker_does() -> None:
+    printed = CliRunner().invoke(main, ["webhook-secret", "alice"])
+    assert printed.exit_code == 0
+    assert parse_webhook_secrets(printed.stdout.strip()) == owner_keys([b"new", b"old"], "alice")
+
+
+@pytest.mark.usefixtures("_webhook_settings")
+def test_webhook_secret_refuses_unknown_owners() -> None:
+    refused = CliRunner().invoke(main, ["webhook-secret", "mallory"])
+    assert refused.exit_code == 1
+    assert "no API key has the name 'mallory': the names are alice, bob" in refused.stderr
+
+
+@pytest.mark.parametrize("missing", ["WEBHOOK_SECRET", "API_KEYS"])
+@pytest.mark.usefixtures("_webhook_settings")
+def test_webhook_secret_names_the_missing_setting(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(f"SHRINKSTREAM_{missing}")
+    refused = CliRunner().invoke(main, ["webhook-secret", "alice"])
+    assert refused.exit_code == 1
+    assert f"SHRINKSTREAM_{missing} is not set" in refused.stderr
+
+
+@pytest.mark.usefixtures("_webhook_settings")
+def test_settings_show_the_host_of_the_default_receiver() -> None:
+    printed = CliRunner().invoke(main, ["settings"]).stdout
+    assert "https://hooks.example/…" in printed
+    assert "T0KEN" not in printed
+    assert "s3cret" not in printed

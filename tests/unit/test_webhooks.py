@@ -11,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
+from api.requests.webhook import _shown
 from streams.events.base import Event
 from streams.events.requests import RequestCompleted
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
+from streams.log.reader import CLOCK_SKEW
 from streams.request.outcome import outcome_of
 from streams.request.webhook import delivery_status
-from streams.webhooks.claim import Claim, blocked_until
+from streams.webhooks.claim import MARGIN, Claim, blocked_until
 from streams.webhooks.delivery import Attempt, Delivery, Origin
 from streams.webhooks.message import completion_id, message
 from streams.webhooks.schedule import Outcome, Schedule
-from streams.webhooks.signature import VerificationError, sign, signed_headers, verify
+from streams.webhooks.signature import VerificationError, owner_keys, sign, signed_headers, verify
 from tests.support import npm_oracle
 from tests.support.examples import NOON, completed
 
@@ -97,6 +99,32 @@ def test_while_a_secret_is_changed_either_one_verifies(known: bytes) -> None:
     Webhook(secret(known)).verify(body, sent)
     assert npm_oracle.accepts(secret(known), sent, body)
     verify([known], sent, body, datetime.now(UTC))
+
+
+def test_receiver_of_one_owner_refuses_messages_to_another() -> None:
+    forged = signed_headers(owner_keys([KEY], "alice"), ID, datetime.now(UTC), b"{}")
+    verify(owner_keys([KEY], "alice"), forged, b"{}", datetime.now(UTC))
+    for keys in (owner_keys([KEY], "bob"), [KEY]):
+        with pytest.raises(VerificationError):
+            verify(keys, forged, b"{}", datetime.now(UTC))
+
+
+def test_owner_keys_are_stable_and_keep_their_order() -> None:
+    assert owner_keys([KEY, OTHER_KEY], "alice") == [*owner_keys([KEY], "alice"), *owner_keys([OTHER_KEY], "alice")]
+    assert owner_keys([KEY], "alice")[0].hex() == "c0d24db74f40487daf3a08350c452bd1e40350fea74fd85c4e7f0bfad806ec4b"
+    assert owner_keys([KEY, OTHER_KEY], "") == [KEY, OTHER_KEY]
+
+
+def test_default_receiver_is_shown_as_its_host() -> None:
+    url = "https://hooks.example:8443/services/T0KEN?token=s3cret"
+    delivery = Delivery(ID, Origin(EVENT.request_id, "request.completed", 0, url, "{}", NOON))
+    assert _shown(delivery, default_url=url).url == "https://hooks.example:8443"
+    assert _shown(delivery, default_url="https://other.example/").url == url
+    assert _shown(delivery, default_url=None).url == url
+
+
+def test_claim_outlasts_the_post_on_clocks_a_minute_apart() -> None:
+    assert MARGIN >= CLOCK_SKEW
 
 
 def test_without_a_secret_there_is_no_signature() -> None:
