@@ -50,8 +50,6 @@ class OutputCsvRequested(_RequestSummary):
 
     topic = "output_requests"
 
-    header: tuple[str, ...]
-
 
 class RequestCompleted(_RequestSummary):
     """All images are settled, and the output CSV can be downloaded."""

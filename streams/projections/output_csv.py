@@ -78,7 +78,7 @@ class OutputCsv:
             return
         await self._events.append(
             RequestCompleted(
-                **event.model_dump(exclude={"header"}),
+                **event.model_dump(),
                 time=event.time,
                 output_csv_url=self._storage.link(f"api/download/{event.request_id}"),
                 output_csv_path=path,
@@ -122,7 +122,7 @@ class OutputCsv:
     async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:
         """The output CSV in a file of its own, from its beginning, for as long as it is needed."""
         with spool_file(self._spool, "output-") as file:
-            file.write(csv_format.header(event.header, with_errors=event.failed > 0))
+            file.write(csv_format.header(await self._header(event), with_errors=event.failed > 0))
             failed = 0
             pending: list[Any] = []
             async for images in self._pages(event):
@@ -139,6 +139,16 @@ class OutputCsv:
                 raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
             file.seek(0)
             yield file
+
+    async def _header(self, event: OutputCsvRequested) -> tuple[str, ...]:
+        """The header cells of the upload; waits until the history has the request. Raises HistoryLagsError."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._history_timeout
+        while (header := await self._history.header(event.request_id)) is None:
+            if loop.time() >= deadline:
+                raise HistoryLagsError("the creation of the request is missing")
+            await asyncio.sleep(lag.HISTORY_POLL)
+        return header
 
     async def _pages(self, event: OutputCsvRequested) -> AsyncIterator[list[Any]]:
         """The rows of all images in order, each page within the bound of the history."""

@@ -146,18 +146,21 @@ def _indexes_of(events: list[Event]) -> set[int]:
 
 
 async def recall(settings: Settings, history: History, request_id: str, created_at: datetime) -> None:
-    """Apply the results of one request that are on the log to the history, in case it missed some.
+    """Apply the creation and the results of one request that are on the log to the history, in case it missed some.
 
     Their writes win over a later rebuild or deletion.
     """
     topics = Topics(settings.topic_prefix)
     began = utc_now()
     async with LogReader.open(settings) as reader:
-        partition = await reader.partition_of(topics.image_results, request_id.encode())
-        start = await reader.offset_at(partition, created_at)
-        async for records in reader.read({partition: start}):
+        partitions = [
+            await reader.partition_of(topic, request_id.encode()) for topic in (topics.requests, topics.image_results)
+        ]
+        starts = {partition: await reader.offset_at(partition, created_at) for partition in partitions}
+        async for records in reader.read(starts):
             events = [decode_or_none(record.value) for record in records if record.key == request_id.encode()]
-            await asyncio.gather(*(history.record(event, rebuilt_at=began) for event in events if event is not None))
+            recalled = [event for event in events if isinstance(event, RequestCreated | ImageProcessed | ImageFailed)]
+            await asyncio.gather(*(history.record(event, rebuilt_at=began) for event in recalled))
 
 
 async def verify_history(
@@ -249,7 +252,6 @@ async def rebuild_outputs(
         due = OutputCsvRequested(
             **done.model_dump(exclude={"output_csv_url", "output_csv_path"}),
             time=done.time,
-            header=state.header,
         )
         try:
             if not await output.differs(due):

@@ -139,7 +139,6 @@ class RequestState(Lifecycle):
 
     request_id: str
     total: int
-    header: tuple[str, ...]
     owner: str
     created_at: datetime
     updated_at: datetime
@@ -157,7 +156,6 @@ class RequestState(Lifecycle):
         return cls(
             request_id=event.request_id,
             total=event.total,
-            header=event.header,
             owner=event.owner,
             created_at=event.time,
             updated_at=event.time,

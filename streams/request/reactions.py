@@ -52,7 +52,7 @@ def reactions(
 
 
 def output_requested(state: RequestState, sums: Sums) -> OutputCsvRequested:
-    return OutputCsvRequested(**_summary(state, sums), header=state.header)
+    return OutputCsvRequested(**_summary(state, sums))
 
 
 def stopped(state: RequestState, sums: Sums) -> RequestStopped:

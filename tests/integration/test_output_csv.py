@@ -6,9 +6,10 @@ import io
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -24,7 +25,7 @@ from streams.projections import lag
 from streams.projections.history import History, queries
 from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Lifecycle
-from tests.support.examples import HEADER, NOON, completed, failed, output_requested, processed, requested
+from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
 from tests.support.topic_reader import events_in, records_in
 
 Result = ImageProcessed | ImageFailed
@@ -65,6 +66,7 @@ async def fixture(settings: Settings, request_id: str) -> AsyncIterator[Fixture]
     await log.start()
     try:
         history, storage = History(session), Storage.of(settings)
+        await history.record(created(request_id))
         yield Fixture(
             settings,
             request_id,
@@ -166,7 +168,7 @@ async def test_the_completion_says_what_was_counted_and_where_the_output_is(
         assert event.output_csv_url == f"http://127.0.0.1:8080/api/download/{request_id}"
         assert event.output_csv_path == f"csv/{request_id}/0.csv"
         assert event.time == due.time
-        assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump(exclude={"header"})
+        assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump()
         assert await at.copies() == []
 
 
@@ -414,6 +416,19 @@ async def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, r
         await at.record(results)
         await at.output.publish(output_requested(results))
         assert await at.stored() is not None
+
+
+async def test_output_waits_for_the_header_of_its_request(settings: Settings, request_id: str) -> None:
+    other = str(uuid4())
+    async with fixture(settings, other) as at:
+        at = replace(at, request_id=request_id)  # whose creation the history lacks
+        results = [processed(image) for image in images_of(request_id, [1])]
+        await at.record(results)
+        await at.output.publish(output_requested(results))
+        assert (await at.stored(), await at.completions()) == (None, [])
+        await at.record([created(request_id)])
+        await at.output.publish(output_requested(results))
+        assert (await at.stored() or b"").startswith(b"\xef\xbb\xbfS. No.,Product Name,")
 
 
 # --- bounds

@@ -84,7 +84,6 @@ def output_requested(results: Sequence[ImageProcessed | ImageFailed], **fields: 
             "input_bytes": sum(result.input_bytes for result in done),
             "output_bytes": sum(result.output_bytes for result in done),
             "created_at": NOON,
-            "header": HEADER,
             **fields,
         }
     )

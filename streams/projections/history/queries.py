@@ -60,6 +60,7 @@ _SELECT_FOR_CSV = _select([*_FOR_CSV, CELLS], " AND image_index >= ? AND image_i
 _SELECT_STORED = _select([Column("run"), Column("output_path"), Column("cells_bytes")], "")
 
 _SELECT_REQUEST = "SELECT * FROM requests WHERE request_id = ?"
+_SELECT_HEADER = "SELECT header FROM requests WHERE request_id = ?"
 _SELECT_DAYS = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day <= ?"
 _SELECT_DAY = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day = ?"
 _SELECT_LISTED_REQUEST = """
@@ -96,6 +97,11 @@ class HistoryQueries:
         """The runs of a request; with none while the history has nothing about it."""
         rows = await self._session.execute(_SELECT_REQUEST, (request_id,), retry_for=retry_for)
         return Lifecycle(**_runs_of(rows[0])) if rows else Lifecycle()
+
+    async def header(self, request_id: str) -> tuple[str, ...] | None:
+        """The header cells of a request's upload; None before its RequestCreated is here."""
+        rows = await self._session.execute(_SELECT_HEADER, (request_id,), retry_for=RETRY_FOR)
+        return tuple(rows[0].header) if rows and rows[0].header else None
 
     async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
         """Whether a request is among those of its owner."""
@@ -219,7 +225,6 @@ def _state_of(row: Any) -> RequestState:
     return RequestState(
         request_id=row.request_id,
         total=row.total,
-        header=tuple(row.header or ()),
         owner=row.owner or "",
         created_at=utc(row.created_at),
         updated_at=max(utc(change) for change in changes if change),

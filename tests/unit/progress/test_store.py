@@ -324,3 +324,8 @@ def test_tallies_of_a_late_request_are_not_evicted() -> None:
     take([created()], table)
     assert orphans_at(table, 8) == []
     assert changes([gone], table) == 0
+
+
+def test_row_does_not_grow_with_the_header() -> None:
+    short, long = (RequestState.of(created(header=(cell,) * 200)) for cell in ("", "x" * 80))
+    assert len(encode_row(long)) == len(encode_row(short)) < 1000

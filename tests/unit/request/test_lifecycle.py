@@ -15,7 +15,7 @@ from streams.events.progress import RequestProjected
 from streams.events.requests import OutputCsvRequested, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.request.lifecycle import Lifecycle, Phase, RequestState, Tombstone, advance, evolve, must_restore
-from tests.support.examples import HEADER, NOON, REQUEST_ID, completed, created, processed, requested
+from tests.support.examples import NOON, REQUEST_ID, completed, created, processed, requested
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (
     FAILING,
@@ -85,7 +85,7 @@ def test_second_creation_changes_nothing() -> None:
 
 def test_irrelevant_event_changes_nothing() -> None:
     attempted = WebhookAttempted(request_id=REQUEST_ID, webhook_id="msg_1", attempt=1, milliseconds=5)
-    output = OutputCsvRequested(**{**COMPLETED.model_dump(), "header": HEADER})
+    output = OutputCsvRequested(**COMPLETED.model_dump())
     state = Folded(created()).state
     for event in (requested(), processed(requested()), attempted, output):
         assert evolve(state, event) is state

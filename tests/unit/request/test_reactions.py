@@ -13,7 +13,7 @@ from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesSettled
 from streams.events.requests import OutputCsvRequested
-from tests.support.examples import HEADER, NOON, completed, created
+from tests.support.examples import NOON, completed, created
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (
     FAILING,
@@ -53,7 +53,7 @@ def test_output_is_due_exactly_when_every_image_is_settled(
         asked.append(due)
     first, *others = filter(None, asked)
     assert (first.succeeded, first.failed, first.input_bytes, first.output_bytes) == told.expected()
-    assert (first.total, first.header, first.owner, first.webhook_url) == (total, HEADER, "shop", RECEIVER)
+    assert (first.total, first.owner, first.webhook_url) == (total, "shop", RECEIVER)
     assert first.time == NOON + timedelta(seconds=total), "the time of the last result"
     assert all(other == first and other.id == first.id for other in others)
 
