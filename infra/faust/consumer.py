@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Any, cast
 
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, Message
 from faust.types.transports import TPorTopicSet
@@ -61,6 +62,16 @@ class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
         if app.tables.changelog_topics:
             coordinator = self._ensure_consumer()._coordinator
             coordinator._send_req = app.lease.observing(coordinator._send_req)
+
+    @property
+    def _assignor(self) -> Any:
+        """Trap: Faust assigns round robin over all topics of an app without tables: with most numbers of workers, the
+        same partition of two topics goes to different ones. Range assignment co-partitions them."""
+        return self.app.assignor if self.app.tables.changelog_topics else RangePartitionAssignor
+
+    @_assignor.setter
+    def _assignor(self, _: Any) -> None:
+        """Faust's choice is ignored."""
 
     async def _fetch_records(
         self,
