@@ -201,12 +201,14 @@ class Deliveries:
         assert origin is not None
         hint = Hint(self.shard_of(origin.request_id), host_of(origin.url), max(due, utc_now()), delivery.webhook_id)
         place = (hint.shard, hint.host, hint.slot)
-        if place not in self._known_slots:
+        await self._execute(_INSERT_HINT, *place, hint.due, hint.webhook_id)
+        # The slot after the hint, and again if it may have been struck off meanwhile: writing may take two minutes in
+        # an outage of Cassandra, and a hint in a slot that nobody lists is lost.
+        if place not in self._known_slots or hint.slot + SLOT < utc_now():
             await self._execute(_INSERT_SLOT, *place)
             if len(self._known_slots) >= KNOWN_SLOTS:
                 self._known_slots.clear()
             self._known_slots.add(place)
-        await self._execute(_INSERT_HINT, *place, hint.due, hint.webhook_id)
         return hint
 
     async def slots(self, shard: int) -> list[tuple[str, datetime]]:
