@@ -16,12 +16,12 @@ from streams.events.base import Event, UnreadableEvent
 from streams.events.registry import decode
 from streams.log.producer import EventLog
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 
 async def consume(
     stream: StreamT[bytes],
-    log_of: EventLog,
+    event_log: EventLog,
     on_event: Callable[[Event], Awaitable[str | None]],
     *,
     in_flight: int,
@@ -36,32 +36,32 @@ async def consume(
     """
 
     async def on_record(record: EventT[bytes]) -> None:
-        event = await read(record, log_of)
+        event = await read(record, event_log)
         if event is not None:
             log_about(event)  # each record has a task of its own
             given_up = await on_event(event)
             if given_up is not None:
-                await _dead_letter(record, log_of, given_up)
+                await _dead_letter(record, event_log, given_up)
 
     await handle(stream, on_record, in_flight=in_flight, longest=longest, admit=admit)
 
 
-async def read(record: EventT[bytes], log_of: EventLog) -> Event | None:
+async def read(record: EventT[bytes], event_log: EventLog) -> Event | None:
     """The event of a record; None for an undecodable one, which is now on the dead-letter topic."""
     try:
         event = decode(record.message.value)
     except UnreadableEvent as error:
-        await _dead_letter(record, log_of, str(error))
+        await _dead_letter(record, event_log, str(error))
         return None
     _consumed(type(event)).inc()
     return event
 
 
-async def _dead_letter(record: EventT[bytes], log_of: EventLog, error: str) -> None:
+async def _dead_letter(record: EventT[bytes], event_log: EventLog, error: str) -> None:
     message = record.message
     place: dict[str, Any] = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
-    log.error("record moved to the dead-letter topic", **place, error=error)
-    await log_of.dead_letter(message.value, message.key, **place, error=error)
+    logger.error("record moved to the dead-letter topic", **place, error=error)
+    await event_log.dead_letter(message.value, message.key, **place, error=error)
     metrics.DEAD_LETTERS.labels(message.topic).inc()
 
 

@@ -111,6 +111,8 @@ class LogReader:
         self,
         starts: Mapping[TopicPartition, int | None],
         ends: Mapping[TopicPartition, int] | None = None,
+        *,
+        batch: int = BATCH,
     ) -> AsyncIterator[list[Record]]:
         """The records from ``starts`` (None: the first there is) up to ``ends`` (default: those of now), in batches.
 
@@ -131,7 +133,7 @@ class LogReader:
             loop = asyncio.get_running_loop()
             heard = loop.time()
             while waiting := [p for p in partitions if await consumer.position(p) < last[p]]:
-                batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=BATCH)
+                batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=batch)
                 for partition, records in batches.items():
                     yield [record for record in records if record.offset < last[partition]]
                     heard = loop.time()  # what the caller takes over a batch is no silence of Kafka's

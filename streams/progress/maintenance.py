@@ -83,7 +83,9 @@ class Commands:
             )
             started = time.monotonic()
             self.rebuild = rebuild = Rebuild(
-                KafkaPartitionLog(self._settings, reader, command.partition), command.only_request, require_ownership
+                KafkaPartitionLog(self._settings, reader, command.partition, leaves_time=True),
+                command.only_request,
+                require_ownership,
             )
             try:
                 done = await unless_interrupted(self._run(rebuild, command.partition), self._is_interrupted)

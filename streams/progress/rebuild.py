@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +36,8 @@ TAPPED_EVENTS = 10_000
 """Events of the live fold that wait for the rebuild; with more of them the log is read further first."""
 ROUNDS = 20
 REQUESTS_AT_ONCE = 100  # are compared until other tasks of the event loop get their turn
-EVENTS_AT_ONCE = 100
+EVENTS_AT_ONCE = 50
+RECORDS_AT_ONCE = 500
 INTERRUPTION_CHECK = 0.2  # seconds
 CLEAN_UP_SECONDS = 2.0
 
@@ -69,7 +71,9 @@ class PartitionLog(Protocol):
 class KafkaPartitionLog:
     """The log of a partition, on Kafka."""
 
-    def __init__(self, settings: Settings, reader: LogReader, partition: int) -> None:
+    def __init__(self, settings: Settings, reader: LogReader, partition: int, *, leaves_time: bool = False) -> None:
+        """``leaves_time``: sleep as long as the work takes, so that a live fold on the same event loop goes on."""
+        self._leaves_time = leaves_time
         names = Topics(settings.topic_prefix)
         self._reader = reader
         self._partition = partition
@@ -101,14 +105,16 @@ class KafkaPartitionLog:
         if start >= end:
             return
         partition = self._of(topic)
-        async for records in self._reader.read({partition: start}, {partition: end}):
+        resumed = time.monotonic()
+        async for records in self._reader.read({partition: start}, {partition: end}, batch=RECORDS_AT_ONCE):
             for number, record in enumerate(records):
                 if is_wanted is None or is_wanted((record.key or b"").decode(errors="replace")):
                     event = decode_or_none(record.value)
                     if event is not None:
                         yield datetime.fromtimestamp(record.timestamp / 1000, UTC), event
                 if number % EVENTS_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(time.monotonic() - resumed if self._leaves_time else 0)
+                    resumed = time.monotonic()
 
 
 class _Found(NamedTuple):
