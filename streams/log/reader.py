@@ -12,9 +12,10 @@ from typing import TypeAlias, TypeVar
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import DefaultPartitioner
 
+from infra.errors import ExplainedError
 from infra.kafka import (
     admin_client,
     committed_offsets,
@@ -33,6 +34,10 @@ BATCH = 5000
 SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
 # The clocks of two machines may differ by that much, so that what follows from a thing is dated before it.
 CLOCK_SKEW = timedelta(minutes=1)
+
+
+class RecordsGoneError(ExplainedError):
+    """A topic was truncated or created anew while it was read."""
 
 
 @asynccontextmanager
@@ -117,7 +122,7 @@ class LogReader:
         """The records from ``starts`` (None: the first there is) up to ``ends`` (default: those of now), in batches.
 
         Within a partition they come in order. Raises KafkaUnavailableError when nothing
-        comes for ``SILENCE_SECONDS``.
+        comes for ``SILENCE_SECONDS``, RecordsGoneError where a topic was truncated meanwhile.
         """
         partitions = list(starts)
         if not partitions:
@@ -133,7 +138,10 @@ class LogReader:
             loop = asyncio.get_running_loop()
             heard = loop.time()
             while waiting := [p for p in partitions if await consumer.position(p) < last[p]]:
-                batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=batch)
+                try:
+                    batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=batch)
+                except OffsetOutOfRangeError as error:
+                    raise RecordsGoneError(f"records are gone that were to be read: {error}") from None
                 for partition, records in batches.items():
                     yield [record for record in records if record.offset < last[partition]]
                     heard = loop.time()  # what the caller takes over a batch is no silence of Kafka's

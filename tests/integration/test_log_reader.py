@@ -4,11 +4,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from aiokafka import TopicPartition
 
 from infra.settings import Settings
 from streams.log import reader as log_reader
 from streams.log.producer import EventLog
-from streams.log.reader import CLOCK_SKEW, LogReader
+from streams.log.reader import CLOCK_SKEW, LogReader, RecordsGoneError
 from streams.log.topics import Topics
 from tests.support.examples import processed, requested
 
@@ -58,3 +59,12 @@ async def test_reading_empty_partitions_ends_without_cancellation(kafka_settings
     async with LogReader.open(kafka_settings) as reader:
         partitions = await reader.partitions(Topics(kafka_settings.topic_prefix).image_results)
         assert [records async for records in reader.read(dict.fromkeys(partitions))] == []
+
+
+async def test_reader_fails_where_records_are_gone(settings: Settings) -> None:
+    """Going on at the end, as aiokafka does by default, would leave out records in silence."""
+    place = TopicPartition(Topics(settings.topic_prefix).requests, 0)
+    async with LogReader.open(settings) as reader:
+        with pytest.raises(RecordsGoneError, match="records are gone"):
+            async for _ in reader.read({place: 1_000_000}, {place: 1_000_001}):
+                pass
