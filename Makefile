@@ -17,7 +17,7 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
-.PHONY: install demo up test test-quick check bench drill soak docs lock clean
+.PHONY: install demo up test test-quick test-containers check bench drill soak docs lock clean
 .DEFAULT_GOAL := install
 
 $(ENVIRONMENT):
@@ -68,6 +68,10 @@ test: install $(DEV)
 # For every save: what takes a second or less.
 test-quick: install $(DEV)
 	$(VENV)/bin/python -m pytest -q $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
+
+# docker-compose.yml on the engine of this machine; left out, and told so, where there is none. ARGS=--alerts takes longer.
+test-containers: install $(DEV)
+	$(VENV)/bin/python -m tests.containers $(ARGS)
 
 # make bench BENCH="images replay --json after.json --against before.json"
 bench: install $(DEV)
