@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+MAX_PAUSED = 300.0
+"""Seconds of waiting that don't count; beyond, a chain of redirects to slow name servers would have no end."""
+
 
 class TimeBudget:
     """Deadline shared by all attempts and redirects of a request; waiting for resources of ours does not count.
@@ -15,6 +18,7 @@ class TimeBudget:
         self._clock = asyncio.get_running_loop().time
         self._seconds = seconds
         self._deadline = self._clock() + seconds
+        self._pauses_left = MAX_PAUSED
         self._scope: asyncio.Timeout | None = None
 
     @property
@@ -36,14 +40,18 @@ class TimeBudget:
             self._scope = None
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock for the block."""
+    def paused(self, *, bounded: bool = True) -> Iterator[None]:
+        """Stop the clock for the block; ``bounded``: for what is left of `MAX_PAUSED`."""
         since = self._clock()
         if self._scope is not None:
             self._scope.reschedule(None)
         try:
             yield
         finally:
-            self._deadline += self._clock() - since
+            pause = self._clock() - since
+            if bounded:
+                pause = min(pause, self._pauses_left)
+                self._pauses_left -= pause
+            self._deadline += pause
             if self._scope is not None:
                 self._scope.reschedule(self._deadline)

@@ -147,7 +147,7 @@ class OutboundClient:
 
         async def admitted(size: int) -> None:
             if admit is not None:
-                with budget.paused():
+                with budget.paused(bounded=False):
                     await admit(size)
 
         async with _enforced(budget, target):

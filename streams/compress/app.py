@@ -14,7 +14,9 @@ from infra.faust.consumer import EVENT_OVERHEAD
 from infra.faust.resources import Resources
 from infra.observability import metrics
 from infra.outbound.addresses import AllowList
+from infra.outbound.budget import MAX_PAUSED
 from infra.outbound.client import OutboundClient
+from infra.outbound.connections import MAX_SLOT_WAIT
 from infra.outbound.request_headers import RequestHeaders
 from infra.settings import MIB, MOST_PARTITIONS, Settings, settings
 from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, check_storage
@@ -259,6 +261,7 @@ def longest_image(settings: Settings) -> float:
     turns_for_memory = settings.fetch_concurrency * settings.max_image_bytes / settings.fetch_memory + 2
     turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
     waiting = settings.fetch_timeout * turns_for_memory + settings.codec_timeout * turns_at_decoders
+    waiting += MAX_PAUSED + MAX_SLOT_WAIT  # for look-ups and connections; the last wait may begin just before its end
     return OUTAGE_LIMIT + waiting + ATTEMPTS * WALL_CLOCK_FACTOR * settings.codec_timeout
 
 
