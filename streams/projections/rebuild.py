@@ -23,7 +23,7 @@ from streams.projections.image_digest import ImageDigest
 from streams.projections.lag import HistoryLagsError
 from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
-from streams.request.tally import chunk_count, chunk_range
+from streams.request.tally import Tally, chunk_count, chunk_range
 from streams.webhooks.images import ImageMessages
 from streams.webhooks.store import Deliveries
 
@@ -180,6 +180,7 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
     results: dict[str, dict[int, ImageDigest]] = {}
     created: dict[str, tuple[str, datetime]] = {}
     lives: dict[str, Lifecycle] = {}
+    summaries: dict[str, RequestCompleted] = {}  # of each request, the event of its completion
     async for events in log.events(log.topics.image_results, log.topics.requests, only_partition=partition):
         for event in events:
             if isinstance(event, ImageProcessed | ImageFailed):
@@ -188,10 +189,15 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
             elif isinstance(event, RequestCreated):
                 created[event.request_id] = (event.owner, event.time)
             else:
-                lives[event.request_id] = advance(lives.get(event.request_id, Lifecycle()), event)
+                life = lives[event.request_id] = advance(lives.get(event.request_id, Lifecycle()), event)
+                if isinstance(event, RequestCompleted) and life.completion == Completion.of(event):
+                    summaries[event.request_id] = event
     for of_request, (owner, created_at) in created.items():
-        expected = _facts(lives.get(of_request, Lifecycle()))
-        found = _facts(await history.lifecycle(of_request))
+        life = lives.get(of_request, Lifecycle())
+        summary = summaries.get(of_request) if life.is_completed else None
+        expected = _facts(life, summary)
+        kept = await history.request(of_request)
+        found = _facts(await history.lifecycle(of_request), None if summary is None or kept is None else kept[1])
         if found != expected:
             report.differs(f"{of_request}: {found}, but {expected} on the log")
         if not await history.is_listed(owner, created_at, of_request):
@@ -211,14 +217,24 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
                     report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
 
 
-def _facts(life: Lifecycle) -> dict[str, int | bool | None]:
-    """The facts about a request's runs that the history keeps."""
-    return {
+def _facts(life: Lifecycle, summary: RequestCompleted | Tally | None) -> dict[str, object]:
+    """The facts about a request's runs that the history keeps; ``summary``: the sums of a completed one."""
+    facts: dict[str, object] = {
         "completed run": None if life.completion is None else life.completion.run,
         "cancelled run": life.cancelled_run,
         "retried run": life.retried_run,
         "expired": life.is_expired,
     }
+    if life.completion is not None and summary is not None:
+        facts |= {
+            "completed at": life.completion.at.isoformat(),
+            "output CSV": life.completion.output_csv_url,
+            "succeeded": summary.succeeded,
+            "failed": summary.failed,
+            "input bytes": summary.input_bytes,
+            "output bytes": summary.output_bytes,
+        }
+    return facts
 
 
 async def rebuild_outputs(

@@ -208,6 +208,15 @@ async def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_differe
         assert (await at.verify()).differences == [f"{request_id}/0: sha256 is 'x', which is not what the log says"]
 
 
+async def test_wrong_sums_of_a_completed_request_are_found(settings: Settings, request_id: str) -> None:
+    async with room(settings, request_id) as at:
+        await at.happen(created(request_id), processed(requested(request_id)), completed(request_id))
+        assert (await at.verify()).differences == []
+        await at.session.execute("UPDATE requests SET output_bytes = 7 WHERE request_id = ?", (request_id,))
+        (difference,) = (await at.verify()).differences
+        assert "'output bytes': 7" in difference
+
+
 async def test_an_output_csv_is_compared_once_its_request_is_complete_with_what_its_last_completion_counts(
     settings: Settings, request_id: str
 ) -> None:
