@@ -84,7 +84,14 @@ def test_every_target_of_make_exists_and_is_run_by_a_test() -> None:
 
 # --- the session of somebody who starts a system by hand and works with it
 
-SESSION = ("docs/deployment.md", "README.md", "docs/settings.md", "docs/api.md", "docs/operations.md")
+SESSION = (
+    "docs/deployment.md",
+    "README.md",
+    "docs/settings.md",
+    "docs/api.md",
+    "docs/operations.md",
+    "docs/webhooks.md",
+)
 
 
 def session() -> list[Block]:

@@ -39,7 +39,7 @@ def test_every_file_that_is_named_exists(needs: str) -> None:
 
 def test_the_secrets_are_those_that_the_manifests_refer_to() -> None:
     made = set(re.findall(r"create secret generic (\S+)", commands("kubectl")))
-    wanted = set(re.findall(r"secretRef:\n\s+name: (\S+)", K8S)) | set(re.findall(r"secretName: (\S+)", K8S))
+    wanted = set(re.findall(r"secretKeyRef: \{name: ([\w-]+)", K8S)) | set(re.findall(r"secretName: (\S+)", K8S))
     assert made == wanted
 
 
