@@ -1,5 +1,6 @@
 """docs/events.md says of every event what the code and /asyncapi.json say."""
 
+import ast
 import re
 from dataclasses import dataclass, field
 from functools import cache
@@ -84,3 +85,31 @@ def test_what_every_event_has_is_described() -> None:
     described = re.findall(r"^\| `(\w+)` \|", general, re.MULTILINE)
     assert described == list(Event.envelope_schema({})["properties"])
     assert [name for name in OF_EVERY_EVENT if f"`{name}`" not in general] == []
+
+
+# --- docs/architecture.md: event, topic, who writes, who reacts
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+FLOW = re.findall(
+    r"^\| (`[A-Z]\w+`[^|]*) \| `([a-z-]+)` \| ([^|]+) \| ([^|]+) \|$",
+    (ROOT / "docs" / "architecture.md").read_text(),
+    re.MULTILINE,
+)
+
+
+def test_flow_table_has_every_event_once_with_its_topic() -> None:
+    names = [(name, topic) for events, topic, *_ in FLOW for name in re.findall(r"`(\w+)`", events)]
+    assert sorted(names) == sorted((name, cls.topic.replace("_", "-")) for name, cls in ALL.items())
+
+
+@pytest.mark.parametrize(
+    "name", sorted({found for row in FLOW for found in re.findall(r"`(\w+(?:\.\w+)+)`", str(row))})
+)
+def test_flow_table_names_functions_of_the_code(name: str) -> None:
+    parts = (name if name.startswith("api.") else f"streams.{name}").split(".")
+    length = next(n for n in range(len(parts), 0, -1) if (ROOT / f"{'/'.join(parts[:n])}.py").is_file())
+    found = ast.parse((ROOT / f"{'/'.join(parts[:length])}.py").read_text()).body
+    for part in parts[length:]:
+        defined = {node.name: node.body for node in found if isinstance(node, DEFINITIONS)}
+        assert part in defined
+        found = defined[part]
