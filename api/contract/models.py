@@ -2,20 +2,14 @@
 
 from typing import Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, Field, computed_field
 
+from streams.events.base import JsonModel
 from streams.request.status import Status
 
 T = TypeVar("T")
 
 ImageStatus = Literal["succeeded", "failed", "pending", "cancelled"]
-
-
-class JsonModel(BaseModel):
-    """Base of all response models: camelCase fields."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class Page(JsonModel, Generic[T]):

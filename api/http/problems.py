@@ -11,7 +11,8 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+
+from streams.events.base import JsonModel
 
 logger = structlog.get_logger(__name__)
 
@@ -117,10 +118,10 @@ class RowProblem(BaseModel):
     message: str = Field(description="human-readable message")
 
 
-class ProblemDetails(BaseModel):
+class ProblemDetails(JsonModel):
     """Body of every error response (RFC 9457)."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="allow")
+    model_config = ConfigDict(extra="allow")
 
     type: str = Field(pattern=f"^{TYPE_PREFIX}[a-z0-9-]+$", description="stable, for programs")
     title: str = Field(description="reason phrase of the HTTP status")

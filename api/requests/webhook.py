@@ -6,8 +6,7 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, Field
 
 from api.context import CONTEXT
 from api.contract.routes import Response, Route
@@ -16,7 +15,7 @@ from api.http.problems import Problem, ProblemCode, answered_in_time, unavailabl
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.settings import origin_of
-from streams.events.base import WebhookKind
+from streams.events.base import JsonModel, WebhookKind
 from streams.events.webhooks import WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState
 from streams.webhooks.delivery import Delivery, DeliveryState
@@ -27,11 +26,7 @@ logger = structlog.get_logger(__name__)
 MAX_RUNS_SHOWN = 20
 
 
-class _Shown(BaseModel):
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
-
-
-class WebhookAttemptShown(_Shown):
+class WebhookAttemptShown(JsonModel):
     """One delivery attempt: a POST to the receiver."""
 
     attempt: int
@@ -41,7 +36,7 @@ class WebhookAttemptShown(_Shown):
     reason: str | None = Field(description="reason of the failure; null on success")
 
 
-class WebhookMessageShown(_Shown):
+class WebhookMessageShown(JsonModel):
     """One webhook message: there is one per completion of the request."""
 
     webhook_id: str = Field(description="`webhook-id` of every delivery attempt")
@@ -53,7 +48,7 @@ class WebhookMessageShown(_Shown):
     attempts: list[WebhookAttemptShown]
 
 
-class WebhookShown(_Shown):
+class WebhookShown(JsonModel):
     """The webhook of a request: its state, messages and delivery attempts."""
 
     request_id: str
@@ -61,7 +56,7 @@ class WebhookShown(_Shown):
     messages: list[WebhookMessageShown] = Field(description="newest first; empty until the request is completed")
 
 
-class RedeliveryAccepted(_Shown):
+class RedeliveryAccepted(JsonModel):
     """A manual redelivery was accepted."""
 
     message: str

@@ -10,8 +10,7 @@ from http import HTTPStatus
 from typing import Annotated, Literal, get_args
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field, StringConstraints, WithJsonSchema
 
 from api.context import CONTEXT
 from api.contract.models import Accepted
@@ -28,7 +27,7 @@ from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
 from api.uploads.receive import RAW_TYPES, Received, receive
 from infra.settings import Settings
-from streams.events.base import ImageFormat, Quality, WebhookKind
+from streams.events.base import ImageFormat, JsonModel, Quality, WebhookKind
 
 # Empty: a web form field that was left blank; no receiver.
 WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
@@ -38,10 +37,8 @@ WebhookEvents = Annotated[
 ]
 
 
-class Report(BaseModel):
+class Report(JsonModel):
     """Validation report of an upload; ``rows`` and ``images`` count all that were read, valid or not."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     valid: bool = Field(description="whether the same upload without `validate_only` would be accepted")
     rows: int

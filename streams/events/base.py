@@ -98,10 +98,14 @@ TopicName = Literal[
 ]
 
 
-class Event(BaseModel):
-    """Base of all events. ``time`` is when it happened; the rest is the event's data."""
+class JsonModel(BaseModel):
+    """Base of every model that is written as JSON: immutable, with camelCase fields."""
 
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
+
+
+class Event(JsonModel):
+    """Base of all events. ``time`` is when it happened; the rest is the event's data."""
 
     topic: ClassVar[TopicName]
     version: ClassVar[int] = 1

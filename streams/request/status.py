@@ -3,19 +3,17 @@
 from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, BaseModel, Field, computed_field
 
+from streams.events.base import JsonModel
 from streams.events.requests import RequestCompleted
 from streams.request.lifecycle import Phase, RequestState
 from streams.request.tally import Tally, add_up, from_milliseconds
 from streams.request.webhook import WebhookState
 
 
-class Status(BaseModel):
+class Status(JsonModel):
     """How far a request is. ``progress`` is 100 exactly when it is completed, or was until it expired."""
-
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     request_id: str
     status: Phase

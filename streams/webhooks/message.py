@@ -1,13 +1,12 @@
-"""What a receiver is told: ids and bodies, the same whenever they are made again from the same event."""
+"""Ids and bodies of webhook messages: deterministic functions of their event."""
 
 from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid5
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, computed_field
-from pydantic.alias_generators import to_camel
+from pydantic import AwareDatetime, BaseModel, Field, computed_field
 
-from streams.events.base import NAMESPACE, WebhookKind
+from streams.events.base import NAMESPACE, JsonModel, WebhookKind
 from streams.events.progress import ImagesSettled
 from streams.events.requests import RequestCompleted
 from streams.request.status import WebhookMessage, completed_status
@@ -20,22 +19,20 @@ def completion_id(request_id: str, run: int) -> str:
 
 
 def message(event: RequestCompleted) -> bytes:
-    """The body: what happened, when, and the status object."""
+    """The body of the webhook about a completion: type, time and the status object."""
     body = WebhookMessage(type="request.completed", timestamp=event.time, data=completed_status(event, "pending"))
     return body.model_dump_json(by_alias=True).encode()
 
 
 def images_id(event: ImagesSettled, kind: WebhookKind) -> str:
-    """The id of the message about those of some images that were processed, or failed."""
+    """The id of the message of one kind about a group of settled images."""
     return f"msg_{uuid5(NAMESPACE, f'webhook/{event.id}/{kind}').hex}"
 
 
-class _About(BaseModel):
+class _About(JsonModel):
     """One image in a message."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
-
-    index: int = Field(description="its place among the images of the request, from 0")
+    index: int = Field(description="index among the images of the request, from 0")
     product_name: str
     input_url: str
 
@@ -61,17 +58,15 @@ class ImageLost(_About):
 About = TypeVar("About", ImageDone, ImageLost)
 
 
-class Images(BaseModel, Generic[About]):
+class Images(JsonModel, Generic[About]):
     """Images of one request that got their results."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
     request_id: str
     images: list[About]
 
     @computed_field(alias="request_id")
     def other_spelling(self) -> str:
-        """The id once more, for the clients of the other habit."""
+        """The request id, for clients that use snake_case."""
         return self.request_id
 
 
