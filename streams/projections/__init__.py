@@ -1,4 +1,4 @@
-"""What is told to the outside: history, output CSV, webhooks. ``faust -A streams.projections worker`` runs the app."""
+"""The projections: history, output CSV, webhooks. ``faust -A streams.projections worker`` runs the app."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ from streams.projections.rebuild import recall
 from streams.projections.retention import Retention
 from streams.request.outcome import outcome_of
 from streams.webhooks.dispatcher import Dispatcher
-from streams.webhooks.hosts import PLACES_PER_HOST
+from streams.webhooks.hosts import PERMITS_PER_HOST
 from streams.webhooks.images import ImageMessages
 from streams.webhooks.schedule import Schedule
 from streams.webhooks.sender import Sender
@@ -90,7 +90,7 @@ async def _open(stack: AsyncExitStack) -> Projections:
     stack.push_async_callback(session.close)
     await require_schema(session, settings().cassandra_keyspace)
     client = await stack.enter_async_context(
-        OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=PLACES_PER_HOST)
+        OutboundClient(AllowList.parse(settings().fetch_allow), limit_per_host=PERMITS_PER_HOST)
     )
     history = History(session)
     metrics.HISTORY_WAITING.read_from(lambda: history.waiting)

@@ -1,8 +1,8 @@
-"""Who makes an attempt: a claim, put onto the message before the POST, by compare-and-set.
+"""Claim of a delivery attempt: a lease on a message, taken by compare-and-set before the POST.
 
-The worker that owns a request's partition sends its messages; but one that lost it a moment ago may still be
-waiting for a receiver's answer. Its claim keeps the next owner from making the same attempt at the same time. A claim
-ends by itself: one of a worker that was killed holds the attempt up that long.
+The worker that owns a request's partition sends its messages, but a zombie may still wait for a receiver's response.
+Its claim keeps the next owner from making the same attempt concurrently. A claim expires: that of a worker that was
+killed delays the attempt until then.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,7 @@ from streams.log.reader import CLOCK_SKEW
 from streams.webhooks.delivery import Delivery
 
 MARGIN = CLOCK_SKEW + timedelta(seconds=5)
-"""How much longer than the POST a claim holds: for recording the result, on clocks that differ by a minute."""
+"""Time that a claim outlasts the timeout of its POST: to write the event, plus a minute of clock skew."""
 
 
 class Claim(NamedTuple):

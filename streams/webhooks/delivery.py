@@ -1,4 +1,4 @@
-"""One message and its attempts, and what is to be done with it: a pure fold of its events."""
+"""A webhook message with its delivery attempts and due time: a pure fold of its events."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ DeliveryState = Literal["pending", "delivered", "failed"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One POST that was made. ``last``: it failed, and no further one follows by itself."""
+    """One delivery attempt. ``last``: it failed, and no automatic attempt follows."""
 
     number: int
     at: datetime
@@ -39,10 +39,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message, as its events have it. ``origin`` is None as long as only its attempts are known.
+    """State of a message. ``origin`` is None as long as only its attempts are known.
 
-    ``redeliveries``: for each that was asked for, the number of attempts made before, and when; ``given_up``: the
-    numbers of attempts at which it was said that none follows; ``claim``: see `claim`.
+    ``redeliveries``: number of attempts before a manual redelivery → its time; ``given_up``: numbers of the attempts
+    that ended in `WebhookFailed`; ``claim``: see `claim`.
     """
 
     webhook_id: str
@@ -59,18 +59,18 @@ class Delivery:
 
     @property
     def after_attempt(self) -> int:
-        """The number of attempts before the redelivery that the next attempt belongs to; 0 without one."""
+        """Number of attempts before the manual redelivery that the next attempt belongs to; 0 without one."""
         return max((before for before in self.redeliveries if before <= self.made), default=0)
 
     @property
     def due(self) -> datetime | None:
-        """When the next attempt is to be made; None: none is, or nobody knows yet what to send."""
+        """Time of the next attempt; None: there is none, or the origin is not known yet."""
         if self.origin is None:
             return None
-        # A wish is fulfilled by the first attempt after it.
-        wishes = [at for before, at in self.redeliveries.items() if before >= self.made]
-        if wishes:
-            return min(wishes)
+        # A manual redelivery is satisfied by the next delivery attempt.
+        manual = [at for before, at in self.redeliveries.items() if before >= self.made]
+        if manual:
+            return min(manual)
         if not self.attempts:
             return self.origin.created_at
         last = self.attempts[-1]
@@ -80,7 +80,7 @@ class Delivery:
 
     @property
     def state(self) -> DeliveryState:
-        """A receiver that confirmed has confirmed, whatever came of a redelivery."""
+        """A confirmed message stays delivered, also if a manual redelivery fails."""
         if any(attempt.reason is None for attempt in self.attempts):
             return "delivered"
         return "failed" if self.attempts and self.due is None else "pending"

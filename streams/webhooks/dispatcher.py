@@ -1,13 +1,12 @@
-"""Sends what is due, for the shards that this worker has.
+"""Scheduler of the due webhooks in the shards that this worker owns.
 
-A shard is a partition of the topics; its owner is who the consumer group gave the partition to. What waits costs
-nothing but its row: in memory there is, per host and ten minutes, when the first of its hints is due. A host with
-something due has a lane, which follows its hints one after the other; so a host that is down holds up nobody else.
+A shard is a partition of the topics, owned by the worker to which the consumer group assigned it. A pending message
+costs only its row: memory has, per host and ten minutes, the due time of the first hint. Each host has a queue of its
+own, which reads its hints in order, so a host that is down delays no other.
 
-Each attempt is claimed, made, written to the log and taken out of the hints, in this order. The agent that reads the
-log records it, and with it the next hint. Wherever the process dies in between, what is left is a hint too
-many, which is found out, or an attempt that nobody knows of, which is made again with the same id when its
-claim has ended.
+Each attempt is claimed, made, appended to the log and deleted from the hints, in this order. The agent that reads the
+log records it with the next hint. A crash in between leaves either a stale hint, which is dropped when it is loaded, or
+an attempt that is not on the log, which is repeated with the same id when its claim has expired.
 """
 
 import asyncio
@@ -20,8 +19,6 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import structlog
-
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from streams.events.base import Event, utc_now
@@ -29,43 +26,41 @@ from streams.events.webhooks import WebhookAttempted
 from streams.log.producer import EventLog
 from streams.webhooks.claim import MARGIN, Claim, blocked_until
 from streams.webhooks.delivery import Delivery
-from streams.webhooks.hosts import SLOW_AFTER, Host, Place, Places
+from streams.webhooks.hosts import SLOW_AFTER, Host, Permit, Permits
 from streams.webhooks.schedule import Outcome
 from streams.webhooks.sender import Sender
 from streams.webhooks.store import SLOT, Deliveries, Hint
 
-log = structlog.get_logger(__name__)
-
-LOOK_AROUND = 0.5
-"""Seconds between two looks at which shards are ours."""
+POLL_INTERVAL = 0.5
+"""Poll interval (s) of the shards that are ours."""
 REREAD = 60.0
-"""Seconds between two looks at what others may have written, as a rebuild of the history does."""
+"""Interval (s) of rereading hints that others may have written, such as a rebuild of the history."""
 DRAIN = 4.0
-"""Seconds that attempts under way get at a stop: within what the worker as a whole may take."""
+"""Timeout (s) of in-flight attempts at a stop, less than that of the whole worker."""
 PAGE = 50
 
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 CatchUp = Callable[[set[int]], Awaitable[None]]
-"""Records what is on the log about some shards and not in the projection yet."""
+"""Applies the events about some shards that are on the log and not in the projection yet."""
 
 
 @dataclass
 class _Slot:
-    """What is known of a partition of hints: read up to where, and when the first one after that is due."""
+    """A partition of hints: the cursor of what was read, and the due time of the first hint after it."""
 
     due: datetime
-    place: tuple[datetime, str] = (_FIRST, "")
+    cursor: tuple[datetime, str] = (_FIRST, "")
 
     def note(self, due: datetime) -> None:
-        """There is a hint to be looked at, and it may lie before the place read up to."""
+        """There is a hint to read, perhaps before the cursor."""
         self.due = min(self.due, due)
-        self.place = min(self.place, (due, ""))
+        self.cursor = min(self.cursor, (due, ""))
 
 
 @dataclass
-class _Lane:
+class _HostQueue:
     """The hints of one host in one shard."""
 
     slots: dict[datetime, _Slot] = field(default_factory=dict)
@@ -83,8 +78,8 @@ class _Lane:
 class _Shard:
     number: int
     ready: bool = False
-    lanes: dict[str, _Lane] = field(default_factory=dict)
-    # Messages that are being tried, up to when the log's word of it is recorded, and the hint met meanwhile, if any.
+    queues: dict[str, _HostQueue] = field(default_factory=dict)
+    # Messages with an attempt in flight, until its event is applied, and the hint read meanwhile, if any.
     under_way: dict[str, Hint | None] = field(default_factory=dict)
 
 
@@ -99,18 +94,18 @@ class Dispatcher:
         self._worker = uuid4().hex
         self._shards: dict[int, _Shard] = {}
         self._hosts: dict[str, Host] = {}
-        self._places = Places()
+        self._permits = Permits()
         self._agenda: list[tuple[datetime, int, _Shard, str]] = []
         self._numbers = count()
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         metrics.WEBHOOKS_IN_FLIGHT.read_from(lambda: sum(len(shard.under_way) for shard in self._shards.values()))
-        metrics.WEBHOOK_HOST_QUEUES.read_from(lambda: sum(len(shard.lanes) for shard in self._shards.values()))
+        metrics.WEBHOOK_HOST_QUEUES.read_from(lambda: sum(len(shard.queues) for shard in self._shards.values()))
         metrics.WEBHOOK_LATENESS.read_from(self._lateness)
 
     def recorded(self, event: Event, hint: Hint | None) -> None:
-        """The projection has ``event``, and ``hint`` if its message is to be tried again."""
+        """The projection has ``event``, and ``hint`` if another attempt of its message is due."""
         if isinstance(event, WebhookAttempted):
             shard = self._shards.get(self._deliveries.shard_of(event.request_id))
             if shard is not None:
@@ -121,7 +116,7 @@ class Dispatcher:
     async def run(self, owned: Callable[[], set[int]]) -> None:
         """Send what is due in the shards that ``owned`` says are ours, until cancelled.
 
-        Raises what Cassandra or Kafka raise when they stay away: the worker is started again, and goes on.
+        Raises the errors of Cassandra and Kafka in a long outage: the worker is restarted, and resumes.
         """
         reread_at = 0.0
         loop = asyncio.get_running_loop()
@@ -131,7 +126,7 @@ class Dispatcher:
                 if loop.time() >= reread_at:
                     reread_at = loop.time() + REREAD
                     self._start(self._reread(list(self._shards.values())))
-                self._open_lanes()
+                self._open_queues()
                 await self._pause()
             raise self._failure
         finally:
@@ -139,13 +134,13 @@ class Dispatcher:
 
     async def _pause(self) -> None:
         due = self._agenda[0][0] if self._agenda else _NEVER
-        seconds = min(LOOK_AROUND, max(0.0, (due - datetime.now(UTC)).total_seconds()))
+        seconds = min(POLL_INTERVAL, max(0.0, (due - datetime.now(UTC)).total_seconds()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
 
     async def _drain(self) -> None:
-        self._shards.clear()  # nothing new is begun
+        self._shards.clear()  # no new attempts
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN)
         await cancel_and_wait(*self._tasks)
@@ -161,20 +156,20 @@ class Dispatcher:
             self._start(self._take_over(shards))
 
     async def _take_over(self, shards: list[_Shard]) -> None:
-        """Begin with some shards, once what their last owner did is recorded: else it might be done again."""
+        """Start with some shards once the events of their last owner are applied, or attempts might be repeated."""
         await self._catch_up({shard.number for shard in shards})
         await self._reread(shards)
         for shard in shards:
             shard.ready = True
-            for host, lane in shard.lanes.items():
-                self._plan(shard, host, lane)
+            for host, queue in shard.queues.items():
+                self._plan(shard, host, queue)
 
     async def _reread(self, shards: list[_Shard]) -> None:
         for shard in shards:
             for host, slot in await self._deliveries.slots(shard.number):
-                lane = shard.lanes.setdefault(host, _Lane())
-                lane.slots.setdefault(slot, _Slot(slot)).note(slot)
-                self._plan(shard, host, lane)
+                queue = shard.queues.setdefault(host, _HostQueue())
+                queue.slots.setdefault(slot, _Slot(slot)).note(slot)
+                self._plan(shard, host, queue)
         for name in [name for name, host in self._hosts.items() if host.is_forgettable]:
             del self._hosts[name]
 
@@ -182,81 +177,82 @@ class Dispatcher:
         return self._shards.get(shard.number) is shard
 
     def _lateness(self) -> float:
-        """Seconds since the first of the webhooks that no lane has begun with was due."""
-        due = min((lane.due for shard in self._shards.values() for lane in shard.lanes.values()), default=_NEVER)
+        """Seconds by which the first webhook that is due in a host queue is late."""
+        due = min((queue.due for shard in self._shards.values() for queue in shard.queues.values()), default=_NEVER)
         return max(0.0, (datetime.now(UTC) - due).total_seconds())
 
-    # What is due when
+    # Due times
 
     def expect(self, hint: Hint) -> None:
-        """There is a hint; those of shards that are not ours are their owners' to find."""
+        """Schedule a hint; one of another owner's shard is ignored."""
         shard = self._shards.get(hint.shard)
         if shard is not None:
-            lane = shard.lanes.setdefault(hint.host, _Lane())
-            lane.note(hint)
-            self._plan(shard, hint.host, lane)
+            queue = shard.queues.setdefault(hint.host, _HostQueue())
+            queue.note(hint)
+            self._plan(shard, hint.host, queue)
 
-    def _plan(self, shard: _Shard, host: str, lane: _Lane) -> None:
-        due = lane.due
-        if not shard.ready or lane.running or due == _NEVER:
-            return  # it is planned when the shard is ready, or the lane has come to its end
+    def _plan(self, shard: _Shard, host: str, queue: _HostQueue) -> None:
+        due = queue.due
+        if not shard.ready or queue.running or due == _NEVER:
+            return  # it is planned when the shard is ready, or its host queue has ended
         earliest = not self._agenda or due < self._agenda[0][0]
         heapq.heappush(self._agenda, (due, next(self._numbers), shard, host))
         if earliest:
             self._wake.set()
 
-    def _open_lanes(self) -> None:
+    def _open_queues(self) -> None:
         now = datetime.now(UTC)
         while self._agenda and self._agenda[0][0] <= now:
             _, _, shard, host = heapq.heappop(self._agenda)
-            lane = shard.lanes.get(host)
-            if self._is_ours(shard) and lane is not None and not lane.running and lane.due <= now:
-                lane.running = True
-                self._start(self._run_lane(shard, host, lane))
+            queue = shard.queues.get(host)
+            if self._is_ours(shard) and queue is not None and not queue.running and queue.due <= now:
+                queue.running = True
+                self._start(self._run_queue(shard, host, queue))
 
-    async def _run_lane(self, shard: _Shard, name: str, lane: _Lane) -> None:
+    async def _run_queue(self, shard: _Shard, name: str, queue: _HostQueue) -> None:
         host = self._hosts.setdefault(name, Host())
         host.users += 1
         try:
-            async for hint in self._due_hints(shard, name, lane):
+            async for hint in self._due_hints(shard, name, queue):
                 if hint.webhook_id in shard.under_way:
                     shard.under_way[hint.webhook_id] = hint
                     continue
                 shard.under_way[hint.webhook_id] = None
-                await host.place()
-                place = await self._places.take(host)
+                await host.acquire()
+                permit = await self._permits.acquire(host)
                 if not self._is_ours(shard):
-                    place.leave()
-                    host.leave()
+                    permit.release()
+                    host.release()
                     return
-                self._start(self._attempt(shard, hint, host, place))
+                self._start(self._attempt(shard, hint, host, permit))
         finally:
             host.users -= 1
-            lane.running = False
-        if lane.slots:
-            self._plan(shard, name, lane)
+            queue.running = False
+        if queue.slots:
+            self._plan(shard, name, queue)
         else:
-            del shard.lanes[name]
+            del shard.queues[name]
 
-    async def _due_hints(self, shard: _Shard, host: str, lane: _Lane) -> AsyncIterator[Hint]:
+    async def _due_hints(self, shard: _Shard, host: str, queue: _HostQueue) -> AsyncIterator[Hint]:
         while self._is_ours(shard):
             now = datetime.now(UTC)
-            start, slot = min(lane.slots.items(), key=lambda item: item[1].due, default=(_NEVER, _Slot(_NEVER)))
+            start, slot = min(queue.slots.items(), key=lambda item: item[1].due, default=(_NEVER, _Slot(_NEVER)))
             if slot.due > now:
                 return
-            place, slot.due, slot.place = slot.place, _NEVER, (_NEVER, "")  # what is noted from here on counts again
-            hints = await self._deliveries.hints(shard.number, host, start, place, PAGE)
+            # From here on `note` marks what comes in while the hints are read.
+            cursor, slot.due, slot.cursor = slot.cursor, _NEVER, (_NEVER, "")
+            hints = await self._deliveries.hints(shard.number, host, start, cursor, PAGE)
             due = [hint for hint in hints if hint.due <= now]
             if len(due) < len(hints):
                 slot.due = min(slot.due, hints[len(due)].due)
             elif len(hints) == PAGE:
                 slot.due = min(slot.due, now)  # there may be more
-            last = (due[-1].due, due[-1].webhook_id) if due else place
-            slot.place = min(slot.place, last)
-            if not hints and place[0] <= start and start + SLOT + timedelta(seconds=REREAD) < now:
-                # It is empty, and no more hints come into a slot that is over.
+            last = (due[-1].due, due[-1].webhook_id) if due else cursor
+            slot.cursor = min(slot.cursor, last)
+            if not hints and cursor[0] <= start and start + SLOT + timedelta(seconds=REREAD) < now:
+                # It is empty, and a slot of the past gets no more hints.
                 if slot.due == _NEVER:
-                    del lane.slots[start]
+                    del queue.slots[start]
                     await self._deliveries.forget_slot(shard.number, host, start)
                 continue
             for hint in due:
@@ -264,16 +260,16 @@ class Dispatcher:
 
     # One attempt
 
-    async def _attempt(self, shard: _Shard, hint: Hint, host: Host, place: Place) -> None:
+    async def _attempt(self, shard: _Shard, hint: Hint, host: Host, permit: Permit) -> None:
         event: WebhookAttempted | None = None
         try:
             delivery = await self._deliveries.load(hint.webhook_id)
             if await self._is_to_be_made(delivery):
-                event, outcome = await self._sent(delivery, place)
+                event, outcome = await self._post(delivery, permit)
                 host.learn(outcome)
         finally:
-            host.leave()
-            place.leave()
+            host.release()
+            permit.release()
         if event is not None:
             await self._log.append(event)
         await self._deliveries.forget(hint)
@@ -281,25 +277,25 @@ class Dispatcher:
             self._release(shard, hint.webhook_id)
 
     async def _is_to_be_made(self, delivery: Delivery) -> bool:
-        """Whether the next attempt is due and now ours to make."""
+        """Whether the next attempt is due, and now claimed by this worker."""
         now = utc_now()
         if delivery.due is None or delivery.due > now:
-            return False  # the hint is one of before
+            return False  # a stale hint
         until = now + timedelta(seconds=self._sender.answer_timeout) + MARGIN
         blocked = blocked_until(delivery, now)
         if blocked is None:
             claim = Claim(delivery.made + 1, until, self._worker)
             if await self._deliveries.claim(delivery, str(claim)):
                 return True
-        self.expect(await self._deliveries.put_off(delivery, blocked or until))
+        self.expect(await self._deliveries.schedule(delivery, blocked or until))
         return False
 
-    async def _sent(self, delivery: Delivery, place: Place) -> tuple[WebhookAttempted, Outcome]:
+    async def _post(self, delivery: Delivery, permit: Permit) -> tuple[WebhookAttempted, Outcome]:
         post = asyncio.ensure_future(self._sender.attempt(delivery))
         try:
             await asyncio.wait({post}, timeout=SLOW_AFTER)
             if not post.done():
-                await self._places.step_aside(place)
+                await self._permits.move_to_slow(permit)
             return await post
         finally:
             post.cancel()

@@ -1,8 +1,8 @@
-"""Fairness between receivers: how many POSTs may be under way, at one host and in all.
+"""Fairness between receivers: limits of concurrent POSTs, per host and in all.
 
-A receiver that doesn't answer holds what it has for 15 seconds. So that no number of those delays the others, a POST
-begins in a prompt place and moves to a slow one when its answer is not there after a second, and a host that
-was slow last time begins in a slow one. A host has few places at a time, and who waits for one waits in turn.
+A receiver that doesn't respond holds its permits for 15 seconds. So that such receivers don't delay the others, a POST
+starts with a prompt permit and changes it for a slow one after a second without a response; a host that was slow
+last time starts with a slow one. A host has few permits, granted in order of arrival.
 """
 
 import asyncio
@@ -10,81 +10,81 @@ import time
 
 from streams.webhooks.schedule import OVERLOADED, Outcome
 
-PROMPT_PLACES = 64
-SLOW_PLACES = 512
-PLACES_PER_HOST = 8
+PROMPT_PERMITS = 64
+SLOW_PERMITS = 512
+PERMITS_PER_HOST = 8
 SLOW_AFTER = 1.0  # seconds
 
-FIRST_REST = 1.0
-"""Seconds that an overloaded host is left in peace; twice as long each further time, up to `LONGEST_REST`."""
-LONGEST_REST = 60.0
-LONGEST_ASKED_REST = 300.0
-"""Seconds of a Retry-After that count for the host's other messages; a message's own pause counts all of it."""
+FIRST_BACKOFF = 1.0
+"""Backoff (s) of an overloaded host, doubled each further time up to `LONGEST_BACKOFF`."""
+LONGEST_BACKOFF = 60.0
+LONGEST_RETRY_AFTER = 300.0
+"""Limit (s) of a Retry-After for the host's other messages; the backoff of the message itself counts all of it."""
 
 
 class Host:
-    """One receiver: its places, whether it was slow, and until when it is left in peace."""
+    """One receiver: its permits, whether it was slow, and the end of its backoff."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(PLACES_PER_HOST)
+        self._permits = asyncio.Semaphore(PERMITS_PER_HOST)
         self.users = 0
         self.slow = False
-        self._rest = 0.0
-        self._rest_until = 0.0
+        self._backoff = 0.0
+        self._backoff_until = 0.0
 
     @property
     def is_forgettable(self) -> bool:
-        return self.users == 0 and time.monotonic() > self._rest_until + LONGEST_REST
+        return self.users == 0 and time.monotonic() > self._backoff_until + LONGEST_BACKOFF
 
-    async def place(self) -> None:
-        """Wait for a place, and until the host may be called."""
-        await self._places.acquire()
+    async def acquire(self) -> None:
+        """Wait for a permit and for the end of the backoff."""
+        await self._permits.acquire()
         self.users += 1
-        while (pause := self._rest_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a time is waited for
+        while (pause := self._backoff_until - time.monotonic()) > 0:  # noqa: ASYNC110 - a time is waited for
             await asyncio.sleep(pause)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self.users -= 1
-        self._places.release()
+        self._permits.release()
 
     def learn(self, outcome: Outcome) -> None:
         self.slow = outcome.milliseconds > SLOW_AFTER * 1000
         if outcome.status in OVERLOADED:
-            self._rest = min(2 * self._rest, LONGEST_REST) or FIRST_REST
-            asked = min(outcome.retry_after or 0.0, LONGEST_ASKED_REST)
-            self._rest_until = max(self._rest_until, time.monotonic() + max(self._rest, asked))
+            self._backoff = min(2 * self._backoff, LONGEST_BACKOFF) or FIRST_BACKOFF
+            asked = min(outcome.retry_after or 0.0, LONGEST_RETRY_AFTER)
+            self._backoff_until = max(self._backoff_until, time.monotonic() + max(self._backoff, asked))
         elif outcome.reason is None:
-            self._rest = 0.0
+            self._backoff = 0.0
 
 
-class Place:
-    """One of the places that all hosts share."""
+class Permit:
+    """A permit of those that all hosts share."""
 
     def __init__(self, semaphore: asyncio.Semaphore) -> None:
         self._semaphore = semaphore
 
-    def leave(self) -> None:
+    def release(self) -> None:
         self._semaphore.release()
 
     async def move_to(self, other: asyncio.Semaphore) -> None:
-        """Change to another kind of place if one is free; else stay."""
+        """Change it for one of another kind if one is free."""
         if self._semaphore is not other and not other.locked():
             await other.acquire()
             self._semaphore.release()
             self._semaphore = other
 
 
-class Places:
-    """The prompt and the slow places of one worker."""
+class Permits:
+    """The prompt and the slow permits of one worker."""
 
     def __init__(self) -> None:
-        self._prompt = asyncio.Semaphore(PROMPT_PLACES)
-        self._slow = asyncio.Semaphore(SLOW_PLACES)
+        self._prompt = asyncio.Semaphore(PROMPT_PERMITS)
+        self._slow = asyncio.Semaphore(SLOW_PERMITS)
 
-    async def take(self, host: Host) -> Place:
+    async def acquire(self, host: Host) -> Permit:
         semaphore = self._slow if host.slow else self._prompt
         await semaphore.acquire()
-        return Place(semaphore)
+        return Permit(semaphore)
 
-    async def step_aside(self, place: Place) -> None:
-        await place.move_to(self._slow)
+    async def move_to_slow(self, permit: Permit) -> None:
+        await permit.move_to(self._slow)

@@ -1,4 +1,4 @@
-"""When to try again: pure rules from what came of an attempt."""
+"""Backoff of delivery attempts: pure rules on the result of an attempt."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 JITTER = 0.2
-"""A pause is lengthened by up to this share of it, so that what failed together doesn't come back together."""
+"""Jitter: largest extension of a backoff, as a share of it, so that attempts that failed together are spread."""
 
 GONE = 410
 """The receiver wants no more messages (Standard Webhooks, "Deliverability and reliability")."""
 
 OVERLOADED = frozenset({429, 502, 504})
-"""Answers that ask to be gentler with the whole host (Standard Webhooks, the same place)."""
+"""Statuses after which the whole host gets a backoff (Standard Webhooks, the same section)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one POST. ``reason`` None is success; ``hopeless``: no repeat can make it one."""
+    """Result of one POST. ``reason`` None is success; ``hopeless``: no retry can succeed."""
 
     status: int | None
     reason: str | None
@@ -27,18 +27,18 @@ class Outcome:
 
 
 class Schedule:
-    """Seconds before each attempt but the first, counted from the end of the one before."""
+    """Backoff in seconds before each attempt but the first, from the end of the previous one."""
 
-    def __init__(self, pauses: Sequence[float], jitter: Callable[[], float] = random.random) -> None:
-        self._pauses = tuple(pauses)
+    def __init__(self, backoffs: Sequence[float], jitter: Callable[[], float] = random.random) -> None:
+        self._backoffs = tuple(backoffs)
         self._jitter = jitter
 
     def next_attempt_at(self, tries: int, outcome: Outcome, now: datetime) -> datetime | None:
-        """When to try again after ``tries`` attempts, of which the last one failed; None: not at all.
+        """Time of the next attempt after ``tries`` attempts, the last of which failed; None: there is none.
 
-        A receiver's Retry-After makes the pause longer, never shorter (it is bounded where the header is read).
+        A receiver's Retry-After extends the backoff, never shortens it (it is bounded where the header is read).
         """
-        if outcome.hopeless or outcome.status == GONE or tries > len(self._pauses):
+        if outcome.hopeless or outcome.status == GONE or tries > len(self._backoffs):
             return None
-        pause = self._pauses[tries - 1] * (1 + JITTER * self._jitter())
-        return now + timedelta(milliseconds=round(1000 * max(pause, outcome.retry_after or 0.0)))
+        backoff = self._backoffs[tries - 1] * (1 + JITTER * self._jitter())
+        return now + timedelta(milliseconds=round(1000 * max(backoff, outcome.retry_after or 0.0)))

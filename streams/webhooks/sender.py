@@ -1,4 +1,4 @@
-"""One attempt: the POST, and what came of it as an event."""
+"""One delivery attempt: the POST and the event of its result."""
 
 import time
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from streams.webhooks.delivery import Delivery, Origin
 from streams.webhooks.schedule import Outcome, Schedule
 from streams.webhooks.signature import owner_keys, signed_headers
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 
 ANSWER_TIMEOUT = 15.0
-"""Seconds in which a receiver must answer; Standard Webhooks recommends 15 to 30."""
+"""Timeout of a POST in seconds; Standard Webhooks recommends 15 to 30."""
 
 
 class Sender:
@@ -39,7 +39,7 @@ class Sender:
         self.answer_timeout = answer_timeout
 
     async def attempt(self, delivery: Delivery) -> tuple[WebhookAttempted, Outcome]:
-        """Make the next attempt at a message; the event is still to be written."""
+        """Make the next delivery attempt of a message; the caller appends the event."""
         origin = delivery.origin
         assert origin is not None
         number = delivery.made + 1
@@ -54,7 +54,7 @@ class Sender:
         next_at = None
         if outcome.reason is not None:
             next_at = self._schedule.next_attempt_at(number - after, outcome, now)
-        log.info(
+        logger.info(
             "webhook attempted",
             request_id=origin.request_id,
             trace_id=trace_id_of(origin.request_id, origin.traceparent),

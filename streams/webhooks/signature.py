@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 TOLERANCE = 300.0
-"""Seconds that a message's time may be off, so that a recorded one can't be played back later (the spec's advice)."""
+"""Largest age of a message in seconds, against replay attacks (the spec's advice)."""
 
 
 class VerificationError(Exception):
@@ -28,13 +28,13 @@ def owner_keys(keys: Sequence[bytes], owner: str) -> list[bytes]:
 
 
 def sign(key: bytes, webhook_id: str, timestamp: int, body: bytes) -> str:
-    """The signature of one attempt: version 1, HMAC-SHA256 over ``id.timestamp.body``."""
+    """The signature of one delivery attempt: version 1, HMAC-SHA256 over ``id.timestamp.body``."""
     signed = b"%s.%d.%s" % (webhook_id.encode(), timestamp, body)
     return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
 
 
 def signed_headers(keys: Sequence[bytes], webhook_id: str, now: datetime, body: bytes) -> dict[str, str]:
-    """The headers of one attempt; while a secret is being changed, there is a signature with each key."""
+    """The headers of one delivery attempt; during a rotation of the secret, with a signature of each key."""
     timestamp = int(now.timestamp())
     headers = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
     if keys:
@@ -43,7 +43,7 @@ def signed_headers(keys: Sequence[bytes], webhook_id: str, now: datetime, body: 
 
 
 def verify(keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now: datetime) -> None:
-    """Check a message that arrived; ``headers`` have lower-case names. Raises VerificationError."""
+    """Verify a received message; ``headers`` have lower-case names. Raises VerificationError."""
     webhook_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not (webhook_id and timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 12):
         raise VerificationError("webhook-id or webhook-timestamp is missing or malformed")

@@ -1,6 +1,6 @@
 """Webhook messages, their delivery attempts and due times in Cassandra: a projection of the log.
 
-Every write may be repeated and come in any order. Due times are only hints: the dispatcher loads the message itself
+Writes are idempotent and commutative. Due times are only hints: the dispatcher loads the message itself
 before it sends anything.
 """
 
@@ -52,7 +52,7 @@ _DELETE_HINT = "DELETE FROM webhook_due WHERE shard = ? AND host = ? AND slot = 
 
 @dataclass(frozen=True)
 class Hint:
-    """A message that is to be looked at when it is ``due``. ``shard``: the partition of its request."""
+    """A due time of a message, which is loaded then. ``shard``: the partition of its request."""
 
     shard: int
     host: str
@@ -65,12 +65,12 @@ class Hint:
 
 
 def slot_of(time: datetime) -> datetime:
-    """The beginning of the ten minutes that a time is in."""
+    """The start of the ten minutes that contain ``time``."""
     return datetime.fromtimestamp(time.timestamp() // SLOT.total_seconds() * SLOT.total_seconds(), UTC)
 
 
 def host_of(url: str) -> str:
-    """Who is gone easy on when it is overloaded: host and port of a URL."""
+    """Host and port of a URL: the unit of host queues and of the backoff of an overloaded receiver."""
     try:
         return urlsplit(url).netloc.lower()[:300]
     except ValueError:
@@ -90,15 +90,15 @@ class Deliveries:
         return int(partition_of(request_id.encode(), self._partitions).partition)
 
     async def record(self, event: Event) -> Hint | None:
-        """Write what ``event`` says; events that are about no message are passed over.
+        """Apply ``event``; one that is not about a message is ignored.
 
-        Returns the hint if the message is to be tried, now or later. It is written down by then.
+        Returns the hint of the next delivery attempt, already stored, if there is one.
         """
         webhook_id = await self._write(event)
         return None if webhook_id is None else await self._hint(webhook_id)
 
     async def record_origin(self, webhook_id: str, origin: Origin) -> Hint | None:
-        """Write what a message says, and to whom; returns what `record` does."""
+        """Write the body and receiver of a message; returns the same as `record`."""
         await self._write_origin(webhook_id, origin)
         return await self._hint(webhook_id)
 
@@ -106,7 +106,7 @@ class Deliveries:
         delivery = await self.load(webhook_id)
         if delivery.due is None or delivery.origin is None:
             return None
-        return await self.put_off(delivery, delivery.due)
+        return await self.schedule(delivery, delivery.due)
 
     async def _write(self, event: Event) -> str | None:
         """The id of the message that changed, if any."""
@@ -165,7 +165,7 @@ class Deliveries:
         )
 
     async def load(self, webhook_id: str) -> Delivery:
-        """A message with its attempts; one that nothing is known of has neither origin nor attempts."""
+        """A message with its attempts; an unknown one has neither origin nor attempts."""
         rows = await self._execute(_SELECT_DELIVERY, webhook_id)
         if not rows:
             return Delivery(webhook_id, None)
@@ -192,31 +192,31 @@ class Deliveries:
     async def claim(self, delivery: Delivery, claim: str) -> bool:
         """Set ``claim`` on a message unless another worker has claimed it since it was loaded."""
         (row,) = await self._execute(_CLAIM, claim, delivery.webhook_id, delivery.claim)
-        # Not applied because it was already, by a try whose answer was lost: then it is ours, too.
+        # A retry of the statement is not applied if the first one was and its response was lost; the claim is ours.
         return bool(row.applied) or getattr(row, "claim", None) == claim
 
-    async def put_off(self, delivery: Delivery, due: datetime) -> Hint:
-        """Have a message looked at when it is ``due``, or now if that is over: slots of the past get no more hints."""
+    async def schedule(self, delivery: Delivery, due: datetime) -> Hint:
+        """Write a hint for ``due``, or for now if that has passed: slots of the past get no more hints."""
         origin = delivery.origin
         assert origin is not None
         hint = Hint(self.shard_of(origin.request_id), host_of(origin.url), max(due, utc_now()), delivery.webhook_id)
-        place = (hint.shard, hint.host, hint.slot)
-        await self._execute(_INSERT_HINT, *place, hint.due, hint.webhook_id)
-        # The slot after the hint, and again if it may have been struck off meanwhile: writing may take two minutes in
-        # an outage of Cassandra, and a hint in a slot that nobody lists is lost.
-        if place not in self._known_slots or hint.slot + SLOT < utc_now():
-            await self._execute(_INSERT_SLOT, *place)
+        slot = (hint.shard, hint.host, hint.slot)
+        await self._execute(_INSERT_HINT, *slot, hint.due, hint.webhook_id)
+        # The slot after the hint, and again if it may have been deleted meanwhile: a write may take two minutes in
+        # an outage of Cassandra, and a hint in an unlisted slot is lost.
+        if slot not in self._known_slots or hint.slot + SLOT < utc_now():
+            await self._execute(_INSERT_SLOT, *slot)
             if len(self._known_slots) >= KNOWN_SLOTS:
                 self._known_slots.clear()
-            self._known_slots.add(place)
+            self._known_slots.add(slot)
         return hint
 
     async def slots(self, shard: int) -> list[tuple[str, datetime]]:
-        """Host and slot of every partition of hints there is."""
+        """Host and slot of every partition of hints."""
         return [(row.host, utc(row.slot)) for row in await self._execute(_SELECT_SLOTS, shard)]
 
     async def hints(self, shard: int, host: str, slot: datetime, after: tuple[datetime, str], limit: int) -> list[Hint]:
-        """The first hints of a slot after a place in it, by time."""
+        """The first hints of a slot after a cursor, by time."""
         rows = await self._execute(_SELECT_HINTS, shard, host, slot, *after, limit)
         return [Hint(shard, host, utc(row.due), row.webhook_id) for row in rows]
 

@@ -1,4 +1,4 @@
-"""What a new owner of some shards must know first: all that is on the log about their messages."""
+"""Catch-up of a new owner of partitions with the uncommitted events about their webhooks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

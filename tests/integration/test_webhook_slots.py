@@ -22,12 +22,12 @@ async def test_hint_written_late_is_in_a_listed_slot(
         origin = Origin(request_id, "request.completed", 0, f"https://{host}/", "{}", utc_now())
         start = utc_now() - timedelta(minutes=20)
         monkeypatch.setattr(store, "utc_now", lambda: start)
-        hint = await writer.put_off(Delivery("msg_1", origin), start)
+        hint = await writer.schedule(Delivery("msg_1", origin), start)
         await owner.forget_slot(hint.shard, host, hint.slot)  # empty, and over
         # The next write begins within the slot and ends after it, as in an outage of Cassandra.
         times = iter([start])
         monkeypatch.setattr(store, "utc_now", lambda: next(times, utc_now()))
-        await writer.put_off(Delivery("msg_2", origin), start)
+        await writer.schedule(Delivery("msg_2", origin), start)
         assert (host, hint.slot) in await owner.slots(hint.shard)
     finally:
         await session.close()
