@@ -70,7 +70,8 @@ async def following_cancellations(settings: Settings) -> AsyncIterator[Cancelled
     Raises KafkaUnavailableError when the brokers can't be reached.
     """
     cancelled = CancelledRequests()
-    consumer = AIOKafkaConsumer(**connection_options(settings), enable_auto_commit=False)
+    # A topic that was truncated or created anew is read from its first record: repeats are harmless, gaps are not.
+    consumer = AIOKafkaConsumer(**connection_options(settings), enable_auto_commit=False, auto_offset_reset="earliest")
     try:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):

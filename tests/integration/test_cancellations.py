@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.settings import Settings
 from streams.compress import cancellations
@@ -44,3 +44,28 @@ async def test_reader_survives_broken_connections(
     finally:
         await log.stop()
     assert InterruptedConsumer.errors == []
+
+
+class SeekingConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has no types
+    """A real consumer that begins past the end of its partitions, as if they had been truncated since."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        super().seek(partition, offset + 1_000_000)
+
+
+async def test_reader_rereads_truncated_topic(
+    kafka_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellations, "AIOKafkaConsumer", SeekingConsumer)
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        await log.append(RequestCancelled(request_id=request_id, run=0))
+    finally:
+        await log.stop()
+    async with following_cancellations(kafka_settings) as cancelled:
+
+        async def is_covered() -> bool:
+            return cancelled.cover(requested(request_id))
+
+        await eventually(is_covered, timeout=30)
