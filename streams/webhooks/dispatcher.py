@@ -19,6 +19,8 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
+import structlog
+
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from streams.events.base import Event, utc_now
@@ -29,12 +31,16 @@ from streams.webhooks.delivery import Delivery
 from streams.webhooks.hosts import SLOW_AFTER, Host, Permit, Permits
 from streams.webhooks.schedule import Outcome
 from streams.webhooks.sender import Sender
-from streams.webhooks.store import SLOT, Deliveries, Hint
+from streams.webhooks.store import SLOT, Deliveries, Hint, HintedSlot
+
+logger = structlog.get_logger(__name__)
 
 POLL_INTERVAL = 0.5
 """Poll interval (s) of the shards that are ours."""
 REREAD = 60.0
 """Interval (s) of rereading hints that others may have written, such as a rebuild of the history."""
+SLOTS_PER_SWEEP = 1000
+"""Partitions of hints compared with the list of slots at each reread."""
 DRAIN = 4.0
 """Timeout (s) of in-flight attempts at a stop, less than that of the whole worker."""
 PAGE = 50
@@ -97,6 +103,7 @@ class Dispatcher:
         self._permits = Permits()
         self._agenda: list[tuple[datetime, int, _Shard, str]] = []
         self._numbers = count()
+        self._swept: HintedSlot | None = None  # the place up to which the sweep has come
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -125,7 +132,7 @@ class Dispatcher:
                 self._follow(owned())
                 if loop.time() >= reread_at:
                     reread_at = loop.time() + REREAD
-                    self._start(self._reread(list(self._shards.values())))
+                    self._start(self._reread_and_sweep())
                 self._open_queues()
                 await self._pause()
             raise self._failure
@@ -172,6 +179,29 @@ class Dispatcher:
                 self._plan(shard, host, queue)
         for name in [name for name, host in self._hosts.items() if host.is_forgettable]:
             del self._hosts[name]
+
+    async def _reread_and_sweep(self) -> None:
+        await self._reread(list(self._shards.values()))
+        try:
+            await self._sweep()
+        except Exception:  # such as too many tombstones: must not keep the worker from sending
+            logger.exception("sweeping webhook slots failed; retrying in a later pass")
+
+    async def _sweep(self) -> None:
+        """List the next slots with hints that are missing in the list: a hint in an unlisted slot is lost.
+
+        A slot written after its hint may be missing, too: deleted by a worker whose clock is ahead.
+        """
+        found = await self._deliveries.hinted_slots(self._swept, SLOTS_PER_SWEEP)
+        self._swept = found[-1] if len(found) == SLOTS_PER_SWEEP else None
+        for number, host, slot in found:
+            shard = self._shards.get(number)
+            if shard is None or (host in shard.queues and slot in shard.queues[host].slots):
+                continue
+            await self._deliveries.list_slot(number, host, slot)
+            queue = shard.queues.setdefault(host, _HostQueue())
+            queue.slots.setdefault(slot, _Slot(slot)).note(slot)
+            self._plan(shard, host, queue)
 
     def _is_ours(self, shard: _Shard) -> bool:
         return self._shards.get(shard.number) is shard

@@ -7,7 +7,7 @@ before it sends anything.
 from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from aiokafka import TopicPartition
@@ -41,6 +41,10 @@ _CLAIM = "UPDATE webhook_deliveries SET claim = ? WHERE webhook_id = ? IF claim 
 
 _INSERT_SLOT = "INSERT INTO webhook_due_slots (shard, host, slot) VALUES (?, ?, ?)"
 _SELECT_SLOTS = "SELECT host, slot FROM webhook_due_slots WHERE shard = ?"
+_SELECT_HINTED = "SELECT DISTINCT shard, host, slot FROM webhook_due LIMIT ?"
+_SELECT_HINTED_AFTER = """
+    SELECT DISTINCT shard, host, slot FROM webhook_due
+    WHERE token(shard, host, slot) > token(?, ?, ?) LIMIT ?"""
 _DELETE_SLOT = "DELETE FROM webhook_due_slots WHERE shard = ? AND host = ? AND slot = ?"
 
 _INSERT_HINT = "INSERT INTO webhook_due (shard, host, slot, due, webhook_id) VALUES (?, ?, ?, ?, ?)"
@@ -62,6 +66,14 @@ class Hint:
     @property
     def slot(self) -> datetime:
         return slot_of(self.due)
+
+
+class HintedSlot(NamedTuple):
+    """Key of a partition of hints."""
+
+    shard: int
+    host: str
+    slot: datetime
 
 
 def slot_of(time: datetime) -> datetime:
@@ -205,7 +217,7 @@ class Deliveries:
         # The slot after the hint, and again if it may have been deleted meanwhile: a write may take two minutes in
         # an outage of Cassandra, and a hint in an unlisted slot is lost.
         if slot not in self._known_slots or hint.slot + SLOT < utc_now():
-            await self._execute(_INSERT_SLOT, *slot)
+            await self.list_slot(*slot)
             if len(self._known_slots) >= KNOWN_SLOTS:
                 self._known_slots.clear()
             self._known_slots.add(slot)
@@ -214,6 +226,14 @@ class Deliveries:
     async def slots(self, shard: int) -> list[tuple[str, datetime]]:
         """Host and slot of every partition of hints."""
         return [(row.host, utc(row.slot)) for row in await self._execute(_SELECT_SLOTS, shard)]
+
+    async def list_slot(self, shard: int, host: str, slot: datetime) -> None:
+        await self._execute(_INSERT_SLOT, shard, host, slot)
+
+    async def hinted_slots(self, after: HintedSlot | None, limit: int) -> list[HintedSlot]:
+        """The next partitions of hints that have some, of all shards, whether listed or not, in the order of tokens."""
+        cql, place = (_SELECT_HINTED, ()) if after is None else (_SELECT_HINTED_AFTER, tuple(after))
+        return [HintedSlot(row.shard, row.host, utc(row.slot)) for row in await self._execute(cql, *place, limit)]
 
     async def hints(self, shard: int, host: str, slot: datetime, after: tuple[datetime, str], limit: int) -> list[Hint]:
         """The first hints of a slot after a cursor, by time."""
