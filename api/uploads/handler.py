@@ -21,7 +21,15 @@ from api.http.problems import Problem, ProblemCode, RowProblem
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT
 from api.uploads.csv.reader import CheckedCsv, CsvRejected, check_in_steps, next_step
-from api.uploads.idempotency import MAX_KEY_CHARS, claim_for, idempotency_key, is_request, sole_writer
+from api.uploads.idempotency import (
+    MAX_KEY_CHARS,
+    UploadInProgress,
+    claim_for,
+    idempotency_key,
+    is_request,
+    is_soon_request,
+    sole_writer,
+)
 from api.uploads.limiter import UPLOADS, UploadLimiter
 from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
@@ -121,9 +129,13 @@ async def _accept(request: web.Request, key: str) -> web.Response:
         claim = await claim_for(context, owner, key, received.fingerprint)
         if claim.is_new or not await is_request(context, claim):
             upload = CheckedUpload(claim.request_id, claim.created_at, owner, received, checked, options)
-            async with sole_writer(context.session, owner, key, claim):
-                with request.app[QUOTA].spend(owner, checked.images, received.size):
-                    await publish_events(context, request.app[UPLOADS], upload)
+            try:
+                async with sole_writer(context.session, owner, key, claim):
+                    with request.app[QUOTA].spend(owner, checked.images, received.size):
+                        await publish_events(context, request.app[UPLOADS], upload)
+            except UploadInProgress:
+                if not await is_soon_request(context, claim):
+                    raise
     return _accepted(claim.request_id)
 
 

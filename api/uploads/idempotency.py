@@ -26,6 +26,9 @@ MAX_KEY_CHARS = 255
 LIFETIME_SECONDS = 24 * 3600
 LEASE_SECONDS = 30
 """How long after the end of an API process another upload with the same key must wait."""
+WAIT_SECONDS = 8.0
+"""How long an upload waits for another one with its key, to answer with the same request."""
+POLL_SECONDS = 0.25
 IN_PROGRESS_RETRY_AFTER = "5"
 RETRY_FOR = 5.0
 """Seconds of retries while Cassandra is unavailable."""
@@ -52,6 +55,17 @@ class Claim:
     fingerprint: str
     created_at: datetime
     is_new: bool
+
+
+class UploadInProgress(Problem):
+    """409: another upload with the same key holds the lease."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ProblemCode.UPLOAD_IN_PROGRESS,
+            f"another upload with this Idempotency-Key is being processed; retry after {IN_PROGRESS_RETRY_AFTER} s",
+            headers={"Retry-After": IN_PROGRESS_RETRY_AFTER},
+        )
 
 
 class IdempotencyKeys:
@@ -126,11 +140,21 @@ async def is_request(context: Context, claim: Claim) -> bool:
         ) from None
 
 
+async def is_soon_request(context: Context, claim: Claim) -> bool:
+    """Whether another upload publishes the claimed request within `WAIT_SECONDS`."""
+    deadline = asyncio.get_running_loop().time() + WAIT_SECONDS
+    while not await is_request(context, claim):
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
 @asynccontextmanager
 async def sole_writer(session: Session, owner: str, key: str, claim: Claim) -> AsyncIterator[None]:
     """Hold the lease of the key, if there is one, while the request's events are published.
 
-    Raises Problem: 409 while another upload holds it. A process that is paused for longer than the lease goes on
+    Raises UploadInProgress while another upload holds it. A process that is paused for longer than the lease goes on
     beside its successor: both write the same events with the same ids, so that nothing is counted twice.
     """
     if not key:
@@ -142,11 +166,7 @@ async def sole_writer(session: Session, owner: str, key: str, claim: Claim) -> A
     except CassandraUnavailableError:
         raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
     if not is_ours:
-        raise Problem(
-            ProblemCode.UPLOAD_IN_PROGRESS,
-            f"another upload with this Idempotency-Key is being processed; retry after {IN_PROGRESS_RETRY_AFTER} s",
-            headers={"Retry-After": IN_PROGRESS_RETRY_AFTER},
-        )
+        raise UploadInProgress
     renewal = asyncio.create_task(_keep_lease(keys, owner, key, claim.request_id, writer), name="idempotency lease")
     try:
         yield
