@@ -1,11 +1,15 @@
-"""The drill, shorter: `make drill` kills more."""
+"""The drill, shorter: `make drill` makes more and longer faults."""
 
 from pathlib import Path
 
 from tests.drill.drill import run_drill
+from tests.drill.faults import Kind
 
 
-def test_a_request_is_complete_and_exact_although_processes_are_killed_under_it(tmp_path: Path) -> None:
-    outcome = run_drill(4, images=600, kills=4, data_dir=tmp_path)
+def test_requests_stay_exact_under_faults(tmp_path: Path) -> None:
+    kinds = (Kind.KILL, Kind.PAUSE, Kind.CUT_KAFKA, Kind.HALF_KAFKA)
+    outcome = run_drill(
+        4, images=300, more_images=20, faults=4, seconds=(5, 8), data_dir=tmp_path / "drill", kinds=kinds
+    )
     assert outcome.faults == []
-    assert outcome.webhooks == 1
+    assert len(outcome.made) == 4
