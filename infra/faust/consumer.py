@@ -136,7 +136,8 @@ class GuardedConsumer(driver.Consumer):
 
     @property
     def is_connected(self) -> bool:
-        return self._thread._consumer is not None
+        consumer = self._thread._consumer
+        return consumer is not None and consumer._fetcher is not None  # aiokafka's start sets it
 
     @property
     def unfinished(self) -> int:
