@@ -12,6 +12,7 @@ from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
 from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
 from tests.support.published_clients import Answer, call
+from tests.support.waiting import wait_until
 
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 BAD_CSV = CSV + b",Hat,ftp://shop.example/hat.jpg\n"
@@ -94,7 +95,8 @@ def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: d
     ],
 )
 def test_probes_metrics_documents_and_images_ask_for_none(api: Api, path: str, status: int) -> None:
-    assert call(api.url, "GET", path).status == status
+    # An API that has just started is not ready yet.
+    wait_until(lambda: call(api.url, "GET", path).status == status, f"{status} for {path}", 60)
 
 
 def test_a_request_belongs_to_the_key_that_made_it(api: Api) -> None:
