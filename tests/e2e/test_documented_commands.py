@@ -43,7 +43,7 @@ SUBSTITUTIONS: dict[str, str] = {
 # Target of make → what it runs; test_lifecycle runs the first two, and whoever reads this the third.
 MADE = {"demo": "shrinkstream demo", "up": "shrinkstream up", "test": "python -m pytest"}
 MARKS = {"docker", "kubectl", "kafka"}
-ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/test_adding_a_projection.py
+ELSEWHERE = {"docs/adding-a-projection.md"}  # tests/integration/projections/test_adding_a_projection.py
 BESIDE_UP = {"docs/command-line.md", "docs/monitoring.md"}
 
 

@@ -1,6 +1,6 @@
 """The options of curl that the documents and the page use, for a machine without curl.
 
-`tests/integration/test_curl.py` holds it and the machine's curl to the same requests and files.
+`tests/integration/infra/test_curl.py` holds it and the machine's curl to the same requests and files.
 """
 
 import argparse

@@ -48,8 +48,8 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands groups of tests to workers in the order of the collection.
 
-    In a group are the tests of a file, all those of the API, and half of those that share a running system each: one
-    system would take too long, and more would cost too much. A unit test is a group by itself.
+    In a group are the tests of a file, all those that share a running API, and half of those that share a running
+    system each: one system would take too long, and more would cost too much. A unit test is a group by itself.
     """
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
@@ -60,7 +60,7 @@ class Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         path = nodeid.partition("::")[0]
         if "/unit/" in path:
             return nodeid
-        if "/integration/api/" in path:
+        if "/integration/api/running/" in path:
             return "api"
         if _has_system(path):
             return f"system {self._systems.setdefault(path, len(self._systems) % 2)}"

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer
 
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
-from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
+from tests.integration.api.running.conftest import KEY, OTHER_KEY, Api, running_api
 from tests.support.published_clients import Answer, call
 from tests.support.waiting import wait_until
 

@@ -19,7 +19,7 @@ from api.http.problems import RETRY_AFTER_SECONDS, unavailable
 from infra.settings import PREFIX, SECRETS, Settings
 from streams.log.topics import Topics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCHEMAS = ROOT / "tests" / "schemas"
 K8S = ROOT / "infra" / "k8s"
 KUBERNETES = "1.35.0"

@@ -16,7 +16,7 @@ from api.contract import asyncapi
 from api.contract.asyncapi import document
 from streams.events.registry import EVENT_CLASSES
 from streams.log.topics import Topics
-from tests.integration.api.conftest import KEY, Api
+from tests.integration.api.running.conftest import KEY, Api
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from infra.observability.metrics import DEFINITIONS, ROLES, by_class, registry_o
 from infra.outbound.reasons import Reason as FetchReason
 from infra.outbound.reasons import http_reason
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "infra" / "monitoring"
 
 ALERTS: list[dict[str, Any]] = [

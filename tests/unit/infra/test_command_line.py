@@ -22,7 +22,7 @@ from infra.cli.terminal import PACE_SECONDS, Pace, clock, details, printable
 from infra.settings import parse_webhook_secrets
 from streams.webhooks.signature import owner_keys
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "command-line.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "command-line.md"
 
 # What takes long to import, and no command needs in order to say what it does.
 HEAVY = ("faust", "cassandra", "aiohttp", "aiokafka", "pydantic", "structlog", "rich", "PIL", "orjson")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from infra.devserver.ports import remembered_ports
-from tests.integration.api.conftest import KEY, Api
+from tests.integration.api.running.conftest import KEY, Api
 from tests.support.console_script import Running, shrinkstream
 
 pytestmark = pytest.mark.slow

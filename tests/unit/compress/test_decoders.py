@@ -105,7 +105,7 @@ async def test_pool_tells_pages_and_truncation() -> None:
     async with decoding() as pool:
         assert (await pool.shrink(data[:-20], quality=50, max_pixels=LIMIT)).truncated
         assert not (await pool.shrink(data, quality=50, max_pixels=LIMIT)).truncated
-        pages = (Path(__file__).parents[1] / "images" / "pages-same.tif").read_bytes()
+        pages = (Path(__file__).parents[2] / "images" / "pages-same.tif").read_bytes()
         assert (await pool.shrink(pages, quality=50, max_pixels=LIMIT, target_format="png")).pages == 2
 
 
@@ -412,7 +412,7 @@ async def test_sandbox_changes_no_result() -> None:
 
     made = 0
     async with decoding() as pool:
-        for file in sorted((Path(__file__).parents[1] / "images").iterdir()):
+        for file in sorted((Path(__file__).parents[2] / "images").iterdir()):
             data = file.read_bytes()
             try:
                 expected = outcome(shrink(data, max_pixels=LIMIT))

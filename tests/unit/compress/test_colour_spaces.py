@@ -17,7 +17,7 @@ from streams.compress.codec.outcome import ImageRejected
 from streams.compress.codec.shrink import shrink
 from tests.support.images import ADOBE, chrm, chunk, cicp, gama
 
-IMAGES = Path(__file__).parents[1] / "images"
+IMAGES = Path(__file__).parents[2] / "images"
 LIMIT = 1_000_000
 
 

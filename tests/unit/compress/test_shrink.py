@@ -478,7 +478,7 @@ def test_a_damaged_file_gives_a_result_or_a_reason(name: str, cut: float, flips:
 
 # --- photos, as cameras and editors write them
 
-DEMO = Path(__file__).parents[2] / "infra" / "demo"
+DEMO = Path(__file__).parents[3] / "infra" / "demo"
 
 
 def astronaut(mode: str = "RGB") -> Image.Image:
@@ -569,7 +569,7 @@ def test_photo_comes_back_smaller_and_in_its_colours(name: str) -> None:
 # --- what is told by name
 
 
-IMAGES = Path(__file__).parents[1] / "images"
+IMAGES = Path(__file__).parents[2] / "images"
 PROLOGS = ["", "\ufeff", "\n\n  ", "<!-- made by -->\n", "<?xml version='1.0'?>\n<!-- a -->",
            "<!DOCTYPE svg [<!ENTITY a 'b>c'>]>\n", "<!--" + "x" * 20_000 + "-->",
            "<?xml-stylesheet href='a'?><!DOCTYPE svg PUBLIC '-//W3C' 'http://x'>"]  # fmt: skip

@@ -8,7 +8,7 @@ from streams.compress import circuit_breaker, fetch
 from streams.compress.codec import outcome
 from streams.request import reconcile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "limits-and-reasons.md"
 REFUSED = "## A CSV that is refused"
 

@@ -16,7 +16,7 @@ import pytest
 
 from api.requests.download import MISS_BURST
 from infra.disk import free_bytes
-from tests.integration.api.conftest import KEY, OTHER_KEY, Api, running_api
+from tests.integration.api.running.conftest import KEY, OTHER_KEY, Api, running_api
 from tests.support.large_image import IMAGE, store_large_image
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until

@@ -15,7 +15,7 @@ from streams.compress.codec.outcome import ImageRejected, Reason
 from streams.compress.codec.shrink import shrink
 from tests.support.animations import FORMATS, random_animation
 
-IMAGES = Path(__file__).parents[1] / "images"
+IMAGES = Path(__file__).parents[2] / "images"
 LIMIT = 1_000_000
 RED, GREEN, BLUE = (200, 30, 30), (20, 210, 25), (30, 20, 210)
 STILL = ["webp", "png", "avif"]
