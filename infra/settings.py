@@ -9,17 +9,19 @@ import binascii
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from infra.errors import ExplainedError
+from infra.outbound.addresses import AllowList
+from infra.outbound.request_headers import RequestHeaders
 
 PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
@@ -38,12 +40,121 @@ class SettingsError(ExplainedError):
     """Invalid settings; the message names each variable and its error."""
 
 
+def parse_api_keys(text: str) -> dict[str, str]:
+    """``key`` or ``name:key``, comma-separated → name → key.
+
+    The first colon separates name and key. An unnamed key is named by its hash, so that it keeps its requests
+    at any position in the list.
+    """
+    keys: dict[str, str] = {}
+    for position, entry in enumerate(part.strip() for part in text.split(",")):
+        name, separator, key = entry.partition(":")
+        if entry and not separator:
+            name, key = f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry
+        if not key or not name:
+            raise ValueError(f"entry {position + 1} has an empty name or key")
+        if name in keys:
+            raise ValueError(f"the name {name!r} occurs twice")
+        keys[name] = key
+    return keys
+
+
+def parse_origins(text: str) -> frozenset[str]:
+    """``scheme://host[:port]``, comma-separated, or ``*`` → the origins as browsers send them."""
+    origins = frozenset(entry for entry in (part.strip() for part in text.split(",")) if entry)
+    for origin in origins - {"*"}:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin: write https://host without a path, in lower case")
+    return origins
+
+
+def parse_addresses(text: str, default_port: int = 1) -> list[tuple[str, int]]:
+    """``host[:port],…`` → host and port of each; an IPv6 address with a port is in brackets."""
+    addresses = []
+    for position, entry in enumerate(part.strip() for part in text.split(",")):
+        match = _ADDRESS.fullmatch(entry)
+        port = int(match["port"] or default_port) if match else 0
+        if match is None or not 0 < port < 65536:
+            raise ValueError(f"entry {position + 1} is not host:port")
+        addresses.append((match["six"] or match["host"], port))
+    return addresses
+
+
+def parse_webhook_secrets(text: str) -> list[bytes]:
+    """The signing keys of one or more ``whsec_…`` secrets, separated by commas or spaces, the newest first.
+
+    In the format of Standard Webhooks. Raises ValueError, whose message doesn't contain them.
+    """
+    keys = []
+    for secret in text.replace(",", " ").split():
+        encoded = secret.removeprefix(WEBHOOK_SECRET_PREFIX)
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            key = b""
+        if not key or encoded == secret:
+            raise ValueError(f"each must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
+        keys.append(key)
+    if not keys:
+        raise ValueError("it has no secret")
+    return keys
+
+
+def webhook_secret_text(keys: Iterable[bytes]) -> str:
+    """The reverse of `parse_webhook_secrets`."""
+    return ",".join(WEBHOOK_SECRET_PREFIX + base64.b64encode(key).decode() for key in keys)
+
+
+def parse_webhook_schedule(text: str) -> tuple[float, ...]:
+    """Comma-separated backoff before each further delivery attempt, in seconds up to a week. Raises ValueError."""
+    backoffs = tuple(float(part) for part in text.split(","))
+    if len(backoffs) > MAX_WEBHOOK_RETRIES or not all(0 <= backoff <= 7 * 86_400 for backoff in backoffs):
+        raise ValueError(f"write at most {MAX_WEBHOOK_RETRIES} numbers of seconds, each at most a week")
+    return backoffs
+
+
+def _parse_link(text: str) -> None:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("write it as http://host/… or https://host/…")
+
+
+def _parse_webhook_url(text: str) -> None:
+    _parse_link(text)
+    if "@" in urlsplit(text).netloc:
+        raise ValueError("credentials in the URL would be public; verify the webhook's signature instead")
+
+
+def _parse_storage_url(text: str) -> None:
+    parts = urlsplit(text)
+    is_folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
+    if not is_folder and not (parts.scheme == "s3" and parts.netloc):
+        raise ValueError("write it as file:///folder or s3://bucket/prefix")
+
+
+T = TypeVar("T", str, SecretStr)
+
+
+def _readable_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Reject a text that ``parse`` can't read. The text is kept, for child processes."""
+
+    def check(value: T) -> T:
+        parse(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        return value
+
+    return AfterValidator(check)
+
+
+Addresses: TypeAlias = Annotated[str, _readable_by(parse_addresses)]
+Link: TypeAlias = Annotated[str, _readable_by(_parse_link)]
+
+
 class Settings(BaseSettings):
     """Configuration of a running shrinkstream."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
-    kafka_brokers: str | None = Field(
+    kafka_brokers: Addresses | None = Field(
         None, description="host:port,… of an existing Kafka cluster; unset: the embedded Kafka of `up`"
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
@@ -74,7 +185,7 @@ class Settings(BaseSettings):
         " (image-requests alone can grow: `init --partitions`)",
     )
 
-    cassandra_hosts: str | None = Field(
+    cassandra_hosts: Addresses | None = Field(
         None, description="host[:port],… of an existing Cassandra; unset: the embedded Cassandra of `up`"
     )
     cassandra_username: str | None = Field(None, description="Cassandra user name")
@@ -101,11 +212,11 @@ class Settings(BaseSettings):
         Path(".shrinkstream"),
         description="directory of this machine's embedded servers, stored images, spool files and logs",
     )
-    storage_url: str | None = Field(
+    storage_url: Annotated[str, _readable_by(_parse_storage_url)] | None = Field(
         None,
         description="storage of images and output CSVs: file:///… or s3://bucket/prefix; unset: in the data dir",
     )
-    storage_public_url: str | None = Field(
+    storage_public_url: Link | None = Field(
         None,
         description="public URL prefix of the stored images, at the bucket or a CDN in front of it; unset: the API"
         " serves them",
@@ -120,7 +231,7 @@ class Settings(BaseSettings):
         le=36_500,
         description="retention in days: the images and CSVs of a finished request expire after it; unset: never",
     )
-    public_url: str | None = Field(None, description="URL prefix of all links; unset: the API's own address")
+    public_url: Link | None = Field(None, description="URL prefix of all links; unset: the API's own address")
     host: str = Field("127.0.0.1", description="address the API listens on")
     port: int = Field(8080, ge=0, le=65535, description="port the API listens on; 0: any free one")
     worker_host: str = Field("127.0.0.1", description="address a worker serves probes and metrics on")
@@ -131,17 +242,19 @@ class Settings(BaseSettings):
         description="port a worker serves /healthz, /readyz and /metrics on; 0: any free one, which it logs; unset:"
         " none (`up` gives each of its workers one)",
     )
-    url: str = Field("http://127.0.0.1:8080", description="server URL for submit, status, download and watch")
+    url: Link = Field("http://127.0.0.1:8080", description="server URL for submit, status, download and watch")
 
-    webhook_url: str | None = Field(None, description="default webhook receiver, for requests without a webhookUrl")
-    webhook_secret: SecretStr | None = Field(
+    webhook_url: Annotated[str, _readable_by(_parse_webhook_url)] | None = Field(
+        None, description="default webhook receiver, for requests without a webhookUrl"
+    )
+    webhook_secret: Annotated[SecretStr, _readable_by(parse_webhook_secrets)] | None = Field(
         None, description="whsec_… secret that signs webhooks; several, comma-separated, during a rotation"
     )
-    webhook_schedule: str = Field(
+    webhook_schedule: Annotated[str, _readable_by(parse_webhook_schedule)] = Field(
         "5,300,1800,7200,18000,36000,50400",
         description="backoff: seconds before each further delivery attempt of a webhook; the first is immediate",
     )
-    api_keys: SecretStr | None = Field(
+    api_keys: Annotated[SecretStr, _readable_by(parse_api_keys)] | None = Field(
         None,
         description="API keys: `key` or `name:key` (split at the first colon), comma-separated; unset: no"
         " authentication, and only on loopback",
@@ -153,7 +266,7 @@ class Settings(BaseSettings):
         " for any Host unless PUBLIC_URL is set",
     )
 
-    cors_origins: str = Field(
+    cors_origins: Annotated[str, _readable_by(parse_origins)] = Field(
         "",
         description="CORS: origins whose pages may use the API (https://shop.example), comma-separated, or *; unset:"
         " none",
@@ -170,12 +283,12 @@ class Settings(BaseSettings):
     express_images: int = Field(
         100, ge=0, description="requests with at most this many images use the express partitions"
     )
-    fetch_allow: str = Field(
+    fetch_allow: Annotated[str, _readable_by(AllowList.parse)] = Field(
         "",
         description="SSRF allow list: private hosts, IPs or CIDRs, and ports other than 80 and 443, that may be fetched"
         " or called; each with an optional :port; comma-separated",
     )
-    fetch_headers: str = Field(
+    fetch_headers: Annotated[str, _readable_by(RequestHeaders.parse)] = Field(
         "",
         description="headers of downloads per host, as JSON: the key is a host, `.domain` (with its subdomains) or `*`,"
         " the value has User-Agent, Accept or Referer (`origin`: that of the image's URL), as in"
@@ -251,39 +364,6 @@ class Settings(BaseSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="minimum level of log lines")
 
-    @field_validator("kafka_brokers", "cassandra_hosts")
-    @classmethod
-    def _addresses_are_addresses(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_addresses(value, default_port=1)
-        return value
-
-    @field_validator("public_url", "storage_public_url", "url", "webhook_url")
-    @classmethod
-    def _links_are_http(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError("write it as http://host/… or https://host/…")
-        return value
-
-    @field_validator("storage_url")
-    @classmethod
-    def _storage_is_a_folder_or_a_bucket(cls, value: str | None) -> str | None:
-        if value is not None:
-            parts = urlsplit(value)
-            is_folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
-            if not is_folder and not (parts.scheme == "s3" and parts.netloc):
-                raise ValueError("write it as file:///folder or s3://bucket/prefix")
-        return value
-
-    @field_validator("webhook_url")
-    @classmethod
-    def _webhook_url_has_no_credentials(cls, value: str | None) -> str | None:
-        if value is not None and "@" in urlsplit(value).netloc:
-            raise ValueError("credentials in the URL would be public; verify the webhook's signature instead")
-        return value
-
     @model_validator(mode="after")
     def _credentials_are_complete(self) -> Self:
         if self.kafka_security_protocol.startswith("SASL") and not (
@@ -297,56 +377,20 @@ class Settings(BaseSettings):
             raise ValueError(f"{PREFIX}CASSANDRA_USERNAME needs {PREFIX}CASSANDRA_PASSWORD")
         return self
 
-    @field_validator("cors_origins")
-    @classmethod
-    def _origins_are_origins(cls, value: str) -> str:
-        parse_origins(value)
-        return value
-
-    @field_validator("fetch_allow")
-    @classmethod
-    def _fetch_allow_is_readable(cls, value: str) -> str:
-        if value:
-            from infra.outbound.addresses import AllowList
-
-            AllowList.parse(value)
-        return value
-
-    @field_validator("fetch_headers")
-    @classmethod
-    def _fetch_headers_are_readable(cls, value: str) -> str:
-        if value:
-            from infra.outbound.request_headers import RequestHeaders
-
-            RequestHeaders.parse(value)
-        return value
-
-    @field_validator("webhook_secret")
-    @classmethod
-    def _webhook_secret_is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_webhook_secrets(value.get_secret_value())
-        return value
-
-    @field_validator("webhook_schedule")
-    @classmethod
-    def _webhook_schedule_is_readable(cls, value: str) -> str:
-        parse_webhook_schedule(value)
-        return value
-
-    @field_validator("api_keys")
-    @classmethod
-    def _api_keys_are_named_once(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_api_keys(value.get_secret_value())
-        return value
+    @property
+    def keys_by_owner(self) -> dict[str, str]:
+        """Name → API key."""
+        return parse_api_keys(self.api_keys.get_secret_value()) if self.api_keys else {}
 
     @property
     def first_api_key(self) -> str | None:
         """The key of our own command line."""
-        if self.api_keys is None:
-            return None
-        return next(iter(parse_api_keys(self.api_keys.get_secret_value()).values()))
+        return next(iter(self.keys_by_owner.values()), None)
+
+    @property
+    def signing_keys(self) -> list[bytes]:
+        """The signing keys of webhooks, the newest first."""
+        return parse_webhook_secrets(self.webhook_secret.get_secret_value()) if self.webhook_secret else []
 
     @property
     def effective_rate_limit(self) -> float:
@@ -374,79 +418,6 @@ def origin_of(url: str) -> str:
     """``scheme://host[:port]`` of a URL."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}"
-
-
-def parse_api_keys(text: str) -> dict[str, str]:
-    """``key`` or ``name:key``, comma-separated → name → key.
-
-    The first colon separates name and key. An unnamed key is named by its hash, so that it keeps its requests
-    at any position in the list.
-    """
-    keys: dict[str, str] = {}
-    for position, entry in enumerate(part.strip() for part in text.split(",")):
-        name, separator, key = entry.partition(":")
-        if entry and not separator:
-            name, key = f"key-{hashlib.sha256(entry.encode()).hexdigest()[:12]}", entry
-        if not key or not name:
-            raise ValueError(f"entry {position + 1} has an empty name or key")
-        if name in keys:
-            raise ValueError(f"the name {name!r} occurs twice")
-        keys[name] = key
-    return keys
-
-
-def parse_origins(text: str) -> frozenset[str]:
-    """``scheme://host[:port]``, comma-separated, or ``*`` → the origins as browsers send them."""
-    origins = frozenset(entry for entry in (part.strip() for part in text.split(",")) if entry)
-    for origin in origins - {"*"}:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is not an origin: write https://host without a path, in lower case")
-    return origins
-
-
-def parse_addresses(text: str, default_port: int) -> list[tuple[str, int]]:
-    """``host[:port],…`` → host and port of each; an IPv6 address with a port is in brackets."""
-    addresses = []
-    for position, entry in enumerate(part.strip() for part in text.split(",")):
-        match = _ADDRESS.fullmatch(entry)
-        port = int(match["port"] or default_port) if match else 0
-        if match is None or not 0 < port < 65536:
-            raise ValueError(f"entry {position + 1} is not host:port")
-        addresses.append((match["six"] or match["host"], port))
-    return addresses
-
-
-def parse_webhook_secrets(text: str) -> list[bytes]:
-    """The signing keys of one or more ``whsec_…`` secrets, separated by commas or spaces, the newest first.
-
-    In the format of Standard Webhooks. Raises ValueError, whose message doesn't contain them.
-    """
-    keys = []
-    for secret in text.replace(",", " ").split():
-        encoded = secret.removeprefix(WEBHOOK_SECRET_PREFIX)
-        try:
-            key = base64.b64decode(encoded, validate=True)
-        except binascii.Error:
-            key = b""
-        if not key or encoded == secret:
-            raise ValueError(f"each must be `{WEBHOOK_SECRET_PREFIX}` followed by base64")
-        keys.append(key)
-    if not keys:
-        raise ValueError("it has no secret")
-    return keys
-
-
-def webhook_secret_text(keys: Iterable[bytes]) -> str:
-    """The reverse of `parse_webhook_secrets`."""
-    return ",".join(WEBHOOK_SECRET_PREFIX + base64.b64encode(key).decode() for key in keys)
-
-
-def parse_webhook_schedule(text: str) -> tuple[float, ...]:
-    """Comma-separated backoff before each further delivery attempt, in seconds up to a week. Raises ValueError."""
-    backoffs = tuple(float(part) for part in text.split(","))
-    if len(backoffs) > MAX_WEBHOOK_RETRIES or not all(0 <= backoff <= 7 * 86_400 for backoff in backoffs):
-        raise ValueError(f"write at most {MAX_WEBHOOK_RETRIES} numbers of seconds, each at most a week")
-    return backoffs
 
 
 def load_settings(**overrides: Any) -> Settings:

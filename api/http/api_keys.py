@@ -10,7 +10,7 @@ from aiohttp.typedefs import Handler, Middleware
 from api.http.csrf import CsrfGuard
 from api.http.problems import Problem, ProblemCode
 from api.http.rate_limit import RateLimit, address_of
-from infra.settings import Settings, SettingsError, parse_api_keys
+from infra.settings import Settings, SettingsError
 
 OWNER = web.RequestKey("owner", str)
 
@@ -21,7 +21,7 @@ def keys_middleware(settings: Settings, limit: RateLimit, open_handlers: Collect
     ``open_handlers`` need no key: probes, documents, and images, whose URLs are in the output CSVs.
     """
     csrf = CsrfGuard(settings)
-    keys = parse_api_keys(settings.api_keys.get_secret_value()) if settings.api_keys else {}
+    keys = settings.keys_by_owner
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from api.http.problems import Problem, ProblemCode, unavailable
 from api.http.rate_limit import RateLimit
-from infra.settings import Settings, parse_api_keys
+from infra.settings import Settings
 
 SHARE = 4
 """An owner may have a quarter of each bound, and all of it as the only owner."""
@@ -20,8 +20,7 @@ SECONDS_PER_DAY = 86_400
 
 def share_of(limit: int, settings: Settings) -> int:
     """One owner's share of a bound; at least 1, or 0 of 0."""
-    owners = len(parse_api_keys(settings.api_keys.get_secret_value())) if settings.api_keys else 1
-    return limit if owners == 1 else min(limit, max(1, limit // SHARE))
+    return limit if len(settings.keys_by_owner) <= 1 else min(limit, max(1, limit // SHARE))
 
 
 class Places:

@@ -452,14 +452,11 @@ def retry_dead_letters(topic: str | None) -> None:
 @click.option("--secret", metavar="whsec_…", help="Signing secret; default: SHRINKSTREAM_WEBHOOK_SECRET.")
 def listen(port: int, secret: str | None) -> None:
     """Receive, verify and print webhooks on this machine."""
-    from pydantic import SecretStr
-
     from infra.cli.listen import listen as run_listen
     from infra.settings import parse_webhook_secrets
 
-    given = SecretStr(secret) if secret else _settings().webhook_secret
     try:
-        keys = parse_webhook_secrets(given.get_secret_value()) if given else []
+        keys = parse_webhook_secrets(secret) if secret else _settings().signing_keys
     except ValueError as error:
         raise CommandFailed(f"--secret: {error}") from None
     try:
@@ -475,7 +472,7 @@ def webhook_secret(owner: str) -> None:
 
     OWNER is the name of an API key. With several secrets, during a rotation, the newest is first.
     """
-    from infra.settings import parse_api_keys, parse_webhook_secrets, webhook_secret_text
+    from infra.settings import webhook_secret_text
     from streams.webhooks.signature import owner_keys
 
     settings = _settings()
@@ -485,11 +482,9 @@ def webhook_secret(owner: str) -> None:
         raise CommandFailed(
             "SHRINKSTREAM_API_KEYS is not set: webhooks are signed with SHRINKSTREAM_WEBHOOK_SECRET itself"
         )
-    if owner not in (names := parse_api_keys(settings.api_keys.get_secret_value())):
+    if owner not in (names := settings.keys_by_owner):
         raise CommandFailed(f"no API key has the name {owner!r}: the names are {', '.join(names)}")
-    click.echo(
-        webhook_secret_text(owner_keys(parse_webhook_secrets(settings.webhook_secret.get_secret_value()), owner))
-    )
+    click.echo(webhook_secret_text(owner_keys(settings.signing_keys, owner)))
 
 
 @main.section(SHELL)

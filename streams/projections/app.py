@@ -16,7 +16,7 @@ from infra.faust.resources import Resources
 from infra.observability import metrics
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
-from infra.settings import parse_webhook_schedule, parse_webhook_secrets, settings
+from infra.settings import parse_webhook_schedule, settings
 from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.events.base import Event
@@ -98,10 +98,9 @@ async def _open(stack: AsyncExitStack) -> Projections:
     storage = Storage.of(settings())
     spool = settings().data_dir / "spool"
     await asyncio.to_thread(sweep, spool)
-    secret = settings().webhook_secret
     sender = Sender(
         client,
-        parse_webhook_secrets(secret.get_secret_value()) if secret else (),
+        settings().signing_keys,
         Schedule(parse_webhook_schedule(settings().webhook_schedule)),
     )
     return Projections(
