@@ -217,6 +217,11 @@ def utc(time: datetime) -> datetime:
     return time.replace(tzinfo=UTC)
 
 
+def microseconds(time: datetime) -> int:
+    """Microseconds since 1970: the write timestamp of a fact of that time."""
+    return int(time.timestamp() * 1_000_000)
+
+
 async def check_cassandra(session: Session | None) -> None:
     """Readiness check of Cassandra; ``session`` None: not connected yet."""
     if session is None:

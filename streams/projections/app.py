@@ -27,6 +27,7 @@ from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from streams.projections.history import History
+from streams.projections.image_messages import ImageMessages
 from streams.projections.last_resort import LastResort
 from streams.projections.output_csv import OutputCsv
 from streams.projections.rebuild import recall
@@ -34,7 +35,6 @@ from streams.projections.retention import Retention
 from streams.request.outcome import outcome_of
 from streams.webhooks.dispatcher import Dispatcher
 from streams.webhooks.hosts import PERMITS_PER_HOST
-from streams.webhooks.images import ImageMessages
 from streams.webhooks.schedule import Schedule
 from streams.webhooks.sender import Sender
 from streams.webhooks.store import Deliveries

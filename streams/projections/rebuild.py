@@ -20,11 +20,11 @@ from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.projections.image_digest import ImageDigest
+from streams.projections.image_messages import ImageMessages
 from streams.projections.lag import HistoryLagsError
 from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
 from streams.request.tally import Tally, chunk_count, chunk_range
-from streams.webhooks.images import ImageMessages
 from streams.webhooks.store import Deliveries
 
 WRITES_IN_FLIGHT = 256

@@ -13,12 +13,11 @@ from urllib.parse import urlsplit
 from aiokafka import TopicPartition
 from cassandra.query import UNSET_VALUE
 
-from infra.cassandra.session import RETRY_FOR, Session, utc
+from infra.cassandra.session import RETRY_FOR, Session, microseconds, utc
 from streams.events.base import Event, utc_now
 from streams.events.requests import RequestCompleted
 from streams.events.webhooks import WebhookAttempted, WebhookFailed, WebhookRedeliveryRequested
 from streams.log.reader import partition_of
-from streams.projections.history.write_clock import microseconds
 from streams.webhooks.delivery import Attempt, Delivery, Origin
 from streams.webhooks.message import completion_id, message
 

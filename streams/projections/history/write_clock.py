@@ -7,6 +7,7 @@ later run outranks the earlier one although clocks differ; within a run, the ran
 
 from datetime import datetime
 
+from infra.cassandra.session import microseconds
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.requests import RequestCompleted, RequestStopped
 from streams.request.webhook import DeliveryStatus
@@ -45,11 +46,6 @@ class WriteClock:
 
     def at(self, time: datetime, run: int = 0) -> int:
         return (microseconds(time) + LIVE if self._rebuilt is None else self._rebuilt) + run * RUN
-
-
-def microseconds(time: datetime) -> int:
-    """Microseconds since 1970."""
-    return int(time.timestamp() * 1_000_000)
 
 
 def _in_hour(time: datetime) -> int:

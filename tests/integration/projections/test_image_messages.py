@@ -10,7 +10,7 @@ from infra.settings import Settings
 from streams.events.progress import ImagesSettled
 from streams.events.webhooks import WebhookAttempted
 from streams.projections.history import History
-from streams.webhooks.images import ImageMessages
+from streams.projections.image_messages import ImageMessages
 from streams.webhooks.message import images_id
 from streams.webhooks.store import Deliveries
 from tests.support.examples import NOON, failed, processed, requested

@@ -8,11 +8,12 @@ from cassandra.query import UNSET_VALUE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.cassandra.session import microseconds
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.requests import RequestCompleted, RequestStopped
 from streams.projections.history import tables
-from streams.projections.history.write_clock import RUN, WriteClock, microseconds
+from streams.projections.history.write_clock import RUN, WriteClock
 from streams.request.webhook import DeliveryStatus
 from tests.support.examples import NOON, completed, failed, processed, requested
 

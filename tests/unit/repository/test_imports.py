@@ -16,7 +16,7 @@ ARROWS: dict[str, set[str]] = {
     "streams.log": {"streams.events", "streams.request", "infra"},
     "streams.compress": {"streams.events", "streams.request", "streams.log", "infra"},
     "streams.progress": {"streams.events", "streams.request", "streams.log", "infra"},
-    "streams.webhooks": {"streams.events", "streams.request", "streams.log", "streams.projections", "infra"},
+    "streams.webhooks": {"streams.events", "streams.request", "streams.log", "infra"},
     "streams.projections": {"streams.events", "streams.request", "streams.log", "streams.webhooks", "infra"},
     "api": {"streams", "infra"},
     "infra.cli": {"api", "streams", "infra"},
