@@ -1,10 +1,12 @@
 """The projections app: keeps the history, writes output CSVs, sends webhooks."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import TypeAlias
 
 import structlog
 from faust.types import StreamT
@@ -55,7 +57,7 @@ LONGEST_REMOVAL = 3600.0
 LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
 PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
-log = structlog.get_logger(__name__)
+logger = structlog.get_logger(__name__)
 topics = Topics(settings().topic_prefix)
 app = create_app(
     topics.group("projections"),
@@ -82,6 +84,9 @@ class Projections:
     last_resort: LastResort
 
 
+OnEvent: TypeAlias = Callable[[Projections, Event], Awaitable[None]]
+
+
 async def _open(stack: AsyncExitStack) -> Projections:
     event_log = EventLog(settings(), role="projections")
     await event_log.start()
@@ -98,22 +103,12 @@ async def _open(stack: AsyncExitStack) -> Projections:
     storage = Storage.of(settings())
     spool = settings().data_dir / "spool"
     await asyncio.to_thread(sweep, spool)
-    sender = Sender(
-        client,
-        settings().signing_keys,
-        Schedule(parse_webhook_schedule(settings().webhook_schedule)),
-    )
+    sender = Sender(client, settings().signing_keys, Schedule(parse_webhook_schedule(settings().webhook_schedule)))
     return Projections(
         event_log,
         session,
         history,
-        OutputCsv(
-            history,
-            storage,
-            event_log,
-            spool,
-            recall=partial(recall, settings(), history),
-        ),
+        OutputCsv(history, storage, event_log, spool, recall=partial(recall, settings(), history)),
         storage,
         Retention(settings(), event_log, storage),
         deliveries,
@@ -143,94 +138,73 @@ app.worker_monitor.readiness.add_check("cassandra", _check_cassandra)
 app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 
 
-@app.agent(
-    app.topic(topics.requests, topics.image_results, topics.webhooks, key_type=bytes, value_type=bytes),
-    name="history",
+def _agent(name: str, *inputs: str, in_flight: int, longest: float) -> Callable[[OnEvent], OnEvent]:
+    """An agent that calls the decorated function for each event of some topics."""
+
+    def add(on_event: OnEvent) -> OnEvent:
+        @app.agent(app.topic(*inputs, key_type=bytes, value_type=bytes), name=name)
+        async def run(stream: StreamT[bytes]) -> None:
+            async with resources as shared:
+                attempt = shared.last_resort.of(partial(on_event, shared))
+                await consume(stream, shared.event_log, attempt, in_flight=in_flight, longest=longest)
+
+        return on_event
+
+    return add
+
+
+@_agent(
+    "history",
+    topics.requests,
+    topics.image_results,
+    topics.webhooks,
+    in_flight=HISTORY_WRITES_IN_FLIGHT,
+    longest=LONGEST_WRITE,
 )
-async def keep_history(stream: StreamT[bytes]) -> None:
-    async with resources as shared:
-
-        async def on_event(event: Event) -> None:
-            await shared.history.record(event)
-            if isinstance(event, RequestCompleted | RequestStopped):
-                await shared.event_log.append(
-                    RequestProjected(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
-                )
-
-        await consume(
-            stream,
-            shared.event_log,
-            shared.last_resort.of(on_event),
-            in_flight=HISTORY_WRITES_IN_FLIGHT,
-            longest=LONGEST_WRITE,
+async def keep_history(shared: Projections, event: Event) -> None:
+    await shared.history.record(event)
+    if isinstance(event, RequestCompleted | RequestStopped):
+        await shared.event_log.append(
+            RequestProjected(request_id=event.request_id, run=event.run, traceparent=event.traceparent)
         )
 
 
-@app.agent(app.topic(topics.output_requests, key_type=bytes, value_type=bytes), name="output-csv")
-async def write_output_csvs(stream: StreamT[bytes]) -> None:
-    async with resources as shared:
-
-        async def on_event(event: Event) -> None:
-            if isinstance(event, OutputCsvRequested):
-                await shared.output_csv.publish(event)
-
-        await consume(
-            stream,
-            shared.event_log,
-            shared.last_resort.of(on_event),
-            in_flight=OUTPUTS_IN_FLIGHT,
-            longest=LONGEST_OUTPUT,
-        )
+@_agent("output-csv", topics.output_requests, in_flight=OUTPUTS_IN_FLIGHT, longest=LONGEST_OUTPUT)
+async def write_output_csvs(shared: Projections, event: Event) -> None:
+    if isinstance(event, OutputCsvRequested):
+        await shared.output_csv.publish(event)
 
 
-@app.agent(
-    app.topic(topics.requests, topics.webhooks, topics.progress, key_type=bytes, value_type=bytes),
-    name="webhooks",
+@_agent(
+    "webhooks",
+    topics.requests,
+    topics.webhooks,
+    topics.progress,
+    in_flight=DELIVERY_WRITES_IN_FLIGHT,
+    longest=LONGEST_OUTPUT,
 )
-async def keep_deliveries(stream: StreamT[bytes]) -> None:
-    async with resources as shared:
+async def keep_deliveries(shared: Projections, event: Event) -> None:
+    if isinstance(event, ImagesSettled):
+        for due in await shared.image_messages.take(event):
+            shared.dispatcher.expect(due)
+        return
+    hint = await shared.deliveries.record(event)
+    if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
+        await shared.event_log.append(outcome)
+        metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
+    shared.dispatcher.recorded(event, hint)
 
-        async def on_event(event: Event) -> None:
-            if isinstance(event, ImagesSettled):
-                for due in await shared.image_messages.take(event):
-                    shared.dispatcher.expect(due)
-                return
-            hint = await shared.deliveries.record(event)
-            if isinstance(event, WebhookAttempted) and (outcome := outcome_of(event)) is not None:
-                await shared.event_log.append(outcome)
-                metrics.WEBHOOKS_ENDED.labels("delivered" if isinstance(outcome, WebhookDelivered) else "failed").inc()
-            shared.dispatcher.recorded(event, hint)
 
-        await consume(
-            stream,
-            shared.event_log,
-            shared.last_resort.of(on_event),
-            in_flight=DELIVERY_WRITES_IN_FLIGHT,
-            longest=LONGEST_OUTPUT,
-        )
+@_agent("retention", topics.requests, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)
+async def remove_files(shared: Projections, event: Event) -> None:
+    if isinstance(event, RequestExpired):
+        await shared.retention.remove(event)
 
 
 @app.task  # type: ignore[untyped-decorator]
 async def send_webhooks() -> None:
     async with resources as shared:
         await shared.dispatcher.run(partial(_own_partitions, topics.webhooks))
-
-
-@app.agent(app.topic(topics.requests, key_type=bytes, value_type=bytes), name="retention")
-async def remove_files(stream: StreamT[bytes]) -> None:
-    async with resources as shared:
-
-        async def on_event(event: Event) -> None:
-            if isinstance(event, RequestExpired):
-                await shared.retention.remove(event)
-
-        await consume(
-            stream,
-            shared.event_log,
-            shared.last_resort.of(on_event),
-            in_flight=REMOVALS_IN_FLIGHT,
-            longest=LONGEST_REMOVAL,
-        )
 
 
 @app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
@@ -244,7 +218,7 @@ async def look_for_old_files() -> None:
             if 0 in own:  # one worker is enough for that
                 await shared.storage.sweep(PARTIAL_KEPT)
         except Exception:
-            log.exception("looking for old files failed; the next look tries again")
+            logger.exception("looking for old files failed; the next look tries again")
 
 
 def _own_partitions(topic: str) -> set[int]:
