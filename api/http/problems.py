@@ -45,6 +45,11 @@ class ProblemCode(StrEnum):
     BAD_WEBHOOK_EVENTS = "bad-webhook-events", 422, "`webhookEvents` has an unknown event"
     BAD_FORMAT = "bad-format", 422, "`format` is unknown"
     BAD_QUALITY = "bad-quality", 422, "`quality` is not an integer from 1 to 100"
+    BAD_COLUMNS = (
+        "bad-columns",
+        422,
+        "`columns` has an unknown role, a role twice, a role without a column, or broken quotes",
+    )
     BAD_PARAMETER = "bad-parameter", 422, "`validate_only` is neither true nor false"
     BAD_IDEMPOTENCY_KEY = (
         "bad-idempotency-key",

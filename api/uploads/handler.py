@@ -45,6 +45,11 @@ WebhookEvents = Annotated[
 ]
 
 
+# A line of CSV, `role:column,role:column`; which columns there are is up to the file.
+Columns = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "column-mapping"}, {"maxLength": 0}]})]
+COLUMNS = "names of the file's columns by role, such as `product:Title,urls:Image Src`; default: the usual names"
+
+
 class Report(JsonModel):
     """Validation report of an upload; ``rows`` and ``images`` count all that were read, valid or not."""
 
@@ -54,6 +59,7 @@ class Report(JsonModel):
     detail: str = Field(description="human-readable summary")
     errors: list[RowProblem] = Field(description="errors of the first 100 bad rows")
     error_count: int = Field(description="number of bad rows")
+    header: list[str] = Field(description="names of the file's columns; empty if it has no readable header")
 
 
 class UploadForm(BaseModel):
@@ -66,6 +72,7 @@ class UploadForm(BaseModel):
     )
     format: ImageFormat | Literal[""] = Field("", description="output format; empty: the format of each input image")
     quality: Quality | Literal[""] = Field("", description="empty: the default of the settings")
+    columns: Columns = Field("", description=COLUMNS)
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -88,9 +95,9 @@ def _flag(request: web.Request, name: str) -> bool:
 async def _validate(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     async with receive(request, context.settings) as received:
-        UploadOptions.of(received.fields, context.settings, context.fetch_allow)
+        options = UploadOptions.of(received.fields, context.settings, context.fetch_allow)
         try:
-            checked = await _check(received, context.settings, request.app[UPLOADS])
+            checked = await _check(received, options, context.settings, request.app[UPLOADS])
         except CsvRejected as rejected:
             report = Report(
                 valid=False,
@@ -99,6 +106,7 @@ async def _validate(request: web.Request) -> web.Response:
                 detail=rejected.detail,
                 errors=_row_problems(rejected),
                 error_count=rejected.error_count,
+                header=list(rejected.header),
             )
         else:
             report = Report(
@@ -108,6 +116,7 @@ async def _validate(request: web.Request) -> web.Response:
                 detail="the file can be used as it is",
                 errors=[],
                 error_count=0,
+                header=list(checked.header),
             )
     return json_response(report)
 
@@ -118,7 +127,7 @@ async def _accept(request: web.Request, key: str) -> web.Response:
     async with receive(request, context.settings) as received:
         options = UploadOptions.of(received.fields, context.settings, context.fetch_allow)
         try:
-            checked = await _check(received, context.settings, request.app[UPLOADS])
+            checked = await _check(received, options, context.settings, request.app[UPLOADS])
         except CsvRejected as rejected:
             raise Problem(
                 ProblemCode.CSV_REJECTED,
@@ -144,10 +153,13 @@ def _accepted(request_id: str) -> web.Response:
     return json_response(accepted, status=HTTPStatus.ACCEPTED, headers={"Location": f"/api/status/{request_id}"})
 
 
-async def _check(received: Received, settings: Settings, uploads: UploadLimiter) -> CheckedCsv:
+async def _check(received: Received, options: UploadOptions, settings: Settings, uploads: UploadLimiter) -> CheckedCsv:
     """Validate the whole CSV. Raises CsvRejected."""
     steps = check_in_steps(
-        received.path, max_images=settings.max_images_per_request, content_type=received.content_type
+        received.path,
+        max_images=settings.max_images_per_request,
+        content_type=received.content_type,
+        mapping=options.columns,
     )
     while True:
         checked = await uploads.run(partial(next_step, steps))
@@ -201,6 +213,13 @@ def routes() -> list[Route]:
                 ),
                 Parameter(
                     "quality", "query", Quality, "1 to 100, default: from the settings; also accepted as a form field"
+                ),
+                Parameter(
+                    "columns",
+                    "query",
+                    Columns,
+                    f"{COLUMNS}; also accepted as a form field",
+                    "product:Product Name,urls:Input Image URLs",
                 ),
                 Parameter(
                     "Idempotency-Key",

@@ -1,4 +1,4 @@
-"""Options of an upload: webhook receiver and events, output format and quality."""
+"""Options of an upload: webhook receiver and events, output format and quality, names of the CSV's columns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self, get_args
 
 from api.http.problems import Problem, ProblemCode
+from api.uploads.csv.header import NO_MAPPING, ColumnMapping, parse_mapping
 from infra.outbound.addresses import AllowList
 from infra.outbound.reasons import ForbiddenUrl
 from infra.outbound.urls import check_url
@@ -15,7 +16,7 @@ from streams.events.base import ImageFormat, WebhookKind
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
 WEBHOOK_EVENTS = "webhookEvents"
-FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality")
+FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality", "columns")
 _QUALITY = re.compile(r"[0-9]{1,3}")
 
 
@@ -30,10 +31,14 @@ class UploadOptions:
     webhook_events: tuple[WebhookKind, ...]
     quality: int
     format: ImageFormat | None
+    columns: ColumnMapping
 
     @classmethod
     def of(cls, fields: Mapping[str, Sequence[str]], settings: Settings, fetch_allow: AllowList) -> Self:
-        """Parse form fields; the first value of a field wins. Raises Problem (422) for any invalid value."""
+        """Parse form fields; the first value of a field wins, in columns that of a role.
+
+        Raises Problem (422) for any invalid value.
+        """
         urls = [_webhook_url(url, fetch_allow) for name in WEBHOOK_FIELDS for url in fields.get(name, ())]
         webhook_events = _webhook_events(fields.get(WEBHOOK_EVENTS, ()))
         qualities = [_quality(text) for text in fields.get("quality", ())]
@@ -43,6 +48,7 @@ class UploadOptions:
             webhook_events,
             qualities[0] if qualities else settings.quality,
             formats[0] if formats else None,
+            _columns(fields.get("columns", ())),
         )
 
 
@@ -76,3 +82,13 @@ def _format(text: str) -> ImageFormat:
         if name == known or (name == "jpg" and known == "jpeg"):
             return known
     raise Problem(ProblemCode.BAD_FORMAT, f"invalid format: it must be one of {', '.join(FORMATS)}")
+
+
+def _columns(given: Sequence[str]) -> ColumnMapping:
+    mapping: ColumnMapping = NO_MAPPING
+    try:
+        for text in given:
+            mapping = {**parse_mapping(text), **mapping}
+    except ValueError as error:
+        raise Problem(ProblemCode.BAD_COLUMNS, f"invalid columns: {error}") from None
+    return mapping

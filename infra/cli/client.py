@@ -86,6 +86,7 @@ class Client:
         webhook_url: str | None = None,
         image_format: str | None = None,
         quality: int | None = None,
+        columns: str | None = None,
         idempotency_key: str,
     ) -> str:
         """Upload a CSV; returns the request's id.
@@ -93,7 +94,7 @@ class Client:
         Transient errors are retried with the same idempotency key, so that at most one request is created.
         OSError: the file can't be read.
         """
-        fields = {"webhookUrl": webhook_url, "format": image_format, "quality": quality}
+        fields = {"webhookUrl": webhook_url, "format": image_format, "quality": quality, "columns": columns}
         given = {name: str(value) for name, value in fields.items() if value}
         loop = asyncio.get_running_loop()
         attempt, deadline = 1, loop.time() + IN_PROGRESS_TIMEOUT

@@ -163,6 +163,11 @@ OUTPUT = click.option(
     help="Format of all output images; default: the format of each input image.",
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of the output images; default: the server's.")
+@click.option(
+    "--columns",
+    metavar="MAPPING",
+    help="Names of the file's columns by role: serial, product, urls. Example: 'product:Title,urls:Image Src'.",
+)
 @OUTPUT
 @WAIT
 @AS_JSON
@@ -172,6 +177,7 @@ def submit(
     webhook_url: str | None,
     image_format: str | None,
     quality: int | None,
+    columns: str | None,
     output: Path | None,
     wait: bool,
     as_json: bool,
@@ -191,6 +197,7 @@ def submit(
             webhook_url=webhook_url,
             image_format=image_format,
             quality=quality,
+            columns=columns,
             output=output,
             wait=wait,
             as_json=as_json,

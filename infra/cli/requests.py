@@ -51,13 +51,16 @@ async def submit_file(
     webhook_url: str | None,
     image_format: str | None,
     quality: int | None,
+    columns: str | None,
     output: Path | None,
     wait: bool,
     as_json: bool,
 ) -> None:
     _require_directory(output)
     async with _client(settings) as client:
-        request_id = await upload(client, file, webhook_url, image_format=image_format, quality=quality)
+        request_id = await upload(
+            client, file, webhook_url, image_format=image_format, quality=quality, columns=columns
+        )
         click.echo(f"request {request_id}", err=True)
         if wait:
             await _wait(settings, client, request_id, output, as_json=as_json)
@@ -87,7 +90,13 @@ async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_j
 
 
 async def upload(
-    client: Client, file: Path, webhook_url: str | None, *, image_format: str | None = None, quality: int | None = None
+    client: Client,
+    file: Path,
+    webhook_url: str | None,
+    *,
+    image_format: str | None = None,
+    quality: int | None = None,
+    columns: str | None = None,
 ) -> str:
     """Upload a file; returns the request's id. Raises ApiError, with the bad rows of a rejected CSV as details."""
     _require_regular(file)
@@ -97,6 +106,7 @@ async def upload(
             webhook_url=webhook_url,
             image_format=image_format,
             quality=quality,
+            columns=columns,
             idempotency_key=str(uuid4()),
         )
     except OSError as error:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from infra.errors import EXIT_REFUSED
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, curl_form, upload
 from tests.support.shop import Shop
@@ -55,8 +56,30 @@ def test_the_command_line_asks_for_format_and_quality(system: System, shop: Shop
     assert Image.open(io.BytesIO(image)).format == "WEBP"
 
 
+def test_command_line_maps_columns_of_an_export(system: System, shop: Shop, tmp_path: Path) -> None:
+    export = f"Handle;Title;Image, large\nmug;Mug;{shop.add('exported.jpg')}\n"
+    (tmp_path / "export.csv").write_text(export)
+    submit = ("submit", str(tmp_path / "export.csv"), "--columns")
+    ended = system.run(*submit, 'product:Title,"urls:Image, large"', "--output", str(tmp_path / "out.csv"))
+    assert ended.returncode == 0, ended.stderr
+    header, row = csv.reader(io.StringIO((tmp_path / "out.csv").read_text("utf-8-sig")))
+    assert header == ["Handle", "Title", "Image, large", "Output Image URLs"]
+    assert row[:2] == ["mug", "Mug"]
+    refused = system.run(*submit, "product:Title,urls:Image Src")
+    assert refused.returncode == EXIT_REFUSED
+    assert "line 1, Image Src: the column “Image Src” (mapped to urls) is missing" in refused.stderr
+
+
 @pytest.mark.parametrize(
-    "field", [("quality", "0"), ("quality", "101"), ("quality", "best"), ("quality", "5.5"), ("format", "bmp")]
+    "field",
+    [
+        ("quality", "0"),
+        ("quality", "101"),
+        ("quality", "best"),
+        ("quality", "5.5"),
+        ("format", "bmp"),
+        ("columns", "name:Title"),
+    ],
 )
 def test_an_option_that_means_nothing_refuses_the_upload(system: System, shop: Shop, field: tuple[str, str]) -> None:
     body, headers = curl_form(("file", "a.csv", csv_of(shop.add("unused.jpg")).encode()), field)

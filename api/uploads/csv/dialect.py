@@ -8,7 +8,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +97,21 @@ class CsvRejected(Exception):
 
     ``errors`` are the errors of the first 100 bad rows, in file order; ``error_count`` counts all bad rows (an error
     of the whole file counts as one); ``detail`` is one sentence for people. ``rows`` and ``images`` count what was
-    read until the end or the error, valid or not.
+    read until the end or the error, valid or not; ``header`` are the cells of the header, if it was read.
     """
 
     def __init__(
-        self, errors: list[RowError], error_count: int, detail: str, *, rows: int = 0, images: int = 0
+        self,
+        errors: list[RowError],
+        error_count: int,
+        detail: str,
+        *,
+        rows: int = 0,
+        images: int = 0,
+        header: Sequence[str] = (),
     ) -> None:
         super().__init__(detail)
+        self.header = tuple(header)
         self.rows = rows
         self.images = images
         self.errors = errors

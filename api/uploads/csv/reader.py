@@ -21,7 +21,7 @@ from api.uploads.csv.dialect import (
     read_cells_in_steps,
     sep_line_delimiter,
 )
-from api.uploads.csv.header import Columns, HeaderMismatch, match_header
+from api.uploads.csv.header import NO_MAPPING, ColumnMapping, Columns, HeaderMismatch, match_header
 from api.uploads.csv.problems import CsvProblem
 from api.uploads.csv.urls import shorten, split_urls, starts_with_url, url_problem
 from streams.projections.csv_format import unprotect
@@ -69,7 +69,8 @@ class CheckedCsv:
 class Row:
     """A CSV row with its image URLs. ``number`` counts rows from 0, without blank rows and the header.
 
-    ``serial`` and ``product_name`` are trimmed; ``urls`` and ``cells`` are unchanged, ``cells`` aligned with
+    ``serial`` and ``product_name`` are trimmed; without a serial column, ``serial`` counts rows from 1. ``urls`` and
+    ``cells`` are unchanged, ``cells`` aligned with
     ``CheckedCsv.header``. The apostrophe that protects against formula injection is removed from all of them.
     """
 
@@ -80,9 +81,11 @@ class Row:
     cells: tuple[str, ...]
 
 
-def check(path: Path, *, max_images: int, content_type: str | None = None) -> CheckedCsv:
+def check(
+    path: Path, *, max_images: int, content_type: str | None = None, mapping: ColumnMapping = NO_MAPPING
+) -> CheckedCsv:
     """Validate the whole file in one call. Raises CsvRejected."""
-    steps = check_in_steps(path, max_images=max_images, content_type=content_type)
+    steps = check_in_steps(path, max_images=max_images, content_type=content_type, mapping=mapping)
     while (checked := next_step(steps)) is None:
         pass
     return checked
@@ -99,15 +102,15 @@ def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
 
 
 def check_in_steps(
-    path: Path, *, max_images: int, content_type: str | None = None
+    path: Path, *, max_images: int, content_type: str | None = None, mapping: ColumnMapping = NO_MAPPING
 ) -> Generator[None, None, CheckedCsv]:
     """Validate the whole file, in steps of some 0.1 s that let small files interleave with large ones.
 
     After it, ``read_rows`` can't fail. Reading stops at ``max_images``, which bounds the time per file.
-    ``content_type`` is the upload's; only its charset is used, and only if the bytes are ambiguous.
-    Raises CsvRejected.
+    ``content_type`` is the upload's; only its charset is used, and only if the bytes are ambiguous. ``mapping`` are
+    the upload's names of columns. Raises CsvRejected.
     """
-    dialect, header, columns = yield from _detect(path, content_type)
+    dialect, header, columns = yield from _detect(path, content_type, mapping)
     found = _Errors(header)
     rows = images = 0
     lines = read_cells_in_steps(path, dialect)
@@ -147,7 +150,7 @@ def read_rows(path: Path, checked: CheckedCsv) -> Iterator[Row]:
         cells = _aligned(row_cells, columns)
         yield Row(
             number,
-            cells[columns.serial].strip(),
+            str(number + 1) if columns.serial is None else cells[columns.serial].strip(),
             cells[columns.product_name].strip(),
             split_urls(cells[columns.urls]),
             tuple([cells[column] for column in columns.kept]),
@@ -166,11 +169,13 @@ def _first(rows: Iterator[Line | None]) -> Generator[None, None, Line]:
     return 1, []
 
 
-def _detect(path: Path, content_type: str | None) -> Generator[None, None, tuple[Dialect, list[str], Columns]]:
+def _detect(
+    path: Path, content_type: str | None, mapping: ColumnMapping
+) -> Generator[None, None, tuple[Dialect, list[str], Columns]]:
     """Detect the dialect by the first row that is a valid header, in steps; returns dialect, header and columns."""
     encoding = yield from detect_encoding(path, content_type)
     declared = sep_line_delimiter(path, encoding)
-    rejections: list[tuple[int, CsvRejected]] = []
+    rejections: list[tuple[tuple[int, int], CsvRejected]] = []
     for delimiter in DELIMITERS if declared is None else (declared, *DELIMITERS):
         dialect = Dialect(encoding, delimiter, sep_line=declared is not None)
         try:
@@ -180,14 +185,15 @@ def _detect(path: Path, content_type: str | None) -> Generator[None, None, tuple
                 raise CsvRejected.because(
                     CsvProblem.ROW_TOO_LONG, f"the header has more than {MAX_HEADER_BYTES:,} bytes", line=line
                 )
-            return dialect, header, match_header(header)
+            return dialect, header, match_header(header, mapping)
         except CsvRejected as rejected:  # broken quotes, but perhaps only for this delimiter
-            rejections.append((0, rejected))
+            rejections.append(((0, 1), rejected))
         except HeaderMismatch as mismatch:
-            rejections.append((mismatch.matched, _header_error(mismatch, header, line)))
-    # The delimiter with the most matched columns gives the best error; without any match it may not be a CSV at all.
-    nearest, rejection = max(rejections, key=lambda pair: pair[0])
-    raise (nearest == 0 and _markup_error(path, encoding)) or rejection
+            rejections.append(((mismatch.matched, max(1, len(header))), _header_error(mismatch, header, line)))
+    # The delimiter with the most matched columns, then the most columns, gives the best error; without any match it may
+    # not be a CSV at all.
+    (matched, _), rejection = max(rejections, key=lambda pair: pair[0])
+    raise (matched == 0 and _markup_error(path, encoding)) or rejection
 
 
 def _header_error(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvRejected:
@@ -199,7 +205,7 @@ def _header_error(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvR
         )
     errors = [RowError(line, problem.column, problem.code, problem.message) for problem in mismatch.problems]
     found = ", ".join(cell.strip() for cell in cells if cell.strip())
-    return CsvRejected(errors, 1, f"{mismatch}; the first row has: {shorten(found, 200)}")
+    return CsvRejected(errors, 1, f"{mismatch}; the first row has: {shorten(found, 200)}", header=cells)
 
 
 def _markup_error(path: Path, encoding: str) -> CsvRejected | None:
@@ -220,6 +226,7 @@ class _Errors:
     """Errors of a file: counts all bad rows, keeps the errors of the first of them."""
 
     def __init__(self, header: Sequence[str]) -> None:
+        self._header = header
         self._titles = [shorten(cell.strip(), 100) for cell in header]
         self._bad_rows = 0
         self._file_errors: list[str] = []
@@ -238,7 +245,8 @@ class _Errors:
     def rejection(self, rows: int, images: int) -> CsvRejected:
         bad_rows = [f"{self._bad_rows:,} of {rows:,} rows are invalid"] if self._bad_rows else []
         detail = "; ".join(bad_rows + self._file_errors)
-        return CsvRejected(self.errors, self._bad_rows + len(self._file_errors), detail, rows=rows, images=images)
+        count = self._bad_rows + len(self._file_errors)
+        return CsvRejected(self.errors, count, detail, rows=rows, images=images, header=self._header)
 
 
 class _TooManyCells(Exception):
@@ -276,10 +284,9 @@ def _check_row(cells: list[str], columns: Columns) -> tuple[list[Problem], int]:
         message = f"{count} cells, but the header has {columns.width}: quote cells that contain the delimiter"
         return [(None, CsvProblem.TOO_MANY_CELLS, message)], 0
     urls = split_urls(cells[columns.urls])
-    problems = [
-        *_text_problems(cells[columns.serial].strip(), columns.serial, "serial", MAX_SERIAL_CHARS),
-        *_text_problems(cells[columns.product_name].strip(), columns.product_name, "name", MAX_NAME_CHARS),
-    ]
+    problems = _text_problems(cells[columns.product_name].strip(), columns.product_name, "name", MAX_NAME_CHARS)
+    if columns.serial is not None:
+        problems[:0] = _text_problems(cells[columns.serial].strip(), columns.serial, "serial", MAX_SERIAL_CHARS)
     if not urls:
         problems.append((columns.urls, CsvProblem.URLS_MISSING, "the image URL is missing"))
     for number, url in enumerate(urls, start=1):

@@ -26,11 +26,12 @@ const authorization = () => (key() === null ? "" : '-H "Authorization: Bearer $S
 const address = (path) => quoted(location.origin + path);
 
 function formOf(upload) {
-  const { name, webhookUrl } = upload ?? { name: "products.csv" };
+  const { name, webhookUrl, columns } = upload ?? { name: "products.csv" };
   // curl ends an unquoted file name at a comma or semicolon.
   const file = /^[\w. -]+$/.test(name) ? name : `"${name.replace(/[\\"]/g, "\\$&")}"`;
   const hook = webhookUrl ? ` --form-string ${quoted(`webhookUrl=${webhookUrl}`)}` : "";
-  return `-F ${quoted(`file=@${file}`)}${hook}`;
+  const mapping = columns ? ` --form-string ${quoted(`columns=${columns}`)}` : "";
+  return `-F ${quoted(`file=@${file}`)}${hook}${mapping}`;
 }
 
 /** Quote a word for a POSIX shell. */

@@ -1,6 +1,7 @@
 // Start view: choose a CSV or paste URLs, validate, upload; recent requests.
 
 import { json } from "./api.js";
+import { columnsForm } from "./columns.js";
 import { csvOfUrls } from "./csv.js";
 import { el } from "./dom.js";
 import { images, number, rows } from "./format.js";
@@ -59,20 +60,21 @@ export function startView(signal) {
     recentRequests(signal));
 }
 
-async function checked(file, origin, outcome, signal) {
+async function checked(file, origin, outcome, signal, columns = "") {
   outcome.replaceChildren(el("p", { class: "busy" }, `Checking ${file.name} …`));
   let report;
   try {
-    report = await json("/api/upload?validate_only=true", { method: "POST", body: formOf(file), signal });
+    report = await json("/api/upload?validate_only=true", { method: "POST", body: formOf(file, { columns }), signal });
   } catch (problem) {
     if (!signal.aborted) outcome.replaceChildren(el("p", { class: "bad", role: "alert" }, problem.message));
     return;
   }
-  outcome.replaceChildren(report.valid ? uploadForm(file, report, outcome) : errorTable(file, report, origin));
+  const recheck = (mapping) => checked(file, origin, outcome, signal, mapping);
+  outcome.replaceChildren(report.valid ? uploadForm(file, report, outcome, columns) : errorTable(file, report, origin, recheck));
   outcome.querySelector("h2").focus();
 }
 
-function uploadForm(file, report, outcome) {
+function uploadForm(file, report, outcome, columns) {
   // One idempotency key per form: a retry after a lost response creates no second request.
   const idempotencyKey = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const hook = el("input", { id: "hook", type: "url", placeholder: "https://shop.example/hook", autocomplete: "off" });
@@ -91,9 +93,9 @@ function uploadForm(file, report, outcome) {
     const webhookUrl = hook.value.trim();
     try {
       const accepted = await json("/api/upload", {
-        method: "POST", body: formOf(file, webhookUrl), headers: { "Idempotency-Key": idempotencyKey },
+        method: "POST", body: formOf(file, { webhookUrl, columns }), headers: { "Idempotency-Key": idempotencyKey },
       });
-      rememberUpload(accepted.requestId, { name: file.name, webhookUrl });
+      rememberUpload(accepted.requestId, { name: file.name, webhookUrl, columns });
       location.hash = `#/requests/${accepted.requestId}`;
     } catch (problem) {
       error.hidden = false;
@@ -108,7 +110,7 @@ function uploadForm(file, report, outcome) {
     form);
 }
 
-function errorTable(file, report, origin) {
+function errorTable(file, report, origin, recheck) {
   const pasted = origin === "urls";
   const more = report.errorCount > report.errors.length;
   return el("section", { class: "found" },
@@ -123,12 +125,13 @@ function errorTable(file, report, origin) {
         el("tbody", {}, report.errors.map((error) => el("tr", {},
           el("td", { class: "figure" }, number(pasted ? error.row - 1 : error.row)), // without the header line
           el("td", {}, error.column ?? "–"),
-          el("td", {}, error.message)))))));
+          el("td", {}, error.message)))))),
+    !pasted && columnsForm(report, recheck));
 }
 
-function formOf(file, webhookUrl = "") {
+function formOf(file, fields) {
   const form = new FormData();
-  if (webhookUrl) form.append("webhookUrl", webhookUrl);
+  for (const [name, value] of Object.entries(fields)) if (value) form.append(name, value);
   form.append("file", file, file.name);
   return form;
 }

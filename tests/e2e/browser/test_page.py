@@ -95,6 +95,22 @@ def test_a_bad_csv_is_refused_row_by_row_before_anything_starts(page: Page, syst
     expect(page.get_by_role("heading", name="products.csv can't be used")).to_be_focused()
 
 
+def test_missing_columns_are_chosen_from_the_headers(page: Page, system: System, shop: Shop) -> None:
+    page.goto(system.url)
+    export = f'Handle;Title;Image Src;Note, "private"\nmug;Mug;x;{shop.add("chosen.jpg")}\n'
+    choose(page, export, "export.csv")
+    expect(page.get_by_label("Product Name")).to_have_value("Title")
+    expect(page.get_by_label("Input Image URLs")).to_have_value("Image Src")
+    page.get_by_label("Input Image URLs").select_option('Note, "private"')
+    page.get_by_role("button", name="Check with these columns").click()
+    expect(page.get_by_role("heading", name="export.csv is fine")).to_be_focused()
+    start(page)
+    expect_end(page, "Completed")
+    expect(page.get_by_text("Mug", exact=True)).to_have_count(1)
+    page.get_by_text("The same with curl").click()
+    expect(page.get_by_text("columns=", exact=False)).to_be_visible()
+
+
 def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     page.goto(system.url)
     dropped = page.evaluate_handle(

@@ -24,6 +24,8 @@ csvs = st.lists(rows, min_size=1, max_size=5).map(as_csv)
 schemathesis.openapi.media_type("text/csv", csvs)
 schemathesis.openapi.format("binary", csvs.map(bytes.decode))
 schemathesis.openapi.format("uri", urls)
+mappings = ["product:Product Name", "urls:input image urls", '"product:Product Name",serial:S. No.']
+schemathesis.openapi.format("column-mapping", st.sampled_from(mappings))
 
 
 @schemathesis.hook

@@ -86,7 +86,7 @@ def test_schemathesis_finds_no_contradiction_between_the_document_and_the_runnin
             *("run", f"{api.url}/openapi.json", "--checks", "all", "--header", f"Authorization: Bearer {KEY}"),
             *("--max-examples", "5", "--generation-deterministic", "--max-time", str(SECONDS), "--no-color"),
         ],
-        cwd=HERE.parents[2],
+        cwd=HERE.parents[3],
         capture_output=True,
         text=True,
         timeout=SECONDS + 60,
