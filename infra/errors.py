@@ -17,7 +17,7 @@ EXIT_IMAGES_FAILED = 4
 EXIT_STOPPED = 5
 """The watched request was cancelled, or its files have expired."""
 EXIT_UNAVAILABLE = 69
-"""Brokers or topics are missing at a worker's start (EX_UNAVAILABLE of sysexits.h)."""
+"""A worker lacks Kafka, a topic, Cassandra, its tables, the storage or its port (EX_UNAVAILABLE of sysexits.h)."""
 EXIT_FATAL = 70
 """Continuing could lose an event (EX_SOFTWARE of sysexits.h): a supervisor restarts the worker."""
 EXIT_INTERRUPTED = 130

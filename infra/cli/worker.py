@@ -5,6 +5,7 @@ from importlib import import_module
 
 from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session
+from infra.errors import EXIT_UNAVAILABLE, ExplainedError
 from infra.faust.app import run_worker
 from infra.kafka import require_partitions, require_topics
 from infra.settings import Settings
@@ -15,9 +16,13 @@ from streams.log.topics import Topics
 def run_app(name: str, settings: Settings) -> int:
     """Run ``compress``, ``progress`` or ``projections`` until it is stopped; returns the exit code.
 
-    Checks its dependencies first, so that a missing one is reported in one line.
+    Checks its dependencies first, so that a missing one is reported in one line. Raises ExplainedError.
     """
-    asyncio.run(_check_dependencies(name, settings))
+    try:
+        asyncio.run(_check_dependencies(name, settings))
+    except ExplainedError as error:
+        error.exit_code = EXIT_UNAVAILABLE
+        raise
     return run_worker(import_module(f"streams.{name}").app)
 
 

@@ -18,7 +18,7 @@ from mode.utils.queues import FlowControlEvent
 
 from infra import kafka
 from infra.cancellation import no_stray_cancellation
-from infra.errors import EXIT_UNAVAILABLE, end_process
+from infra.errors import EXIT_UNAVAILABLE, ExplainedError, end_process
 from infra.faust.consumer import GuardedConsumer
 from infra.faust.flow import GuardedFlowControl, GuardedStream
 from infra.faust.handle import GuardedAgent
@@ -106,13 +106,21 @@ class GuardedApp(WorkerApp):
         super()._create_directories()
 
     async def on_started_init_extra_tasks(self) -> None:
-        """Trap: Faust ignores that a stray cancellation ended a task or timer (mode/services.py ``_execute_task``)."""
+        """Trap: Faust ignores that a stray cancellation ended a task or timer (mode/services.py ``_execute_task``).
+
+        An exception ends the process, as one of an agent does.
+        """
         for task in self._app_tasks:
             self.add_future(self._guarded(task()))
 
     async def _guarded(self, task: Awaitable[Any]) -> None:
-        with no_stray_cancellation():
-            await task
+        try:
+            with no_stray_cancellation():
+                await task
+        except ExplainedError as error:
+            end_process(str(error), EXIT_UNAVAILABLE)
+        except Exception as error:  # noqa: BLE001 - Faust would end with exit code 1, and log the error four times
+            end_process(f"a task failed: {error!r}", error=error)
 
     async def on_first_start(self) -> None:
         await super().on_first_start()
@@ -246,8 +254,8 @@ def create_app(
 def run_worker(app: faust.App) -> int:
     """Run ``app`` until SIGTERM or SIGINT, as ``faust worker`` does, and return the exit code.
 
-    The logging configuration is kept. The process ends with ``EXIT_UNAVAILABLE`` if brokers or topics are missing
-    at start, and with ``EXIT_FATAL`` if continuing could lose an event.
+    The logging configuration is kept. The process ends with ``EXIT_UNAVAILABLE`` if a dependency is
+    missing, and with ``EXIT_FATAL`` if continuing could lose an event.
     """
     # Faust is verbose at INFO; at DEBUG it formats tables at each commit, which costs a third of the throughput
     level = logging.INFO if logger.isEnabledFor(logging.DEBUG) else logging.WARNING

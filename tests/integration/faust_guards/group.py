@@ -46,6 +46,7 @@ class Group:
         constants: dict[str, float] | None = None,
         options: dict[str, Any] | None = None,
         changelog: dict[str, str] | None = None,
+        task_error: str = "",
         create: bool = True,
     ) -> None:
         self.cluster = cluster
@@ -70,6 +71,7 @@ class Group:
             "publish_delay": publish_delay,
             "constants": constants or {},
             "options": options or {},
+            "task_error": task_error,
         }
         if create:
             cluster.create_topic(self.topic, partitions)

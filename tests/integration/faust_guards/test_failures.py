@@ -10,7 +10,7 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
-FATAL = 70
+FATAL, UNAVAILABLE = 70, 69
 
 
 def test_an_exception_that_leaves_an_agent_ends_the_process_and_commits_nothing_behind_it(
@@ -51,6 +51,13 @@ def test_stray_cancellation_ends_worker_and_commits_nothing(new_group: Callable[
         assert "StrayCancellationError" in group.output()
 
     at_once(meet_a_stray_cancellation, with_handle, one_by_one)
+
+
+@pytest.mark.parametrize(("error", "code"), [("ExplainedError", UNAVAILABLE), ("ValueError", FATAL)])
+def test_error_of_task_ends_worker(new_group: Callable[..., Group], error: str, code: int) -> None:
+    group = new_group(task_error=error)
+    assert group.start().wait(60) == code
+    assert group.output().count("a task that raises") == (1 if code == UNAVAILABLE else 3), "logged, raised, its source"
 
 
 def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: Callable[..., Group]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 from faust.types import EventT, StreamT
 
+from infra.errors import ExplainedError
 from infra.faust import app as faust_app
 from infra.faust import consumer, handle, monitor, producer, worker_app
 from infra.settings import Settings
@@ -97,6 +98,12 @@ async def agent(stream: StreamT[bytes]) -> None:
 @app.on_rebalance_complete.connect
 async def on_rebalance_complete(*_: Any, **__: Any) -> None:
     note("assigned", *sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic.get_topic_name()))
+
+
+@app.task  # type: ignore[untyped-decorator]
+async def task() -> None:
+    if spec["task_error"]:
+        raise {"ExplainedError": ExplainedError, "ValueError": ValueError}[spec["task_error"]]("a task that raises")
 
 
 if __name__ == "__main__":
