@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from aiokafka.structs import RecordMetadata
 
 from infra.kafka import DELIVERY_TIMEOUT, Batch, Headers, Producer
+from infra.observability import metrics
 from infra.settings import Settings
 from streams.events.base import HEADERS, Event
 from streams.events.images import ImageRequested
@@ -97,6 +98,8 @@ class EventLog:
         ``before_write``: awaited right before each event is handed to the producer; may refuse it by raising.
         """
         self.topics = Topics(settings.topic_prefix)
+        for topic in self.topics.configs():
+            metrics.PRODUCE_ERRORS.labels(topic)  # starts at 0, so that `increase()` sees the first one
         self.headers = (*HEADERS, (WORKER, f"{role}@{socket.gethostname()}-{os.getpid()}".encode()))
         self._producer = Producer(settings, linger_ms, delivery_timeout)
         self._before_write = before_write
