@@ -292,31 +292,40 @@ def test_every_role_is_deployed_probed_bounded_and_without_privileges() -> None:
     assert {
         name: entry["spec"]["template"]["spec"]["containers"][0]["args"] for name, entry in deployments.items()
     } == (ROLES)
-    for name, entry in (deployments | named("Job")).items():
+    for name, entry in deployments.items():
         pod = entry["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["enableServiceLinks"] is False, "a service named shrinkstream would give settings"
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
-        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
-        assert container["resources"]["limits"]["memory"]
-        if name in ROLES:
-            assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
-            (port,) = container["ports"]
-            said = entry["spec"]["template"]["metadata"]["annotations"]
-            assert said["prometheus.io/port"] == str(port["containerPort"]) == str(port_of(name))
-            assert {probe["httpGet"]["path"] for key, probe in container.items() if key.endswith("Probe")} <= PROBES
-            assert pod["terminationGracePeriodSeconds"] > 15, "SIGTERM drains and commits within 10 s"
-            assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
-            budget = named("PodDisruptionBudget")[name]["spec"]
-            assert budget["selector"]["matchLabels"] == entry["spec"]["selector"]["matchLabels"]
+        for one in (container, *pod.get("initContainers", [])):
+            assert one["securityContext"]["readOnlyRootFilesystem"] is True
+            assert one["securityContext"]["capabilities"]["drop"] == ["ALL"]
+            assert one["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert one["resources"]["limits"]["memory"]
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(), name
+        (port,) = container["ports"]
+        said = entry["spec"]["template"]["metadata"]["annotations"]
+        assert said["prometheus.io/port"] == str(port["containerPort"]) == str(port_of(name))
+        assert {probe["httpGet"]["path"] for key, probe in container.items() if key.endswith("Probe")} <= PROBES
+        assert pod["terminationGracePeriodSeconds"] > 15, "SIGTERM drains and commits within 10 s"
+        assert entry["spec"]["selector"]["matchLabels"] == entry["spec"]["template"]["metadata"]["labels"]
+        budget = named("PodDisruptionBudget")[name]["spec"]
+        assert budget["selector"]["matchLabels"] == entry["spec"]["selector"]["matchLabels"]
+
+
+def test_every_object_can_be_applied_again() -> None:
+    # The template of a Job is immutable: a second `kubectl apply` with another image or setting would fail.
+    assert named("Job") == {}
+    (init,) = named("Deployment")["projections"]["spec"]["template"]["spec"]["initContainers"]
+    assert init["args"] == ["init"]
 
 
 @pytest.mark.parametrize("role", [*ROLES, "init"])
-def test_pod_has_only_the_secrets_of_its_role(role: str) -> None:
-    entry = (named("Deployment") | named("Job"))[role]
-    (container,) = entry["spec"]["template"]["spec"]["containers"]
+def test_container_has_only_the_secrets_of_its_role(role: str) -> None:
+    pods = [entry["spec"]["template"]["spec"] for entry in named("Deployment").values()]
+    (container,) = (
+        one for pod in pods for one in (*pod["containers"], *pod.get("initContainers", [])) if one["name"] == role
+    )
     assert container["envFrom"] == [{"configMapRef": {"name": "shrinkstream"}}]
     keys = {variable["name"] for variable in container["env"] if "valueFrom" in variable}
     ours = {name for name in keys if name.startswith(PREFIX)}
@@ -350,8 +359,8 @@ def test_network_policies_keep_pods_from_private_networks() -> None:
         for name, policy in policies.items()
         if name != "shrinkstream"
     }
-    assert roles == {"cassandra": ["api", "projections", "init"], "internet": ["api", "compress", "projections"]}
-    for entry in (named("Deployment") | named("Job")).values():
+    assert roles == {"cassandra": ["api", "projections"], "internet": ["api", "compress", "projections"]}
+    for entry in named("Deployment").values():
         labels = entry["spec"]["template"]["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == "shrinkstream"
         assert labels["app.kubernetes.io/component"] == entry["metadata"]["name"]
