@@ -24,6 +24,7 @@ class Reason(StrEnum):
     TOO_MANY_FRAMES = "too_many_frames"
     CANNOT_ENCODE = "cannot_encode"
     DECODE_TIMEOUT = "decode_timeout"
+    DECODE_HUNG = "decode_hung"
     DECODE_CRASHED = "decode_crashed"
     DECODE_MEMORY = "decode_memory"
 

@@ -18,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -51,7 +51,7 @@ LIBRARY_SETTINGS = {
 }
 # A decoder that died while idle is noticed when it is next used; its successor may have died too, or be killed at work.
 ATTEMPTS = 3
-# Wall-clock limit of an image in multiples of its CPU limit: only a decoder that hangs, or gets no CPU, reaches it.
+# Wall-clock limit of an image in multiples of its CPU limit: only a decoder that gets no CPU reaches it.
 WALL_CLOCK_FACTOR = 10
 
 OUT_OF_CPU = "used up its CPU time"
@@ -148,10 +148,10 @@ class DecoderPool:
 
         Waits for a decoder to be free, however long that takes; only then the time limit starts. Cancelling
         kills the decoder. An image whose decoder is killed from outside is tried once more: the kernel, short of
-        memory, takes the largest process, whatever has made it short. An image that runs out of wall clock but not of
-        CPU time is tried again by a fresh decoder, ATTEMPTS times in all. Raises ImageRejected, with
-        ``decode_timeout``, ``decode_crashed`` and ``decode_memory`` on top of the codec's own reasons, and
-        DecoderUnavailable.
+        memory, takes the largest process, whatever has made it short. An image whose decoder hangs, or runs out of wall
+        clock but not of CPU time, is tried again by a fresh decoder, ATTEMPTS times in all; it is rejected if each of
+        them hangs. Raises ImageRejected, with ``decode_timeout``, ``decode_hung``, ``decode_crashed`` and
+        ``decode_memory`` on top of the codec's own reasons, and DecoderUnavailable.
         """
         request = {
             "bytes": len(data),
@@ -159,13 +159,15 @@ class DecoderPool:
             "max_pixels": max_pixels,
             "target_format": target_format,
         }
-        killed = False
+        killed, hung = False, 0
         for _ in range(ATTEMPTS):
             async with self._decoder() as decoder:
                 used_before = decoder.cpu_seconds
                 try:
-                    async with asyncio.timeout(self._timeout * WALL_CLOCK_FACTOR):
-                        return await decoder.shrink(request, data)
+                    return await self._within_limits(decoder, decoder.shrink(request, data))
+                except _Hung:
+                    hung += 1
+                    logger.warning("decoder hangs", idle_seconds=self._timeout)
                 except TimeoutError:
                     used = decoder.cpu_seconds - used_before
                     if used >= self._timeout:  # it has moved its own limit
@@ -181,9 +183,30 @@ class DecoderPool:
                         killed = True
                         continue
                     raise ImageRejected(death.reason, str(death)) from None
+        if hung == ATTEMPTS:
+            raise ImageRejected(Reason.DECODE_HUNG, f"{ATTEMPTS} decoders in a row used no CPU for {self._timeout:g} s")
         raise DecoderUnavailable(
             f"{ATTEMPTS} decoders in a row died early or got too little CPU time; is the machine overloaded?"
         )
+
+    async def _within_limits(self, decoder: "_Decoder", work: Coroutine[Any, Any, Shrunk]) -> Shrunk:
+        """The result of ``work``, which is cancelled after the wall-clock limit (TimeoutError), or once _Hung.
+
+        A decoder without any CPU time for as long as an image may use waits for something that never comes: an
+        overloaded machine gives each process some. Before the next attempt a fresh decoder shrinks images of ours.
+        """
+        task = asyncio.create_task(work)
+        try:
+            for _ in range(WALL_CLOCK_FACTOR):
+                used = decoder.cpu_seconds
+                done, _ = await asyncio.wait({task}, timeout=self._timeout)
+                if done:
+                    return task.result()
+                if decoder.cpu_seconds == used:
+                    raise _Hung
+            raise TimeoutError
+        finally:
+            await cancel_and_wait(task)
 
     @asynccontextmanager
     async def _decoder(self) -> AsyncIterator["_Decoder"]:
@@ -237,6 +260,10 @@ def _note_failed_restart(error: BaseException) -> None:
 
 class _DiedBefore(Exception):
     """The decoder was dead before it had the whole image: not the image's fault."""
+
+
+class _Hung(Exception):
+    """The decoder waits, and uses no CPU time."""
 
 
 class _DiedAt(Exception):

@@ -17,6 +17,7 @@ import pytest
 import structlog
 from PIL import Image
 
+from infra.observability.process_usage import cpu_seconds
 from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import pool as pools
 from streams.compress.decoders import sandbox
@@ -239,6 +240,7 @@ def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Killed while one of its decoders is at work, and so does not look at its pipe."""
     worker = """
 import asyncio, sys
+from infra.observability.process_usage import cpu_seconds
 from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import pool as pools
 from streams.compress.decoders import sandbox
@@ -300,15 +302,46 @@ async def test_image_without_cpu_time_is_tried_again() -> None:
         assert starved not in pool.process_ids
 
 
+@pytest.mark.slow
 @LINUX
-async def test_images_without_cpu_time_blame_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_images_with_little_cpu_time_blame_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "ATTEMPTS", 1)
-    async with DecoderPool(1, 0.1, MEMORY) as pool:
+    async with DecoderPool(1, 1, MEMORY) as pool:
         starved = pool.process_ids[0]
-        os.kill(starved, signal.SIGSTOP)
+        image = asyncio.create_task(shrunk(pool, endless_jpeg()))
+        while not image.done():
+            used = cpu_seconds(starved)
+            while not image.done() and cpu_seconds(starved) <= used:
+                os.kill(starved, signal.SIGCONT)
+                await asyncio.sleep(0.001)
+            if not image.done():
+                os.kill(starved, signal.SIGSTOP)
+            await asyncio.wait({image}, timeout=0.5)
         with pytest.raises(DecoderUnavailable, match="overloaded"):
-            await shrunk(pool, jpeg())
+            await image
         await all_decoders(pool, 1, but=starved)
+
+
+@pytest.mark.slow
+@LINUX
+async def test_image_that_hangs_three_decoders_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, hanging, stopped = pools._Decoder.shrink, jpeg(width=33), []
+
+    async def stopping(decoder: pools._Decoder, request: dict[str, object], data: bytes) -> Shrunk:
+        if data == hanging:
+            assert decoder.pid is not None
+            stopped.append(decoder.pid)
+            os.kill(decoder.pid, signal.SIGSTOP)
+        return await original(decoder, request, data)
+
+    monkeypatch.setattr(pools._Decoder, "shrink", stopping)
+    async with decoding(timeout=1) as pool:
+        rejected = asyncio.create_task(reason(pool, hanging))
+        while not rejected.done():  # its neighbours go on
+            assert (await shrunk(pool, jpeg())).width == 64
+        assert await rejected == Reason.DECODE_HUNG
+        assert len(set(stopped)) == 3
+        await all_decoders(pool)
 
 
 @LINUX
