@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from itertools import chain
 
+import structlog
 from yarl import URL
 
 from infra.outbound.addresses import Address, AllowList
 from infra.outbound.budget import TimeBudget
 from infra.outbound.names import Names
-from infra.outbound.reasons import ForbiddenUrl, OutboundError, Reason
+from infra.outbound.reasons import OutboundError, Reason, no_address
 
 IDLE_SECONDS = 5.0
 
@@ -34,6 +35,8 @@ NEXT_ADDRESS_AFTER = 0.25
 """Seconds after which the next address is tried as well (RFC 8305 §5, happy eyeballs)."""
 
 Origin = tuple[str, str, int]  # scheme, host, port
+
+logger = structlog.get_logger(__name__)
 
 
 class Connection(asyncio.Protocol):
@@ -148,7 +151,8 @@ class Connections:
         addresses = [host] if _address(host) else await self._names.resolve(host, owner, budget)
         permitted = [address for text in addresses if (address := self._permitted(text, port, trusted))]
         if not permitted:
-            raise ForbiddenUrl(Reason.FORBIDDEN_ADDRESS, f"{host} resolves to forbidden addresses only")
+            logger.info("host resolves to forbidden addresses only", host=host)
+            raise no_address(host)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 connected = await self._first_connected(permitted, port, trusted)

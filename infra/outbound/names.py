@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from infra.outbound.budget import TimeBudget
-from infra.outbound.reasons import OutboundError, Reason
+from infra.outbound.reasons import OutboundError, Reason, no_address
 
 LOOK_UP_TIMEOUT = 10.0
 """Seconds for an answer. The system's resolver asks each name server twice, 5 seconds each (resolv.conf(5))."""
@@ -101,8 +101,9 @@ class Names:
                     Reason.DNS_FAILED, f"the name servers of {host} don't answer in time", retryable=True
                 ) from None
             except (OSError, UnicodeError) as error:
-                passing = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-                raise OutboundError(Reason.DNS_FAILED, f"{host} can't be resolved", retryable=passing) from None
+                if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                    raise OutboundError(Reason.DNS_FAILED, f"{host} can't be resolved now", retryable=True) from None
+                raise no_address(host) from None
         finally:
             look_up.askers -= 1
             if not look_up.askers and look_up in self._queue:

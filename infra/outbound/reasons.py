@@ -43,7 +43,15 @@ class OutboundError(Exception):
 
 
 class ForbiddenUrl(OutboundError):
-    """The URL, or the address that its host resolves to, must not be requested. Permanent."""
+    """The URL must not be requested. Permanent."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(reason, detail)
+
+
+def no_address(host: str) -> OutboundError:
+    """The error of a name without an address that may be requested.
+
+    The same whether it doesn't exist or is one of a private network: a tenant must not learn which names exist there.
+    """
+    return OutboundError(Reason.DNS_FAILED, f"{host} has no address, or none that may be requested")

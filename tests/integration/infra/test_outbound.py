@@ -243,7 +243,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_refused(address: str)
     async with serving(says()) as site:
         allow = AllowList.parse(f"192.0.2.1:{site.port}")
         error = await refusal(site.url(host="images.test"), allow, look_up=http_site.Names(images_test=[[address]]))
-        assert error.reason == Reason.FORBIDDEN_ADDRESS
+        assert error.reason == Reason.DNS_FAILED
         assert not error.retryable
         assert address not in error.detail
         assert site.connections == 0
@@ -256,7 +256,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_refused() -> None:
         assert checked == ["1.1.1.1"]
         allow = AllowList.parse(f"192.0.2.1:{site.port}")
         error = await refusal(site.url(host="rebind.test"), allow, look_up=names)
-        assert error.reason == Reason.FORBIDDEN_ADDRESS
+        assert error.reason == Reason.DNS_FAILED
         assert names.lookups == ["rebind.test", "rebind.test"]
         assert site.connections == 0
 
@@ -269,9 +269,9 @@ async def test_a_name_whose_answer_changes_between_two_requests_is_checked_again
     ):
         url = site.url(host="rebind.test")
         assert (await client.get(url, max_bytes=10, budget=TimeBudget(10))).body == b"pixels"
-        with pytest.raises(ForbiddenUrl) as caught:
+        with pytest.raises(OutboundError) as caught:
             await client.get(url, max_bytes=10, budget=TimeBudget(10))
-        assert caught.value.reason == Reason.FORBIDDEN_ADDRESS
+        assert caught.value.reason == Reason.DNS_FAILED
         assert len(names.lookups) == 2
 
 
@@ -308,14 +308,14 @@ async def test_trust_in_one_name_opens_nothing_for_another_that_leads_to_the_sam
             )
         good, evil = outcomes[::2], outcomes[1::2]
         assert all(isinstance(outcome, Response) for outcome in good)
-        assert all(isinstance(outcome, ForbiddenUrl) for outcome in evil)
+        assert all(isinstance(outcome, OutboundError) for outcome in evil)
         assert {heard.headers["host"] for heard in site.heard} == {f"good.test:{site.port}"}
 
 
 async def test_localhost_is_refused_unless_its_address_or_name_is_allowed() -> None:
     async with serving(says(200, b"pixels")) as site:
         url = site.url(host="localhost")
-        assert (await refusal(url, AllowList.parse(f"192.0.2.1:{site.port}"))).reason == Reason.FORBIDDEN_ADDRESS
+        assert (await refusal(url, AllowList.parse(f"192.0.2.1:{site.port}"))).reason == Reason.DNS_FAILED
         assert site.connections == 0
         assert (await get(url, AllowList.parse("127.0.0.1"))).body == b"pixels"
         assert (await get(url, AllowList.parse(f"localhost:{site.port}"))).body == b"pixels"
@@ -336,6 +336,19 @@ async def test_a_name_that_cannot_be_resolved_is_an_error_that_may_pass_or_not(c
     error = await refusal("http://images.test/", look_up=broken)
     assert error.reason == Reason.DNS_FAILED
     assert error.retryable is retryable
+
+
+async def test_private_name_fails_as_unknown_name_does() -> None:
+    def look_up(name: str) -> Sequence[str]:
+        if name == "unknown.test":
+            raise socket.gaierror(socket.EAI_NONAME, "no")
+        return ["10.0.0.7"]
+
+    unknown, private = [await refusal(f"http://{name}.test/", look_up=look_up) for name in ("unknown", "private")]
+    assert private.reason == unknown.reason
+    assert private.detail.replace("private", "unknown") == unknown.detail
+    assert type(private) is type(unknown)
+    assert private.retryable is unknown.retryable
 
 
 async def test_a_closed_port_is_an_error_that_may_pass() -> None:
@@ -390,8 +403,8 @@ async def test_one_redirect_more_is_refused() -> None:
         ("//169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
         ("http://0xa9fea9fe/", Reason.FORBIDDEN_ADDRESS),
         ("http://[::ffff:169.254.169.254]/", Reason.FORBIDDEN_ADDRESS),
-        ("http://metadata.test/", Reason.FORBIDDEN_ADDRESS),
-        ("https://metadata.test/", Reason.FORBIDDEN_ADDRESS),
+        ("http://metadata.test/", Reason.DNS_FAILED),
+        ("https://metadata.test/", Reason.DNS_FAILED),
         ("http://1.1.1.1:22/", Reason.FORBIDDEN_PORT),
         ("file:///etc/passwd", Reason.FORBIDDEN_SCHEME),
         ("ftp://images.test/", Reason.FORBIDDEN_SCHEME),
