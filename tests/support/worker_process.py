@@ -39,6 +39,7 @@ class WorkerProcess:
         """What kill -9 does."""
         self.process.kill()
         self.process.wait(STOP_SECONDS)
+        print(self.log[-20_000:])  # pytest shows it if the test fails
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""

@@ -294,7 +294,7 @@ async def test_two_workers_that_come_and_go_send_each_message_once(own: Settings
             assert sorted(one.webhook_id for one in receiver.got) == wanted
     finally:
         for worker in workers:
-            worker.process.kill()
+            worker.kill()
 
 
 # --- read models
