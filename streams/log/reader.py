@@ -40,14 +40,19 @@ class RecordsGoneError(ExplainedError):
     """A topic was truncated or created anew while it was read."""
 
 
-@asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
+def groupless_consumer(settings: Settings, reset: str = "none") -> AIOKafkaConsumer:
+    """``reset``: where it goes on if a topic is truncated or created anew; at the end would leave out records."""
+    return AIOKafkaConsumer(
         **connection_options(settings),
         enable_auto_commit=False,
         max_partition_fetch_bytes=4 * 1024 * 1024,
-        auto_offset_reset="none",  # skipping to the end would leave out records
+        auto_offset_reset=reset,
     )
+
+
+@asynccontextmanager
+async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    consumer = groupless_consumer(settings)
     try:
         try:
             await start_client(consumer, SILENCE_SECONDS)

@@ -14,25 +14,21 @@ from typing import TypeAlias
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import RecordMetadata
 
-from infra.cancellation import cancel_and_wait, no_stray_cancellation
+from infra.cancellation import cancel_and_wait
 from infra.errors import ExplainedError
 from infra.kafka import (
     admin_client,
     committed_offsets,
-    connection_options,
     partitions_of,
-    start_client,
-    stop_client,
-    unreachable,
 )
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.registry import decode_or_none
 from streams.events.requests import RequestCancelled, RequestCompleted, RequestCreated, RequestRetried
+from streams.log.follower import Follower
 from streams.log.topics import Topics
 from streams.progress.owner_index import RequestsByOwner
 from streams.progress.store import decode_row, decode_tally, split_key
@@ -97,10 +93,8 @@ class ProgressView:
         self._topics = Topics(settings.topic_prefix)
         self._requests: dict[str, _Request] = {}
         self._evicted: set[str] = set()
-        self._consumer: AIOKafkaConsumer | None = None
-        self._partitions: list[TopicPartition] = []
-        self._positions: dict[TopicPartition, int] = {}
-        self._advanced = asyncio.Condition()
+        # Skipping to the end of a topic that was truncated or created anew would leave the view wrong.
+        self._follower = Follower(settings, self._take)
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._by_owner = RequestsByOwner()
         self._tasks: list[asyncio.Task[None]] = []
@@ -111,30 +105,8 @@ class ProgressView:
 
         Raises KafkaUnavailableError or StaleViewError when that takes longer.
         """
-        consumer = AIOKafkaConsumer(
-            **connection_options(self._settings),
-            enable_auto_commit=False,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
-            # Skipping to the end of a topic that was truncated or created anew would leave the view wrong.
-            auto_offset_reset="none",
-        )
-        try:
-            await start_client(consumer, timeout)
-        except (KafkaError, OSError, TimeoutError) as error:
-            await stop_client(consumer.stop)
-            raise unreachable(self._settings, error) from None
-        self._consumer = consumer
-        try:
-            async with asyncio.timeout(timeout), admin_client(self._settings) as admin:
-                positions = await self._starting_positions(admin)
-        except (KafkaError, TimeoutError) as error:
-            raise unreachable(self._settings, error) from None
-        self._partitions = list(positions)
-        consumer.assign(self._partitions)
-        for partition, offset in positions.items():
-            consumer.seek(partition, offset)
-        self._positions = dict(positions)
-        self._tasks.append(asyncio.create_task(self._read(consumer), name="progress view"))
+        await self._follower.start(self._starting_positions, timeout)
+        self._tasks.append(asyncio.create_task(self._follower.run(), name="progress view"))
         await self.catch_up(timeout)
         self._tasks.append(asyncio.create_task(self._keep_catching_up(), name="progress view's age"))
 
@@ -144,8 +116,7 @@ class ProgressView:
 
     async def stop(self) -> None:
         await cancel_and_wait(*self._tasks)
-        if self._consumer is not None:
-            await stop_client(self._consumer.stop)
+        await self._follower.stop()
 
     async def broken(self) -> None:
         """Wait until reading ends, which it does only with an error; raises that."""
@@ -197,16 +168,10 @@ class ProgressView:
 
     async def catch_up(self, timeout: float) -> None:
         """Wait until everything that is on Kafka at the time of the call has been read."""
-        if self._consumer is None:
-            raise StaleViewError("the progress view is not started")
         begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(timeout):
-                ends = await self.ask_ends()
-                async with self._advanced:
-                    await self._advanced.wait_for(
-                        lambda: all(self._positions[partition] >= end for partition, end in ends.items())
-                    )
+                await self._follower.reach(await self.ask_ends())
         except (TimeoutError, KafkaError) as error:
             raise StaleViewError(f"the progress view has not caught up with Kafka: {error or 'too slow'}") from None
         self._fresh_at = max(self._fresh_at, begun)
@@ -221,16 +186,14 @@ class ProgressView:
 
     async def ask_ends(self) -> dict[TopicPartition, int]:
         """Where everything that is read ends by now. Raises KafkaError; the caller bounds the wait."""
-        assert self._consumer is not None, "the progress view is not started"
-        ends: dict[TopicPartition, int] = await self._consumer.end_offsets(self._partitions)
-        return ends
+        return await self._follower.ends()
 
     async def reached(self, written: RecordMetadata, timeout: float) -> None:
         """Wait until a record of the requests topic has been read; StaleViewError after ``timeout`` seconds."""
         place = TopicPartition(written.topic, written.partition)
         try:
-            async with asyncio.timeout(timeout), self._advanced:
-                await self._advanced.wait_for(lambda: self._positions[place] > written.offset)
+            async with asyncio.timeout(timeout):
+                await self._follower.reach({place: written.offset + 1})
         except TimeoutError:
             raise StaleViewError("the progress view has not caught up with Kafka") from None
 
@@ -250,39 +213,14 @@ class ProgressView:
             if not watchers:
                 del self._watchers[request_id]
 
-    async def _starting_positions(self, admin: AIOKafkaAdminClient) -> dict[TopicPartition, int]:
-        assert self._consumer is not None
-        changelog = await partitions_of(admin, self._topics.progress_changelog)
-        requests = await partitions_of(admin, self._topics.requests)
-        beginnings = await self._consumer.beginning_offsets([*changelog, *requests])
-        committed = await committed_offsets(admin, self._topics.group("progress"), requests)
+    async def _starting_positions(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+        async with admin_client(self._settings) as admin:
+            changelog = await partitions_of(admin, self._topics.progress_changelog)
+            requests = await partitions_of(admin, self._topics.requests)
+            committed = await committed_offsets(admin, self._topics.group("progress"), requests)
+        beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets([*changelog, *requests])
         # What the progress workers have committed is in the changelog already.
-        for partition in requests:
-            beginnings[partition] = max(beginnings[partition], committed[partition])
-        return dict(beginnings)
-
-    async def _read(self, consumer: AIOKafkaConsumer) -> None:
-        with no_stray_cancellation():
-            while True:
-                await self._read_batch(consumer)
-
-    async def _read_batch(self, consumer: AIOKafkaConsumer) -> None:
-        try:
-            batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)
-        except OffsetOutOfRangeError as error:
-            raise StaleViewError(f"a topic was truncated or created anew; the API must start again: {error}") from None
-        except KafkaError as error:
-            logger.warning("progress view cannot read from Kafka", error=str(error))
-            await asyncio.sleep(1)
-            return
-        for partition, records in batches.items():
-            self._take(partition, records)
-            self._positions[partition] = records[-1].offset + 1
-        for partition in self._partitions:
-            # Compacted records leave gaps: the position is the consumer's, not the last record's.
-            self._positions[partition] = max(self._positions[partition], await consumer.position(partition))
-        async with self._advanced:
-            self._advanced.notify_all()
+        return beginnings | {partition: max(beginnings[partition], committed[partition]) for partition in requests}
 
     def _take(self, partition: TopicPartition, records: Iterable[ConsumerRecord[bytes, bytes]]) -> None:
         take: Callable[[ConsumerRecord[bytes, bytes]], None]

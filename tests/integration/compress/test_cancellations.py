@@ -6,9 +6,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.settings import Settings
-from streams.compress import cancellations
 from streams.compress.cancellations import following_cancellations
 from streams.events.requests import RequestCancelled
+from streams.log import follower, reader
 from streams.log.producer import EventLog
 from tests.support.examples import requested
 from tests.support.waiting import eventually
@@ -28,8 +28,8 @@ class InterruptedConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka h
 async def test_reader_survives_broken_connections(
     kafka_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancellations, "RETRY_SECONDS", 0.01)
-    monkeypatch.setattr(cancellations, "AIOKafkaConsumer", InterruptedConsumer)
+    monkeypatch.setattr(follower, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(reader, "AIOKafkaConsumer", InterruptedConsumer)
     InterruptedConsumer.errors = [ConnectionResetError("reset"), TimeoutError(), OSError(113, "No route to host")]
     log = EventLog(kafka_settings)
     await log.start()
@@ -56,7 +56,7 @@ class SeekingConsumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has n
 async def test_reader_rereads_truncated_topic(
     kafka_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cancellations, "AIOKafkaConsumer", SeekingConsumer)
+    monkeypatch.setattr(reader, "AIOKafkaConsumer", SeekingConsumer)
     log = EventLog(kafka_settings)
     await log.start()
     try:

@@ -20,6 +20,7 @@ from streams.events.base import Event
 from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.log.producer import EventLog
+from streams.log.reader import RecordsGoneError
 from streams.log.topics import Topics
 from streams.progress.store import fold, row_key, tally_key
 from streams.progress.view import ProgressView, StaleViewError
@@ -256,9 +257,9 @@ async def test_view_ends_where_its_records_are_gone(kafka_settings: Settings) ->
     """A topic was truncated or created anew: a view that went on from the end would be wrong for ever."""
     place = TopicPartition(Topics(kafka_settings.topic_prefix).requests, 0)
     async with viewing(kafka_settings) as view:
-        assert view._consumer is not None
-        view._consumer.seek(place, 1_000_000)
-        with pytest.raises(StaleViewError, match="truncated"):
+        assert view._follower._consumer is not None
+        view._follower._consumer.seek(place, 1_000_000)
+        with pytest.raises(RecordsGoneError, match="truncated"):
             await view.broken()
 
 
