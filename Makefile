@@ -77,8 +77,9 @@ test-containers: install $(DEV)
 bench: install $(DEV)
 	$(VENV)/bin/python -m tests.bench $(BENCH)
 
+# make drill ARGS="--cluster 1"
 drill: install $(DEV)
-	$(VENV)/bin/python -m tests.drill
+	$(VENV)/bin/python -m tests.drill $(ARGS)
 
 soak: install $(DEV)
 	$(VENV)/bin/python -m tests.soak

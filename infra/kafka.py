@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import ssl
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -198,7 +199,12 @@ class Producer:
         async with self._deadline():
             client = await self._usable_client()
             future: asyncio.Future[RecordMetadata] = await client.send(
-                topic, value=value, key=key, partition=partition, headers=list(headers)
+                topic,
+                value=value,
+                key=key,
+                partition=partition,
+                timestamp_ms=_now_ms(),
+                headers=list(headers),
             )
         self._track(future, client, topic)
         return future
@@ -343,6 +349,11 @@ async def _wait_for_leaders(client: AIOKafkaProducer, topics: Iterable[str]) -> 
 _produced_to = cache(metrics.PRODUCED.labels)
 
 
+def _now_ms() -> int:
+    """By Python's clock, as the times in events; aiokafka asks the operating system."""
+    return int(time.time() * 1000)
+
+
 class Batch:
     """A batch of records for one partition."""
 
@@ -351,7 +362,8 @@ class Batch:
 
     def append(self, key: bytes, value: bytes, headers: Headers) -> bool:
         """Add a record; False: the batch is full. The first record fits whatever its size."""
-        return self.builder.append(timestamp=None, key=key, value=value, headers=list(headers)) is not None
+        taken = self.builder.append(timestamp=_now_ms(), key=key, value=value, headers=list(headers))
+        return taken is not None
 
     @property
     def size(self) -> int:

@@ -10,7 +10,6 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from infra.devserver.ports import LOOPBACK
 from infra.devserver.security import USERNAME, Security
 from infra.devserver.server import HERE, EmbeddedServer
 from infra.observability.logs import silenced
@@ -59,7 +58,7 @@ class EmbeddedCassandra(EmbeddedServer):
     async def prepare(self) -> list[str]:
         config = self.write_config(
             "cassandra.yaml",
-            host=LOOPBACK,
+            host=self.host,
             client_port=self._ports["client"],
             storage_port=self._ports["storage"],
             security=self._security_config(),
@@ -93,10 +92,10 @@ class EmbeddedCassandra(EmbeddedServer):
 
     def _execute(self, password: str | None, cql: str) -> bool:
         """Run a statement on this node; whether it was possible."""
-        only_this = ExecutionProfile(WhiteListRoundRobinPolicy([LOOPBACK]), request_timeout=PROBE_SECONDS)
+        only_this = ExecutionProfile(WhiteListRoundRobinPolicy([self.host]), request_timeout=PROBE_SECONDS)
         cafile = self._security.cafile if self._security else None
         with Cluster(
-            [LOOPBACK],
+            [self.host],
             self.port,
             protocol_version=PROTOCOL_VERSION,
             connect_timeout=PROBE_SECONDS,

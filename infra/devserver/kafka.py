@@ -4,10 +4,11 @@ import asyncio
 import base64
 import ssl
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -48,7 +49,7 @@ class EmbeddedKafka(EmbeddedServer):
 
     name = "Kafka"
     server = "kafka"
-    port_names = ("client", "controller")
+    port_names: ClassVar[Sequence[str]] = ("client", "controller")
     stop_seconds = 15.0
 
     def __init__(self, data_dir: Path, security: Security | None = None) -> None:

@@ -52,6 +52,7 @@ class EmbeddedServer(ABC):
     server: ClassVar["Server"]
     port_names: ClassVar[Sequence[str]]  # the first is the one for clients
     stop_seconds: ClassVar[float]
+    host = LOOPBACK
 
     def __init__(self, data_dir: Path) -> None:
         self.directory = data_dir.absolute() / self.server
@@ -64,7 +65,7 @@ class EmbeddedServer(ABC):
     @property
     def address(self) -> str:
         """``host:port`` for clients, once started."""
-        return f"{LOOPBACK}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def port(self) -> int:
@@ -98,7 +99,7 @@ class EmbeddedServer(ABC):
         # The lock belongs to the open file, which the server inherits: it is held for as long as any process
         # uses the data, even if this one is killed.
         with await self._lock_directory() as lock:
-            self._ports = remembered_ports(self.directory / "ports.json", self.port_names)
+            self._ports = self.choose_ports()
             arguments = await self.prepare()
             self._process = self.java(*arguments, pass_fds=[lock.fileno()])
             await self._process.start()
@@ -112,6 +113,10 @@ class EmbeddedServer(ABC):
         """Stop the server gracefully; safe to call at any time."""
         if self._process is not None:
             await self._process.stop(self.stop_seconds)
+
+    def choose_ports(self) -> dict[str, int]:
+        """A port for each of ``port_names``, the same at the next start if it is still free."""
+        return remembered_ports(self.directory / "ports.json", self.port_names)
 
     @abstractmethod
     async def prepare(self) -> list[str]:
@@ -177,4 +182,4 @@ class EmbeddedServer(ABC):
         """A cheap check first: the client would log each refused connection as an error."""
         with socket.socket() as probe:
             probe.settimeout(POLL_SECONDS)
-            return probe.connect_ex((LOOPBACK, self.port)) == 0
+            return probe.connect_ex((self.host, self.port)) == 0

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import structlog
 
@@ -99,7 +98,7 @@ class Sender:
             response.status,
             None if 200 <= response.status < 300 else f"http_{response.status}",
             _milliseconds_since(started),
-            retry_after=parse_retry_after(said, datetime.now(UTC)) if said else None,
+            retry_after=parse_retry_after(said, utc_now()) if said else None,
         )
 
 

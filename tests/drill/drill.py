@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,31 +15,51 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from infra.cli.system import TARGETS
+from infra.devserver.ports import free_ports
 from infra.settings import Settings
 from streams.events.webhooks import WebhookDelivered
 from streams.log.topics import Topics
-from tests.drill.faults import ON_STORAGE, ROLES, Fault, Kind, can_mount, make, plan, small_storage
+from tests.drill.checks import Found, RequestFound
+from tests.drill.faults import OF_CLUSTER, ON_STORAGE, ROLES, Fault, Kind, can_mount, make, plan, small_storage
 from tests.drill.servers import DrillServers
+from tests.drill.watch import Outage, Watch
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.published_clients import call, curl_form
 from tests.support.shop import Shop
 from tests.support.topic_reader import events_in
+from tests.support.waiting import wait_until
 
-__all__ = ["HEADER", "ROLES", "Outcome", "run_drill"]
+__all__ = ["HEADER", "ROLES", "Made", "Outcome", "run_drill"]
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 FINISH_SECONDS = 300.0  # for healing, from the end of the last fault on
 FILES = 20
-UNDER_WAY = 72  # images that a compress worker has in hand: SHRINKSTREAM_FETCH_CONCURRENCY, and one for each partition
-COPIES = 3.0  # events per image or per request on a topic, at most
+CLOCK = Path(__file__).with_name("clock")
+SECOND_WORKERS = ("progress", "projections")
+"""Roles that have a second worker, so that the first one that is away has a successor."""
+
+
+@dataclass
+class Made:
+    """A fault that was made ``at`` a time until ``ended``, and what was not ready from then on (seconds since start).
+
+    ``accepted``: how long the next upload took, repeated until it was accepted.
+    """
+
+    fault: Fault
+    at: float
+    ended: float
+    outages: list[Outage] = field(default_factory=list)
+    accepted: float | None = None
 
 
 @dataclass
 class Outcome:
-    """The result of a drill; `faults` is empty when all is well."""
+    """The result of a drill; ``wrong`` is empty when all is well."""
 
     seed: int
-    made: list[Fault] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
     skipped: list[Kind] = field(default_factory=list)
     images: int = 0
     requests: dict[str, int] = field(default_factory=dict)  # request id → images
@@ -46,12 +67,8 @@ class Outcome:
     healed: float = 0.0
     fetched: int = 0
     webhooks: int = 0
-    per_image: dict[str, float] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
-
-    def expect(self, what: str, found: object, wanted: object) -> None:
-        if found != wanted:
-            self.faults.append(f"{what}: {found!r} instead of {wanted!r}")
+    events: dict[str, float] = field(default_factory=dict)  # on a topic, per event that is usual
+    wrong: list[str] = field(default_factory=list)
 
 
 def run_drill(
@@ -63,6 +80,7 @@ def run_drill(
     seconds: tuple[float, float],
     data_dir: Path,
     kinds: Iterable[Kind] = tuple(Kind),
+    cluster: bool = False,
 ) -> Outcome:
     """A request of ``images`` images, then one of ``more_images`` before each of ``faults`` faults of ``seconds`` each.
 
@@ -71,10 +89,13 @@ def run_drill(
     mounted = can_mount()
     possible = [kind for kind in kinds if mounted or kind not in ON_STORAGE]
     outcome = Outcome(seed, skipped=[kind for kind in kinds if kind not in possible])
+    possible = [kind for kind in possible if cluster or kind not in OF_CLUSTER]
+    clocks = data_dir / "clocks"
+    clocks.mkdir(parents=True)
     with (
         Shop() as shop,
         small_storage(data_dir / "stored", mounted=mounted) as storage,
-        DrillServers(data_dir / "servers") as servers,
+        DrillServers(data_dir / "servers", cluster=cluster) as servers,
     ):
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SHRINKSTREAM_")},
@@ -84,54 +105,82 @@ def run_drill(
             "SHRINKSTREAM_FETCH_ALLOW": shop.address,
             "SHRINKSTREAM_STALL_AFTER": "20",
             "SHRINKSTREAM_LOG_LEVEL": "WARNING",
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(CLOCK), os.environ.get("PYTHONPATH")))),
+            "DRILL_CLOCKS": str(clocks),
         }
         process, url = start_system(environment, "--port", "0")
         try:
             for number in range(FILES):
                 shop.add(f"drill-{number}.jpg")
-            started = time.monotonic()
-            _upload(outcome, url, shop, images)
-            for fault in plan(seed, faults, seconds, possible):
-                _upload(outcome, url, shop, more_images)
-                make(fault, servers, storage)
-                outcome.made.append(fault)
-            ended = time.monotonic()
-            statuses = _wait_until_complete(url, outcome.requests, ended + FINISH_SECONDS)
-            _wait_until_ready(url, ended + FINISH_SECONDS)
-            outcome.healed = time.monotonic() - ended
-            outcome.seconds = time.monotonic() - started
-            for request_id, count in outcome.requests.items():
-                _check_request(outcome, url, request_id, count, statuses.get(request_id, {}), shop)
-            _check_whole(outcome, url, shop, environment)
+            addresses = _addresses(data_dir / "system")
+            for role, port in zip(SECOND_WORKERS, free_ports(), strict=False):
+                own = {"SHRINKSTREAM_PUBLIC_URL": url, "SHRINKSTREAM_WORKER_PORT": str(port)}
+                servers.start_worker(role, data_dir / "system/logs" / f"{role}-2.log", {**environment, **own})
+                addresses[f"{role}-2"] = f"127.0.0.1:{port}"
+            with Watch(addresses) as watch:
+                wait_until(lambda: not watch.not_ready, "all workers are ready", FINISH_SECONDS)
+                _upload(outcome, url, shop, images)
+                for fault in plan(seed, faults, seconds, possible):
+                    accepted = _upload(outcome, url, shop, more_images)
+                    if outcome.made:
+                        outcome.made[-1].accepted = accepted
+                    time.sleep(fault.wait)
+                    at = watch.now
+                    make(fault, servers, storage, clocks)
+                    outcome.made.append(Made(fault, at, watch.now))
+                ended = watch.now
+                statuses = _wait_until_complete(url, outcome.requests, ended + FINISH_SECONDS - watch.now)
+                left = ended + FINISH_SECONDS - watch.now
+                with suppress(AssertionError):
+                    wait_until(lambda: not watch.not_ready, "all processes are ready", max(left, 1.0))
+                outcome.wrong += [f"{name} is not ready" for name in watch.not_ready]
+                outcome.healed, outcome.seconds = watch.now - ended, watch.now
+                for made, following in zip(outcome.made, [*outcome.made[1:], None], strict=True):
+                    made.outages = watch.outages(made.at, following.at if following else watch.now)
+            found = _find(outcome, url, shop, statuses, environment)
+            outcome.fetched = found.fetched
+            outcome.webhooks = sum(len(request.webhook_ids) for request in found.requests.values())
+            outcome.events = {topic: events / found.usual(topic) for topic, events in found.events.items()}
+            outcome.wrong += found.wrong()
         finally:
-            outcome.expect("exit code of `up`", stop_system(process), 0)
+            servers.stop_workers()
+            if (status := stop_system(process)) != 0:
+                outcome.wrong.append(f"`up` ended with status {status}")
     return outcome
 
 
-def _upload(outcome: Outcome, url: str, shop: Shop, images: int) -> None:
-    """Upload with an Idempotency-Key until it is accepted, as a careful client does."""
+def _addresses(data_dir: Path) -> dict[str, str]:
+    """The address of each process of `up`, by name."""
+    return {
+        target["labels"]["process"]: target["targets"][0] for target in json.loads((data_dir / TARGETS).read_text())
+    }
+
+
+def _upload(outcome: Outcome, url: str, shop: Shop, images: int) -> float:
+    """Upload with an Idempotency-Key until it is accepted, as a careful client does; the seconds until then."""
     number = len(outcome.requests)
     rows = "".join(f"{n},Product {n},{shop.url}/files/drill-{n % FILES}.jpg?n={number}-{n}\n" for n in range(images))
     body, headers = curl_form(("file", "drill.csv", (HEADER + rows).encode()), ("webhookUrl", f"{shop.url}/webhook/x"))
     headers["Idempotency-Key"] = f"drill-{number}"
-    deadline = time.monotonic() + FINISH_SECONDS
+    started = time.monotonic()
     answer: object = "no answer"
-    while time.monotonic() < deadline:
+    while time.monotonic() - started < FINISH_SECONDS:
         with suppress(OSError):
             found = call(url, "POST", "/api/upload", body, headers)
             answer = (found.status, found.body)
             if found.status == 202:
                 outcome.requests[found.json["requestId"]] = images
                 outcome.images += images
-                return
+                return time.monotonic() - started
             if found.status < 500 and found.status != 409:
                 break
         time.sleep(0.5)
     raise AssertionError(f"upload {number} was not accepted: {answer}")
 
 
-def _wait_until_complete(url: str, requests: Iterable[str], deadline: float) -> dict[str, Any]:
+def _wait_until_complete(url: str, requests: Iterable[str], seconds: float) -> dict[str, Any]:
     """The last status of each request."""
+    deadline = time.monotonic() + seconds
     statuses: dict[str, Any] = {}
     waiting = list(requests)
     while waiting and time.monotonic() < deadline:
@@ -147,54 +196,18 @@ def _wait_until_complete(url: str, requests: Iterable[str], deadline: float) -> 
     return statuses
 
 
-def _wait_until_ready(url: str, deadline: float) -> None:
-    """Every process that was ended last is started again."""
-    while time.monotonic() < deadline:
-        with suppress(OSError):
-            if call(url, "GET", "/readyz").status == 200:
-                return
-        time.sleep(0.2)
-    raise AssertionError("the API did not become ready again")
-
-
-def _check_request(
-    outcome: Outcome, url: str, request_id: str, images: int, status: dict[str, Any], shop: Shop
-) -> None:
-    """Status, history, output CSV and webhook of one request."""
-
-    def expect(what: str, found: object, wanted: object) -> None:
-        outcome.expect(f"{what} of {request_id} ({images} images)", found, wanted)
-
-    wanted = {"status": "completed", "progress": 100, "total": images, "succeeded": images, "failed": 0}
-    expect("status", {name: status.get(name) for name in wanted}, wanted)
+def _find(outcome: Outcome, url: str, shop: Shop, statuses: dict[str, Any], environment: dict[str, str]) -> Found:
     sizes = [len(shop.files[f"drill-{n}.jpg"]) for n in range(FILES)]
-    expect("input bytes", status.get("inputBytes"), sum(sizes[n % FILES] for n in range(images)))
-    content = call(url, "GET", f"/api/download/{request_id}").body
-    rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))[1:]
-    expect("rows of the output CSV", [row[0] for row in rows], [str(n) for n in range(images)])
-    expect("empty places in the output CSV", sum(not row[3] for row in rows), 0)
-    found: Counter[str] = Counter()
-    cursor = ""
-    while cursor is not None:
-        query = f"?cursor={cursor}" if cursor else ""
-        page = call(url, "GET", f"/api/requests/{request_id}/images{query}").json
-        found.update(image["status"] for image in page["items"])
-        cursor = page.get("nextCursor")
-    expect("images in the history", dict(found), {"succeeded": images})
-    # Killed between the receiver's answer and its event, projections repeats the POST with the same id.
-    deliveries = shop.received(request_id)
-    outcome.webhooks += len(deliveries)
-    expect("different webhook ids", len({delivery.headers["webhook-id"] for delivery in deliveries}), 1)
-
-
-def _check_whole(outcome: Outcome, url: str, shop: Shop, environment: dict[str, str]) -> None:
-    """Fetches, events on each topic, confirmed webhooks, and `replay --verify`."""
-    outcome.fetched = len(shop.fetched)
-    under_way = len(outcome.made) * UNDER_WAY
-    outcome.expect("fetches beyond those under way", max(0, outcome.fetched - outcome.images - under_way), 0)
+    found = Found(len(outcome.made), fetched=len(shop.fetched))
+    for request_id, images in outcome.requests.items():
+        request = RequestFound(images, sum(sizes[n % FILES] for n in range(images)), statuses.get(request_id, {}))
+        content = call(url, "GET", f"/api/download/{request_id}").body
+        request.csv_rows = list(csv.reader(io.StringIO(content.decode("utf-8-sig"))))[1:]
+        request.history = _history(url, request_id)
+        request.webhook_ids = [delivery.headers["webhook-id"] for delivery in shop.received(request_id)]
+        found.requests[request_id] = request
     settings = Settings(kafka_brokers=environment["SHRINKSTREAM_KAFKA_BROKERS"])
     topics = Topics(settings.topic_prefix)
-    per_request = {"requests": 2, "output-requests": 1, "webhooks": 2}  # with its events where nothing goes wrong
     for topic in (
         topics.image_requests,
         topics.image_results,
@@ -202,24 +215,31 @@ def _check_whole(outcome: Outcome, url: str, shop: Shop, environment: dict[str, 
         topics.output_requests,
         topics.webhooks,
     ):
-        name = topic.removeprefix(f"{topics.prefix}.")
         events = asyncio.run(events_in(settings, topic))
-        usual = per_request[name] * len(outcome.requests) if name in per_request else outcome.images
-        outcome.per_image[name] = len(events) / usual
-        if len(events) > usual * COPIES + under_way:
-            outcome.faults.append(f"{len(events)} events on {name}, where {usual} are usual")
+        found.events[topic.removeprefix(f"{topics.prefix}.")] = len(events)
         if topic == topics.webhooks:
-            delivered = {event.id: event.subject for event in events if isinstance(event, WebhookDelivered)}
-            confirmed = Counter(delivered.values())
-            outcome.expect("confirmed webhooks", dict(confirmed), dict.fromkeys(outcome.requests, 1))
+            delivered = {event.id: event.request_id for event in events if isinstance(event, WebhookDelivered)}
+            found.confirmed = Counter(delivered.values())
     for what in ("progress", "history", "output"):
         verified = subprocess.run(
             [sys.executable, "-m", "infra.cli", "replay", what, "--verify"],
             env={**environment, "SHRINKSTREAM_PUBLIC_URL": url},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             check=False,
         )
-        if verified.returncode != 0:
-            outcome.faults.append(f"replay {what} differs: {verified.stdout[-500:]}{verified.stderr[-500:]}")
+        found.replays[what] = "" if verified.returncode == 0 else verified.stdout[-500:] + verified.stderr[-500:]
+    return found
+
+
+def _history(url: str, request_id: str) -> Counter[str]:
+    """The images of a request by their status."""
+    found: Counter[str] = Counter()
+    cursor = ""
+    while cursor is not None:
+        query = f"?cursor={cursor}" if cursor else ""
+        page = call(url, "GET", f"/api/requests/{request_id}/images{query}").json
+        found.update(image["status"] for image in page["items"])
+        cursor = page.get("nextCursor")
+    return found

@@ -8,11 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import psutil
 
+from tests.drill.cluster import has_preferred_leaders
 from tests.drill.servers import Cut, DrillServers
+from tests.support.waiting import wait_until
 
 # What tells each process apart, in its command line.
 ROLES = {
@@ -26,6 +29,9 @@ ROLES = {
 OURS = ("api", "compress", "progress", "projections")
 CLIENTS = {"kafka": OURS, "cassandra": ("api", "projections")}
 STORAGE = "storage"
+CLOCKED = ("compress", "progress", "projections")
+CLOCK_SECONDS = 60.0  # ahead or behind: the most by which the clocks of two machines may differ
+WHOLE_SECONDS = 180.0
 STORAGE_BYTES = 64 * 1024 * 1024
 MOUNT_SECONDS = 10.0
 BETWEEN_SECONDS = (1.0, 4.0)
@@ -35,12 +41,15 @@ class Kind(StrEnum):
     KILL = "kill"  # SIGKILL
     PAUSE = "pause"  # SIGSTOP, then SIGCONT
     RESTART = "restart"  # SIGTERM of a server
+    CLOCK = "clock"  # of one worker, off by a minute
     CUT_KAFKA = "cut kafka"
     CUT_CASSANDRA = "cut cassandra"
     HALF_KAFKA = "half kafka"
     HALF_CASSANDRA = "half cassandra"
     FULL = "full"  # no room on the storage
     READ_ONLY = "read-only"  # the storage
+    ELECT = "elect"  # new leaders of partitions, as one broker stops, and the old ones after its start
+    ROLL = "roll"  # SIGTERM of each node in turn
 
 
 CUTS = {
@@ -50,20 +59,27 @@ CUTS = {
     Kind.HALF_CASSANDRA: (Cut.HALF_OPEN, "cassandra"),
 }
 ON_STORAGE = (Kind.FULL, Kind.READ_ONLY)
-INSTANT = (Kind.KILL, Kind.RESTART)
+INSTANT = (Kind.KILL, Kind.RESTART, Kind.ELECT, Kind.ROLL)
+OF_CLUSTER = (Kind.ELECT, Kind.ROLL)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: after ``wait`` seconds it lasts for ``seconds``."""
+    """One fault: after ``wait`` seconds it lasts for ``seconds``.
+
+    ``which``: one of several processes of the target, as a place between 0 and 1. ``ahead``: of a clock, in seconds.
+    """
 
     kind: Kind
     target: str
     seconds: float
     wait: float
+    which: float = 0.0
+    ahead: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.target}" + (f" {self.seconds:.0f} s" if self.seconds else "")
+        ahead = f" {self.ahead:+.0f} s" if self.ahead else ""
+        return f"{self.kind} {self.target}{ahead}" + (f" for {self.seconds:.0f} s" if self.seconds else "")
 
 
 def plan(seed: int, count: int, seconds: tuple[float, float], kinds: Iterable[Kind]) -> list[Fault]:
@@ -74,7 +90,9 @@ def plan(seed: int, count: int, seconds: tuple[float, float], kinds: Iterable[Ki
     while len(faults) < count:
         for kind in chance.sample(kinds, len(kinds)):
             lasts = 0.0 if kind in INSTANT else chance.uniform(*seconds)
-            faults.append(Fault(kind, chance.choice(_targets(kind)), lasts, chance.uniform(*BETWEEN_SECONDS)))
+            ahead = chance.choice((-CLOCK_SECONDS, CLOCK_SECONDS)) if kind is Kind.CLOCK else 0.0
+            wait = chance.uniform(*BETWEEN_SECONDS)
+            faults.append(Fault(kind, chance.choice(_targets(kind)), lasts, wait, chance.random(), ahead))
     return faults[:count]
 
 
@@ -83,7 +101,11 @@ def _targets(kind: Kind) -> Sequence[str]:
         return CLIENTS[CUTS[kind][1]]
     if kind in ON_STORAGE:
         return (STORAGE,)
-    return tuple(CLIENTS) if kind is Kind.RESTART else tuple(ROLES)
+    if kind is Kind.CLOCK:
+        return CLOCKED
+    if kind is Kind.ELECT:
+        return ("kafka",)
+    return tuple(CLIENTS) if kind in (Kind.RESTART, Kind.ROLL) else tuple(ROLES)
 
 
 def processes_of(role: str) -> Iterator[psutil.Process]:
@@ -94,33 +116,62 @@ def processes_of(role: str) -> Iterator[psutil.Process]:
                 yield child
 
 
-def ports_of(role: str) -> set[int]:
-    """Local ports of a role's connections."""
+def one_of(fault: Fault) -> psutil.Process:
+    """The process that a fault is about, among those of its role."""
+    wait_until(lambda: list(processes_of(fault.target)), f"{fault.target} runs", WHOLE_SECONDS)
+    processes = sorted(processes_of(fault.target), key=place_of)
+    return processes[int(fault.which * len(processes))]
+
+
+def place_of(process: psutil.Process) -> tuple[str, str]:
+    """What a process has in common with those before and after it, that its supervisor ended or restarted."""
+    with suppress(psutil.NoSuchProcess):
+        return process.cwd(), process.environ().get("SHRINKSTREAM_WORKER_PORT", "")
+    return "", ""
+
+
+def ports_of(role: str, place: tuple[str, str]) -> set[int]:
+    """Local ports of the connections of one process of a role."""
     ports: set[int] = set()
     for process in processes_of(role):
-        with suppress(psutil.NoSuchProcess):
-            ports |= {each.laddr.port for each in process.net_connections("tcp") if each.raddr}
+        if place_of(process) == place:
+            with suppress(psutil.NoSuchProcess):
+                ports |= {each.laddr.port for each in process.net_connections("tcp") if each.raddr}
     return ports
 
 
-def make(fault: Fault, servers: DrillServers, storage: Path) -> None:
-    """Make the fault, and undo it after its time."""
-    time.sleep(fault.wait)
+def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> None:
+    """Make the fault, and undo it after its time.
+
+    ``clocks``: folder of `tests.drill.clock`. A process that is restarted stays cut off, but has a right clock.
+    """
     match fault.kind:
         case Kind.KILL:
-            for process in processes_of(fault.target):
-                process.kill()
+            one_of(fault).kill()
         case Kind.RESTART:
-            for process in processes_of(fault.target):
-                process.terminate()
+            one_of(fault).terminate()
         case Kind.PAUSE:
-            stopped = list(processes_of(fault.target))
-            for process in stopped:
-                process.suspend()
+            process = one_of(fault)
+            process.suspend()
             time.sleep(fault.seconds)
-            for process in stopped:
-                with suppress(psutil.NoSuchProcess):
-                    process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+        case Kind.CLOCK:
+            clock = clocks / str(one_of(fault).pid)
+            clock.with_suffix(".new").write_text(str(fault.ahead))
+            clock.with_suffix(".new").replace(clock)
+            time.sleep(fault.seconds)
+            clock.unlink()
+        case Kind.ELECT:
+            one_of(fault).terminate()
+            servers.wait_until_whole()
+            wait_until(partial(has_preferred_leaders, servers.brokers), "the old leaders are back", WHOLE_SECONDS)
+        case Kind.ROLL:
+            for process in sorted(processes_of(fault.target), key=place_of):
+                servers.wait_until_whole()
+                process.terminate()
+                process.wait(WHOLE_SECONDS)
+            servers.wait_until_whole()
         case Kind.FULL:
             filler = storage / "filler"
             with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -134,9 +185,10 @@ def make(fault: Fault, servers: DrillServers, storage: Path) -> None:
             _remount(storage, "rw")
         case cut:
             how, server = CUTS[cut]
-            servers.run(servers.proxies[server].cut(how, lambda: ports_of(fault.target)))
+            place = place_of(one_of(fault))
+            servers.cut(server, how, lambda: ports_of(fault.target, place))
             time.sleep(fault.seconds)
-            servers.run(servers.proxies[server].restore())
+            servers.restore(server)
 
 
 def can_mount() -> bool:

@@ -1,9 +1,10 @@
-"""Kafka and Cassandra of a drill, restarted by a supervisor, each behind a proxy that can cut off single processes."""
+"""Servers of a drill behind proxies that can cut off single processes, and second workers, all supervised."""
 
 import asyncio
 import contextlib
+import sys
 import threading
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,18 @@ from typing import Any, Self
 
 from infra.devserver import EmbeddedServer, EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
-from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK, free_ports
 from infra.devserver.process import ChildProcess
 from infra.devserver.supervisor import Supervised, Supervisor
+from tests.drill.cluster import NODES, ClusterCassandra, ClusterKafka, ProxiedKafka, is_answered_by_all, is_in_sync
+from tests.support.waiting import wait_until
 
-START_SECONDS = 150.0
+START_SECONDS = 300.0
 CALL_SECONDS = 30.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 90.0
+WORKER_GRACE = 12.0
 CHUNK_BYTES = 65536
+WHOLE_SECONDS = 180.0
 
 Ports = Callable[[], Collection[int]]
 
@@ -35,20 +39,21 @@ class Cut(StrEnum):
 class CutProxy:
     """A TCP proxy in front of one server; clients are told apart by the local ports of their connections."""
 
-    def __init__(self, server_port: Callable[[], int]) -> None:
-        self._server_port = server_port
+    def __init__(self, server: Callable[[], tuple[str, int]], host: str = LOOPBACK, port: int | None = None) -> None:
+        self._behind = server
         self._server: asyncio.Server | None = None
         self._tasks: dict[asyncio.Task[None], int] = {}
         self._swallowed: set[int] = set()
         self._cut: tuple[Cut, Ports] | None = None
-        self.port = next(free_ports())
+        self.host = host
+        self.port = next(free_ports()) if port is None else port
 
     @property
     def address(self) -> str:
-        return f"{LOOPBACK}:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, LOOPBACK, self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
 
     async def close(self) -> None:
         assert self._server is not None
@@ -86,7 +91,7 @@ class CutProxy:
                 if self._cut[0] is Cut.BROKEN:
                     return
                 self._swallowed.add(port)
-            behind_reader, behind = await asyncio.open_connection(LOOPBACK, self._server_port())
+            behind_reader, behind = await asyncio.open_connection(*self._behind())
             copies = [
                 asyncio.ensure_future(self._copy(reader, behind, port)),
                 asyncio.ensure_future(self._copy(behind_reader, writer, port)),
@@ -113,30 +118,33 @@ class CutProxy:
                     await writer.drain()
 
 
-class ProxiedKafka(EmbeddedKafka):
-    """A Kafka whose clients are sent to a proxy."""
-
-    proxy_address = ""
-
-    async def prepare(self) -> list[str]:
-        arguments = await super().prepare()
-        properties = self.directory / "kafka.properties"
-        old = f"advertised.listeners=CLIENT://{self.address}"
-        text = properties.read_text()
-        assert old in text
-        properties.write_text(text.replace(old, f"advertised.listeners=CLIENT://{self.proxy_address}"))
-        return arguments
-
-
 class DrillServers:
-    """Both servers, their proxies (``proxies`` by name) and their supervisor, in an event loop of their own thread."""
+    """The servers and their proxies by name ("kafka", "cassandra"), in an event loop of their own thread."""
 
-    def __init__(self, data_dir: Path) -> None:
-        kafka = ProxiedKafka(data_dir)
-        self.servers: dict[str, EmbeddedServer] = {"kafka": kafka, "cassandra": EmbeddedCassandra(data_dir)}
-        self.proxies = {name: CutProxy(partial(_port_of, server)) for name, server in self.servers.items()}
-        kafka.proxy_address = self.proxies["kafka"].address
+    def __init__(self, data_dir: Path, *, cluster: bool = False) -> None:
+        self.is_cluster = cluster
+        kafkas: list[ProxiedKafka] = []
+        cassandras: list[EmbeddedCassandra] = []
+        if cluster:
+            nodes: list[ClusterKafka] = []
+            nodes += (ClusterKafka(data_dir, number, nodes) for number in range(1, NODES + 1))
+            kafkas += nodes
+            ports = dict(zip(EmbeddedCassandra.port_names, free_ports(), strict=False))
+            rings = [ClusterCassandra(data_dir, number, ports) for number in range(1, NODES + 1)]
+            cassandras += rings
+            # The driver learns the addresses of the proxies from the nodes, which all have the same port.
+            of_cassandra = [CutProxy(partial(_behind, node), node.proxy_host, ports["client"]) for node in rings]
+        else:
+            kafkas.append(ProxiedKafka(data_dir))
+            cassandras.append(EmbeddedCassandra(data_dir))
+            of_cassandra = [CutProxy(partial(_behind, cassandras[0]))]
+        of_kafka = [CutProxy(partial(_behind, kafka)) for kafka in kafkas]
+        for kafka, proxy in zip(kafkas, of_kafka, strict=True):
+            kafka.proxy_address = proxy.address
+        self.servers: dict[str, Sequence[EmbeddedServer]] = {"kafka": kafkas, "cassandra": cassandras}
+        self.proxies = {"kafka": of_kafka, "cassandra": of_cassandra}
         self._supervisor = Supervisor()
+        self._workers = Supervisor()
         self._loop = asyncio.new_event_loop()
         # An embedded server ends with the thread that started it.
         self._thread = threading.Thread(target=self._loop.run_forever, name="drill servers", daemon=True)
@@ -155,31 +163,74 @@ class DrillServers:
 
     @property
     def environment(self) -> dict[str, str]:
+        factor = str(NODES if self.is_cluster else 1)
         return {
-            "SHRINKSTREAM_KAFKA_BROKERS": self.proxies["kafka"].address,
-            "SHRINKSTREAM_CASSANDRA_HOSTS": self.proxies["cassandra"].address,
+            "SHRINKSTREAM_KAFKA_BROKERS": ",".join(proxy.address for proxy in self.proxies["kafka"]),
+            "SHRINKSTREAM_CASSANDRA_HOSTS": ",".join(proxy.address for proxy in self.proxies["cassandra"]),
+            "SHRINKSTREAM_KAFKA_REPLICATION_FACTOR": factor,
+            "SHRINKSTREAM_CASSANDRA_REPLICATION_FACTOR": factor,
         }
 
     def run(self, work: Coroutine[Any, Any, None], timeout: float = CALL_SECONDS) -> None:
         """Run a coroutine of a proxy in the loop of this thread."""
         asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
 
+    def cut(self, server: str, how: Cut, ports: Ports) -> None:
+        """Cut the process with these ports off from all nodes of a server, until `restore`."""
+        for proxy in self.proxies[server]:
+            self.run(proxy.cut(how, ports))
+
+    def restore(self, server: str) -> None:
+        for proxy in self.proxies[server]:
+            self.run(proxy.restore())
+
+    @property
+    def brokers(self) -> str:
+        """Their own addresses, not those of the proxies."""
+        return ",".join(server.address for server in self.servers["kafka"])
+
+    def wait_until_whole(self, keyspace: str = "shrinkstream") -> None:
+        """Wait until all nodes run, and all have caught up with the others."""
+        wait_until(lambda: is_in_sync(self.brokers, len(self.servers["kafka"])), "all are in sync", WHOLE_SECONDS)
+        for node in self.servers["cassandra"]:
+            answered = partial(is_answered_by_all, node, keyspace)
+            wait_until(answered, f"all replicas answer {node.address}", WHOLE_SECONDS)
+
+    def start_worker(self, role: str, log_path: Path, environment: Mapping[str, str]) -> None:
+        """Start a worker beside those of `up`, and restart it whenever it ends."""
+        command = [sys.executable, "-m", "infra.cli", "worker", role]
+        child = ChildProcess(log_path.stem, command, log_path=log_path, env=environment)
+
+        async def start() -> None:
+            await child.start()
+            self._workers.watch(Supervised(lambda: child, child.start, partial(child.stop, WORKER_GRACE)))
+
+        self.run(start())
+
+    def stop_workers(self) -> None:
+        self.run(self._workers.stop(), STOP_SECONDS)
+
     async def _start(self) -> None:
-        for proxy in self.proxies.values():
-            await proxy.open()
-        await EmbeddedServers(*self.servers.values()).start()
-        for server in self.servers.values():
+        for proxies in self.proxies.values():
+            for proxy in proxies:
+                await proxy.open()
+        kafkas, cassandras = self.servers["kafka"], self.servers["cassandra"]
+        # The seed first: a node that finds none would be a ring by itself.
+        await EmbeddedServers(*kafkas, cassandras[0]).start()
+        await EmbeddedServers(*cassandras[1:]).start()
+        for server in (*kafkas, *cassandras):
             self._supervisor.watch(Supervised(partial(_process_of, server), server.start, server.stop))
 
     async def _stop(self) -> None:
         await self._supervisor.stop()
-        for proxy in self.proxies.values():
-            await proxy.close()
+        for proxies in self.proxies.values():
+            for proxy in proxies:
+                await proxy.close()
 
 
 def _process_of(server: EmbeddedServer) -> ChildProcess:
     return server.process
 
 
-def _port_of(server: EmbeddedServer) -> int:
-    return server.port
+def _behind(server: EmbeddedServer) -> tuple[str, int]:
+    return server.host, server.port
