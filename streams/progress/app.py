@@ -28,6 +28,7 @@ from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
 from streams.progress.catch_up import CatchUp
 from streams.progress.maintenance import Commands
+from streams.progress.published import Published
 from streams.progress.rebuild import fold_request, unless_interrupted
 from streams.progress.reconciler import REQUESTS_PER_PASS, RebalancedError, Reconciler
 from streams.progress.restore import Restores
@@ -56,6 +57,7 @@ class Progress:
     event_log: EventLog
     reconciler: Reconciler
     commands: Commands
+    published: Published
 
 
 # The term (between two rebalances) in which the running pass over the table began; None in the agent, which is drained
@@ -75,7 +77,7 @@ async def _open(stack: AsyncExitStack) -> Progress:
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     commands = Commands(settings(), event_log, table, _partition_of, _is_interrupted)
-    return Progress(event_log, Reconciler(settings(), event_log), commands)
+    return Progress(event_log, Reconciler(settings(), event_log), commands, Published())
 
 
 resources = Resources(_open)
@@ -132,7 +134,8 @@ async def _fold(event: Event, shared: Progress) -> None:
     if isinstance(event, RequestRetried):
         _retried.add(event.request_id)
     entry = folded.entry
-    await shared.event_log.append_all(reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get)))
+    due = reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get))
+    await shared.published.append_new(due, shared.event_log.append_all)
 
 
 def _end(error: BaseException) -> None:
