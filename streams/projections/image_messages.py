@@ -50,11 +50,11 @@ class ImageMessages:
             await asyncio.sleep(lag.HISTORY_POLL)
         return hints
 
-    async def record(self, event: ImagesSettled, *, is_rebuild: bool = False) -> list[Hint] | None:
+    async def record(self, event: ImagesSettled) -> list[Hint] | None:
         """Record the messages and return the hints of those that are to be sent; None: the history lags.
 
-        A rebuild records only messages with delivery attempts: the rows may have changed since, and a message that
-        was never due must not be sent.
+        A rebuild, too, finds only messages that were due, by the runs of the rows: one of an image that was retried
+        since is left to the message of the later run.
         """
         images = await self._history.listed_images(
             event.request_id, chunk_of(event.first)[0], start=event.first, limit=event.count
@@ -69,7 +69,7 @@ class ImageMessages:
             webhook_id = images_id(event, kind)
             # A message that was recorded once stays as it is, however late a success came since.
             known = await self._deliveries.load(webhook_id)
-            if (body is None and known.origin is None) or (is_rebuild and not known.attempts):
+            if body is None and known.origin is None:
                 continue
             origin = known.origin or Origin(
                 event.request_id,

@@ -93,7 +93,7 @@ async def rebuild_history(
             # What live agents write of a request under way may be older than this rebuild, and must not lose to it.
             await history.record(event, rebuilt_at=None if event.request_id in under_way else began)
             if isinstance(event, ImagesSettled):
-                await image_messages.record(event, is_rebuild=True)
+                await image_messages.record(event)
             else:
                 await deliveries.record(event)
 
