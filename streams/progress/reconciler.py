@@ -1,4 +1,8 @@
-"""Passes over the progress table: starts retries, reconciles stalled requests, evicts finished ones."""
+"""Passes over the progress table: starts retries, reconciles stalled requests, evicts finished ones.
+
+A completion whose webhook stays pending for longer than the whole schedule is published again: the webhook's hint may
+be lost, and is written again then.
+"""
 
 import asyncio
 from collections import deque
@@ -12,7 +16,7 @@ from aiokafka import TopicPartition
 from aiokafka.structs import RecordMetadata
 
 from infra.observability import metrics
-from infra.settings import Settings
+from infra.settings import Settings, parse_webhook_schedule
 from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.progress import ImagesRerequested
@@ -60,6 +64,8 @@ class Reconciler:
             timedelta(seconds=settings.stall_after),
             settings.reconcile_rounds,
             timedelta(seconds=settings.progress_grace),
+            # With room for the jitter and for a receiver that asks for a day.
+            timedelta(seconds=2 * sum(parse_webhook_schedule(settings.webhook_schedule))) + timedelta(days=1),
         )
         # Cooldown per (request, run). The table lags behind the events just written, and a request whose images are
         # merely queued must not starve the others.

@@ -12,7 +12,13 @@ from typing import Any
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesSettled
-from streams.events.requests import OutputCsvRequested, RequestCreated, RequestRetried, RequestStopped
+from streams.events.requests import (
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestCreated,
+    RequestRetried,
+    RequestStopped,
+)
 from streams.request.lifecycle import RequestState, Tombstone
 from streams.request.tally import IMAGES_PER_CHUNK, Sums, Tally, add_up, chunk_of, chunk_range, from_milliseconds
 
@@ -58,6 +64,18 @@ def output_requested(state: RequestState, sums: Sums) -> OutputCsvRequested:
 def stopped(state: RequestState, sums: Sums) -> RequestStopped:
     """The summary of a cancelled request; later than every earlier event about it."""
     return RequestStopped(**_summary(state, sums) | {"time": last_change(state, sums)})
+
+
+def completed_again(state: RequestState, sums: Sums) -> RequestCompleted | None:
+    """The completion of a run once more, the same event; None while the output CSV lacks a late success."""
+    completion = state.completion
+    if completion is None or sums.failed != completion.failed:
+        return None
+    return RequestCompleted(
+        **_summary(state, sums) | {"time": completion.at},
+        output_csv_url=completion.output_csv_url,
+        output_csv_path=completion.output_csv_path,
+    )
 
 
 def last_change(state: RequestState, sums: Sums) -> datetime:

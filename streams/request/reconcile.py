@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from streams.events.images import ImageFailed, ImageRequested
 from streams.events.progress import ProgressEvicted
-from streams.events.requests import OutputCsvRequested, RequestStopped
+from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestStopped
 from streams.request.lifecycle import RequestState, Tombstone
-from streams.request.reactions import Tallies, last_change, output_requested, stopped
+from streams.request.reactions import Tallies, completed_again, last_change, output_requested, stopped
 from streams.request.tally import add_up, unsettled
 
 TOMBSTONE_KEPT = timedelta(days=7)
@@ -25,11 +25,15 @@ REASON = "lost"
 
 @dataclass(frozen=True)
 class Limits:
-    """When a request is stalled, how many rounds of reconciliation it has, how long a finished one stays."""
+    """When a request is stalled, how many rounds of reconciliation it has, how long a finished one stays.
+
+    ``webhook_overdue``: time from the last event about a pending webhook until it may have been forgotten.
+    """
 
     stall_after: timedelta
     rounds: int
     grace: timedelta
+    webhook_overdue: timedelta
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Stalled:
     give_up: bool
 
 
-Task = RetryDue | Stalled | OutputCsvRequested | RequestStopped | ProgressEvicted
+Task = RetryDue | Stalled | OutputCsvRequested | RequestCompleted | RequestStopped | ProgressEvicted
 
 
 def next_task(
@@ -60,8 +64,10 @@ def next_task(
         is_old = now - state.evicted_at > TOMBSTONE_KEPT
         return ProgressEvicted(request_id=request_id, stage="tombstone_dropped", run=state.run) if is_old else None
     if state.is_completed:
-        is_finished = state.webhook != "pending" and state.projected_run == state.run
-        return _evicted(state) if is_finished and now - state.updated_at > limits.grace else None
+        age = now - state.updated_at
+        if state.webhook == "pending":
+            return completed_again(state, add_up(tallies(), state.run)) if age > limits.webhook_overdue else None
+        return _evicted(state) if state.projected_run == state.run and age > limits.grace else None
     sums = add_up(tallies(), state.run)
     idle = now - last_change(state, sums)
     if state.is_cancelled:

@@ -78,6 +78,13 @@ class Delivery:
             return None
         return last.next_attempt_at or last.at  # events of before said not when
 
+    def is_due(self, now: datetime, hinted: datetime) -> bool:
+        """Whether the next attempt is to be made; ``hinted``: a due time that has passed.
+
+        That it has counts more than ``now``: the clock may have been set back since, and the hint would be dropped.
+        """
+        return self.due is not None and self.due <= max(now, hinted)
+
     @property
     def state(self) -> DeliveryState:
         """A confirmed message stays delivered, also if a manual redelivery fails."""

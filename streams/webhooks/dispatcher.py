@@ -39,6 +39,7 @@ POLL_INTERVAL = 0.5
 """Poll interval (s) of the shards that are ours."""
 REREAD = 60.0
 """Interval (s) of rereading hints that others may have written, such as a rebuild of the history."""
+LONGEST_SWEEP_BACKOFF = 3600.0
 SLOTS_PER_SWEEP = 1000
 """Partitions of hints compared with the list of slots at each reread."""
 DRAIN = 4.0
@@ -104,6 +105,9 @@ class Dispatcher:
         self._agenda: list[tuple[datetime, int, _Shard, str]] = []
         self._numbers = count()
         self._swept: HintedSlot | None = None  # the place up to which the sweep has come
+        self._sweep_at = 0.0
+        self._sweep_backoff = REREAD
+        self._rereading: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
@@ -132,7 +136,8 @@ class Dispatcher:
                 self._follow(owned())
                 if loop.time() >= reread_at:
                     reread_at = loop.time() + REREAD
-                    self._start(self._reread_and_sweep())
+                    if self._rereading is None or self._rereading.done():  # one may take long in an outage of Cassandra
+                        self._rereading = self._start(self._reread_and_sweep())
                 self._open_queues()
                 await self._pause()
             raise self._failure
@@ -141,7 +146,7 @@ class Dispatcher:
 
     async def _pause(self) -> None:
         due = self._agenda[0][0] if self._agenda else _NEVER
-        seconds = min(POLL_INTERVAL, max(0.0, (due - datetime.now(UTC)).total_seconds()))
+        seconds = min(POLL_INTERVAL, max(0.0, (due - utc_now()).total_seconds()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
@@ -182,10 +187,17 @@ class Dispatcher:
 
     async def _reread_and_sweep(self) -> None:
         await self._reread(list(self._shards.values()))
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._sweep_at:
+            return
         try:
             await self._sweep()
         except Exception:  # such as too many tombstones: must not keep the worker from sending
-            logger.exception("sweeping webhook slots failed; retrying in a later pass")
+            logger.exception("sweeping webhook slots failed", backoff=self._sweep_backoff)
+            self._sweep_at = loop.time() + self._sweep_backoff
+            self._sweep_backoff = min(2 * self._sweep_backoff, LONGEST_SWEEP_BACKOFF)
+        else:
+            self._sweep_backoff = REREAD
 
     async def _sweep(self) -> None:
         """List the next slots with hints that are missing in the list: a hint in an unlisted slot is lost.
@@ -209,7 +221,7 @@ class Dispatcher:
     def _lateness(self) -> float:
         """Seconds by which the first webhook that is due in a host queue is late."""
         due = min((queue.due for shard in self._shards.values() for queue in shard.queues.values()), default=_NEVER)
-        return max(0.0, (datetime.now(UTC) - due).total_seconds())
+        return max(0.0, (utc_now() - due).total_seconds())
 
     # Due times
 
@@ -231,7 +243,7 @@ class Dispatcher:
             self._wake.set()
 
     def _open_queues(self) -> None:
-        now = datetime.now(UTC)
+        now = utc_now()
         while self._agenda and self._agenda[0][0] <= now:
             _, _, shard, host = heapq.heappop(self._agenda)
             queue = shard.queues.get(host)
@@ -265,7 +277,7 @@ class Dispatcher:
 
     async def _due_hints(self, shard: _Shard, host: str, queue: _HostQueue) -> AsyncIterator[Hint]:
         while self._is_ours(shard):
-            now = datetime.now(UTC)
+            now = utc_now()
             start, slot = min(queue.slots.items(), key=lambda item: item[1].due, default=(_NEVER, _Slot(_NEVER)))
             if slot.due > now:
                 return
@@ -294,7 +306,7 @@ class Dispatcher:
         event: WebhookAttempted | None = None
         try:
             delivery = await self._deliveries.load(hint.webhook_id)
-            if await self._is_to_be_made(delivery):
+            if await self._is_to_be_made(delivery, hint):
                 event, outcome = await self._post(delivery, permit)
                 host.learn(outcome)
         finally:
@@ -306,10 +318,10 @@ class Dispatcher:
         if event is None:
             self._release(shard, hint.webhook_id)
 
-    async def _is_to_be_made(self, delivery: Delivery) -> bool:
+    async def _is_to_be_made(self, delivery: Delivery, hint: Hint) -> bool:
         """Whether the next attempt is due, and now claimed by this worker."""
         now = utc_now()
-        if delivery.due is None or delivery.due > now:
+        if not delivery.is_due(now, hint.due):
             return False  # a stale hint
         until = now + timedelta(seconds=self._sender.answer_timeout) + MARGIN
         blocked = blocked_until(delivery, now)
@@ -337,10 +349,11 @@ class Dispatcher:
 
     # Tasks
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = run_in_background(work, name="webhooks", on_failure=self._fail)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

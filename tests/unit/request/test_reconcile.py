@@ -6,7 +6,14 @@ import pytest
 
 from streams.events.base import Event
 from streams.events.progress import ImagesRerequested, ProgressEvicted, RequestProjected
-from streams.events.requests import OutputCsvRequested, RequestCancelled, RequestRetried, RequestStopped
+from streams.events.requests import (
+    OutputCsvRequested,
+    RequestCancelled,
+    RequestCompleted,
+    RequestRetried,
+    RequestStopped,
+)
+from streams.events.webhooks import WebhookDelivered, WebhookRedeliveryRequested
 from streams.request.reconcile import (
     Committed,
     Limits,
@@ -25,7 +32,9 @@ from streams.request.reconcile import (
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, processed, requested
 from tests.unit.request.folded import Folded
 
-LIMITS = Limits(stall_after=timedelta(minutes=5), rounds=2, grace=timedelta(hours=1))
+LIMITS = Limits(
+    stall_after=timedelta(minutes=5), rounds=2, grace=timedelta(hours=1), webhook_overdue=timedelta(hours=9)
+)
 CANCELLED = RequestCancelled(request_id=REQUEST_ID, time=NOON + timedelta(minutes=1))
 RETRIED = RequestRetried(request_id=REQUEST_ID, run=1, created_at=NOON, time=NOON + timedelta(minutes=2))
 LATE = NOON + timedelta(hours=2)
@@ -90,6 +99,30 @@ def test_settled_request_without_output_csv_requests_it_again() -> None:
     task = task_after(created(), processed(requested()))
     assert isinstance(task, OutputCsvRequested)
     assert (task.succeeded, task.failed) == (1, 0)
+
+
+def test_completion_with_overdue_webhook_is_published_again() -> None:
+    url = "https://receiver.example/hook"
+    results = [processed(requested(index=0)), failed(requested(index=1))]
+    output, *_ = (each for each in Folded(created(total=2, webhook_url=url)).apply(*results))
+    assert isinstance(output, OutputCsvRequested)
+    completion = RequestCompleted(
+        **output.model_dump(), time=output.time, output_csv_url="https://cdn.example/1", output_csv_path="csv/1"
+    )
+    events = [created(total=2, webhook_url=url), *results, completion, recorded(0)]
+    overdue = completion.time + LIMITS.webhook_overdue
+    assert task_after(*events, at=overdue) is None
+    assert task_after(*events, at=overdue + timedelta(seconds=1)) == completion
+    redelivery = WebhookRedeliveryRequested(
+        request_id=REQUEST_ID, webhook_id="msg", kind="request.completed", after_attempt=1, time=overdue
+    )
+    assert task_after(*events, redelivery, at=overdue + timedelta(hours=1)) is None
+    delivered = WebhookDelivered(
+        request_id=REQUEST_ID, webhook_id="msg", kind="request.completed", attempts=1, run=0, time=overdue
+    )
+    assert isinstance(task_after(*events, delivered, at=overdue + timedelta(days=1)), ProgressEvicted)
+    late = processed(requested(index=1))
+    assert task_after(*events, late, at=overdue + timedelta(days=1)) is None, "its output CSV is requested again"
 
 
 def test_completed_request_is_evicted_once_recorded() -> None:

@@ -241,6 +241,14 @@ def test_a_receiver_that_confirmed_stays_one_when_a_redelivery_fails() -> None:
     assert (delivery.due, delivery.state) == (None, "delivered")
 
 
+def test_passed_hint_is_due_on_a_clock_set_back() -> None:
+    delivery = Delivery(ID, ORIGIN)  # due at NOON
+    assert delivery.is_due(NOON, NOON)
+    assert delivery.is_due(NOON - timedelta(minutes=1), NOON)
+    assert not delivery.is_due(NOON - timedelta(minutes=1), NOON - timedelta(seconds=1)), "a stale hint"
+    assert not Delivery(ID, ORIGIN, (attempt(1, None),)).is_due(NOON, NOON)
+
+
 # --- claims
 
 
