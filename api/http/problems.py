@@ -1,8 +1,8 @@
 """Error responses: problem details for HTTP APIs (RFC 9457)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Self
@@ -194,16 +194,22 @@ def unavailable(reason: str, **members: Any) -> Problem:
     )
 
 
+@contextmanager
+def unavailable_on(*errors: type[Exception], reason: str) -> Iterator[None]:
+    """Turn these errors into a 503."""
+    try:
+        yield
+    except errors:
+        raise unavailable(reason) from None
+
+
 @asynccontextmanager
 async def answered_in_time() -> AsyncIterator[None]:
     """Raise a 503 if what a command waits for takes longer than ``ANSWER_SECONDS`` altogether."""
-    try:
+    reason = "no answer of Kafka in time: the command may take effect once Kafka is back; repeating it is safe"
+    with unavailable_on(TimeoutError, reason=reason):
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
-    except TimeoutError:
-        raise unavailable(
-            "no answer of Kafka in time: the command may take effect once Kafka is back; repeating it is safe"
-        ) from None
 
 
 def internal_error() -> Problem:

@@ -6,18 +6,19 @@ from http import HTTPStatus
 import structlog
 from aiohttp import web
 from aiokafka.errors import KafkaError
+from aiokafka.structs import RecordMetadata
 
 from api.context import CONTEXT, Context
 from api.contract.models import Accepted
 from api.contract.routes import Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
-from api.http.problems import Problem, ProblemCode, answered_in_time, expired, unavailable
+from api.http.problems import Problem, ProblemCode, answered_in_time, expired, unavailable, unavailable_on
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
-from streams.events.base import utc_now
+from streams.events.base import Event, utc_now
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
@@ -30,13 +31,9 @@ CLOCK_TICK = timedelta(milliseconds=1)
 EXPIRY_MARGIN = timedelta(seconds=60)  # bounds the time to append an event, plus clock skew
 
 
+@answered_in_time()
 async def cancel(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/cancel``: stop fetching images of the request. Idempotent."""
-    async with answered_in_time():
-        return await _cancel(request)
-
-
-async def _cancel(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
@@ -58,13 +55,9 @@ async def _cancel(request: web.Request) -> web.Response:
     return json_response(status, headers={"Cache-Control": "no-store"})
 
 
+@answered_in_time()
 async def retry(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/retry``: start a new run for all images that have not succeeded."""
-    async with answered_in_time():
-        return await _retry(request)
-
-
-async def _retry(request: web.Request) -> web.Response:
     context = request.app[CONTEXT]
     status = await _fresh_status(request)
     if status.status == "processing":
@@ -114,26 +107,27 @@ def _is_about_to_expire(status: Status, settings: Settings) -> bool:
 
 async def _fresh_status(request: web.Request) -> Status:
     """The status after catching up with Kafka, so that it includes commands accepted by other API processes."""
-    try:
+    with unavailable_on(StaleViewError, reason="cannot read the request's status: the progress view lags behind Kafka"):
         await request.app[CONTEXT].view.catch_up(FRESH_SECONDS)
-    except StaleViewError:
-        raise unavailable("cannot read the request's status: the progress view lags behind Kafka") from None
     return await status_of(request)
+
+
+async def append_command(context: Context, event: Event, name: str = "command") -> RecordMetadata:
+    """Append the event of a command; a 503 if Kafka doesn't acknowledge it."""
+    try:
+        return await context.events.append(event)
+    except KafkaError as error:
+        logger.warning("appending command failed", command=name, request_id=event.request_id, error=str(error))
+        raise unavailable(
+            f"Kafka did not acknowledge the {name}: it may take effect once Kafka is back; repeating it is safe"
+        ) from None
 
 
 async def _append(context: Context, event: RequestCancelled | RequestRetried) -> None:
     """Append the event and wait until this process's view has read it, for read-your-writes consistency."""
-    try:
-        appended = await context.events.append(event)
-    except KafkaError as error:
-        logger.warning("appending command failed", request_id=event.request_id, error=str(error))
-        raise unavailable(
-            "Kafka did not acknowledge the command: it may take effect once Kafka is back; repeating it is safe"
-        ) from None
-    try:
+    appended = await append_command(context, event)
+    with unavailable_on(StaleViewError, reason="the command was accepted, but the progress view lags behind Kafka"):
         await context.view.reached(appended, FRESH_SECONDS)
-    except StaleViewError:
-        raise unavailable("the command was accepted, but the progress view lags behind Kafka") from None
 
 
 def routes() -> list[Route]:

@@ -10,7 +10,7 @@ from aiohttp import web
 from api.context import CONTEXT, Context
 from api.contract.routes import Parameter, Response, Route
 from api.http.etag import is_current
-from api.http.problems import Problem, ProblemCode, expired, unavailable
+from api.http.problems import Problem, ProblemCode, expired, unavailable, unavailable_on
 from api.http.rate_limit import RateLimit, address_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
@@ -108,17 +108,13 @@ def _unknown_image() -> Problem:
 
 
 async def _signed_link(request: web.Request, key: str) -> str | None:
-    try:
+    with unavailable_on(StorageError, reason="cannot sign the image's URL: the storage is unavailable"):
         return await request.app[CONTEXT].storage.signed_link(key)
-    except StorageError:
-        raise unavailable("cannot sign the image's URL: the storage is unavailable") from None
 
 
 async def _open(request: web.Request, key: str) -> StoredObject | None:
-    try:
+    with unavailable_on(StorageError, reason="cannot read the file: the storage is unavailable"):
         return await request.app[CONTEXT].storage.get(key)
-    except StorageError:
-        raise unavailable("cannot read the file: the storage is unavailable") from None
 
 
 async def _send(request: web.Request, stored: StoredObject, headers: dict[str, str]) -> web.StreamResponse:

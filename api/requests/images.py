@@ -11,7 +11,7 @@ from api.context import CONTEXT, Context
 from api.contract.models import Image, ImagePage, ImageStatus
 from api.contract.routes import Parameter, Response, Route
 from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.http.problems import unavailable
+from api.http.problems import unavailable_on
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history.tables import LISTED
@@ -36,10 +36,8 @@ async def list_images(request: web.Request) -> web.Response:
     wanted = choice_of(request, "status", get_args(ImageStatus))
     start = cursor_of(request, _INDEX) or 0
     status = await status_of(request)
-    try:
+    with unavailable_on(CassandraUnavailableError, reason="cannot read the images: Cassandra is unavailable"):
         return json_response(await _page(request.app[CONTEXT], status, start, limit, wanted))
-    except CassandraUnavailableError:
-        raise unavailable("cannot read the images: Cassandra is unavailable") from None
 
 
 async def _page(context: Context, status: Status, start: int, limit: int, wanted: str | None) -> ImagePage:

@@ -14,7 +14,7 @@ from api.contract.models import RequestPage
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.http.problems import unavailable
+from api.http.problems import unavailable_on
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import Time
 from streams.progress.view import StaleViewError
@@ -39,12 +39,11 @@ async def list_requests(request: web.Request) -> web.Response:
     limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
     wanted = choice_of(request, "status", tuple(Phase))
     before = cursor_of(request, _CURSOR)
-    try:
+    reason = "cannot list the requests: Kafka or Cassandra is unavailable"
+    with unavailable_on(CassandraUnavailableError, StaleViewError, reason=reason):
         if before is None:
             await context.view.catch_up(FRESH_SECONDS)  # the first page includes requests accepted just before
         return json_response(await _page(context, owner, before or NEWEST_REQUEST, limit, wanted))
-    except (CassandraUnavailableError, StaleViewError):
-        raise unavailable("cannot list the requests: Kafka or Cassandra is unavailable") from None
 
 
 async def _page(context: Context, owner: str, before: Cursor, limit: int, wanted: str | None) -> RequestPage:

@@ -11,7 +11,7 @@ from api.contract.models import ProductHistoryPage, ProductImage
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
-from api.http.problems import unavailable
+from api.http.problems import unavailable_on
 from infra.cassandra.session import CassandraUnavailableError, utc
 from streams.events.base import Time
 from streams.projections.history.queries import NEWEST_IMAGE, ProductPlace
@@ -28,12 +28,10 @@ async def product_history(request: web.Request) -> web.Response:
     limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
     cursor = cursor_of(request, _CURSOR)
     before = ProductPlace(*cursor) if cursor else NEWEST_IMAGE
-    try:
+    with unavailable_on(CassandraUnavailableError, reason="cannot read the product history: Cassandra is unavailable"):
         rows, following = await request.app[CONTEXT].history.product_images(
             request[OWNER], request.match_info["name"], before, limit
         )
-    except CassandraUnavailableError:
-        raise unavailable("cannot read the product history: Cassandra is unavailable") from None
     return json_response(
         ProductHistoryPage(
             items=[_image_of(row) for row in rows], next_cursor=cursor_to(tuple(following)) if following else None

@@ -10,7 +10,7 @@ from api.context import CONTEXT
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.etag import is_current
-from api.http.problems import not_found, unavailable
+from api.http.problems import not_found, unavailable_on
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
@@ -32,10 +32,9 @@ async def status_of(request: web.Request, *, fresh: bool = True) -> Status:
     Raises Problem: 404 unless the caller owns it, 503 if unavailable.
     """
     request_id = request.match_info["request_id"]
-    try:
+    reason = "cannot read the request's status: Kafka or Cassandra is unavailable"
+    with unavailable_on(StaleViewError, CassandraUnavailableError, reason=reason):
         status = await request.app[CONTEXT].status(request_id, fresh=fresh)
-    except (StaleViewError, CassandraUnavailableError):
-        raise unavailable("cannot read the request's status: Kafka or Cassandra is unavailable") from None
     # Not 403, which would reveal that the request exists.
     if status is None or status.owner != request[OWNER]:
         raise not_found(request_id)

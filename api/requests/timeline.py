@@ -12,7 +12,7 @@ from api.contract.models import LogEntry, RequestLog, ResultSums
 from api.contract.routes import Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
-from api.http.problems import unavailable
+from api.http.problems import unavailable, unavailable_on
 from api.http.quotas import Places, Turns, share_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
@@ -47,13 +47,12 @@ def read_turns(settings: Settings) -> Turns:
 async def request_log(request: web.Request) -> web.Response:
     """``GET /api/requests/{id}/log``: its events, oldest first, image results summed over intervals."""
     status = await status_of(request)
-    try:
+    with (
+        unavailable_on(KafkaUnavailableError, KafkaError, reason="cannot read the request's log: Kafka is unavailable"),
+        unavailable_on(TimeoutError, reason=f"reading the request's log timed out after {READ_TIMEOUT:g} s"),
+    ):
         async with asyncio.timeout(READ_TIMEOUT), request.app[READS].turn(request[OWNER]):
             log = await read_log(request.app[CONTEXT].settings, status)
-    except (KafkaUnavailableError, KafkaError):
-        raise unavailable("cannot read the request's log: Kafka is unavailable") from None
-    except TimeoutError:
-        raise unavailable(f"reading the request's log timed out after {READ_TIMEOUT:g} s") from None
     return json_response(log, headers={"Cache-Control": "no-store"})
 
 

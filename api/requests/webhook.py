@@ -3,15 +3,14 @@
 import asyncio
 from http import HTTPStatus
 
-import structlog
 from aiohttp import web
-from aiokafka.errors import KafkaError
 from pydantic import AwareDatetime, Field
 
 from api.context import CONTEXT
 from api.contract.routes import Response, Route
 from api.http.paging import json_response
-from api.http.problems import Problem, ProblemCode, answered_in_time, unavailable
+from api.http.problems import Problem, ProblemCode, answered_in_time, unavailable_on
+from api.requests.commands import append_command
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.settings import origin_of
@@ -20,8 +19,6 @@ from streams.events.webhooks import WebhookRedeliveryRequested
 from streams.request.webhook import WebhookState
 from streams.webhooks.delivery import Delivery, DeliveryState
 from streams.webhooks.message import completion_id
-
-logger = structlog.get_logger(__name__)
 
 MAX_RUNS_SHOWN = 20
 
@@ -78,17 +75,13 @@ async def get_webhook(request: web.Request) -> web.Response:
     return json_response(shown)
 
 
+@answered_in_time()
 async def redeliver(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/webhook/redeliver``: send the last message again, with the same id.
 
     Idempotent until the next delivery attempt. A message that waits for a scheduled attempt is sent at once.
     409 without a message: the request is not completed or has no receiver.
     """
-    async with answered_in_time():
-        return await _redeliver(request)
-
-
-async def _redeliver(request: web.Request) -> web.Response:
     status = await status_of(request)
     deliveries = await _deliveries(request, status.request_id)
     if not deliveries:
@@ -103,13 +96,7 @@ async def _redeliver(request: web.Request) -> web.Response:
         after_attempt=delivery.made,
         traceparent=delivery.origin.traceparent,
     )
-    try:
-        await request.app[CONTEXT].events.append(event)
-    except KafkaError as error:
-        logger.warning("appending redelivery failed", request_id=status.request_id, error=str(error))
-        raise unavailable(
-            "Kafka did not acknowledge the redelivery: it may take effect once Kafka is back; repeating it is safe"
-        ) from None
+    await append_command(request.app[CONTEXT], event, "redelivery")
     accepted = RedeliveryAccepted(
         message="The webhook is being sent again.", request_id=status.request_id, webhook_id=delivery.webhook_id
     )
@@ -121,14 +108,14 @@ async def _redeliver(request: web.Request) -> web.Response:
 async def _deliveries(request: web.Request, request_id: str) -> list[Delivery]:
     """The completion messages of a request, newest first."""
     context = request.app[CONTEXT]
-    try:
+    with unavailable_on(
+        CassandraUnavailableError, reason="cannot read the webhook deliveries: Cassandra is unavailable"
+    ):
         completion = (await context.history.lifecycle(request_id, retry_for=0)).completion
         if completion is None:
             return []
         runs = range(completion.run, max(-1, completion.run - MAX_RUNS_SHOWN), -1)
         loaded = await asyncio.gather(*(context.deliveries.load(completion_id(request_id, number)) for number in runs))
-    except CassandraUnavailableError:
-        raise unavailable("cannot read the webhook deliveries: Cassandra is unavailable") from None
     return [delivery for delivery in loaded if delivery.origin is not None]
 
 

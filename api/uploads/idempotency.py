@@ -14,7 +14,7 @@ import structlog
 from aiohttp import web
 
 from api.context import Context
-from api.http.problems import Problem, ProblemCode, unavailable
+from api.http.problems import Problem, ProblemCode, unavailable_on
 from infra.cancellation import cancel_and_wait
 from infra.cassandra.session import CassandraUnavailableError, Session, utc
 from streams.events.base import utc_now
@@ -32,6 +32,7 @@ POLL_SECONDS = 0.25
 IN_PROGRESS_RETRY_AFTER = "5"
 RETRY_FOR = 5.0
 """Seconds of retries while Cassandra is unavailable."""
+KEY_UNCHECKED = "cannot check the Idempotency-Key: Cassandra is unavailable"
 
 # IF NOT EXISTS (a lightweight transaction) decides which of two concurrent uploads is first.
 _CLAIM = """
@@ -118,10 +119,8 @@ async def claim_for(context: Context, owner: str, key: str, fingerprint: str) ->
     new = Claim(str(uuid4()), fingerprint, utc_now(), is_new=True)
     if not key:
         return new
-    try:
+    with unavailable_on(CassandraUnavailableError, reason=KEY_UNCHECKED):
         claim = await IdempotencyKeys(context.session).claim(owner, key, new)
-    except CassandraUnavailableError:
-        raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
     if claim.fingerprint != fingerprint:
         raise Problem(
             ProblemCode.IDEMPOTENCY_KEY_REUSED,
@@ -132,12 +131,9 @@ async def claim_for(context: Context, owner: str, key: str, fingerprint: str) ->
 
 async def is_request(context: Context, claim: Claim) -> bool:
     """Whether the upload that made the claim has published its events."""
-    try:
+    reason = "cannot look up the earlier upload with this Idempotency-Key: Kafka or Cassandra is unavailable"
+    with unavailable_on(StaleViewError, CassandraUnavailableError, reason=reason):
         return await context.status(claim.request_id) is not None
-    except (StaleViewError, CassandraUnavailableError):
-        raise unavailable(
-            "cannot look up the earlier upload with this Idempotency-Key: Kafka or Cassandra is unavailable"
-        ) from None
 
 
 async def is_soon_request(context: Context, claim: Claim) -> bool:
@@ -161,10 +157,8 @@ async def sole_writer(session: Session, owner: str, key: str, claim: Claim) -> A
         yield
         return
     keys, writer = IdempotencyKeys(session), uuid4().hex
-    try:
+    with unavailable_on(CassandraUnavailableError, reason=KEY_UNCHECKED):
         is_ours = await keys.lease(owner, key, claim.request_id, writer)
-    except CassandraUnavailableError:
-        raise unavailable("cannot check the Idempotency-Key: Cassandra is unavailable") from None
     if not is_ours:
         raise UploadInProgress
     renewal = asyncio.create_task(_keep_lease(keys, owner, key, claim.request_id, writer), name="idempotency lease")
