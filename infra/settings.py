@@ -27,7 +27,7 @@ PREFIX = "SHRINKSTREAM_"
 ENV_FILE = Path(".env")
 
 MIB = 1024 * 1024
-MOST_PARTITIONS = 1024
+MAX_PARTITIONS = 1024
 MAX_WEBHOOK_RETRIES = 50
 RATE_LIMIT_OF_A_KEY = 200
 WEBHOOK_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of Standard Webhooks, no secret
@@ -180,7 +180,7 @@ class Settings(BaseSettings):
     partitions: int = Field(
         8,
         ge=1,
-        le=MOST_PARTITIONS,
+        le=MAX_PARTITIONS,
         description="partitions of each topic that `init` creates: the permanent limit of scaling out"
         " (image-requests alone can grow: `init --partitions`)",
     )

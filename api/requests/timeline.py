@@ -58,7 +58,7 @@ async def request_log(request: web.Request) -> web.Response:
 
 async def read_log(settings: Settings, status: Status, *, max_records: int = MAX_RECORDS) -> RequestLog:
     """Read a request's log; scans at most ``max_records`` records per topic."""
-    timeline = Timeline(with_repeats=False, most_intervals=MAX_INTERVALS, most_lines=MAX_ENTRIES)
+    timeline = Timeline(with_repeats=False, max_intervals=MAX_INTERVALS, max_lines=MAX_ENTRIES)
     topics = Topics(settings.topic_prefix)
     # Bounds the scan: a finished request has no results after its last change.
     settled = None if status.status == "processing" else status.updated_at

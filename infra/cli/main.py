@@ -328,10 +328,10 @@ def demo(data_dir: Path | None) -> None:
 
 def _partition_count(context: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
     if value is not None and not context.resilient_parsing:
-        from infra.settings import MOST_PARTITIONS
+        from infra.settings import MAX_PARTITIONS
 
-        if not 1 <= value <= MOST_PARTITIONS:
-            raise click.BadParameter(f"{value} is not between 1 and {MOST_PARTITIONS}")
+        if not 1 <= value <= MAX_PARTITIONS:
+            raise click.BadParameter(f"{value} is not between 1 and {MAX_PARTITIONS}")
     return value
 
 

@@ -156,10 +156,10 @@ class GuardedConsumer(driver.Consumer):
                 return f"{tp.topic}/{tp.partition} offset {offset}"
         return None
 
-    def note_start(self, message: Message, longest: float) -> None:
-        """An agent has begun an event that may take ``longest`` seconds."""
+    def note_start(self, message: Message, max_seconds: float) -> None:
+        """An agent has begun an event that may take ``max_seconds`` seconds."""
         if (offsets := self._offsets.get(message.tp)) is not None:
-            offsets.start(message.offset, monotonic() + STALL_FACTOR * longest)
+            offsets.start(message.offset, monotonic() + STALL_FACTOR * max_seconds)
 
     async def end_offsets(self, partitions: Iterable[TP]) -> Mapping[TP, int]:
         return await self._thread.end_offsets(partitions)

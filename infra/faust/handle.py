@@ -44,7 +44,7 @@ async def handle(
     handler: Callable[[EventT[bytes]], Awaitable[None]],
     *,
     in_flight: int,
-    longest: float,
+    max_seconds: float,
     admit: Admit = lambda _: nullcontext(),
 ) -> None:
     """Process a stream's events concurrently, up to ``in_flight``; each is acknowledged when its handler returns.
@@ -53,7 +53,7 @@ async def handle(
     backpressure: nothing is taken from the stream. A handler's exception ends the process (F3). When the stream ends,
     at a stop, the in-flight events have the rest of the drain deadline; then they are cancelled and never
     acknowledged, so they are redelivered. For agents without tables: a table is written by one event at a time.
-    ``longest``: maximum duration of one event in seconds; after ``STALL_FACTOR`` times as long the process ends.
+    ``max_seconds``: maximum duration of one event in seconds; after ``STALL_FACTOR`` times as long the process ends.
     ``admit`` is entered around the handler: an event that waits there has no deadline, and at a rebalance or a stop it
     is given up at once, to be redelivered.
     """
@@ -69,7 +69,7 @@ async def handle(
             with no_stray_cancellation():
                 async with admit(event):
                     app.waiting.pop(message, None)
-                    app.consumer.note_start(message, longest)
+                    app.consumer.note_start(message, max_seconds)
                     await handler(event)
         except asyncio.CancelledError:
             raise

@@ -18,7 +18,7 @@ from infra.outbound.budget import MAX_PAUSED
 from infra.outbound.client import OutboundClient
 from infra.outbound.connections import MAX_SLOT_WAIT
 from infra.outbound.request_headers import RequestHeaders
-from infra.settings import MIB, MOST_PARTITIONS, Settings, settings
+from infra.settings import MAX_PARTITIONS, MIB, Settings, settings
 from infra.storage import IMAGE_CACHE_CONTROL, STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.compress.byte_budget import ByteBudget
 from streams.compress.cancellations import CancelledRequests, following_cancellations
@@ -53,7 +53,7 @@ app = create_app(
     read_ahead=READ_AHEAD,
 )
 
-MOST_CACHED = 20_000
+MAX_CACHED = 20_000
 """Number of results that are cached for reuse, of some hundred bytes each."""
 
 
@@ -112,7 +112,7 @@ class Compressor:
         self._decoding = FairSlots(settings.codec_processes, share=1.0)
         self._budget = ByteBudget(settings.fetch_memory)
         self._single_flight: SingleFlight[tuple[str, str, int, str | None], Made] = SingleFlight(
-            settings.reuse_seconds, MOST_CACHED
+            settings.reuse_seconds, MAX_CACHED
         )
         metrics.IMAGES_WAITING.read_from(lambda: self._slots.waiting)
         metrics.OPEN_CIRCUITS.read_from(lambda: self._circuits.open_circuits)
@@ -256,7 +256,7 @@ def _elapsed_ms(started: float) -> int:
     return round((time.monotonic() - started) * 1000)
 
 
-def longest_image(settings: Settings) -> float:
+def max_image_seconds(settings: Settings) -> float:
     """Maximum duration (s) of an image with a slot: an outage, then behind all others for memory and for decoders."""
     turns_for_memory = settings.fetch_concurrency * settings.max_image_bytes / settings.fetch_memory + 2
     turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
@@ -312,7 +312,7 @@ async def compress(stream: StreamT[bytes]) -> None:
             stream,
             compressor.event_log,
             compressor.on_event,
-            in_flight=READ_AHEAD // EVENT_OVERHEAD + MOST_PARTITIONS,  # no bound beside READ_AHEAD
-            longest=longest_image(settings()),
+            in_flight=READ_AHEAD // EVENT_OVERHEAD + MAX_PARTITIONS,  # no bound beside READ_AHEAD
+            max_seconds=max_image_seconds(settings()),
             admit=compressor.admit,
         )

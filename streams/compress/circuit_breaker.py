@@ -28,8 +28,8 @@ MAX_FAILURES = 8
 MIN_FAILING = 10.0
 """Seconds that a host must have been unreachable before its circuit opens: a server that restarts is no dead host."""
 FIRST_PAUSE = 15.0
-"""Seconds between two probes of a host whose circuit is open; doubled after each up to `LONGEST_PAUSE`."""
-LONGEST_PAUSE = 120.0
+"""Seconds between two probes of a host whose circuit is open; doubled after each up to `MAX_PAUSE`."""
+MAX_PAUSE = 120.0
 OUTAGE_HOSTS = 3
 """Hosts that are unreachable at the same time, without a response of any other, in an outage of our own network."""
 OUTAGE_PROBE = 10.0
@@ -163,7 +163,7 @@ class CircuitBreaker:
                 circuit.opened_at, circuit.probe_at = now, now + circuit.pause
                 logger.warning("circuit opened", host=host, failures=circuit.failures)
         elif started >= circuit.opened_at:  # a probe, not a download that began before
-            circuit.pause = min(2 * circuit.pause, LONGEST_PAUSE)
+            circuit.pause = min(2 * circuit.pause, MAX_PAUSE)
             circuit.opened_at, circuit.probe_at = now, now + circuit.pause
         while len(self._circuits) > MAX_HOSTS:
             self._circuits.popitem(last=False)

@@ -14,7 +14,7 @@ from infra.outbound.urls import check_url
 EMPTY = "fetch_empty"
 
 FIRST_PAUSE = 0.5
-LONGEST_PAUSE = 8.0
+MAX_PAUSE = 8.0
 
 
 class FetchFailed(Exception):
@@ -90,4 +90,4 @@ def pause_after(attempt: int, retry_after: float | None, jitter: float) -> float
     Exponential with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015), on top of
     what the server asked for, so that all who were told the same moment don't return at the same moment.
     """
-    return (retry_after or 0.0) + jitter * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1))
+    return (retry_after or 0.0) + jitter * min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1))

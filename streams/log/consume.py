@@ -25,13 +25,13 @@ async def consume(
     on_event: Callable[[Event], Awaitable[str | None]],
     *,
     in_flight: int,
-    longest: float,
+    max_seconds: float,
     admit: Admit = lambda _: nullcontext(),
 ) -> None:
     """Call ``on_event`` for each event, up to ``in_flight`` at once; undecodable records go to the dead-letter topic.
 
     So does the record of an event for which ``on_event`` returns a reason: it is given up. A record is consumed when
-    ``on_event`` has returned. When it raises, or takes several times ``longest`` seconds, the process ends and the
+    ``on_event`` has returned. When it raises, or takes several times ``max_seconds`` seconds, the process ends and the
     record is delivered again. ``admit`` is that of `handle`.
     """
 
@@ -43,7 +43,7 @@ async def consume(
             if given_up is not None:
                 await _dead_letter(record, event_log, given_up)
 
-    await handle(stream, on_record, in_flight=in_flight, longest=longest, admit=admit)
+    await handle(stream, on_record, in_flight=in_flight, max_seconds=max_seconds, admit=admit)
 
 
 async def read(record: EventT[bytes], event_log: EventLog) -> Event | None:

@@ -21,11 +21,11 @@ FIRST_LOOK = 10_000
 class RequestRecords:
     """Gathers the parts to be read, then reads them. ``whole``: nothing was left out for its number."""
 
-    def __init__(self, reader: LogReader, request_id: str, most_records: int) -> None:
-        """``most_records``: how many are looked at in each partition, those of other requests included."""
+    def __init__(self, reader: LogReader, request_id: str, max_records: int) -> None:
+        """``max_records``: how many are looked at in each partition, those of other requests included."""
         self._reader = reader
         self._key = request_id.encode()
-        self._most_records = most_records
+        self._max_records = max_records
         self._starts: dict[TopicPartition, int | None] = {}
         self._ends: dict[TopicPartition, int] = {}
         self.whole = True
@@ -45,8 +45,8 @@ class RequestRecords:
             self._add(TopicPartition(topic, number), first, last + 1)
 
     def _add(self, partition: TopicPartition, start: int, end: int) -> None:
-        if end - start > self._most_records:
-            end = start + self._most_records
+        if end - start > self._max_records:
+            end = start + self._max_records
             self.whole = False
         self._starts[partition], self._ends[partition] = start, end
 
@@ -70,12 +70,12 @@ def logged(record: Record) -> Logged:
     return Logged(decode(record.value), written, record.topic, record.partition, record.offset, worker)
 
 
-async def find_created(reader: LogReader, topic: str, request_id: str, most_records: int) -> RequestCreated | None:
-    """The RequestCreated, looked for from the end of its partition backwards, among ``most_records`` at most."""
+async def find_created(reader: LogReader, topic: str, request_id: str, max_records: int) -> RequestCreated | None:
+    """The RequestCreated, looked for from the end of its partition backwards, among ``max_records`` at most."""
     key = request_id.encode()
     partition = await reader.partition_of(topic, key)
     end = (await reader.ends([partition]))[partition]
-    least, length = max(0, end - most_records), FIRST_LOOK
+    least, length = max(0, end - max_records), FIRST_LOOK
     while end > least:
         start = max(least, end - length)
         async for records in reader.read({partition: start}, {partition: end}):

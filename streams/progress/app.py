@@ -39,9 +39,9 @@ from streams.request.reactions import reactions
 logger = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.5  # how soon a retry begins
-LONGEST_FOLD = 120.0
+MAX_FOLD_SECONDS = 120.0
 """Seconds that one event may take: the brokers must acknowledge what follows from it."""
-LONGEST_READING = 3600.0
+MAX_READ_SECONDS = 3600.0
 """Seconds that reading a partition of the log again may take."""
 
 topics = Topics(settings().topic_prefix)
@@ -106,17 +106,17 @@ async def fold_events(stream: StreamT[bytes]) -> None:
         try:
             async for record in source.events():
                 log_about(None)
-                app.consumer.note_start(record.message, LONGEST_FOLD)
+                app.consumer.note_start(record.message, MAX_FOLD_SECONDS)
                 event = await read(record, shared.event_log)
                 if event is not None:
                     log_about(event)
                     size = len(record.message.value or b"")
                     if event.request_id in restores:
-                        app.consumer.note_start(record.message, LONGEST_READING)
+                        app.consumer.note_start(record.message, MAX_READ_SECONDS)
                         await restores.park(record, event, size)
                         continue
                     if isinstance(event, RequestRetried) and must_restore(read_row(event.request_id, table.get), event):
-                        app.consumer.note_start(record.message, LONGEST_READING)
+                        app.consumer.note_start(record.message, MAX_READ_SECONDS)
                         await restores.start(record, event, size)
                         continue
                     await _fold(event, shared)
@@ -172,7 +172,7 @@ async def _restore(event: RequestRetried) -> bool:
 async def execute_commands(stream: StreamT[bytes]) -> None:
     async with resources as shared:
         async for record in stream.events():
-            app.consumer.note_start(record.message, LONGEST_READING)
+            app.consumer.note_start(record.message, MAX_READ_SECONDS)
             event = await read(record, shared.event_log)
             # A command in another partition than its own is not the owner's.
             if isinstance(event, ProgressRebuildRequested) and event.partition == record.message.partition:

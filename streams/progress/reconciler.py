@@ -45,7 +45,7 @@ logger = structlog.get_logger(__name__)
 REQUESTS_PER_PASS = 20
 """Requests for which one pass reads the log."""
 WRITES_IN_FLIGHT = 2000
-LONGEST_BACKOFF = timedelta(hours=1)
+MAX_BACKOFF = timedelta(hours=1)
 RECORDS_AT_ONCE = 200  # until other tasks of the event loop get their turn
 
 
@@ -70,7 +70,7 @@ class Reconciler:
         # Cooldown per (request, run). The table lags behind the events just written, and a request whose images are
         # merely queued must not starve the others.
         self._reconciled: dict[tuple[str, int], datetime] = {}
-        self._backoff = Backoff(self._limits.stall_after, max(LONGEST_BACKOFF, self._limits.stall_after))
+        self._backoff = Backoff(self._limits.stall_after, max(MAX_BACKOFF, self._limits.stall_after))
 
     async def run_pass(self, rows: Iterable[tuple[str, bytes]], read: Read) -> None:
         """Carry out what is due of the requests; of those that need the log read, the rest in the next pass."""
@@ -239,9 +239,9 @@ class Reconciler:
 class Backoff:
     """Exponential backoff of events that are published until they have their effect: their consumer may be away."""
 
-    def __init__(self, first: timedelta, longest: timedelta) -> None:
+    def __init__(self, first: timedelta, maximum: timedelta) -> None:
         self._first = first
-        self._longest = longest
+        self._maximum = maximum
         self._next: dict[str, tuple[datetime, timedelta]] = {}  # id → when it is due again, and the pause after that
 
     def __len__(self) -> int:
@@ -254,12 +254,12 @@ class Backoff:
         if now < at:
             return False
         self._next.pop(event_id, None)  # to the end: they are in about the order of their times
-        self._next[event_id] = (now + pause, min(2 * pause, self._longest))
+        self._next[event_id] = (now + pause, min(2 * pause, self._maximum))
         return True
 
     def _forget(self, now: datetime) -> None:
         """Forget the events that weren't due again: they had their effect."""
-        while self._next and now - (oldest := next(iter(self._next.items())))[1][0] > self._longest:
+        while self._next and now - (oldest := next(iter(self._next.items())))[1][0] > self._maximum:
             del self._next[oldest[0]]
 
 

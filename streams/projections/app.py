@@ -48,11 +48,11 @@ HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 DELIVERY_WRITES_IN_FLIGHT = 64
 REMOVALS_IN_FLIGHT = 2
-LONGEST_WRITE = 300.0
+MAX_WRITE_SECONDS = 300.0
 """Seconds that the writes of one event may take: an outage of Cassandra ends the process before."""
-LONGEST_OUTPUT = 1800.0
+MAX_OUTPUT_SECONDS = 1800.0
 """Seconds that the output CSV of a million images may take, the wait for its results included."""
-LONGEST_REMOVAL = 3600.0
+MAX_REMOVAL_SECONDS = 3600.0
 """Seconds that the removal of a million files may take."""
 LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
 PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
@@ -138,7 +138,7 @@ app.worker_monitor.readiness.add_check("cassandra", _check_cassandra)
 app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 
 
-def _agent(name: str, *inputs: str, in_flight: int, longest: float) -> Callable[[OnEvent], OnEvent]:
+def _agent(name: str, *inputs: str, in_flight: int, max_seconds: float) -> Callable[[OnEvent], OnEvent]:
     """An agent that calls the decorated function for each event of some topics."""
 
     def add(on_event: OnEvent) -> OnEvent:
@@ -146,7 +146,7 @@ def _agent(name: str, *inputs: str, in_flight: int, longest: float) -> Callable[
         async def run(stream: StreamT[bytes]) -> None:
             async with resources as shared:
                 attempt = shared.last_resort.of(partial(on_event, shared))
-                await consume(stream, shared.event_log, attempt, in_flight=in_flight, longest=longest)
+                await consume(stream, shared.event_log, attempt, in_flight=in_flight, max_seconds=max_seconds)
 
         return on_event
 
@@ -159,7 +159,7 @@ def _agent(name: str, *inputs: str, in_flight: int, longest: float) -> Callable[
     topics.image_results,
     topics.webhooks,
     in_flight=HISTORY_WRITES_IN_FLIGHT,
-    longest=LONGEST_WRITE,
+    max_seconds=MAX_WRITE_SECONDS,
 )
 async def keep_history(shared: Projections, event: Event) -> None:
     await shared.history.record(event)
@@ -169,7 +169,7 @@ async def keep_history(shared: Projections, event: Event) -> None:
         )
 
 
-@_agent("output-csv", topics.output_requests, in_flight=OUTPUTS_IN_FLIGHT, longest=LONGEST_OUTPUT)
+@_agent("output-csv", topics.output_requests, in_flight=OUTPUTS_IN_FLIGHT, max_seconds=MAX_OUTPUT_SECONDS)
 async def write_output_csvs(shared: Projections, event: Event) -> None:
     if isinstance(event, OutputCsvRequested):
         await shared.output_csv.publish(event)
@@ -181,7 +181,7 @@ async def write_output_csvs(shared: Projections, event: Event) -> None:
     topics.webhooks,
     topics.progress,
     in_flight=DELIVERY_WRITES_IN_FLIGHT,
-    longest=LONGEST_OUTPUT,
+    max_seconds=MAX_OUTPUT_SECONDS,
 )
 async def keep_deliveries(shared: Projections, event: Event) -> None:
     if isinstance(event, ImagesSettled):
@@ -195,7 +195,7 @@ async def keep_deliveries(shared: Projections, event: Event) -> None:
     shared.dispatcher.recorded(event, hint)
 
 
-@_agent("retention", topics.requests, in_flight=REMOVALS_IN_FLIGHT, longest=LONGEST_REMOVAL)
+@_agent("retention", topics.requests, in_flight=REMOVALS_IN_FLIGHT, max_seconds=MAX_REMOVAL_SECONDS)
 async def remove_files(shared: Projections, event: Event) -> None:
     if isinstance(event, RequestExpired):
         await shared.retention.remove(event)

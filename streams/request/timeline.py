@@ -28,12 +28,12 @@ from streams.request.lifecycle import Lifecycle, Phase, advance
 from streams.request.outcome import outcome_of
 from streams.request.sentences import counted, sentence
 
-MOST_INTERVALS = 20
+MAX_INTERVALS = 20
 """Intervals of time over which events about images are counted."""
-MOST_LINES = 500_000
+MAX_LINES = 500_000
 SILENCE = timedelta(seconds=10)
 """Without an event for so long, a request under way is stalled, or waits for a slow image."""
-MOST_RANGES = 10
+MAX_RANGES = 10
 
 # The order of events at the same time.
 _ORDER = {
@@ -200,14 +200,14 @@ class Timeline:
         *,
         every_image: bool = False,
         with_repeats: bool = True,
-        most_intervals: int = MOST_INTERVALS,
-        most_lines: int = MOST_LINES,
+        max_intervals: int = MAX_INTERVALS,
+        max_lines: int = MAX_LINES,
     ) -> None:
         self._every_image = every_image
         self._with_repeats = with_repeats
-        self._most_lines = most_lines
+        self._max_lines = max_lines
         self.events: list[EventLine] = []
-        self.intervals: Intervals[Interval] = Intervals(most_intervals)
+        self.intervals: Intervals[Interval] = Intervals(max_intervals)
         self._life = Lifecycle()
         self._ids: set[str] = set()
         self._marks: dict[tuple[type[Event], int], _Marks] = {}
@@ -253,9 +253,9 @@ class Timeline:
         self.last_at = max(self.last_at, logged.at)
         self._note(logged)
         if self._every_image or not isinstance(event, ImageRequested | ImageProcessed | ImageFailed | ImagesSettled):
-            if len(self.events) < self._most_lines:
+            if len(self.events) < self._max_lines:
                 self.events.append(EventLine.of(logged, repeat=repeat))
-            elif (limit := f"more than {self._most_lines:,} events have no line") not in self.left_out:
+            elif (limit := f"more than {self._max_lines:,} events have no line") not in self.left_out:
                 self.left_out.append(limit)
             return
         group = GroupLine(name, logged.topic, logged.at, logged.at, 1, int(repeat))
@@ -381,5 +381,5 @@ def _images(indexes: list[int]) -> str:
     for _, consecutive in groupby(enumerate(indexes), lambda pair: pair[1] - pair[0]):
         members = [index for _, index in consecutive]
         ranges.append(f"{members[0]}" if len(members) == 1 else f"{members[0]}-{members[-1]}")
-    shown = ", ".join(ranges[:MOST_RANGES]) + (", …" if len(ranges) > MOST_RANGES else "")
+    shown = ", ".join(ranges[:MAX_RANGES]) + (", …" if len(ranges) > MAX_RANGES else "")
     return f"{counted(len(indexes), 'image')} ({shown})"

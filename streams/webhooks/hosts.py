@@ -16,9 +16,9 @@ PERMITS_PER_HOST = 8
 SLOW_AFTER = 1.0  # seconds
 
 FIRST_BACKOFF = 1.0
-"""Backoff (s) of an overloaded host, doubled each further time up to `LONGEST_BACKOFF`."""
-LONGEST_BACKOFF = 60.0
-LONGEST_RETRY_AFTER = 300.0
+"""Backoff (s) of an overloaded host, doubled each further time up to `MAX_BACKOFF`."""
+MAX_BACKOFF = 60.0
+MAX_RETRY_AFTER = 300.0
 """Limit (s) of a Retry-After for the host's other messages; the backoff of the message itself counts all of it."""
 
 
@@ -34,7 +34,7 @@ class Host:
 
     @property
     def is_forgettable(self) -> bool:
-        return self.users == 0 and time.monotonic() > self._backoff_until + LONGEST_BACKOFF
+        return self.users == 0 and time.monotonic() > self._backoff_until + MAX_BACKOFF
 
     async def acquire(self) -> None:
         """Wait for a permit and for the end of the backoff."""
@@ -50,8 +50,8 @@ class Host:
     def learn(self, outcome: Outcome) -> None:
         self.slow = outcome.milliseconds > SLOW_AFTER * 1000
         if outcome.status in OVERLOADED:
-            self._backoff = min(2 * self._backoff, LONGEST_BACKOFF) or FIRST_BACKOFF
-            asked = min(outcome.retry_after or 0.0, LONGEST_RETRY_AFTER)
+            self._backoff = min(2 * self._backoff, MAX_BACKOFF) or FIRST_BACKOFF
+            asked = min(outcome.retry_after or 0.0, MAX_RETRY_AFTER)
             self._backoff_until = max(self._backoff_until, time.monotonic() + max(self._backoff, asked))
         elif outcome.reason is None:
             self._backoff = 0.0

@@ -36,7 +36,7 @@ class Receiver:
     got: list[Arrived] = field(default_factory=list)
     elsewhere: int = 0
     at_once: int = 0
-    most_at_once: int = 0
+    max_concurrent: int = 0
     url: str = ""
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -45,7 +45,7 @@ class Receiver:
         self.got.append(Arrived(headers, await request.read(), time.monotonic()))
         status = self.statuses[min(len(self.got), len(self.statuses)) - 1]
         self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+        self.max_concurrent = max(self.max_concurrent, self.at_once)
         try:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self.seconds)

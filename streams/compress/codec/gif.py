@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from streams.compress.codec.encoders import saved
 
 KEEP, CLEAR = 1, 2  # disposal methods (GIF89a, section 23)
-LONGEST_DELAY = 65_535  # centiseconds
+MAX_DELAY = 65_535  # centiseconds
 
 
 def animated_gif(
@@ -37,7 +37,7 @@ def animated_gif(
         patch = frame.crop(box)
         patch.paste(transparent, mask=unchanged)
         disposal = CLEAR if cleared else KEEP
-        delay = min(LONGEST_DELAY, round(duration / 10))
+        delay = min(MAX_DELAY, round(duration / 10))
         file.append(struct.pack("<BBBBHBB", 0x21, 0xF9, 4, disposal << 2 | 1, delay, transparent, 0))
         file.append(struct.pack("<BHHHHB", 0x2C, *box[:2], *patch.size, 0) + _lzw(patch))
         canvas = frame

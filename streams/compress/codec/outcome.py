@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 OUTPUT_FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "avif")
-LONGEST_DETAIL = 500  # characters of a rejection's detail
+MAX_DETAIL_LENGTH = 500  # characters of a rejection's detail
 # How the file of a decoder's results begins: the number of the image that it has begun with, big-endian.
 TAKEN_BYTES = 8
 

@@ -26,7 +26,7 @@ BLOCK = 8
 SMOOTH = 2
 VISIBLE_STEP = 4
 BANDING_SHARE = 0.02
-LEAST_AREA = 0.1
+MIN_AREA = 0.1
 RING_WEIGHT = 0.2  # of pixels in rings a tenth of the image may be: edges and small shadows, no glow
 STRIPS_PIXELS, STRIP = 1_000_000, 64  # of a larger image, strips of STRIP rows are looked at
 
@@ -133,7 +133,7 @@ def banding(image: Image.Image, candidate: Image.Image) -> float:
         for one, other in zip(_in_lab(before).split(), _in_lab(after).split(), strict=True):
             moved = ImageChops.lighter(moved, ImageChops.difference(one.reduce(BLOCK), other.reduce(BLOCK)))
             pixels_moved = ImageChops.lighter(pixels_moved, ImageChops.difference(one, other))
-        worst = max(worst, _share_seen(ImageChops.darker(moved, smooth), LEAST_AREA))
+        worst = max(worst, _share_seen(ImageChops.darker(moved, smooth), MIN_AREA))
         if image.mode == "RGBA":
             # Pixels that are partly transparent are never dithered, so that each one counts.
             near = ImageChops.difference(grey, grey.filter(ImageFilter.BoxBlur(1)))

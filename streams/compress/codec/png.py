@@ -15,7 +15,7 @@ from streams.compress.codec.containers import PNG_SIGNATURE
 KEPT = frozenset((b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"))
 COLOUR = frozenset((b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"))
 # Browsers have read profiles of several megabytes; larger ones are not read.
-LARGEST_PROFILE = 16 * 1024 * 1024
+MAX_PROFILE_BYTES = 16 * 1024 * 1024
 
 
 def simplified(data: bytes) -> tuple[bytes, colour_spaces.ColourSpace | None]:
@@ -45,7 +45,7 @@ def _profile(chunk: bytes) -> bytes | None:
     _, _, rest = chunk.partition(b"\0")
     inflate = zlib.decompressobj()
     try:
-        profile = inflate.decompress(rest[1:], LARGEST_PROFILE)
+        profile = inflate.decompress(rest[1:], MAX_PROFILE_BYTES)
     except zlib.error:
         return None
     return profile if inflate.eof else None

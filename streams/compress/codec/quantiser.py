@@ -14,10 +14,10 @@ from streams.compress.codec import palette
 
 # libvips' CPU effort, 1 to 10: 1 takes half of the time of 4, and is refused more often by the guard. A large image has
 # the time for the least one, and for one attempt.
-EFFORT, LEAST_EFFORT, LARGE_PIXELS = 4, 1, 10_000_000
+EFFORT, MIN_EFFORT, LARGE_PIXELS = 4, 1, 10_000_000
 # A larger image is tried in strips of a few rows first, so that few attempts are made on the whole.
 SAMPLE_PIXELS, SAMPLE_ROWS = 300_000, 32
-MOST_COLOURS = 100  # as a quality
+MAX_QUALITY = 100  # of the quantiser
 
 pyvips.cache_set_max(0)  # it would keep the pixels of the last images
 
@@ -45,14 +45,14 @@ def quantised(image: Image.Image, quality: int, compression: int) -> bytes | Non
 def _attempts(quality: int) -> Iterator[tuple[int, bool]]:
     """The qualities of the quantiser and whether it dithers, smaller results first: dithering deflates worst."""
     yield quality, False
-    yield (quality + MOST_COLOURS) // 2, False
-    yield MOST_COLOURS, False
-    yield MOST_COLOURS, True
+    yield (quality + MAX_QUALITY) // 2, False
+    yield MAX_QUALITY, False
+    yield MAX_QUALITY, True
 
 
 def _png(image: Image.Image, quality: int, dither: bool, compression: int) -> bytes:
     bands = len(image.getbands())
-    effort = EFFORT if image.width * image.height <= LARGE_PIXELS else LEAST_EFFORT
+    effort = EFFORT if image.width * image.height <= LARGE_PIXELS else MIN_EFFORT
     try:
         pixels = pyvips.Image.new_from_memory(image.tobytes(), image.width, image.height, bands, "uchar")
         data: bytes = pixels.copy(interpretation="srgb").pngsave_buffer(

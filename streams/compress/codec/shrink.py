@@ -45,7 +45,7 @@ __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 # Formats with more than one frame; of all others the first image is what counts.
 MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
 # Longest side that the encoder takes.
-LONGEST_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
+MAX_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
 # libaom's speed, 0 to 10: 6 is 5 times as slow for 10% fewer bytes.
 AVIF_SPEED = 8
 FULL_CHROMA_QUALITY = 90
@@ -102,7 +102,7 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
             frames = read_frames(source, data, max_pixels, only_first=only_first)
         made_format = target_format or own_format or ("jpeg" if frames.first.mode in ("1", "L", "RGB") else "png")
         width, height = frames.first.size
-        if max(width, height) > LONGEST_SIDE.get(made_format, max(width, height)):
+        if max(width, height) > MAX_SIDE.get(made_format, max(width, height)):
             raise ImageRejected(Reason.CANNOT_ENCODE, f"{width} x {height} pixels are too long for {made_format}")
         decoded = time.perf_counter()
         with _failing_as(Reason.CANNOT_ENCODE):

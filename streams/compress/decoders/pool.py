@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
-from streams.compress.codec.outcome import LONGEST_DETAIL, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import MAX_DETAIL_LENGTH, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
 from streams.compress.decoders import sandbox
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
@@ -80,7 +80,7 @@ class _Made(_Answer):
 
 class _Rejected(_Answer):
     reason: Reason
-    detail: str = Field(max_length=LONGEST_DETAIL)
+    detail: str = Field(max_length=MAX_DETAIL_LENGTH)
 
 
 _ANSWERS: TypeAdapter[_Made | _Rejected] = TypeAdapter(_Made | _Rejected)

@@ -30,7 +30,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from streams.compress.codec.outcome import LONGEST_DETAIL, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import MAX_DETAIL_LENGTH, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
 from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import sandbox
 
@@ -73,7 +73,7 @@ def main() -> int:
                 target_format=request["target_format"],
             )
         except ImageRejected as rejection:
-            _answer(answers, {"reason": rejection.reason, "detail": rejection.detail[:LONGEST_DETAIL]})
+            _answer(answers, {"reason": rejection.reason, "detail": rejection.detail[:MAX_DETAIL_LENGTH]})
         except MemoryError:
             _answer(answers, OUT_OF_MEMORY)
         else:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from infra.outbound.addresses import AllowList
 from infra.outbound.client import OutboundClient
 from infra.outbound.reasons import Reason
-from streams.compress.fetch import LONGEST_PAUSE, Fetched, FetchFailed, fetch, pause_after
+from streams.compress.fetch import MAX_PAUSE, Fetched, FetchFailed, fetch, pause_after
 
 LOOPBACK = AllowList.parse("127.0.0.1")
 
@@ -249,7 +249,7 @@ def test_a_pause_is_random_bounded_and_never_shorter_than_asked_for(
     attempt: int, jitter: float, retry_after: float | None
 ) -> None:
     asked = retry_after or 0.0
-    assert asked <= pause_after(attempt, retry_after, jitter) <= asked + LONGEST_PAUSE
+    assert asked <= pause_after(attempt, retry_after, jitter) <= asked + MAX_PAUSE
 
 
 def test_pauses_grow_until_the_longest() -> None:

@@ -114,7 +114,7 @@ def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group],
 
 
 def test_stalled_event_is_named_and_ends_worker(new_group: Callable[..., Group], tmp_path: Path) -> None:
-    group, port = new_group(in_flight=4, longest=0.5), next(free_ports())
+    group, port = new_group(in_flight=4, max_seconds=0.5), next(free_ports())
     group.produce([b"", b"sleep 60", b""])
     worker = group.start(port=port)
     place = f"{group.topic}/0 offset 1"

@@ -86,7 +86,7 @@ def write(place: tuple[int, int], count: int, size: int) -> None:
 async def agent(stream: StreamT[bytes]) -> None:
     try:
         if spec["in_flight"]:
-            await handle.handle(stream, process, in_flight=spec["in_flight"], longest=spec["longest"])
+            await handle.handle(stream, process, in_flight=spec["in_flight"], max_seconds=spec["max_seconds"])
         else:
             async for event in stream.events():
                 await process(event)

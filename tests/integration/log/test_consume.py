@@ -32,7 +32,7 @@ async def test_given_up_event_becomes_a_dead_letter(
     monkeypatch.setattr(module, "handle", one_record)
     stream: Any = None
     try:
-        await module.consume(stream, log, on_event, in_flight=1, longest=1)
+        await module.consume(stream, log, on_event, in_flight=1, max_seconds=1)
     finally:
         await log.stop()
     (letter,) = await records_in(kafka_settings, topics.dead_letters, request_id)

@@ -197,7 +197,7 @@ async def test_receivers_that_are_silent_do_not_delay_the_others(system: Setting
         ]
         await complete(system, *events)
         await prompt.wait_for(25, timeout=12)  # less than one silence
-        assert all(receiver.most_at_once <= 8 for receiver in silent)
+        assert all(receiver.max_concurrent <= 8 for receiver in silent)
 
 
 @pytest.mark.usefixtures("worker")
@@ -262,7 +262,7 @@ async def test_killed_worker_repeats_its_attempt_after_the_claim(own: Settings) 
             # An attempt whose end was not recorded is repeated after another claim.
             assert shown(await settled(own, request_id, timeout=200)) == [(1, 200, None), ("WebhookDelivered",)]
             assert {one.webhook_id for one in receiver.got} == {completion_id(request_id, 0)}
-            assert receiver.most_at_once == 1
+            assert receiver.max_concurrent == 1
     finally:
         for worker in filter(None, (first, second)):
             worker.kill()

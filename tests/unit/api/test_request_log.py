@@ -21,7 +21,7 @@ from tests.support.examples import NOON, REQUEST_ID, completed, created, failed,
 
 
 def log_of(*events: Event) -> RequestLog:
-    timeline = Timeline(with_repeats=False, most_intervals=MAX_INTERVALS, most_lines=MAX_ENTRIES)
+    timeline = Timeline(with_repeats=False, max_intervals=MAX_INTERVALS, max_lines=MAX_ENTRIES)
     for offset, event in enumerate(events):
         timeline.add(Logged(event, event.time, event.topic, 0, offset, "w"))
     return log_of_timeline(timeline)

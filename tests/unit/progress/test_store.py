@@ -223,7 +223,7 @@ def test_reads_and_writes_per_image_are_constant(total: int) -> None:
 
     take([created(total=total)], table)
     row = len(table[row_key(REQUEST_ID)])
-    largest = most_reads = 0
+    largest = max_reads = 0
     due: list[Event] = []
     template = PROCESSED.model_copy(update={"input_bytes": 2**40 - 1, "output_bytes": 2**40 - 1})
     for index in range(total):
@@ -237,10 +237,10 @@ def test_reads_and_writes_per_image_are_constant(total: int) -> None:
         due += reactions(event, folded.entry, folded.tally, partial(read_tallies, folded.entry, read))
         largest = max(largest, len(key) + len(value))
         if (index + 1) % 1000:
-            most_reads = max(most_reads, reads)
+            max_reads = max(max_reads, reads)
     key_length = len(tally_key(REQUEST_ID, chunk_count(total)))
     assert largest <= 36 + 250 + key_length, f"{largest} bytes for one image"
-    assert most_reads == 2, "the row and the tally"
+    assert max_reads == 2, "the row and the tally"
     (output,) = due
     assert isinstance(output, OutputCsvRequested)
     assert output.input_bytes == total * (2**40 - 1)

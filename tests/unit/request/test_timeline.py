@@ -14,7 +14,7 @@ from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesRerequested
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered
-from streams.request.timeline import MOST_INTERVALS, EventLine, Gap, GroupLine, Logged, Timeline
+from streams.request.timeline import MAX_INTERVALS, EventLine, Gap, GroupLine, Logged, Timeline
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
 LATER = NOON + timedelta(hours=5)
@@ -160,7 +160,7 @@ def test_number_of_lines_does_not_grow_with_images(images: int) -> None:
     events += [(index / 10, processed(requested(index=index))) for index in range(images)] * 2
     trace = trace_of(*events, every_image=False)
     groups = [line for line in trace.lines(LATER) if isinstance(line, GroupLine)]
-    assert len(groups) <= 2 * MOST_INTERVALS
+    assert len(groups) <= 2 * MAX_INTERVALS
     for name, count, repeats in (("ImageRequested", images, 0), ("ImageProcessed", 2 * images, images)):
         those = [group for group in groups if group.name == name]
         assert sum(group.count for group in those) == count
