@@ -134,6 +134,10 @@ def _an_id(context: click.Context, parameter: click.Parameter, value: str | None
     return value
 
 
+def _of_server(context: click.Context, parameter: click.Parameter, url: str | None) -> "Settings | None":
+    return None if context.resilient_parsing else _settings(url=url)
+
+
 DATA_DIR = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
@@ -141,7 +145,9 @@ DATA_DIR = click.option(
 )
 PORT = click.option("--port", type=click.IntRange(0, 65535), help="Port of the API; 0 picks a free one.")
 WORKERS = click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Compress workers.")
-SERVER = click.option("--server", metavar="URL", help="URL of the API; default: SHRINKSTREAM_URL.")
+SERVER = click.option(
+    "--server", "settings", metavar="URL", callback=_of_server, help="URL of the API; default: SHRINKSTREAM_URL."
+)
 REQUEST_ID = click.argument("request_id", metavar="ID", callback=_an_id)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, one document per line.")
 WAIT = click.option("--wait/--no-wait", default=True, help="Wait for the result, with a progress bar (default).")
@@ -172,17 +178,7 @@ OUTPUT = click.option(
 @WAIT
 @AS_JSON
 @SERVER
-def submit(
-    file: Path,
-    webhook_url: str | None,
-    image_format: str | None,
-    quality: int | None,
-    columns: str | None,
-    output: Path | None,
-    wait: bool,
-    as_json: bool,
-    server: str | None,
-) -> None:
+def submit(**given: Any) -> None:
     """Upload a CSV and wait for its result.
 
     Prints the output CSV; with --json the last status and the failed images; with --no-wait the request id.
@@ -190,19 +186,7 @@ def submit(
     """
     from infra.cli.requests import submit_file
 
-    _run(
-        submit_file(
-            _settings(url=server),
-            file,
-            webhook_url=webhook_url,
-            image_format=image_format,
-            quality=quality,
-            columns=columns,
-            output=output,
-            wait=wait,
-            as_json=as_json,
-        )
-    )
+    _run(submit_file(**given))
 
 
 @main.section(REQUESTS)
@@ -210,28 +194,28 @@ def submit(
 @OUTPUT
 @AS_JSON
 @SERVER
-def watch(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
+def watch(**given: Any) -> None:
     """Wait for a request that was submitted before.
 
     Output and exit code are those of `submit`.
     """
     from infra.cli.requests import watch_request
 
-    _run(watch_request(_settings(url=server), request_id, output, as_json=as_json))
+    _run(watch_request(**given))
 
 
 @main.section(REQUESTS)
 @REQUEST_ID
 @AS_JSON
 @SERVER
-def status(request_id: str, as_json: bool, server: str | None) -> None:
+def status(**given: Any) -> None:
     """Print the status of a request as JSON.
 
     Indented; with --json on one line.
     """
     from infra.cli.requests import print_status
 
-    _run(print_status(_settings(url=server), request_id, as_json=as_json))
+    _run(print_status(**given))
 
 
 @main.section(REQUESTS)
@@ -244,14 +228,14 @@ def status(request_id: str, as_json: bool, server: str | None) -> None:
 )
 @AS_JSON
 @SERVER
-def images(request_id: str, image_status: str | None, as_json: bool, server: str | None) -> None:
+def images(**given: Any) -> None:
     """Print the result of each image.
 
     One line per image, in CSV order.
     """
     from infra.cli.requests import print_images
 
-    _run(print_images(_settings(url=server), request_id, image_status, as_json=as_json))
+    _run(print_images(**given))
 
 
 @main.section(REQUESTS)
@@ -259,35 +243,35 @@ def images(request_id: str, image_status: str | None, as_json: bool, server: str
 @OUTPUT
 @click.option("--json", "as_json", is_flag=True, help="With --output: print path and size as JSON.")
 @SERVER
-def download(request_id: str, output: Path | None, as_json: bool, server: str | None) -> None:
+def download(**given: Any) -> None:
     """Download the output CSV of a completed request, atomically."""
     from infra.cli.requests import download_csv
 
-    if as_json and output is None:
+    if given["as_json"] and given["output"] is None:
         raise click.UsageError("--json requires --output: otherwise the CSV goes to standard output")
-    _run(download_csv(_settings(url=server), request_id, output, as_json=as_json))
+    _run(download_csv(**given))
 
 
 @main.section(REQUESTS, "list")
 @click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number.")
 @AS_JSON
 @SERVER
-def list_requests(limit: int, as_json: bool, server: str | None) -> None:
+def list_requests(**given: Any) -> None:
     """Print the newest requests, one per line."""
     from infra.cli.requests import print_list
 
-    _run(print_list(_settings(url=server), limit, as_json=as_json))
+    _run(print_list(**given))
 
 
 @main.section(REQUESTS)
 @REQUEST_ID
 @AS_JSON
 @SERVER
-def cancel(request_id: str, as_json: bool, server: str | None) -> None:
+def cancel(**given: Any) -> None:
     """Cancel a request: no more of its images are fetched."""
     from infra.cli.requests import cancel_request
 
-    _run(cancel_request(_settings(url=server), request_id, as_json=as_json))
+    _run(cancel_request(**given))
 
 
 @main.section(REQUESTS)
@@ -295,11 +279,11 @@ def cancel(request_id: str, as_json: bool, server: str | None) -> None:
 @WAIT
 @AS_JSON
 @SERVER
-def retry(request_id: str, wait: bool, as_json: bool, server: str | None) -> None:
+def retry(**given: Any) -> None:
     """Retry the failed images of a request."""
     from infra.cli.requests import retry_request
 
-    _run(retry_request(_settings(url=server), request_id, wait=wait, as_json=as_json))
+    _run(retry_request(**given))
 
 
 @main.section(SYSTEM)

@@ -185,9 +185,9 @@ async def print_list(settings: Settings, limit: int, *, as_json: bool) -> None:
             click.echo(printable(line))
 
 
-async def print_images(settings: Settings, request_id: str, status: str | None, *, as_json: bool) -> None:
+async def print_images(settings: Settings, request_id: str, image_status: str | None, *, as_json: bool) -> None:
     async with _client(settings) as client:
-        async for image in client.images(request_id, status):
+        async for image in client.images(request_id, image_status):
             if as_json:
                 print_json(image)
             elif image["status"] == "failed":
