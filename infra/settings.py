@@ -280,6 +280,8 @@ class Settings(BaseSettings):
     rate_limit_burst: int = Field(2000, ge=1, description="burst size of the rate limit")
 
     quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
+    max_width: int = Field(0, ge=0, le=65_535, description="largest width of the results in pixels; 0: no limit")
+    max_height: int = Field(0, ge=0, le=65_535, description="largest height of the results in pixels; 0: no limit")
     express_images: int = Field(
         100, ge=0, description="requests with at most this many images use the express partitions"
     )
@@ -358,7 +360,8 @@ class Settings(BaseSettings):
     reuse_seconds: float = Field(
         300.0,
         ge=0,
-        description="seconds for which a compress worker reuses an owner's image of the same URL, quality and format",
+        description="seconds for which a compress worker reuses an owner's image of the same URL, quality, format and"
+        " size",
     )
     max_image_pixels: int = Field(100_000_000, ge=1, description="most pixels of an image, over all its frames")
 

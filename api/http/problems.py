@@ -45,6 +45,7 @@ class ProblemCode(StrEnum):
     BAD_WEBHOOK_EVENTS = "bad-webhook-events", 422, "`webhookEvents` has an unknown event"
     BAD_FORMAT = "bad-format", 422, "`format` is unknown"
     BAD_QUALITY = "bad-quality", 422, "`quality` is not an integer from 1 to 100"
+    BAD_SIZE = "bad-size", 422, "`maxWidth` or `maxHeight` is not an integer from 0 to 65535"
     BAD_COLUMNS = (
         "bad-columns",
         422,

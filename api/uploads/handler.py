@@ -35,7 +35,7 @@ from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
 from api.uploads.receive import RAW_TYPES, Received, receive
 from infra.settings import Settings
-from streams.events.base import ImageFormat, JsonModel, Quality, WebhookKind
+from streams.events.base import MAX_SIDE, ImageFormat, JsonModel, Quality, WebhookKind
 
 # Empty: a web form field that was left blank; no receiver.
 WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
@@ -48,6 +48,9 @@ WebhookEvents = Annotated[
 # A line of CSV, `role:column,role:column`; which columns there are is up to the file.
 Columns = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "column-mapping"}, {"maxLength": 0}]})]
 COLUMNS = "names of the file's columns by role, such as `product:Title,urls:Image Src`; default: the usual names"
+
+
+MaxSide = Annotated[int, Field(ge=0, le=MAX_SIDE)]
 
 
 class Report(JsonModel):
@@ -72,6 +75,8 @@ class UploadForm(BaseModel):
     )
     format: ImageFormat | Literal[""] = Field("", description="output format; empty: the format of each input image")
     quality: Quality | Literal[""] = Field("", description="empty: the default of the settings")
+    maxWidth: MaxSide | Literal[""] = Field("", description="pixels; 0: no limit; empty: the default of the settings")
+    maxHeight: MaxSide | Literal[""] = Field("", description="as `maxWidth`")
     columns: Columns = Field("", description=COLUMNS)
 
 
@@ -213,6 +218,17 @@ def routes() -> list[Route]:
                 ),
                 Parameter(
                     "quality", "query", Quality, "1 to 100, default: from the settings; also accepted as a form field"
+                ),
+                *(
+                    Parameter(
+                        f"max{side}",
+                        "query",
+                        MaxSide,
+                        f"largest {side.lower()} of the results in pixels: images are made smaller in proportion, never"
+                        " larger; 0: no limit; default: from the settings; also accepted as a form field",
+                        1600,
+                    )
+                    for side in ("Width", "Height")
                 ),
                 Parameter(
                     "columns",

@@ -1,4 +1,4 @@
-"""Options of an upload: webhook receiver and events, output format and quality, names of the CSV's columns."""
+"""Options of an upload: webhook receiver and events, output format, quality and size, names of the CSV's columns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,20 @@ from infra.outbound.addresses import AllowList
 from infra.outbound.reasons import ForbiddenUrl
 from infra.outbound.urls import check_url
 from infra.settings import Settings
-from streams.events.base import ImageFormat, WebhookKind
+from streams.events.base import MAX_SIDE, ImageFormat, WebhookKind
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
 WEBHOOK_EVENTS = "webhookEvents"
-FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality", "columns")
+FIELDS = (*WEBHOOK_FIELDS, WEBHOOK_EVENTS, "format", "quality", "maxWidth", "maxHeight", "columns")
 _QUALITY = re.compile(r"[0-9]{1,3}")
+_SIDE = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100.
+    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100;
+    ``max_width`` and ``max_height`` are in pixels, None: no limit.
 
     ``webhook_events``: sent in addition to ``request.completed``, which is always sent.
     """
@@ -31,6 +33,8 @@ class UploadOptions:
     webhook_events: tuple[WebhookKind, ...]
     quality: int
     format: ImageFormat | None
+    max_width: int | None
+    max_height: int | None
     columns: ColumnMapping
 
     @classmethod
@@ -48,6 +52,8 @@ class UploadOptions:
             webhook_events,
             qualities[0] if qualities else settings.quality,
             formats[0] if formats else None,
+            _max_side("maxWidth", fields, settings.max_width),
+            _max_side("maxHeight", fields, settings.max_height),
             _columns(fields.get("columns", ())),
         )
 
@@ -74,6 +80,15 @@ def _quality(text: str) -> int:
     if not _QUALITY.fullmatch(text) or not 1 <= int(text) <= 100:
         raise Problem(ProblemCode.BAD_QUALITY, "invalid quality: it must be an integer from 1 to 100")
     return int(text)
+
+
+def _max_side(name: str, fields: Mapping[str, Sequence[str]], default: int) -> int | None:
+    """A limit of a side; 0 is none, also where the settings have one."""
+    given = fields.get(name, ())
+    for text in given:
+        if not _SIDE.fullmatch(text) or int(text) > MAX_SIDE:
+            raise Problem(ProblemCode.BAD_SIZE, f"invalid {name}: it must be an integer from 0 to {MAX_SIDE}")
+    return (int(given[0]) if given else default) or None
 
 
 def _format(text: str) -> ImageFormat:

@@ -68,6 +68,8 @@ async def publish_events(context: Context, limiter: UploadLimiter, upload: Check
                 webhook_events=upload.options.webhook_events,
                 quality=upload.options.quality,
                 format=upload.options.format,
+                max_width=upload.options.max_width,
+                max_height=upload.options.max_height,
                 image_offsets=await batches.finish(),
                 traceparent=upload.received.traceparent,
             )
@@ -111,6 +113,8 @@ def _image_requests(upload: CheckedUpload, *, bulk: bool) -> Iterator[ImageReque
                 cells=row.cells if position == 0 else None,
                 quality=upload.options.quality,
                 format=upload.options.format,
+                max_width=upload.options.max_width,
+                max_height=upload.options.max_height,
                 bulk=bulk,
                 owner=upload.owner,
                 traceparent=upload.received.traceparent,

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
@@ -83,19 +83,15 @@ class Client:
         self,
         file: Path,
         *,
-        webhook_url: str | None = None,
-        image_format: str | None = None,
-        quality: int | None = None,
-        columns: str | None = None,
+        options: Mapping[str, str | int | None],
         idempotency_key: str,
     ) -> str:
-        """Upload a CSV; returns the request's id.
+        """Upload a CSV; returns the request's id. ``options`` are the form's fields; None: not given.
 
         Transient errors are retried with the same idempotency key, so that at most one request is created.
         OSError: the file can't be read.
         """
-        fields = {"webhookUrl": webhook_url, "format": image_format, "quality": quality, "columns": columns}
-        given = {name: str(value) for name, value in fields.items() if value}
+        given = {name: str(value) for name, value in options.items() if value is not None}
         loop = asyncio.get_running_loop()
         attempt, deadline = 1, loop.time() + IN_PROGRESS_TIMEOUT
         while True:

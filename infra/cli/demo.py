@@ -121,7 +121,7 @@ async def _show(settings: Settings, shop: Shop, console: Console, stall_seconds:
     async with Client(f"http://{settings.own_address}", settings.first_api_key) as client:
         try:
             async with asyncio.timeout(stall_seconds) as stall:
-                request_id = await upload(client, file, f"http://{shop.address}/webhook")
+                request_id = await upload(client, file, {"webhookUrl": f"http://{shop.address}/webhook"})
                 console.print(f"uploaded {file.name}: request {request_id}")
                 status = await _follow(client, request_id, stall, stall_seconds)
         except TimeoutError:

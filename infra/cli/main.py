@@ -161,14 +161,20 @@ OUTPUT = click.option(
 
 @main.section(REQUESTS)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.csv")
-@click.option("--webhook-url", metavar="URL", help="Receiver of the completion webhook.")
+@click.option("--webhook-url", "webhookUrl", metavar="URL", help="Receiver of the completion webhook.")
 @click.option(
     "--format",
-    "image_format",
     type=click.Choice(["jpeg", "png", "webp", "avif"]),
     help="Format of all output images; default: the format of each input image.",
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Quality of the output images; default: the server's.")
+@click.option(
+    "--max-width",
+    "maxWidth",
+    type=click.IntRange(0, 65_535),
+    help="Largest width of the output images in pixels, 0: no limit; default: the server's.",
+)
+@click.option("--max-height", "maxHeight", type=click.IntRange(0, 65_535), help="Largest height, as --max-width.")
 @click.option(
     "--columns",
     metavar="MAPPING",

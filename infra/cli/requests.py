@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,9 @@ from infra.settings import Settings, load_settings
 FAILURES_SHOWN = 10
 FAILURES_IN_JSON = 100
 BAD_ROWS_SHOWN = 10
+
+UploadOptions = Mapping[str, str | int | None]
+"""Form fields of an upload by name; None: not given."""
 
 
 class ImagesFailedError(ExplainedError):
@@ -48,19 +51,15 @@ async def submit_file(
     settings: Settings,
     file: Path,
     *,
-    webhook_url: str | None,
-    image_format: str | None,
-    quality: int | None,
-    columns: str | None,
     output: Path | None,
     wait: bool,
     as_json: bool,
+    **options: str | int | None,
 ) -> None:
+    """``options``: see UploadOptions."""
     _require_directory(output)
     async with _client(settings) as client:
-        request_id = await upload(
-            client, file, webhook_url, image_format=image_format, quality=quality, columns=columns
-        )
+        request_id = await upload(client, file, options)
         click.echo(f"request {request_id}", err=True)
         if wait:
             await _wait(settings, client, request_id, output, as_json=as_json)
@@ -89,26 +88,11 @@ async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_j
             click.echo("the failed images are processed again", err=True)
 
 
-async def upload(
-    client: Client,
-    file: Path,
-    webhook_url: str | None,
-    *,
-    image_format: str | None = None,
-    quality: int | None = None,
-    columns: str | None = None,
-) -> str:
+async def upload(client: Client, file: Path, options: UploadOptions) -> str:
     """Upload a file; returns the request's id. Raises ApiError, with the bad rows of a rejected CSV as details."""
     _require_regular(file)
     try:
-        return await client.upload(
-            file,
-            webhook_url=webhook_url,
-            image_format=image_format,
-            quality=quality,
-            columns=columns,
-            idempotency_key=str(uuid4()),
-        )
+        return await client.upload(file, options=options, idempotency_key=str(uuid4()))
     except OSError as error:
         raise FileError(f"{file} can't be read: {error.strerror or error}") from None
     except ApiError as error:

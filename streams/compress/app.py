@@ -53,6 +53,8 @@ app = create_app(
     read_ahead=READ_AHEAD,
 )
 
+_Key = tuple[str, str, int, str | None, int | None, int | None]
+
 MAX_CACHED = 20_000
 """Number of results that are cached for reuse, of some hundred bytes each."""
 
@@ -79,7 +81,7 @@ class Made:
 class Compressor:
     """Turns an ImageRequested into its result and writes that down.
 
-    An owner's URL that is requested again, in the same quality and format, while it is in flight or within
+    An owner's URL that is requested again, in the same quality, format and size, while it is in flight or within
     ``reuse_seconds``, is not fetched again: its output is copied within the storage. The cache is the worker's own,
     so with n workers a URL is fetched n times at most.
     """
@@ -111,9 +113,7 @@ class Compressor:
         )
         self._decoding = FairSlots(settings.codec_processes, share=1.0)
         self._budget = ByteBudget(settings.fetch_memory)
-        self._single_flight: SingleFlight[tuple[str, str, int, str | None], Made] = SingleFlight(
-            settings.reuse_seconds, MAX_CACHED
-        )
+        self._single_flight: SingleFlight[_Key, Made] = SingleFlight(settings.reuse_seconds, MAX_CACHED)
         metrics.IMAGES_WAITING.read_from(lambda: self._slots.waiting)
         metrics.OPEN_CIRCUITS.read_from(lambda: self._circuits.open_circuits)
         metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
@@ -164,8 +164,7 @@ class Compressor:
 
     async def _made(self, request: ImageRequested) -> Made:
         """The image, stored under the request's own name."""
-        # Per owner: the time that a reuse saves must not tell that another tenant has fetched the URL.
-        key = (request.owner, request.input_url, request.quality, request.format)
+        key = _key(request)
         while True:
             made, by_us = await self._single_flight.get(key, lambda: self._make(request))
             if by_us:
@@ -197,6 +196,8 @@ class Compressor:
                     quality=request.quality,
                     max_pixels=self._settings.max_image_pixels,
                     target_format=request.format,
+                    max_width=request.max_width,
+                    max_height=request.max_height,
                 )
             shrink_seconds = time.monotonic() - started
             started = time.monotonic()
@@ -244,6 +245,19 @@ def _count(result: ImageProcessed | ImageFailed) -> None:
 
 def _group(request: ImageRequested) -> Group:
     return request.owner, request.bulk
+
+
+def _key(request: ImageRequested) -> _Key:
+    """All that a result depends on, and the owner: the time that a reuse saves must not tell that another tenant has
+    fetched the URL."""
+    return (
+        request.owner,
+        request.input_url,
+        request.quality,
+        request.format,
+        request.max_width,
+        request.max_height,
+    )
 
 
 def image_path(request: ImageRequested, image_format: str) -> str:

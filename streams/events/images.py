@@ -4,7 +4,19 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from streams.events.base import Bytes, Count, Event, ImageFormat, Milliseconds, Owner, ProductName, Quality, Run, Time
+from streams.events.base import (
+    Bytes,
+    Count,
+    Event,
+    ImageFormat,
+    Milliseconds,
+    Owner,
+    ProductName,
+    Quality,
+    Run,
+    Side,
+    Time,
+)
 from streams.events.lanes import partition_of_image
 
 
@@ -36,6 +48,8 @@ class ImageRequested(_ImageEvent):
     cells: tuple[str, ...] | None = Field(None, description="all cells of the row, in its first image only")
     quality: Quality = 50
     format: ImageFormat | None = Field(None, description="output format; absent: that of the input")
+    max_width: Side | None = Field(None, description="largest width (pixels) of the result; absent: no limit")
+    max_height: Side | None = Field(None, description="largest height (pixels) of the result; absent: no limit")
     bulk: bool = Field(False, description="whether it is in the bulk lane, as an image of a large request")
     owner: Owner = Field("", description="as in RequestCreated")
 

@@ -4,7 +4,20 @@ from typing import Annotated
 
 from pydantic import Field
 
-from streams.events.base import ByteSum, Count, Event, ImageFormat, Offsets, Owner, Quality, Run, Time, Url, WebhookKind
+from streams.events.base import (
+    ByteSum,
+    Count,
+    Event,
+    ImageFormat,
+    Offsets,
+    Owner,
+    Quality,
+    Run,
+    Side,
+    Time,
+    Url,
+    WebhookKind,
+)
 
 
 class RequestCreated(Event):
@@ -20,6 +33,8 @@ class RequestCreated(Event):
     webhook_url: Url | None = None
     quality: Quality = Field(50, description="quality of its images")
     format: ImageFormat | None = Field(None, description="output format of its images; absent: that of each input")
+    max_width: Side | None = Field(None, description="largest width (pixels) of its results; absent: no limit")
+    max_height: Side | None = Field(None, description="largest height (pixels) of its results; absent: no limit")
     webhook_events: tuple[WebhookKind, ...] = Field((), description="further message types for the receiver")
     image_offsets: Offsets = Field(
         default_factory=dict,

@@ -56,6 +56,22 @@ def test_the_command_line_asks_for_format_and_quality(system: System, shop: Shop
     assert Image.open(io.BytesIO(image)).format == "WEBP"
 
 
+def test_images_fit_inside_the_size_that_an_upload_has(system: System, shop: Shop, tmp_path: Path) -> None:
+    """The same URL in two sizes is two images; 0 is no limit."""
+    url = shop.add("in-two-sizes.jpg")
+    (tmp_path / "a.csv").write_text(csv_of(url))
+    for options, size in (
+        (("--max-width", "160", "--max-height", "0"), (160, 120)),
+        (("--max-width", "640"), (320, 240)),
+    ):
+        request_id = system.run("submit", str(tmp_path / "a.csv"), "--no-wait", *options).stdout.strip()
+        completed(system.url, request_id)
+        (image,) = outputs(system, request_id)
+        assert Image.open(io.BytesIO(image)).size == size
+        (told,) = call(system.url, "GET", f"/api/requests/{request_id}/images").json["items"]
+        assert (told["width"], told["height"]) == size
+
+
 def test_command_line_maps_columns_of_an_export(system: System, shop: Shop, tmp_path: Path) -> None:
     export = f"Handle;Title;Image, large\nmug;Mug;{shop.add('exported.jpg')}\n"
     (tmp_path / "export.csv").write_text(export)
@@ -78,6 +94,8 @@ def test_command_line_maps_columns_of_an_export(system: System, shop: Shop, tmp_
         ("quality", "best"),
         ("quality", "5.5"),
         ("format", "bmp"),
+        ("maxWidth", "65536"),
+        ("maxHeight", "-1"),
         ("columns", "name:Title"),
     ],
 )

@@ -1,6 +1,7 @@
 """Images that move, and documents of several pages: reading all frames, and writing them as they were."""
 
 import io
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from streams.compress.codec.containers import Animation, Part, take_apart, with_
 from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.gif import animated_gif
 from streams.compress.codec.outcome import ImageRejected, Reason
+from streams.compress.codec.size import fitted
 from streams.compress.codec.truncated import salvaged
 
 # More is a film; and the cost of a frame is not only in its pixels.
@@ -58,6 +60,15 @@ class Frames:
     @property
     def animated(self) -> bool:
         return len(self.images) > 1
+
+    def fitting(self, max_width: int | None, max_height: int | None) -> "Frames":
+        """Each image made smaller until it fits; the very same if all of them do."""
+        box = (max_width, max_height)
+        images = [fitted(image, *box) for image in self.images]
+        poster = fitted(self.poster, *box) if self.poster else None
+        if poster is self.poster and all(map(operator.is_, images, self.images)):
+            return self
+        return replace(self, images=images, poster=poster)
 
     def in_one_mode(self) -> "Frames":
         """With all images in the poorest mode that shows each of them, which animations need."""

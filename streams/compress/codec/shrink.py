@@ -7,11 +7,12 @@ decoder hang or crash.
 What is promised of the result:
 
 * the format of the input (MPO becomes JPEG, its first image; BMP, PPM and HEIF become JPEG, or PNG with alpha);
+* inside ``max_width`` and ``max_height``, never enlarged;
 * as displayed: upright, in sRGB, eight bits a sample, with its alpha, its frames, and the pages of a TIFF in a TIFF;
 * no metadata;
 * never more bytes than the input. If shrinking does not help, the input is handed back byte for byte, and
   so with its metadata: a viewer turns it upright itself. Only where another format had to be made (BMP,
-  PPM, HEIF, or ``target_format``) the result may be larger.
+  PPM, HEIF, or ``target_format``) or the image was made smaller in pixels the result may have more bytes.
 """
 
 import re
@@ -82,11 +83,20 @@ PROLOG_BYTES = 65_536
 WEB_PAGE_DETAIL = "the address answers with a web page; share links of Google Drive and Dropbox are pages"
 
 
-def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: str | None = None) -> Shrunk:
+def shrink(
+    data: bytes,
+    *,
+    quality: int = 50,
+    max_pixels: int,
+    target_format: str | None = None,
+    max_width: int | None = None,
+    max_height: int | None = None,
+) -> Shrunk:
     """Shrink one image.
 
     ``quality`` is 1 to 100; ``max_pixels`` bounds the pixels of all frames together, sixteen-bit ones counted
-    twice; ``target_format`` is one of OUTPUT_FORMATS, by default that of the input.
+    twice; ``target_format`` is one of OUTPUT_FORMATS, by default that of the input; ``max_width`` and ``max_height``
+    (pixels, as displayed) are what the result must fit inside, by default anything.
 
     Raises ImageRejected, and nothing else, for whatever is wrong with ``data``.
     """
@@ -100,6 +110,8 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
             to = target_format or own_format
             only_first = to not in MANY_FRAMES or (source == "TIFF" and to != "tiff")
             frames = read_frames(source, data, max_pixels, only_first=only_first)
+            whole = frames
+            frames = frames.fitting(max_width, max_height)
         made_format = target_format or own_format or ("jpeg" if frames.first.mode in ("1", "L", "RGB") else "png")
         width, height = frames.first.size
         if max(width, height) > MAX_SIDE.get(made_format, max(width, height)):
@@ -107,7 +119,8 @@ def shrink(data: bytes, *, quality: int = 50, max_pixels: int, target_format: st
         decoded = time.perf_counter()
         with _failing_as(Reason.CANNOT_ENCODE):
             result = _encode(frames, made_format, quality, goal=len(data))
-    kept = made_format == own_format and len(result) >= len(data) and not frames.truncated
+    is_same_picture = frames is whole and not frames.truncated
+    kept = made_format == own_format and len(result) >= len(data) and is_same_picture
     return Shrunk(
         data if kept else result,
         made_format,

@@ -143,7 +143,16 @@ class DecoderPool:
         busy = sum(decoder.alive and decoder.busy for decoder in self._decoders)
         return {("busy",): busy, ("idle",): sum(alive) - busy, ("down",): len(alive) - sum(alive)}
 
-    async def shrink(self, data: bytes, *, quality: int, max_pixels: int, target_format: str | None = None) -> Shrunk:
+    async def shrink(
+        self,
+        data: bytes,
+        *,
+        quality: int,
+        max_pixels: int,
+        target_format: str | None = None,
+        max_width: int | None = None,
+        max_height: int | None = None,
+    ) -> Shrunk:
         """Shrink one image in a decoder process, as ``streams.compress.codec.shrink.shrink`` does.
 
         Waits for a decoder to be free, however long that takes; only then the time limit starts. Cancelling
@@ -158,6 +167,8 @@ class DecoderPool:
             "quality": quality,
             "max_pixels": max_pixels,
             "target_format": target_format,
+            "max_width": max_width,
+            "max_height": max_height,
         }
         killed, hung = False, 0
         for _ in range(ATTEMPTS):

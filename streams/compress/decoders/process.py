@@ -71,6 +71,8 @@ def main() -> int:
                 quality=request["quality"],
                 max_pixels=request["max_pixels"],
                 target_format=request["target_format"],
+                max_width=request["max_width"],
+                max_height=request["max_height"],
             )
         except ImageRejected as rejection:
             _answer(answers, {"reason": rejection.reason, "detail": rejection.detail[:MAX_DETAIL_LENGTH]})
