@@ -33,7 +33,7 @@ CLOCKED = ("compress", "progress", "projections")
 CLOCK_SECONDS = 60.0  # ahead or behind: the most by which the clocks of two machines may differ
 WHOLE_SECONDS = 180.0
 STORAGE_BYTES = 64 * 1024 * 1024
-MOUNT_SECONDS = 10.0
+MOUNT_SECONDS = 60.0
 BETWEEN_SECONDS = (1.0, 4.0)
 
 

@@ -20,8 +20,8 @@ from tests.drill.cluster import NODES, ClusterCassandra, ClusterKafka, ProxiedKa
 from tests.support.waiting import wait_until
 
 START_SECONDS = 300.0
-CALL_SECONDS = 30.0
-STOP_SECONDS = 90.0
+CALL_SECONDS = 60.0
+STOP_SECONDS = 120.0
 WORKER_GRACE = 12.0
 CHUNK_BYTES = 65536
 WHOLE_SECONDS = 180.0

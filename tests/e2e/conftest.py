@@ -17,8 +17,8 @@ from tests.support import curl
 from tests.support.processes import leashed
 from tests.support.shop import Shop
 
-READY_SECONDS = 120
-STOP_SECONDS = 40
+READY_SECONDS = 240
+STOP_SECONDS = 120
 
 
 class System:
@@ -31,7 +31,7 @@ class System:
         self.process = process
         self.environment = environment
 
-    def run(self, *arguments: str, timeout: float = 60, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, timeout: float = 180, **variables: str) -> "subprocess.CompletedProcess[str]":
         """Run a `shrinkstream` command as a user of this system would."""
         return subprocess.run(
             [sys.executable, "-m", "infra.cli", *arguments],

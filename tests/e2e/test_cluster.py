@@ -72,7 +72,7 @@ def shrinkstream(environment: dict[str, str], *command: str, **variables: str) -
         env={**environment, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 
@@ -132,7 +132,7 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     assert len(links) == 3
     for number, link in enumerate(links):
         assert link.startswith(cluster.url)
-        with urlopen(link, timeout=10) as image:
+        with urlopen(link, timeout=60) as image:
             assert image.url.startswith(s3_server.url), "the API sends whoever asks to the bucket"
             assert image.headers["Content-Type"] == "image/jpeg"
             content = image.read()
@@ -141,7 +141,7 @@ def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
     kept = [f"a-shop/csv/{request_id}/0.csv", *(f"a-shop/images/{request_id}/{number}.jpg" for number in range(3))]
     assert objects_of(s3_server, request_id) == kept
 
-    expired = wait_for(cluster.url, request_id, "status", "expired", timeout=60)
+    expired = wait_for(cluster.url, request_id, "status", "expired")
     assert (expired["progress"], expired["succeeded"], expired["outputCsvUrl"]) == (100, 3, None)
     wait_until(lambda: not objects_of(s3_server, request_id), "removed objects")
     for path in (f"/api/download/{request_id}", f"/images/{request_id}/0.jpg"):

@@ -11,7 +11,7 @@ def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: Sy
     # Beside the running system, on the same servers: so it needs names of its own.
     name = f"{system.name}_demo"
     names = {"SHRINKSTREAM_TOPIC_PREFIX": name, "SHRINKSTREAM_CASSANDRA_KEYSPACE": name}
-    demo = system.run("demo", timeout=120, **names)
+    demo = system.run("demo", timeout=240, **names)
     assert demo.returncode == 0, demo.stderr
     request_id = demo.stderr.split("request ")[1].split()[0]
     events = [

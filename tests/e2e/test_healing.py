@@ -90,7 +90,7 @@ class Topics:
                 ends = await consumer.end_offsets(self._partitions(*topics))
                 return sum([end - (await consumer.committed(place) or 0) for place, end in ends.items()])
 
-        wait_until(lambda: asyncio.run(lag()) == 0, f"{app} has read {topics}", timeout=30)
+        wait_until(lambda: asyncio.run(lag()) == 0, f"{app} has read {topics}")
 
     def wait_until_evicted(self, request_id: str, times: int = 1) -> None:
         """Return when the progress table has evicted the request so many times."""
@@ -99,7 +99,7 @@ class Topics:
             events = self.events_of("progress", request_id)
             return len({event.id for event in events if isinstance(event, ProgressEvicted)})
 
-        wait_until(lambda: evictions() >= times, "eviction", timeout=30)
+        wait_until(lambda: evictions() >= times, "eviction")
         self.wait_until_read("progress", "progress")
 
     def _consumer(self, app: str | None = None) -> AIOKafkaConsumer:
@@ -190,7 +190,7 @@ def environment(
 @pytest.fixture(scope="module")
 def lost(environment: dict[str, str], topics: Topics, shop: Shop) -> Lost:
     """Of the first request, 2 of 6 results are on the log; of the second, all 3. Written before the system starts."""
-    subprocess.run([sys.executable, "-m", "infra.cli", "init"], env=environment, timeout=60, check=True)
+    subprocess.run([sys.executable, "-m", "infra.cli", "init"], env=environment, timeout=180, check=True)
     lost = Lost(str(uuid4()), str(uuid4()))
     asked = [image(lost.by_all, index, shop.add(f"missed-{index}.jpg")) for index in range(6)]
     counted = [image(lost.by_projections, index, shop.add(f"counted-{index}.jpg")) for index in range(3)]
@@ -222,7 +222,7 @@ def verify(system: System, request_id: str) -> None:
 
 def test_lost_events_are_reconciled_without_repeated_work(own: System, topics: Topics, lost: Lost, shop: Shop) -> None:
     for request_id, total in ((lost.by_all, 6), (lost.by_projections, 3)):
-        status = completed(own.url, request_id, timeout=60)
+        status = completed(own.url, request_id)
         assert (status["succeeded"], status["failed"]) == (total, 0)
     (again,) = [event for event in topics.events_of("progress", lost.by_all) if isinstance(event, ImagesRerequested)]
     assert again.missing == 4
@@ -234,7 +234,7 @@ def test_image_without_any_event_fails_as_lost(own: System, topics: Topics, shop
     request_id = str(uuid4())
     known = image(request_id, 0, shop.add("known.jpg"))
     topics.write(created([known], 2, topics.write(known)))
-    status = completed(own.url, request_id, timeout=60)
+    status = completed(own.url, request_id)
     assert (status["succeeded"], status["failed"]) == (1, 1)
     assert b"lost" in call(own.url, "GET", f"/api/download/{request_id}").body
 
@@ -246,7 +246,7 @@ def test_commands_about_unknown_requests_block_no_partition(own: System, topics:
     topics.write(*(RequestRetried(request_id=unknown, run=1, created_at=long_ago) for unknown in ids))
     topics.write(*(ProgressRebuildRequested(request_id=other, rebuild_id="x", partition=99) for other in ids))
     request_id = upload(own.url, f"{HEADER}1,Shoe,{shop.add('unharmed.jpg')}\n")
-    assert completed(own.url, request_id, timeout=60)["succeeded"] == 1
+    assert completed(own.url, request_id)["succeeded"] == 1
 
 
 @pytest.mark.usefixtures("own")
@@ -307,5 +307,5 @@ def test_evicted_cancelled_request_can_be_retried(own: System, topics: Topics, s
 def retry(system: System, request_id: str, **sums: int) -> None:
     assert call(system.url, "POST", f"/api/requests/{request_id}/retry").status == 202
     assert call(system.url, "GET", f"/api/status/{request_id}").json["completedAt"] is None
-    status = completed(system.url, request_id, timeout=60)
+    status = completed(system.url, request_id)
     assert {name: status[name] for name in sums} == sums

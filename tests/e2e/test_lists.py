@@ -56,7 +56,7 @@ def test_images_say_what_the_output_csv_says_and_more_in_parts_and_by_status(sys
     good, missing = shop.add("image-list.jpg"), f"{shop.url}/files/image-list-none.jpg"
     rows = "".join(f"{number},Shoe {number},{missing if number % 500 == 3 else good}\n" for number in range(1100))
     request_id = upload(system.url, HEADER + rows)
-    completed(system.url, request_id, timeout=120)
+    completed(system.url, request_id)
     path = f"/api/requests/{request_id}/images"
     images = listed(system, path, limit=300)
     assert [image["index"] for image in images] == list(range(1100))

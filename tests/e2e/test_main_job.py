@@ -109,7 +109,7 @@ def test_a_request_of_many_images_over_several_chunks_completes(system: System, 
     url = shop.add("many.jpg")
     rows = "".join(f"{number},Product {number},{url}\n" for number in range(1, 1203))
     request_id = upload(system.url, HEADER + rows)
-    status = completed(system.url, request_id, timeout=120)
+    status = completed(system.url, request_id)
     assert (status["total"], status["succeeded"]) == (1202, 1202)
     _, *written = rows_of(call(system.url, "GET", f"/api/download/{request_id}").body)
     assert [row[0] for row in written] == [str(number) for number in range(1, 1203)]

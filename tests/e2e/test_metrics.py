@@ -19,7 +19,7 @@ LAG = "shrinkstream_consumer_lag_records"
 UNBOUNDED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}|://|\b\d{1,3}(\.\d{1,3}){3}\b|:\d{4,5}\b|msg_|\?")
 
 
-def wait_for_scrape(system: System, is_so: Callable[[Scrape], bool], timeout: float = 15) -> Scrape:
+def wait_for_scrape(system: System, is_so: Callable[[Scrape], bool], timeout: float = 120) -> Scrape:
     deadline = time.monotonic() + timeout
     while not is_so(found := scrape(system.data_dir)):
         assert time.monotonic() < deadline, "the metrics never said so"
@@ -37,7 +37,7 @@ def nothing_to_do(found: Scrape) -> bool:
 
 
 def test_an_upload_moves_each_counter_by_what_it_is(system: System, shop: Shop) -> None:
-    before = wait_for_scrape(system, nothing_to_do, timeout=30)
+    before = wait_for_scrape(system, nothing_to_do)
     urls = [shop.add(f"metered-{number}.jpg") for number in range(2)]
     csv = f'{HEADER}1,Shoe,"{urls[0]},{urls[1]}"\n2,Hat,"{urls[0]},{shop.url}/files/unmetered.jpg"\n'
     request_id = upload(system.url, csv, webhookUrl=f"{shop.url}/webhook/metered")

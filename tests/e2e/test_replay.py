@@ -18,7 +18,7 @@ def finished_request(system: System, shop: Shop, name: str) -> str:
     rows = "".join(f"{number},Shoe {number},{url}\n" for number in range(1148))
     rows += f'x,Hat,"{shop.url}/files/none.jpg,{shop.url}/files/none-either.jpg"\n'
     request_id = upload(system.url, HEADER + rows, webhookUrl=f"{shop.url}/webhook/{name}")
-    completed(system.url, request_id, timeout=120)
+    completed(system.url, request_id)
     delivered(system.url, request_id)
     return request_id
 
@@ -83,7 +83,7 @@ def test_all_of_progress_is_rebuilt_while_a_request_is_under_way(system: System,
     request_id = upload(system.url, HEADER + rows)
     replayed = system.run("replay", "progress")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
-    status = completed(system.url, request_id, timeout=90)
+    status = completed(system.url, request_id)
     assert (status["succeeded"], status["failed"]) == (400, 0)
     verified = system.run("replay", "progress", "--verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -37,7 +37,7 @@ def test_servers_that_are_not_there_are_one_clear_line(
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == (69 if command[0] == "worker" else 1)
@@ -55,7 +55,7 @@ def test_what_a_part_can_not_be_run_with_is_told_at_once(system: System, tmp_pat
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert result.returncode == 1

@@ -59,7 +59,7 @@ def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop
 
 
 def _wait_until_it_listens(port: int) -> None:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 120
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 PROGRAM = Path(sys.executable).with_name("shrinkstream")
-SECONDS = 60
+SECONDS = 180
 
 
 def shrinkstream(*arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":

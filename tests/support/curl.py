@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from tests.support.markdown import ROOT
 from tests.support.published_clients import curl_form
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 120
 CANNOT_CONNECT, HTTP_ERROR = 7, 22  # curl's exit codes
 
 

@@ -21,7 +21,7 @@ def accepts(secret: str, headers: Mapping[str, str], body: bytes) -> bool:
         input=json.dumps({"secret": secret, "headers": dict(headers), "body": body.decode()}).encode(),
         env={**os.environ, "NODE_PATH": str(MODULES)},
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert not isinstance(ended, int)

@@ -67,7 +67,7 @@ def upload(base: str, csv: str, path: str = "/api/upload", **fields: str) -> str
     return request_id
 
 
-def wait_for(base: str, request_id: str, field: str, value: str, timeout: float) -> dict[str, Any]:
+def wait_for(base: str, request_id: str, field: str, value: str, timeout: float = 180) -> dict[str, Any]:
     deadline = time.monotonic() + timeout
     while True:
         status: dict[str, Any] = call(base, "GET", f"/api/status/{request_id}").json
@@ -77,11 +77,11 @@ def wait_for(base: str, request_id: str, field: str, value: str, timeout: float)
         time.sleep(0.1)
 
 
-def completed(base: str, request_id: str, timeout: float = 60) -> dict[str, Any]:
+def completed(base: str, request_id: str, timeout: float = 180) -> dict[str, Any]:
     """Poll as the published clients do until the request is completed; returns the last status."""
     return wait_for(base, request_id, "status", "completed", timeout)
 
 
-def delivered(base: str, request_id: str, timeout: float = 30) -> dict[str, Any]:
+def delivered(base: str, request_id: str, timeout: float = 120) -> dict[str, Any]:
     """Poll until the request's webhook is confirmed; returns the last status."""
     return wait_for(base, request_id, "webhook", "delivered", timeout)

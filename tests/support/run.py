@@ -17,7 +17,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.support.servers import ServerHost
 
 RUN_SECONDS = 2700  # a run on several workers; far more than it needs, and less than what CI allows
-TEST_SECONDS = 600  # fixtures included; the slowest test needs a tenth of it on a quiet machine
+TEST_SECONDS = 900  # fixtures included; the slowest test needs a tenth of it on a quiet machine
 OWN_SERVERS = ("atomic_upload", "cluster", "demo", "documented_commands", "drill", "healing", "lifecycle")
 _host = pytest.StashKey[ServerHost]()
 

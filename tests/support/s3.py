@@ -15,7 +15,7 @@ import boto3
 from infra.devserver.ports import LOOPBACK, free_ports
 from infra.devserver.process import LEASH
 
-START_SECONDS = 30.0
+START_SECONDS = 180.0
 
 
 def policy(**statement: str) -> str:
@@ -49,7 +49,7 @@ class S3Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -92,7 +92,7 @@ class S3Server:
     def ask_for_keys(self, *, ask: bool) -> None:
         """From now on each request needs (or doesn't need) a known key and a right signature."""
         count = b"0" if ask else b"inf"  # requests that are taken without
-        urlopen(Request(f"{self.url}/moto-api/reset-auth", count, {"Content-Type": "text/plain"}), timeout=10).close()
+        urlopen(Request(f"{self.url}/moto-api/reset-auth", count, {"Content-Type": "text/plain"}), timeout=60).close()
 
     def _answers(self) -> bool:
         try:

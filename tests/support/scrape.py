@@ -47,7 +47,7 @@ def scrape(data_dir: Path) -> Scrape:
 
 
 def samples_of(role: str, address: str) -> Iterator[Sample]:
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

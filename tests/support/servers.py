@@ -19,8 +19,8 @@ from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK
 
 VARIABLE = "TEST_SERVERS"  # tells the workers the port on which the controlling process answers
-START_SECONDS = 150.0
-STOP_SECONDS = 20.0
+START_SECONDS = 240.0
+STOP_SECONDS = 60.0
 KINDS: dict[str, type[EmbeddedServer]] = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}
 
 

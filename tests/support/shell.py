@@ -25,7 +25,7 @@ def reader_folder(folder: Path, data_dir: Path) -> Path:
 
 
 def run_blocks(
-    blocks: Sequence[str], *, folder: Path, environment: Mapping[str, str], timeout: float = 60
+    blocks: Sequence[str], *, folder: Path, environment: Mapping[str, str], timeout: float = 180
 ) -> list[str]:
     """Run code blocks one after the other in one shell, up to the first that fails; what each printed.
 

@@ -38,8 +38,8 @@ def read_topic(address: str, topic: str) -> list[Any]:
     """Every record of a topic, read by a client library that shares no code with ours."""
     consumer = other.Consumer({"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False})
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = {n: consumer.get_watermark_offsets(other.TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+        partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
+        ends = {n: consumer.get_watermark_offsets(other.TopicPartition(topic, n), timeout=60)[1] for n in partitions}
         consumer.assign([other.TopicPartition(topic, n, 0) for n in partitions])
         records: list[Any] = []
         while len(records) < sum(ends.values()):

@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 CSV = b"S. No.,Product Name,Input Image URLs\n" + b"".join(
     b"%d,Shoe,https://shop.example/s.jpg\n" % n for n in range(3)
 )
-CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=30)  # 15 s on a machine that does nothing else
+CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=120)
 
 
 class Api:
@@ -55,7 +55,7 @@ class Api:
             accepted.extend([body["requestId"]] if status == 202 else [])
             return bool(accepted)
 
-        await eventually(is_accepted, 30)
+        await eventually(is_accepted)
         return accepted[0]
 
     async def requests(self) -> set[str]:

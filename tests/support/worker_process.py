@@ -8,7 +8,7 @@ from pathlib import Path
 
 from infra.settings import PREFIX, Settings, environment_of
 
-STOP_SECONDS = 20
+STOP_SECONDS = 120
 
 
 class WorkerProcess:

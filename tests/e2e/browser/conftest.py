@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, e
 
 from tests.support.chromium import launched
 
-SECONDS = 30
+SECONDS = 90
 
 # Of the package, not of the session: while Playwright's event loop runs in this thread, asyncio.run can't.
 

@@ -30,7 +30,7 @@ def guarded(system: System) -> Iterator[str]:
         },
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not _answers(port):
             assert process.poll() is None, "the API ended"
             assert time.monotonic() < deadline, "the API does not answer"
@@ -39,7 +39,7 @@ def guarded(system: System) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
             process.kill()
 

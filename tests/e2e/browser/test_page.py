@@ -253,7 +253,7 @@ def test_the_commands_do_in_a_terminal_what_the_page_did(
             env={**os.environ, "PATH": path_with_curl},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=True,
         )
         return done.stdout

@@ -50,7 +50,7 @@ class Wire:
                 if self._cut:
                     browser.close()
                     continue
-                api = socket.create_connection(self._target, timeout=10)
+                api = socket.create_connection(self._target, timeout=60)
                 api.settimeout(None)
                 self._open |= {browser, api}
             for one, other in ((browser, api), (api, browser)):

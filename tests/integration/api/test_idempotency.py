@@ -150,10 +150,10 @@ async def test_lease_outlives_its_length_and_ends_with_its_process(
             async def is_renewed() -> bool:
                 return renewals > 3
 
-            await eventually(is_renewed, 30)
+            await eventually(is_renewed)
             assert not await is_free()
         # After a success it is not released: it expires, as that of a killed process does.
-        await eventually(is_free, 30)
+        await eventually(is_free)
         assert not await idempotency_keys.lease(owner, "key", ours.request_id, "third")
         assert await idempotency_keys.lease(owner, "key", ours.request_id, "successor")
 

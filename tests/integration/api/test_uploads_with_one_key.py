@@ -11,7 +11,7 @@ from infra.settings import Settings
 from tests.support.topic_reader import records_in
 from tests.support.whole_api import serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.time_limit(120)]
+pytestmark = pytest.mark.slow
 
 IMAGES = 5000
 CSV = b"S. No.,Product Name,Input Image URLs\n" + b"".join(

@@ -40,7 +40,7 @@ async def test_reader_survives_broken_connections(
             async def is_covered() -> bool:
                 return cancelled.cover(requested(request_id))
 
-            await eventually(is_covered, timeout=30)
+            await eventually(is_covered)
     finally:
         await log.stop()
     assert InterruptedConsumer.errors == []
@@ -68,4 +68,4 @@ async def test_reader_rereads_truncated_topic(
         async def is_covered() -> bool:
             return cancelled.cover(requested(request_id))
 
-        await eventually(is_covered, timeout=30)
+        await eventually(is_covered)

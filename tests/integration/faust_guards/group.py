@@ -17,6 +17,7 @@ from aiokafka.structs import ConsumerRecord
 from infra.faust.fence import FENCE_KEY
 from tests.integration.faust_guards.cluster import Cluster
 
+EXIT_SECONDS = 120.0  # deadline of a worker's start and end on a busy machine
 ROOT = Path(__file__).parents[3]
 Place = tuple[int, int]
 """Partition and offset."""
@@ -100,9 +101,9 @@ class Group:
         self._processes.append(process)
         return process
 
-    def stop(self, process: subprocess.Popen[bytes], timeout: float = 15) -> int:
+    def stop(self, process: subprocess.Popen[bytes]) -> int:
         process.send_signal(signal.SIGTERM)
-        return process.wait(timeout)
+        return process.wait(EXIT_SECONDS)
 
     def kill_all(self) -> None:
         for process in self._processes:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.faust_guards.group import Group, at_once
+from tests.integration.faust_guards.group import EXIT_SECONDS, Group, at_once
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ def test_an_exception_that_leaves_an_agent_ends_the_process_and_commits_nothing_
     worker = guarded.start()
     unguarded.start()
 
-    assert worker.wait(20) == FATAL
+    assert worker.wait(EXIT_SECONDS) == FATAL
     assert guarded.committed() == {0: 2}
     assert guarded.output().count("CRITICAL") == 1
     assert "an event that raises" in guarded.output()
@@ -36,7 +36,7 @@ def test_an_exception_of_a_handler_ends_the_process_and_commits_nothing_behind_i
 ) -> None:
     group = new_group(in_flight=4)
     group.produce([b"", b"sleep 1.5", b"", b"raise", b""])
-    assert group.start().wait(20) == FATAL
+    assert group.start().wait(EXIT_SECONDS) == FATAL
     assert group.committed().get(0, 0) <= 1
     assert f"failed at {group.topic}/0 offset 3" in group.output()
 
@@ -46,7 +46,7 @@ def test_stray_cancellation_ends_worker_and_commits_nothing(new_group: Callable[
 
     def meet_a_stray_cancellation(group: Group) -> None:
         group.produce([b"", b"stray", b"", b""])
-        assert group.start().wait(20) == FATAL
+        assert group.start().wait(EXIT_SECONDS) == FATAL
         assert group.committed().get(0, 0) <= 1
         assert "StrayCancellationError" in group.output()
 
@@ -68,7 +68,7 @@ def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: C
     worker = guarded.start()
     unguarded.start()
 
-    assert worker.wait(20) == FATAL
+    assert worker.wait(EXIT_SECONDS) == FATAL
     assert guarded.committed().get(0, 0) <= 2
     assert f"cannot write a record to {guarded.changelog}: MessageSizeTooLargeError" in guarded.output()
 

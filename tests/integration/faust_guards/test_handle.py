@@ -25,7 +25,7 @@ def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(
         if group is unguarded:
             wait_until(lambda: group.committed().get(0) == 3, "a commit past the unfinished event")
             passed.set()
-        assert passed.wait(60), "the guarded worker has had as much time"
+        assert passed.wait(180), "the guarded worker has had as much time"
         worker.kill()
         worker.wait()
         gate.touch()
@@ -50,7 +50,7 @@ def test_sigterm_finishes_and_commits_the_events_under_way(new_group: Callable[.
     group.produce([b"sleep 1.5"] * 40)
     worker = group.start()
     wait_until(lambda: len(group.started()) == 4, "four events under way")
-    assert group.stop(worker, timeout=10) == 0
+    assert group.stop(worker) == 0
     assert group.finished() == group.started()
     assert sum(group.committed().values()) == len(group.started()) == 4
     assert group.lines("closed"), "the agent itself has ended too"
@@ -64,12 +64,12 @@ def test_an_event_that_outlasts_the_drain_is_not_committed_and_comes_again(
         group.produce([b"", f"wait {gate}".encode()])
         worker = group.start()
         wait_until(lambda: (0, 1) in group.started(), "the event that waits")
-        assert group.stop(worker, timeout=10) == 0
+        assert group.stop(worker) == 0
         assert group.committed() == {0: 1}
         gate.touch()
         worker = group.start()
         wait_until(lambda: group.finished()[0, 1] == 1, "the event again")
-        assert group.stop(worker, timeout=10) == 0
+        assert group.stop(worker) == 0
         assert group.committed() == {0: 2}
 
     soon = {"STOP_DRAIN": 1.0}

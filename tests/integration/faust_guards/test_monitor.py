@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.devserver.ports import free_ports
-from tests.integration.faust_guards.group import Group
+from tests.integration.faust_guards.group import EXIT_SECONDS, Group
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until
 
@@ -108,7 +108,7 @@ def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group],
     group, port = new_group(), next(free_ports())
     group.start(port=port)
     wait_until(lambda: health_at(port), "somebody at the port")
-    assert group.start(port=port).wait(20) == UNAVAILABLE
+    assert group.start(port=port).wait(EXIT_SECONDS) == UNAVAILABLE
     assert f"127.0.0.1:{port} can't be listened on" in group.output(1)
     assert "Traceback" not in group.output(1)
 
@@ -119,6 +119,6 @@ def test_stalled_event_is_named_and_ends_worker(new_group: Callable[..., Group],
     worker = group.start(port=port)
     place = f"{group.topic}/0 offset 1"
     wait_until(lambda: health_at(port).get("checks", {}).get("events") == f"stalled at {place}", "not ready")
-    assert worker.wait(30) == FATAL
+    assert worker.wait(EXIT_SECONDS) == FATAL
     assert f"is stalled at {place}" in group.output()
     assert group.committed().get(0, 0) <= 1

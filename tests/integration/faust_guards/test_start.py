@@ -15,7 +15,7 @@ from infra.faust import app as faust_app
 from infra.kafka import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster
-from tests.integration.faust_guards.group import Group
+from tests.integration.faust_guards.group import EXIT_SECONDS, Group
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_missing_topic_is_named_together_with_the_command_that_creates_it(
     new_group: Callable[..., Group],
 ) -> None:
     group = new_group(table=True, create=False)
-    assert group.start().wait(20) == UNAVAILABLE
+    assert group.start().wait(EXIT_SECONDS) == UNAVAILABLE
     output = group.output()
     assert group.topic in output
     assert group.changelog in output
@@ -39,7 +39,7 @@ def test_a_changelog_with_other_partitions_than_the_input_is_refused(new_group: 
     group = new_group(table=True, partitions=4, create=False)
     group.cluster.create_topic(group.topic, 4)
     group.cluster.create_topic(group.changelog, 8)
-    assert group.start().wait(20) == UNAVAILABLE
+    assert group.start().wait(EXIT_SECONDS) == UNAVAILABLE
     assert "SHRINKSTREAM_PARTITIONS is 4, but topics have other" in group.output()
 
 
@@ -49,7 +49,7 @@ def test_brokers_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
         group = Group(Cluster(address), tmp_path, create=False)
         try:
-            assert group.start().wait(25) == UNAVAILABLE
+            assert group.start().wait(EXIT_SECONDS) == UNAVAILABLE
         finally:
             group.kill_all()
     assert f"Kafka can't be reached at {address}" in group.output()
@@ -62,12 +62,12 @@ def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[...
     app = "tests.integration.faust_guards.worker"
     worker = group.start("faust", "-A", app, "worker", "-l", "info")
     wait_until(lambda: len(group.finished()) == 2, "two events")
-    assert group.stop(worker, timeout=10) == 0
+    assert group.stop(worker) == 0
     assert group.committed() == {0: 2}
     assert {path.name for path in group.folder.iterdir()} == {"data", "journal", "worker-0.log"}
 
     group.produce([b"raise"])
-    assert group.start("faust", "-A", app, "worker", "-l", "info").wait(20) == EXIT_FATAL
+    assert group.start("faust", "-A", app, "worker", "-l", "info").wait(EXIT_SECONDS) == EXIT_FATAL
 
 
 @pytest.mark.parametrize("setting", sorted(faust_app.FIXED))

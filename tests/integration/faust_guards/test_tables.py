@@ -20,12 +20,12 @@ def test_table_forgets_keys_of_lost_partitions(new_group: Callable[..., Group]) 
         for partition in (0, 1):
             group.produce([b""], partition)
         group.start()
-        wait_until(lambda: len(group.finished()) == 2, "the keys of both partitions", 60)
+        wait_until(lambda: len(group.finished()) == 2, "the keys of both partitions")
         group.start()
-        wait_until(lambda: {("0",), ("1",)} <= {(*each,) for each in group.lines("assigned")}, "one each", 60)
+        wait_until(lambda: {("0",), ("1",)} <= {(*each,) for each in group.lines("assigned")}, "one each")
         for partition in (0, 1):
             group.produce([b"keys"], partition)
-        wait_until(lambda: len(group.lines("keys")) == 2, "the keys of both workers", 60)
+        wait_until(lambda: len(group.lines("keys")) == 2, "the keys of both workers")
 
     guarded, unguarded = (new_group(table=True, partitions=2, without=without) for without in (None, "forgetting"))
     at_once(share, guarded, unguarded)

@@ -92,7 +92,7 @@ async def test_a_signed_link_downloads_the_object_and_nothing_has_none(bucket: s
 
 
 def _download(url: str) -> tuple[bytes, str]:
-    with urlopen(url, timeout=10) as response:
+    with urlopen(url, timeout=60) as response:
         return response.read(), response.headers["Content-Type"]
 
 

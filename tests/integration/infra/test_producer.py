@@ -48,7 +48,7 @@ async def write_until_accepted(producer: Producer, topic: str, value: bytes) -> 
             return False
         return True
 
-    await eventually(is_written, 30)
+    await eventually(is_written)
 
 
 async def test_partition_without_leader_is_written_again(
@@ -90,10 +90,9 @@ async def test_idle_producer_is_ready_again(kafka_settings: Settings, monkeypatc
         async def is_ready() -> bool:
             return producer.problem is None
 
-        await eventually(is_ready, 30)
+        await eventually(is_ready)
 
 
-@pytest.mark.time_limit(180)
 async def test_paused_broker_fails_writes_in_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with EmbeddedKafka(tmp_path) as kafka:
         settings = Settings(kafka_brokers=kafka.address, topic_prefix=f"test-{uuid4().hex[:8]}", partitions=1)
@@ -102,7 +101,7 @@ async def test_paused_broker_fails_writes_in_time(tmp_path: Path, caplog: pytest
         async with producing(settings) as producer:
             await write(producer, topic, b"before")
             with paused(kafka):
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(120):
                     with pytest.raises(KafkaError, match="not acknowledged"):
                         await write(producer, topic, b"in a socket")
                     assert producer.problem is not None

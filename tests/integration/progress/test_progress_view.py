@@ -31,14 +31,14 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
 
-SOON = 10.0
+SOON = 60.0
 
 
 @asynccontextmanager
 async def viewing(settings: Settings) -> AsyncIterator[ProgressView]:
     view = ProgressView(settings)
     try:
-        await view.start(timeout=30)
+        await view.start(timeout=120)
         yield view
     finally:
         await view.stop()
@@ -268,7 +268,7 @@ async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_addr
     settings = Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2)
 
     view = ProgressView(settings)
-    starting = asyncio.create_task(view.start(timeout=30))
+    starting = asyncio.create_task(view.start(timeout=120))
     try:
         await asyncio.sleep(0.5)
         assert not starting.done()
@@ -283,7 +283,7 @@ async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_addr
 
 async def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address: str) -> None:
     view = ProgressView(Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(KafkaUnavailableError):
             await view.start(timeout=1)
         await view.stop()
@@ -321,7 +321,7 @@ async def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(l
             silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         view = ProgressView(Settings(kafka_brokers=address))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(KafkaUnavailableError, match=address):
                 await view.start(timeout=1)
             await view.stop()
@@ -338,7 +338,7 @@ async def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tm
                 await log.append(created("before"))
             assert await view.get_fresh("before", timeout=SOON) is not None
             await kafka.stop()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert await view.get_fresh("before", timeout=1) is not None, "what is known stays known"
                 with pytest.raises(StaleViewError):
                     await view.get_fresh("nobody", timeout=1)
@@ -352,4 +352,4 @@ async def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tm
                 except StaleViewError:
                     return False
 
-            await eventually(known, timeout=30)
+            await eventually(known)

@@ -137,12 +137,11 @@ async def wait_for(
         return await count() >= least
 
     try:
-        await eventually(is_reached, timeout=40)
+        await eventually(is_reached)
     except TimeoutError:
         raise AssertionError(newcomer.log) from None
 
 
-@pytest.mark.time_limit(180)
 async def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
     newcomer: Newcomer, settings: Settings, request_id: str
 ) -> None:
@@ -166,7 +165,7 @@ async def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_th
         assert " passed" in newcomer.run("pytest", **servers)
         await wait_for(newcomer, worker, lambda: committed(settings), FAILURES + len(again))
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0, newcomer.log
+        assert worker.wait(120) == 0, newcomer.log
     assert newcomer.shown() == wanted
 
     await forget_all(settings)
@@ -183,7 +182,7 @@ def test_the_worked_example_is_in_the_style_of_the_house(newcomer: Newcomer) -> 
             cwd=newcomer.folder,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -378,7 +378,7 @@ async def through_a_door(settings: Settings) -> AsyncIterator[tuple[TcpProxy, Se
 
 
 async def test_a_cassandra_that_cannot_be_reached_is_a_clear_error() -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(CassandraUnavailableError, match=r"^Cassandra can't be used at 127\.0\.0\.1:1: .+"):
             await Session.connect(Settings(cassandra_hosts="127.0.0.1:1"))
 
@@ -400,7 +400,7 @@ async def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
         history = History(session)
         assert await history.status(request_id) is None
         await door.shut()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(CassandraUnavailableError, match="doesn't answer"):
                 await history.status(request_id)
 
@@ -413,7 +413,7 @@ async def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
         assert await history.status(request_id) is None
         monkeypatch.setattr(session_module, "REQUEST_TIMEOUT", 0.5)
         door.block()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             with pytest.raises(CassandraUnavailableError):
                 await history.status(request_id)
 
@@ -427,16 +427,16 @@ async def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings:
         await asyncio.sleep(0.3)
         assert not writing.done()
         await door.open()
-        await asyncio.wait_for(writing, 30)
+        await asyncio.wait_for(writing, 60)
         status = await history.status(request_id)
         assert status is not None
         assert status.status == "completed"
 
 
 async def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
-    async with connected(cassandra_settings) as session, asyncio.timeout(5):
+    async with connected(cassandra_settings) as session, asyncio.timeout(60):
         with pytest.raises(Exception, match="nothing_here") as error:
-            await session.execute("SELECT * FROM nothing_here", retry_for=60)
+            await session.execute("SELECT * FROM nothing_here", retry_for=300)
         assert not isinstance(error.value, CassandraUnavailableError)
 
 

@@ -239,7 +239,7 @@ async def test_completed_run_is_not_written_again(settings: Settings, request_id
 async def test_a_history_that_lags_a_little_is_waited_for(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 30.0)
+    monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 60.0)
 
     async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2])]
@@ -249,7 +249,7 @@ async def test_a_history_that_lags_a_little_is_waited_for(
         assert not publishing.done()
         assert await at.stored() is None
         await at.record(results[1:])
-        await asyncio.wait_for(publishing, 10)
+        await asyncio.wait_for(publishing, 60)
         assert await at.copies() == []
         assert len(await at.completions()) == 1
 
@@ -266,7 +266,7 @@ async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes
         for result in results[-4:]:
             await asyncio.sleep(0.3)
             await at.record([result])
-        await asyncio.wait_for(publishing, 10)
+        await asyncio.wait_for(publishing, 60)
         assert await at.copies() == []
         assert len(await at.completions()) == 1
 
@@ -377,12 +377,12 @@ async def test_output_csvs_of_a_request_are_written_in_order(settings: Settings,
 
         output = OutputCsv(Slow(at), at.storage, at.log, settings.data_dir / "spool")
         first = asyncio.create_task(output.publish(output_requested([processed(a), failed(b)])))
-        await asyncio.wait_for(storing.wait(), 30)
+        await asyncio.wait_for(storing.wait(), 60)
         await at.record([processed(b)])
         second = asyncio.create_task(output.publish(output_requested([processed(a), processed(b)])))
         await asyncio.wait({second}, timeout=0.3)  # without the order, it would be stored by now
         go_on.set()
-        await asyncio.wait_for(asyncio.gather(first, second), 30)
+        await asyncio.wait_for(asyncio.gather(first, second), 60)
         assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
         assert b"fetch_http" not in (await at.stored() or b"fetch_http")
 

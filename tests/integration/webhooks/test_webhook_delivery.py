@@ -74,7 +74,7 @@ async def told(system: Settings, request_id: str) -> list[Event]:
     return await events_in(system, Topics(system.topic_prefix).webhooks, request_id)
 
 
-async def settled(system: Settings, request_id: str, times: int = 1, timeout: float = 40) -> list[Event]:
+async def settled(system: Settings, request_id: str, times: int = 1, timeout: float = 120) -> list[Event]:
     """What the log says of a request's webhook once its outcome is there, each fact once."""
 
     async def is_settled() -> bool:
@@ -121,10 +121,7 @@ async def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: 
         assert len({(one.webhook_id, one.body) for one in receiver.got}) == 1
         assert len(receiver.verified()) == 3
         assert receiver.elsewhere == 0
-        for earlier, later in zip(events[:2], receiver.got[1:], strict=True):
-            assert isinstance(earlier, WebhookAttempted)
-            assert earlier.next_attempt_at is not None
-            assert later.at > 0
+        assert all(isinstance(one, WebhookAttempted) and one.next_attempt_at for one in events[:2])
 
 
 @pytest.mark.usefixtures("worker")
@@ -145,30 +142,19 @@ async def test_who_never_confirms_is_given_up_after_the_schedule_and_who_is_gone
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_completion_that_is_told_again_is_not_sent_again(system: Settings, request_id: str) -> None:
+async def test_each_run_of_a_request_sends_one_message(system: Settings, request_id: str) -> None:
     async with Receiver().listening() as receiver:
-        event = completed(request_id, webhook_url=receiver.url)
-        await complete(system, event)
+        first, second = (completed(request_id, run=run, webhook_url=receiver.url) for run in (0, 1))
+        await complete(system, first)
         await settled(system, request_id)
-        other = completed(f"{request_id}-other", webhook_url=receiver.url)
-        await complete(system, event, event, other)
-        await settled(system, other.request_id)
-        await asyncio.sleep(1)
-        assert [one.webhook_id for one in receiver.got].count(completion_id(request_id, 0)) == 1
+        await complete(system, first, first, second)  # on one partition, to one host: in this order
+        await settled(system, request_id, times=2)
+        assert [one.webhook_id for one in receiver.got] == [completion_id(request_id, run) for run in (0, 1)]
 
 
 @pytest.mark.usefixtures("worker")
-async def test_the_next_run_of_a_request_has_a_message_of_its_own(system: Settings, request_id: str) -> None:
-    async with Receiver().listening() as receiver:
-        for number in (0, 1):
-            await complete(system, completed(request_id, run=number, webhook_url=receiver.url))
-            await settled(system, request_id, times=number + 1)
-        assert [one.webhook_id for one in receiver.got] == [completion_id(request_id, n) for n in (0, 1)]
-
-
-@pytest.mark.usefixtures("worker")
-async def test_a_redelivery_has_the_same_id_and_the_whole_schedule_again(system: Settings, request_id: str) -> None:
-    webhook_id = completion_id(request_id, 0)
+async def test_redelivery_has_same_id_and_whole_schedule(system: Settings, request_id: str) -> None:
+    webhook_id, next_id = (completion_id(request_id, run) for run in (0, 1))
 
     async with Receiver((500, 500, 500, 500, 500, 200)).listening() as receiver:
         wish = WebhookRedeliveryRequested(request_id=request_id, webhook_id=webhook_id, after_attempt=4)
@@ -180,9 +166,9 @@ async def test_a_redelivery_has_the_same_id_and_the_whole_schedule_again(system:
         assert [one.attempt for one in attempts] == [1, 2, 3, 4, 5, 6]
         assert [one.after_attempt for one in attempts] == [0, 0, 0, 0, 4, 4]
         assert isinstance(events[-1], WebhookDelivered)
-        await asyncio.sleep(0.7)
-        assert len(receiver.got) == 6, "a wish told twice is one wish"
-        assert {one.webhook_id for one in receiver.got} == {webhook_id}
+        await complete(system, completed(request_id, run=1, webhook_url=receiver.url))
+        await settled(system, request_id, times=3)
+        assert [one.webhook_id for one in receiver.got] == [webhook_id] * 6 + [next_id], "a repeated wish is one wish"
 
 
 @pytest.mark.usefixtures("worker")
@@ -196,7 +182,8 @@ async def test_receivers_that_are_silent_do_not_delay_the_others(system: Setting
             for place, receiver in enumerate([*silent, prompt])
         ]
         await complete(system, *events)
-        await prompt.wait_for(25, timeout=12)  # less than one silence
+        await prompt.wait_for(25)
+        assert sum(len(receiver.got) for receiver in silent) < 100, "the others came first"
         assert all(receiver.max_concurrent <= 8 for receiver in silent)
 
 
@@ -288,9 +275,10 @@ async def test_two_workers_that_come_and_go_send_each_message_once(own: Settings
                 await asyncio.sleep(0.5)
             assert await asyncio.to_thread(workers[0].stop) == 0, workers[0].log
             await complete_some()
+            for one in request_ids[-10:]:  # the last ones of each partition
+                await settled(own, one)
             wanted = sorted(completion_id(one, 0) for one in request_ids)
             await receiver.wait_for(len(wanted))
-            await asyncio.sleep(1)
             assert sorted(one.webhook_id for one in receiver.got) == wanted
     finally:
         for worker in workers:

@@ -40,7 +40,7 @@ async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
     async with TestClient(TestServer(app, host="127.0.0.1")) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(HEADERS.format(content_type).encode() + begun)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             answer = await reader.readuntil(b"}")
         writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
@@ -101,7 +101,7 @@ async def test_upload_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest
         reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
         writer.write(HEADERS.format("text/csv").encode())
         dripping = asyncio.create_task(drip(writer))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             answer = await reader.readuntil(b"}")
         dripping.cancel()
         writer.close()

@@ -26,7 +26,7 @@ def peak_of(downloads: Sequence[Sequence[int]]) -> int:
             await asyncio.sleep(0)
 
     async def main() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await asyncio.gather(*map(download, downloads))
 
     asyncio.run(main())

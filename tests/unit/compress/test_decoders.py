@@ -26,7 +26,6 @@ from tests.support.images import endless_jpeg, jpeg
 
 LIMIT = 100_000_000
 MEMORY = 1024**3
-pytestmark = pytest.mark.time_limit(120)
 GET_DUMPABLE = 3  # linux/prctl.h
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits and signals of Linux")
 
@@ -64,7 +63,7 @@ async def busy_decoder(pool: DecoderPool) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
 
     before = {pid: ticks(pid) for pid in pool.process_ids}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             await asyncio.sleep(0.05)
             for pid, used in before.items():
@@ -74,7 +73,7 @@ async def busy_decoder(pool: DecoderPool) -> int:
 
 async def all_decoders(pool: DecoderPool, count: int = 2, *, but: int | None = None) -> None:
     """Wait until ``count`` decoders run, among them not ``but``."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(pool.process_ids) < count or but in pool.process_ids:  # noqa: ASYNC110 - no event tells of a process that is gone
             await asyncio.sleep(0.02)
 

@@ -95,7 +95,7 @@ async def test_a_state_is_looked_at_when_somebody_asks_and_is_a_metric_like_ever
 def get(address: tuple[str, int], path: str) -> tuple[int, str, str]:
     host, port = address
     try:
-        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=60) as answer:
             return answer.status, answer.headers["Content-Type"], answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read().decode()

@@ -256,7 +256,7 @@ def test_the_command_prints_every_setting_and_masks_secrets() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     lines = {line.split()[0]: line for line in shown.stdout.splitlines() if line.startswith(PREFIX)}
@@ -274,7 +274,7 @@ def test_a_mistake_ends_the_command_with_one_line() -> None:
         env={**os.environ, "SHRINKSTREAM_QUALTY": "60"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert failed.returncode == 1

@@ -40,7 +40,7 @@ def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(tmp_
         with spool_file(tmp_path, "output-") as own:
             assert sweep(tmp_path) == 0
             writer.kill()
-            writer.wait(10)
+            writer.wait(60)
             assert sweep(tmp_path) == 1
             assert [path.name for path in tmp_path.iterdir()] == [Path(own.name).name]
     finally:

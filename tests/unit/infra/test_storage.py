@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_object_and_no_part(t
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
         cwd=Path(__file__).parents[3],
     )
@@ -259,7 +259,7 @@ asyncio.run(test())
 
 async def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path)], timeout=30, check=False, cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", WRITER, str(tmp_path)], timeout=120, check=False, cwd=Path(__file__).parents[3]
     )
     assert not (tmp_path / "object").exists()
     assert any(path.is_file() for path in tmp_path.rglob("*"))

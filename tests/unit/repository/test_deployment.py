@@ -221,7 +221,7 @@ def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None
         elif instruction == "RUN":
             command = rest.replace("/venv", str(venv)).replace("python -m", f"{sys.executable} -m", 1)
             command = command.replace("--no-cache-dir", "--disable-pip-version-check --quiet")
-            subprocess.run(["/bin/sh", "-ec", command], cwd=app, check=True, timeout=300)
+            subprocess.run(["/bin/sh", "-ec", command], cwd=app, check=True, timeout=700)
     for arguments in (["--help"], ["worker", "--help"], ["settings"]):
         ran = subprocess.run(
             [venv / "bin" / "shrinkstream", *arguments],
@@ -229,7 +229,7 @@ def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None
             env={"PATH": "/usr/bin:/bin", "COLUMNS": "200"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
@@ -240,7 +240,7 @@ def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None
             env={"PATH": "/usr/bin:/bin"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert imported.returncode == 0, imported.stderr

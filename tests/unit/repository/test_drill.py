@@ -16,7 +16,7 @@ from tests.drill.servers import Cut, CutProxy
 from tests.support.markdown import ROOT
 
 SECONDS = (5.0, 60.0)
-WAIT = 10.0
+WAIT = 60.0
 
 
 def test_a_seed_repeats_its_plan_with_each_kind() -> None:

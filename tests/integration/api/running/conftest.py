@@ -19,7 +19,7 @@ from tests.integration.conftest import system_with_topics
 from tests.support.processes import leashed
 from tests.support.published_clients import Answer, call
 
-READY_SECONDS = 60
+READY_SECONDS = 180
 KEY, OTHER_KEY = "sesame", "open"
 
 
@@ -57,7 +57,7 @@ def running_api(settings: Settings, **changes: Any) -> Iterator[Api]:
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
             process.kill()
 

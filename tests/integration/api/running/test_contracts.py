@@ -48,7 +48,7 @@ def test_the_asyncapi_initiatives_parser_finds_nothing_to_say_about_the_asyncapi
         return_completed_process=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert json.loads(done.stdout) == {"valid": True, "diagnostics": []}
@@ -89,7 +89,7 @@ def test_schemathesis_finds_no_contradiction_between_the_document_and_the_runnin
         cwd=HERE.parents[3],
         capture_output=True,
         text=True,
-        timeout=SECONDS + 60,
+        timeout=SECONDS + 150,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -109,7 +109,7 @@ def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api)
     store_large_image(api.settings)
     parts = urlsplit(api.url)
     before = images_answered(api, 200)
-    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+    connection = socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
     connection.sendall(f"GET /{IMAGE} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
     assert connection.recv(15) == b"HTTP/1.1 200 OK"
     connection.close()
@@ -179,7 +179,7 @@ def test_uploads_side_by_side_keep_the_memory_flat(api: Api) -> None:
 )
 def test_broken_http_is_answered_with_a_problem_that_repeats_nothing_of_it(api: Api, sent: bytes, status: int) -> None:
     parts = urlsplit(api.url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
         connection.sendall(sent)
         response = answer_of(connection)
         body = response.read().decode()
