@@ -38,11 +38,11 @@ from streams.log.topics import Topics
 
 log = structlog.get_logger(__name__)
 
-LINGER_MS = 50  # results that go together cost every reader less, and each is one of many under way
+LINGER_MS = 50  # batched results cost every reader less, and no client waits for a single one
 
 READ_AHEAD = 64 * MIB
-"""Memory (bytes) of the delivered events of a worker: those that are being processed, and those among which it chooses
-the next ones. Beyond it their partition isn't read."""
+"""Memory (bytes) for a worker's delivered events: those in process, and those that wait for a slot. When it is used up,
+no more records are read."""
 
 topics = Topics(settings().topic_prefix)
 app = create_app(
@@ -56,12 +56,12 @@ app = create_app(
 _Key = tuple[str, str, int, str | None, int | None, int | None]
 
 MAX_CACHED = 20_000
-"""Number of results that are cached for reuse, of some hundred bytes each."""
+"""Maximum number of results cached for reuse, a few hundred bytes each."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """An image as it was fetched, shrunk and stored."""
+class StoredImage:
+    """A fetched, compressed and stored image."""
 
     path: str
     input_bytes: int
@@ -79,11 +79,11 @@ class Made:
 
 
 class Compressor:
-    """Turns an ImageRequested into its result and writes that down.
+    """Processes image requests and appends their results.
 
-    An owner's URL that is requested again, in the same quality, format and size, while it is in flight or within
-    ``reuse_seconds``, is not fetched again: its output is copied within the storage. The cache is the worker's own,
-    so with n workers a URL is fetched n times at most.
+    If an owner requests a URL again in the same quality, format and size, while it is in flight or within
+    ``reuse_seconds``, it is not fetched again: its output is copied within the storage. Each worker has its own
+    cache, so n workers fetch a URL at most n times.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Compressor:
         self.decoders = decoders
         self.storage = storage
         self._circuits = CircuitBreaker()
-        # An image without a slot is neither fetched nor does it keep others from being read.
+        # An image that waits for a slot doesn't keep others from being read.
         self._slots = FairSlots(
             settings.fetch_concurrency,
             per_host=settings.downloads_per_host,
@@ -113,7 +113,7 @@ class Compressor:
         )
         self._decoding = FairSlots(settings.codec_processes, share=1.0)
         self._budget = ByteBudget(settings.fetch_memory)
-        self._single_flight: SingleFlight[_Key, Made] = SingleFlight(settings.reuse_seconds, MAX_CACHED)
+        self._single_flight: SingleFlight[_Key, StoredImage] = SingleFlight(settings.reuse_seconds, MAX_CACHED)
         metrics.IMAGES_WAITING.read_from(lambda: self._slots.waiting)
         metrics.OPEN_CIRCUITS.read_from(lambda: self._circuits.open_circuits)
         metrics.FETCH_MEMORY.read_from(lambda: self._budget.held)
@@ -122,25 +122,25 @@ class Compressor:
     def admit(self, record: EventT[bytes]) -> AbstractAsyncContextManager[None]:
         """A slot for the image of a record; a record that needs no download is admitted at once."""
         try:
-            event = decode(record.message.value)  # and again when it has its slot: an event takes 3 KB of memory
+            event = decode(record.message.value)  # not kept until it has a slot: an event takes 3 KB of memory
         except UnreadableEvent:
             return nullcontext()
-        if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
+        if not isinstance(event, ImageRequested) or self._cancelled.covers(event):
             return nullcontext()
         return self._slots.slot(_group(event), host_of(event.input_url, self._client), event.request_id)
 
     async def on_event(self, event: Event) -> None:
-        if not isinstance(event, ImageRequested) or self._cancelled.cover(event):
+        if not isinstance(event, ImageRequested) or self._cancelled.covers(event):
             return
-        if not await self._recent.have(event):
+        if not await self._recent.has_result(event):
             result = await self.result_of(event)
             await self.event_log.append(result)
             _count(result)
 
     async def result_of(self, request: ImageRequested) -> ImageProcessed | ImageFailed:
-        """The result of an image, which is stored by then. Faults of the image or its host are results."""
+        """Process an image and store its output. Faults of the image or its host are results, not errors."""
         try:
-            made = await self._made(request)
+            made = await self._stored(request)
         except (FetchFailed, ImageRejected) as failure:
             log.info("image failed", image=request.subject, reason=str(failure.reason), detail=failure.detail)
             return ImageFailed.of(request, reason=str(failure.reason), detail=failure.detail)
@@ -162,12 +162,12 @@ class Compressor:
             store_ms=made.store_ms,
         )
 
-    async def _made(self, request: ImageRequested) -> Made:
-        """The image, stored under the request's own name."""
+    async def _stored(self, request: ImageRequested) -> StoredImage:
+        """The image, stored under the key of this request."""
         key = _key(request)
         while True:
-            made, by_us = await self._single_flight.get(key, lambda: self._make(request))
-            if by_us:
+            made, is_ours = await self._single_flight.get(key, lambda: self._process(request))
+            if is_ours:
                 return made
             started = time.monotonic()
             path = image_path(request, made.format)
@@ -176,7 +176,7 @@ class Compressor:
                 return replace(made, path=path, fetch_ms=0, shrink_ms=0, store_ms=_elapsed_ms(started))
             self._single_flight.forget(key)  # it was removed from the storage
 
-    async def _make(self, request: ImageRequested) -> Made:
+    async def _process(self, request: ImageRequested) -> StoredImage:
         with self._budget.holding(request.owner) as holding:
             download = partial(
                 fetch,
@@ -209,7 +209,7 @@ class Compressor:
             _DECODE.observe(shrunk.decode_seconds)
             _ENCODE.observe(shrunk.encode_seconds)
             _STORE.observe(store_seconds)
-            return Made(
+            return StoredImage(
                 path=path,
                 input_bytes=len(fetched.body),
                 output_bytes=len(shrunk.data),
@@ -248,7 +248,7 @@ def _group(request: ImageRequested) -> Group:
 
 
 def _key(request: ImageRequested) -> _Key:
-    """All that a result depends on, and the owner: the time that a reuse saves must not tell that another tenant has
+    """Everything that a result depends on, and the owner: the timing of a reuse must not reveal that another tenant has
     fetched the URL."""
     return (
         request.owner,
@@ -261,7 +261,7 @@ def _key(request: ImageRequested) -> _Key:
 
 
 def image_path(request: ImageRequested, image_format: str) -> str:
-    """The storage key of an image's result: work that is repeated overwrites itself."""
+    """The storage key of an image's output: processing it again overwrites the same object."""
     ending = "jpg" if image_format == "jpeg" else image_format
     return f"images/{request.request_id}/{request.index}.{ending}"
 
@@ -271,11 +271,11 @@ def _elapsed_ms(started: float) -> int:
 
 
 def max_image_seconds(settings: Settings) -> float:
-    """Maximum duration (s) of an image with a slot: an outage, then behind all others for memory and for decoders."""
+    """Maximum duration (s) of an image with a slot: an outage, then last in the queues for memory and decoders."""
     turns_for_memory = settings.fetch_concurrency * settings.max_image_bytes / settings.fetch_memory + 2
     turns_at_decoders = settings.fetch_concurrency / settings.codec_processes + 2
     waiting = settings.fetch_timeout * turns_for_memory + settings.codec_timeout * turns_at_decoders
-    waiting += MAX_PAUSED + MAX_SLOT_WAIT  # for look-ups and connections; the last wait may begin just before its end
+    waiting += MAX_PAUSED + MAX_SLOT_WAIT  # for DNS look-ups and connections; the last wait may begin at the limit
     return OUTAGE_LIMIT + waiting + ATTEMPTS * WALL_CLOCK_FACTOR * settings.codec_timeout
 
 

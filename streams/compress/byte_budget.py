@@ -9,10 +9,10 @@ from streams.compress.fair_slots import OWN_SHARE
 
 
 class ByteBudget:
-    """At most ``limit`` bytes are held at a time, and beyond it those of the oldest holding.
+    """At most ``limit`` bytes are held at a time; only the oldest holding may exceed it.
 
-    The size of a download is not known when it begins, so a holding grows as bytes arrive, and waits while the budget
-    is exhausted. The oldest holding never waits, so there is no deadlock. An owner gets at most `OWN_SHARE` of the
+    The size of a download is unknown when it begins, so a holding grows as bytes arrive, and waits while the budget
+    is exhausted. The oldest holding never waits, which rules out a deadlock. An owner gets at most `OWN_SHARE` of the
     bytes that the others leave; the owner "" (no API keys) has no such bound.
     """
 
@@ -24,7 +24,7 @@ class ByteBudget:
 
     @contextmanager
     def holding(self, owner: str = "") -> Iterator["Holding"]:
-        """An empty holding, which is released at the end of the block."""
+        """An empty holding, released at the end of the block."""
         holding = Holding(self, owner)
         self._holdings[holding] = None
         try:
@@ -35,7 +35,7 @@ class ByteBudget:
             if not self._by_owner[owner]:
                 del self._by_owner[owner]
             for waiting in self._holdings:
-                waiting.look_again.set()
+                waiting.freed.set()
 
     def _add(self, owner: str, size: int) -> None:
         self.held += size
@@ -56,12 +56,12 @@ class Holding:
         self._budget = budget
         self.owner = owner
         self.bytes = 0
-        self.look_again = asyncio.Event()
+        self.freed = asyncio.Event()
 
     async def grow(self, size: int) -> None:
-        """Hold ``size`` bytes more, as soon as they fit."""
+        """Wait until ``size`` more bytes fit, and hold them."""
         while not self._budget._fits(self, size):
-            self.look_again.clear()
-            await self.look_again.wait()
+            self.freed.clear()
+            await self.freed.wait()
         self.bytes += size
         self._budget._add(self.owner, size)

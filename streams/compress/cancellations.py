@@ -39,7 +39,7 @@ class CancelledRequests:
         self._limit = limit
         self._runs: OrderedDict[str, int] = OrderedDict()
 
-    def cover(self, image: ImageRequested) -> bool:
+    def covers(self, image: ImageRequested) -> bool:
         """Whether an image's run is cancelled; a retry after the cancellation is another run."""
         return image.run <= self._runs.get(image.request_id, -1)
 
@@ -74,7 +74,7 @@ async def following_cancellations(settings: Settings) -> AsyncIterator[Cancelled
         found = await consumer.offsets_for_times(dict.fromkeys(partitions, since))
         return {partition: found[partition].offset if found[partition] else ends[partition] for partition in partitions}
 
-    # A topic that was truncated or created anew is read from its first record: repeats are harmless, gaps are not.
+    # A topic that was truncated or created again is read from its first record: repeats are harmless, gaps are not.
     follower = Follower(
         settings, lambda _, records: cancelled.take(record.value for record in records), reset="earliest"
     )

@@ -1,4 +1,4 @@
-"""Circuit breakers of the hosts that images come from: a dead host's images fail fast, and not in an outage of ours."""
+"""Circuit breakers per image host: a dead host's images fail fast, but not in an outage of our own network."""
 
 import asyncio
 import contextlib
@@ -21,28 +21,28 @@ UNREACHABLE = frozenset({Reason.TIMEOUT, Reason.CONNECT_FAILED, Reason.DNS_FAILE
 NOT_REQUESTED = frozenset(
     {Reason.BAD_URL, Reason.FORBIDDEN_SCHEME, Reason.FORBIDDEN_PORT, Reason.FORBIDDEN_ADDRESS, Reason.DNS_FAILED}
 )
-"""Reasons that tell nothing about a host."""
+"""Reasons that don't depend on the host: no request was sent."""
 
 MAX_FAILURES = 8
 """Consecutive unreachable downloads after which a host's circuit may open: as many as run at a host by default."""
 MIN_FAILING = 10.0
-"""Seconds that a host must have been unreachable before its circuit opens: a server that restarts is no dead host."""
+"""Minimum time (s) a host is unreachable before its circuit opens: a server that restarts is not a dead host."""
 FIRST_PAUSE = 15.0
 """Seconds between two probes of a host whose circuit is open; doubled after each up to `MAX_PAUSE`."""
 MAX_PAUSE = 120.0
 OUTAGE_HOSTS = 3
-"""Hosts that are unreachable at the same time, without a response of any other, in an outage of our own network."""
+"""Number of hosts that are unreachable at once, while no other responds, from which our own network is suspected."""
 OUTAGE_PROBE = 10.0
 """Seconds between two downloads of an image in an outage."""
 OUTAGE_LIMIT = 300.0
-"""Seconds that an image waits for the end of an outage; then its failure counts, since its hosts may all be dead."""
+"""Maximum time (s) an image waits for the end of an outage; then its failure counts, as the hosts may all be dead."""
 MAX_HOSTS = 10_000
-"""Number of unreachable hosts that are remembered."""
+"""Maximum number of unreachable hosts that are tracked."""
 
 
 @dataclass
 class _Circuit:
-    """Of a host without a response since ``failing_since``; open since ``opened_at``, until the next probe."""
+    """Circuit of a host without a response since ``failing_since``; open from ``opened_at`` until the next probe."""
 
     failing_since: float
     failures: int = 0
@@ -52,7 +52,7 @@ class _Circuit:
 
 
 class CircuitBreaker:
-    """The circuits of one worker, by owner and host: no tenant can open that of another. A host that responds has none.
+    """The circuits of one worker, by owner and host: no tenant can open another's. A host that responds has none.
 
     A host is ``name:port``.
     """
@@ -124,14 +124,14 @@ class CircuitBreaker:
         circuit.probe_at = now + circuit.pause  # this download is the probe; others fail meanwhile
 
     def _end_probe(self, owner: str, host: str) -> None:
-        """The probe, if it was one, has no result: the next download is another."""
+        """If this download was the probe, it had no result: the next download is a probe again."""
         if (circuit := self._circuits.get((owner, host))) is not None:
             circuit.probe_at = min(circuit.probe_at, self._clock())
 
     def _is_outage(self, host: str, response: asyncio.Event, *, is_first: bool) -> bool:
-        """Whether our own network seems to be away: no host has responded since the download began.
+        """Whether our own network seems to be down: no host has responded since the download began.
 
-        The first downloads that fail in an outage don't know of the others yet: they are repeated once.
+        The first downloads that fail in an outage can't know about the others yet: they are repeated once.
         """
         self._unreachable.add(host)
         names = {

@@ -32,12 +32,12 @@ class RecentResults:
         self._loading = asyncio.Lock()
 
     def expire(self) -> None:
-        """Read them again before the next answer: partitions have come from another worker."""
+        """Reload the results before the next look-up: partitions were taken over from another worker."""
         self._settled = None
         self._expired += 1
 
-    async def have(self, request: ImageRequested) -> bool:
-        """Whether the image has its result on the log already. Raises KafkaUnavailableError."""
+    async def has_result(self, request: ImageRequested) -> bool:
+        """Whether the log already has the image's result. Raises KafkaUnavailableError."""
         async with self._loading:
             while (settled := self._settled) is None:
                 expired = self._expired
@@ -50,7 +50,7 @@ class RecentResults:
         settled = set()
         async with LogReader.open(self._settings) as reader:
             ends = await reader.ends(await reader.partitions(Topics(self._settings.topic_prefix).image_results))
-            starts: dict[TopicPartition, int | None] = {place: max(0, end - TAIL) for place, end in ends.items()}
+            starts: dict[TopicPartition, int | None] = {tp: max(0, end - TAIL) for tp, end in ends.items()}
             async for records in reader.read(starts, ends):
                 for record in records:
                     try:

@@ -9,10 +9,10 @@ Group = tuple[str, bool]
 """Owner and lane: whether the request uses the bulk partitions."""
 
 OWN_SHARE = 0.75
-"""Largest share of the slots that the other groups leave, for one group: the rest is there for the next one at once.
+"""Maximum share for one group of the slots that the other groups leave: the rest is free for the next group at once.
 
 The dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networking 6, 1998), for slots that can't be
-taken back.
+preempted.
 """
 
 _Queue = OrderedDict[str, deque[asyncio.Future[None]]]  # by request
@@ -21,8 +21,8 @@ _Queue = OrderedDict[str, deque[asyncio.Future[None]]]  # by request
 class FairSlots:
     """At most ``limit`` slots are taken at a time, ``per_host`` of them for one host.
 
-    A free slot goes to the group with the fewest slots; within it, hosts take turns, and at a host its requests.
-    ``is_exempt`` tells for which hosts ``per_host`` doesn't count. The memory is proportional to the waiting tasks.
+    A free slot goes to the group with the fewest slots; within it, hosts take turns, and for a host its requests.
+    ``per_host`` doesn't apply where ``is_exempt`` returns True. The memory is proportional to the waiting tasks.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FairSlots:
 
     @asynccontextmanager
     async def slot(self, group: Group, host: str, request: str) -> AsyncIterator[None]:
-        """Hold a slot for the block, as soon as there is one."""
+        """Wait for a slot, and hold it for the block."""
         await self._take(group, host, request)
         try:
             yield
@@ -78,8 +78,8 @@ class FairSlots:
         self._fill()
 
     def _fill(self) -> None:
-        while self.taken < self._limit and (place := self._next()) is not None:
-            self._start(*place)
+        while self.taken < self._limit and (following := self._next()) is not None:
+            self._start(*following)
 
     def _next(self) -> tuple[Group, str] | None:
         for group in sorted(self._waiting, key=self._groups.__getitem__):

@@ -62,8 +62,8 @@ async def fetch(
     """Download ``url``, at most ``max_bytes``, in up to ``attempts`` attempts. Raises FetchFailed.
 
     The attempts and the pauses between them share ``timeout`` seconds. Waiting for a DNS look-up to start or for memory
-    doesn't count: a queue of our own making must not eat up the time that a slow host needs. ``owner`` is on whose
-    behalf names are looked up. ``admit`` is that of `OutboundClient.get`.
+    doesn't count: our own queues must not use up the time that a slow host needs. Names are looked up on behalf of
+    ``owner``. ``admit`` is that of `OutboundClient.get`.
     """
     try:
         host = check_url(url, client.allow).raw_host or ""
@@ -87,7 +87,7 @@ async def fetch(
 def pause_after(attempt: int, retry_after: float | None, jitter: float) -> float:
     """Seconds to wait after the ``attempt``-th failure (from 1); ``jitter`` is random in [0, 1).
 
-    Exponential with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015), on top of
-    what the server asked for, so that all who were told the same moment don't return at the same moment.
+    Exponential with full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter", 2015), added to the
+    server's Retry-After, so that clients with the same Retry-After don't return at once.
     """
     return (retry_after or 0.0) + jitter * min(MAX_PAUSE, FIRST_PAUSE * 2.0 ** (attempt - 1))

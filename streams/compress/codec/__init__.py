@@ -1,1 +1,1 @@
-"""Images: what is read, composed, coloured and encoded. Runs in decoder processes only."""
+"""The image codec: decodes, composes, converts and encodes. Runs in decoder processes only."""

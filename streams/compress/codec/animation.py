@@ -1,4 +1,4 @@
-"""Images that move, and documents of several pages: reading all frames, and writing them as they were."""
+"""Animations and multi-page documents: reads and writes all of their frames."""
 
 import io
 import operator
@@ -13,14 +13,14 @@ from streams.compress.codec import avif, palette, png
 from streams.compress.codec.colour import as_displayed, in_srgb, upright, visible
 from streams.compress.codec.colour_spaces import SRGB_CURVE, ColourSpace, Hdr, by_numbers
 from streams.compress.codec.composition import composed
-from streams.compress.codec.containers import Animation, Part, take_apart, with_webp_alpha
+from streams.compress.codec.containers import Animation, Part, parse_animation, with_webp_alpha
 from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.gif import animated_gif
 from streams.compress.codec.outcome import ImageRejected, Reason
 from streams.compress.codec.size import fitted
 from streams.compress.codec.truncated import salvaged
 
-# More is a film; and the cost of a frame is not only in its pixels.
+# More frames are a film; and each costs time besides that of its pixels.
 MAX_FRAMES = 2_000
 MAX_PLAYS = 65_535  # the loop counts of GIF and WebP have 16 bits
 
@@ -38,7 +38,7 @@ pi_heif.register_heif_opener(thumbnails=False, decode_threads=1)  # there is a d
 
 @dataclass(frozen=True)
 class Frames:
-    """What was in a file: one image, the pages of a TIFF, or an animation.
+    """The decoded content of a file: one image, the pages of a TIFF, or an animation.
 
     ``durations`` are in milliseconds, one for each image. ``plays`` is how often the animation runs, 0 for
     ever. ``poster`` is what an APNG shows where animations can't be shown, if that is none of its frames.
@@ -71,7 +71,7 @@ class Frames:
         return replace(self, images=images, poster=poster)
 
     def in_one_mode(self) -> "Frames":
-        """With all images in the poorest mode that shows each of them, which animations need."""
+        """Convert all images to the smallest mode that fits each of them: an animation has one mode."""
         modes = {image.mode for image in (*self.images, *([self.poster] if self.poster else []))}
         alpha = not modes.isdisjoint(("LA", "RGBA"))
         mode = "RGBA" if alpha else "RGB" if "RGB" in modes else "L"
@@ -80,14 +80,14 @@ class Frames:
 
 
 def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) -> Frames:
-    """Decode a file for Pillow's decoder ``source``; what will be decoded is counted before, from headers.
+    """Decode a file with Pillow's decoder ``source``; its pixels are counted from the headers first.
 
     Raises ImageRejected for too many pixels or frames, and whatever Pillow raises.
     """
     space: ColourSpace | None = None
     if source == "PNG":
         data, space = png.simplified(data)
-    animation = take_apart(source, data)
+    animation = parse_animation(source, data)
     if animation is not None:
         return _read_animation(source, animation, space, max_pixels, only_first=only_first)
     with _opened(source, data) as image:
@@ -119,7 +119,7 @@ def read_frames(source: str, data: bytes, max_pixels: int, *, only_first: bool) 
 
 
 def _opened(source: str, data: bytes) -> Image.Image:
-    """Raises what Pillow's plugin does; ``Image.open`` would tell only the address of an object."""
+    """Raises the error of Pillow's plugin; that of ``Image.open`` names only the address of an object."""
     try:
         return Image.open(io.BytesIO(data), formats=[source])
     except UnidentifiedImageError:
@@ -243,7 +243,7 @@ def write_webp_animation(frames: Frames, quality: int) -> bytes:
 
 
 def write_apng(frames: Frames, quality: int) -> bytes:
-    """In one palette where it can't be seen; with partial transparency in full colour."""
+    """With one palette if the loss is invisible; with partial transparency in full colour."""
     frames = frames.in_one_mode()
     images = frames.images
     if frames.first.mode == "RGB" and quality < 100 and frames.poster is None:
@@ -274,9 +274,9 @@ def write_avif_sequence(frames: Frames, **options: Any) -> bytes:
 
 
 def write_tiff(frames: Frames) -> bytes:
-    """Lossless: a TIFF is a master copy or a scan, and few of its readers know JPEG in TIFF.
+    """Lossless: a TIFF is a master copy or a scan, and few readers support JPEG in TIFF.
 
-    All pages are kept: a scanned contract without its second page is not a smaller contract.
+    All pages are kept.
     """
     bilevel = all(image.mode == "1" for image in frames.images)
     images = [image if bilevel or image.mode != "1" else image.convert("L") for image in frames.images]

@@ -1,4 +1,4 @@
-"""What Pillow neither reads from an AVIF nor writes: its colours by numbers, and how often a sequence plays.
+"""AVIF features that Pillow lacks: colour spaces by number (nclx), and the repetition count of a sequence.
 
 ISO/IEC 14496-12, 8.6.6: an edit list with flag 1 repeats its one edit until the track's duration (``tkhd``) is over,
 which is all ones for ever. Without an edit list browsers repeat for ever.
@@ -29,11 +29,11 @@ def plays(data: bytes) -> int:
         header, edits = found[b"tkhd"], found[b"elst"]
         if not data[edits + 3] & REPEATED:
             return 1
-        whole = _duration(data, header)
+        total = _duration(data, header)
         segment: int = struct.unpack_from(">Q" if data[edits] else ">I", data, edits + 8)[0]
     except (KeyError, IndexError, struct.error):
         return 0
-    return 0 if whole == INDEFINITE[bool(data[header])] or not segment else max(1, -(-whole // segment))
+    return 0 if total == INDEFINITE[bool(data[header])] or not segment else max(1, -(-total // segment))
 
 
 def with_plays(data: bytes, count: int) -> bytes:

@@ -1,4 +1,4 @@
-"""From whatever a decoder hands out to what a screen shows: upright, eight bits, sRGB, nothing hidden.
+"""Converts decoded images to what a screen shows: upright, 8 bits per sample, sRGB, without hidden pixels.
 
 Every function takes a loaded image and returns one of mode 1, L, LA, RGB or RGBA, without metadata.
 """
@@ -15,7 +15,7 @@ from streams.compress.codec.outcome import ImageRejected, Reason
 Transpose = Image.Transpose
 
 ORIENTATION_TAG = 0x0112
-# Exif 2.32, table 6, tag Orientation: what undoes each value.
+# Exif 2.32, table 6, tag Orientation: the transposition that undoes each value.
 UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -58,7 +58,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turned and mirrored as its Exif orientation says (Pillow has done so itself for TIFF)."""
+    """Rotate and mirror the image by its Exif orientation (Pillow does so itself for TIFF)."""
     method = UPRIGHT.get(orientation(image))
     if method is None:
         return image
@@ -72,7 +72,7 @@ def in_srgb(image: Image.Image) -> Image.Image:
     profile: bytes | None = image.info.get("icc_profile")
     if image.mode == "CMYK":
         transform = _to_srgb(profile, "CMYK") if profile else None
-        # Without a profile: the multiplicative formula, which is what browsers show.
+        # Without a profile: the multiplicative formula, as in browsers.
         return ImageCms.applyTransform(image, transform) or image if transform else image.convert("RGB")
     if image.mode == "LAB":
         return ImageCms.applyTransform(image, _lab_to_srgb()) or image
@@ -186,7 +186,7 @@ def _colour_space(profile: bytes) -> str:
 
 @lru_cache(maxsize=16)
 def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform for pixels of ``mode``; None if the profile is broken, fits not, or is sRGB by effect.
+    """The transform for pixels of ``mode``; None if the profile is broken, doesn't fit, or has the effect of sRGB.
 
     Relative colorimetric with black point compensation is what photo editors do by default.
     """
@@ -208,7 +208,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Tried out on a grid of colours: what a profile does is more reliable than what it is called."""
+    """Tested on a grid of colours: the effect of a profile is more reliable than its name."""
     if mode == "L":
         grid = Image.frombytes("L", (16, 16), bytes(range(256)))
     else:

@@ -1,6 +1,6 @@
 """Colour spaces that a file names by numbers instead of a profile: cICP, gAMA and cHRM of PNG, nclx of AVIF and HEIF.
 
-Each becomes an ICC profile of three primaries and a curve, so that one way leads to sRGB.
+Each becomes an ICC profile of three primaries and a curve, so that there is only one conversion to sRGB.
 HDR becomes a table of colours. The reference is what Chromium 153 shows: equal within 1 of 255, within 20 for HDR.
 """
 
@@ -140,7 +140,7 @@ def profile(primaries: Primaries, curve: Curve) -> bytes:
 
 @lru_cache(maxsize=8)
 def hdr_table(space: Hdr) -> ImageFilter.Color3DLUT:
-    """What turns RGB of ``space`` into sRGB: tone-mapped by the largest of red, green and blue in BT.2020."""
+    """The look-up table from RGB of ``space`` to sRGB: tone-mapped by the largest of red, green and blue in BT.2020."""
     to_2020 = _product(_inverse(_to_xyz(PRIMARIES[BT2020])), _to_xyz(space.primaries))
     to_srgb = _product(_inverse(_to_xyz(SRGB)), _to_xyz(PRIMARIES[BT2020]))
     luminance = _to_xyz(space.primaries)[1]
@@ -162,7 +162,7 @@ def hdr_table(space: Hdr) -> ImageFilter.Color3DLUT:
 
 
 def _rolled_off(light: float) -> float:
-    """What is left of light in units of reference white, 1 at the peak."""
+    """Tone-mapped light, 1 at the peak; ``light`` is in units of reference white."""
     peak = PEAK / REFERENCE_WHITE
     if light <= 1 or light >= peak:
         return light * SDR_SHARE if light <= 1 else 1.0
@@ -186,7 +186,7 @@ def _hlg(sample: float) -> float:
 
 
 def _srgb_sample(light: float) -> float:
-    """Not clipped, so that what lies between two colours of the table is right up to the edge."""
+    """Not clipped, so that interpolation between two colours of the table is right up to the edge."""
     return light * 12.92 if light <= 0.0031308 else 1.055 * float(light ** (1 / 2.4)) - 0.055
 
 

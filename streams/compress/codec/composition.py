@@ -1,4 +1,4 @@
-"""Frames put on a canvas as the specifications of GIF, APNG and WebP say.
+"""Composes the frames of an animation on a canvas, as specified by GIF, APNG and WebP.
 
 They agree: the canvas is transparent at first; a frame is laid over it or replaces its area; once its time is over the
 area is kept, cleared, or put back.
@@ -14,7 +14,7 @@ CLEAR = (0, 0, 0, 0)
 
 
 def composed(size: tuple[int, int], frames: Iterable[tuple[Part, Image.Image]]) -> Iterator[Image.Image]:
-    """What is seen at each frame, as RGBA of ``size``; ``frames`` are parts with their decoded images (RGBA)."""
+    """The visible image at each frame, as RGBA of ``size``; ``frames`` are parts with their decoded images (RGBA)."""
     canvas = Image.new("RGBA", size, CLEAR)
     for part, image in frames:
         box = (part.left, part.top, min(part.left + image.width, size[0]), min(part.top + image.height, size[1]))

@@ -1,4 +1,4 @@
-"""GIF, APNG and animated WebP taken apart into frames, each a stand-alone file that Pillow decodes as a still image.
+"""Splits GIF, APNG and animated WebP into frames, each a stand-alone file that Pillow decodes as a still image.
 
 Pillow composes frames itself, in ways that differ from the formats' specifications; so it is given one frame at a time,
 and ``composition`` puts them on the canvas.
@@ -20,7 +20,7 @@ WEBP_ALPHA_FLAG, WEBP_ICC_FLAG, WEBP_ANIMATION_FLAG = 0x10, 0x20, 0x02
 
 
 class Dispose(Enum):
-    """What happens to a frame's area once its time is over."""
+    """Disposal of a frame's area at the end of its duration."""
 
     KEEP = "keep"
     CLEAR = "clear"  # to transparent
@@ -29,7 +29,7 @@ class Dispose(Enum):
 
 @dataclass(frozen=True)
 class Part:
-    """One frame as it is stored: a stand-alone file, its place on the canvas in pixels, its time in milliseconds."""
+    """One stored frame: a stand-alone file, its position on the canvas in pixels, its duration in milliseconds."""
 
     data: bytes
     left: int
@@ -60,7 +60,7 @@ class Animation:
         return sum(max(canvas, part.width * part.height) for part in stills)
 
 
-def take_apart(source: str, data: bytes) -> Animation | None:
+def parse_animation(source: str, data: bytes) -> Animation | None:
     """The animation in a file that Pillow calls ``source``; None for a still image. A GIF is never a still image here:
     its only frame may be smaller than the canvas.
 
@@ -100,7 +100,7 @@ def _gif(data: bytes) -> Animation:
         elif introducer == 0x2C:
             left, top, frame_width, frame_height, frame_flags = struct.unpack_from("<HHHHB", data, at + 1)
             if not parts:
-                # As browsers do it: the first frame may be larger than the canvas that was promised.
+                # As in browsers: the first frame may be larger than the declared canvas.
                 width, height = max(width, left + frame_width), max(height, top + frame_height)
             frame_table, start = _gif_colour_table(data, at + 10, frame_flags)
             frame_table = frame_table or table
@@ -255,8 +255,8 @@ def _webp(data: bytes) -> Animation | None:
             still = _webp_still(frame_width + 1, frame_height + 1, profile, body[16:])
             flags = body[15]
             dispose = Dispose.CLEAR if flags & 1 else Dispose.KEEP
-            place = (left * 2, top * 2, frame_width + 1, frame_height + 1)
-            parts.append(Part(still, *place, float(duration), dispose, blend=not flags & 2))
+            box = (left * 2, top * 2, frame_width + 1, frame_height + 1)
+            parts.append(Part(still, *box, float(duration), dispose, blend=not flags & 2))
     if not parts:
         raise ImageRejected(Reason.BROKEN_IMAGE, "an animated WebP without a frame")
     return Animation(width, height, plays, tuple(parts))

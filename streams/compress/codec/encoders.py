@@ -16,7 +16,7 @@ def saved(image: Image.Image, pillow_format: str, **options: Any) -> bytes:
 
 
 def webp_options(quality: int) -> dict[str, Any]:
-    """WebP always halves the resolution of colours but in its lossless form, so that is what quality 100 means."""
+    """Quality 100 is lossless: lossy WebP always halves the resolution of colours."""
     if quality >= 100:
         return {"lossless": True, "quality": LOSSLESS_EFFORT, "method": 1}
     return {"quality": quality, "method": 4}

@@ -48,10 +48,10 @@ def animated_gif(
 
 
 def _mask(frame: Image.Image, following: Image.Image, transparent: int) -> Image.Image:
-    """255 where something is in ``frame`` and nothing in the ``following`` one."""
-    there = frame.point([255 * (index != transparent) for index in range(256)])
-    gone = following.point([255 * (index == transparent) for index in range(256)])
-    return ImageChops.darker(there, gone)
+    """255 where ``frame`` is opaque and the ``following`` one is transparent."""
+    opaque = frame.point([255 * (index != transparent) for index in range(256)])
+    cleared = following.point([255 * (index == transparent) for index in range(256)])
+    return ImageChops.darker(opaque, cleared)
 
 
 def _union(

@@ -1,6 +1,6 @@
-"""What can come of shrinking one image: a smaller image, or a stable reason why there is none.
+"""Outcome of compressing one image: a smaller image, or a rejection with a stable reason.
 
-Free of Pillow, so that the process that only talks to decoders does not load it.
+Doesn't import Pillow, so that the pool's process need not load it.
 """
 
 from dataclasses import dataclass, field
@@ -8,8 +8,8 @@ from enum import StrEnum
 
 OUTPUT_FORMATS = ("jpeg", "png", "webp", "gif", "tiff", "avif")
 MAX_DETAIL_LENGTH = 500  # characters of a rejection's detail
-# How the file of a decoder's results begins: the number of the image that it has begun with, big-endian.
-TAKEN_BYTES = 8
+# Header of the file with a decoder's results: the number of the image that it has started, big-endian.
+NUMBER_BYTES = 8
 
 
 class Reason(StrEnum):
@@ -30,7 +30,7 @@ class Reason(StrEnum):
 
 
 class ImageRejected(Exception):
-    """This image can't be shrunk, and trying again would not help; ``detail`` is for people."""
+    """The image can't be compressed, and a retry would not help; ``detail`` is for people."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -40,10 +40,10 @@ class ImageRejected(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """A finished image. ``width`` and ``height`` are in pixels, as displayed. ``pages`` is how many the input has, if
-    only its first was made. ``truncated``: the input ends too early, and what is missing is clear or white.
+    """A compressed image. ``width`` and ``height`` are in pixels, as displayed.
 
-    ``decode_seconds`` and ``encode_seconds`` say what it took, and nothing about the image.
+    ``pages``: number of pages of the input, if only the first was compressed. ``truncated``: the input ends too early;
+    its missing part is transparent or white. ``decode_seconds`` and ``encode_seconds`` are not compared.
     """
 
     data: bytes

@@ -1,4 +1,4 @@
-"""Fewer colours: what makes a PNG or a GIF small, and the guard against seeing it."""
+"""Colour reduction, which makes a PNG or GIF small, and the check that the loss is invisible."""
 
 import math
 import sys
@@ -28,7 +28,7 @@ VISIBLE_STEP = 4
 BANDING_SHARE = 0.02
 MIN_AREA = 0.1
 RING_WEIGHT = 0.2  # of pixels in rings a tenth of the image may be: edges and small shadows, no glow
-STRIPS_PIXELS, STRIP = 1_000_000, 64  # of a larger image, strips of STRIP rows are looked at
+STRIPS_PIXELS, STRIP = 1_000_000, 64  # of a larger image, strips of STRIP rows are compared
 
 
 def exact(image: Image.Image) -> tuple[Image.Image, bytes] | None:

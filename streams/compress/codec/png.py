@@ -1,6 +1,6 @@
-"""PNG files made simple before Pillow reads them, and the one thing that Pillow reads wrongly.
+"""Simplifies PNG files before Pillow reads them, and corrects the colour key that it reads wrongly.
 
-Browsers pass over an ancillary chunk that is damaged, too large or of no use; Pillow refuses the image for it.
+Browsers ignore an ancillary chunk that is damaged, too large or useless; Pillow rejects the image.
 """
 
 import io
@@ -11,10 +11,10 @@ from PIL import Image, ImageChops, ImageFile
 from streams.compress.codec import colour_spaces
 from streams.compress.codec.containers import PNG_SIGNATURE
 
-# All that says how the image looks, besides the critical chunks, whose names begin with a capital.
+# Ancillary chunks that affect the pixels; the names of critical chunks begin with a capital letter.
 KEPT = frozenset((b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"))
 COLOUR = frozenset((b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"))
-# Browsers have read profiles of several megabytes; larger ones are not read.
+# Browsers read profiles of several megabytes; larger ones are ignored.
 MAX_PROFILE_BYTES = 16 * 1024 * 1024
 
 

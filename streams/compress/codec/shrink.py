@@ -4,7 +4,7 @@ Pure, apart from Pillow's process-wide guards, which it narrows while it runs: o
 process, and in production in a process of its own (``decoders``), because a hostile file can make a
 decoder hang or crash.
 
-What is promised of the result:
+The result has:
 
 * the format of the input (MPO becomes JPEG, its first image; BMP, PPM and HEIF become JPEG, or PNG with alpha);
 * inside ``max_width`` and ``max_height``, never enlarged;
@@ -43,7 +43,7 @@ from streams.compress.codec.quantiser import quantised
 
 __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 
-# Formats with more than one frame; of all others the first image is what counts.
+# Formats with more than one frame; of all others, only the first image is used.
 MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
 # Longest side that the encoder takes.
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
@@ -56,13 +56,13 @@ OPTIMISED_SAMPLES, LEVEL_6_SAMPLES = 10_000_000, 32_000_000
 # Everything that decoders raised on damaged files (`fuzzing` in the tests), by the nearest base classes.
 DECODER_ERRORS = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError,
                   SyntaxError, TypeError, ValueError, struct.error, zlib.error)  # fmt: skip
-# Pillow has no error class of its own for these.
+# Pillow has no error class for these.
 TRUNCATED_WORDS = ("truncat", "end of file", "not enough", "no more images", "unrecognized data stream")
-# The last is libaom's of a picture that its frame buffers find no room for.
+# The last is libaom's, for a picture too large for its frame buffers.
 MEMORY_WORDS = ("out of memory", "memory allocation", "encoding of color planes failed")
 
-# Image formats that are known well enough to say their name, and left out: rare on the web, and their
-# decoders little exercised, or start other programs.
+# Image formats that are recognised, but not supported: they are rare on the web, and their decoders are little
+# tested, or start other programs.
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 KNOWN_SIGNATURES = {
     b"8BPS": "Photoshop", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "EPS", b"%PDF": "PDF",
@@ -137,7 +137,7 @@ def shrink(
 def sniff(data: bytes) -> str:
     """The name of the one Pillow decoder that ``data`` may be given to, by its first bytes alone.
 
-    Raises ImageRejected: ``unsupported_format`` for an image that is none of ours, else ``not_an_image``.
+    Raises ImageRejected: ``unsupported_format`` for an image of another format, else ``not_an_image``.
     """
     head = data[:32]
     if head.startswith(b"\xff\xd8\xff"):
@@ -168,7 +168,7 @@ def sniff(data: bytes) -> str:
             raise ImageRejected(Reason.UNSUPPORTED_FORMAT, "SVG images are not supported")
         case "html" | "head" | "body" | "title" | "script" | "meta":
             raise ImageRejected(Reason.WEB_PAGE, WEB_PAGE_DETAIL)
-    # Not which bytes: they may be those of a page that only we can reach.
+    # The bytes are not named: they may be of a page that only this machine can reach.
     raise ImageRejected(Reason.NOT_AN_IMAGE, "its first bytes are those of no image format" if data else "no bytes")
 
 
@@ -269,10 +269,10 @@ def _compression(samples: int) -> int:
 
 @contextmanager
 def _pillow_limits(max_pixels: int) -> Iterator[None]:
-    """Pillow's own guards, set for this image and put back after it.
+    """Set Pillow's own limits for this image, and restore them afterwards.
 
-    Our count decides; Pillow's stands in the places that no header tells of, such as a frame of a GIF that
-    is larger than the GIF. A file that makes Pillow warn of anything else is still an image.
+    `read_frames` counts the pixels that headers declare; Pillow's limit covers the rest, such as a frame of a GIF
+    that is larger than the GIF. Other warnings of Pillow don't reject an image.
     """
     before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, AvifImagePlugin.DEFAULT_MAX_THREADS
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -300,9 +300,9 @@ def _failing_as(reason: Reason) -> Iterator[None]:
         raise ImageRejected(Reason.DECODE_MEMORY, "needs more memory than a decoder may use") from error
     except DECODER_ERRORS as error:
         text = f"{type(error).__name__}: {error}"
-        told = text.lower()
-        if any(word in told for word in MEMORY_WORDS):
+        lower = text.lower()
+        if any(words in lower for words in MEMORY_WORDS):
             raise ImageRejected(Reason.DECODE_MEMORY, text) from error
-        if reason is Reason.BROKEN_IMAGE and (isinstance(error, EOFError) or any(w in told for w in TRUNCATED_WORDS)):
+        if reason is Reason.BROKEN_IMAGE and (isinstance(error, EOFError) or any(w in lower for w in TRUNCATED_WORDS)):
             raise ImageRejected(Reason.TRUNCATED_IMAGE, text) from error
         raise ImageRejected(reason, text[:500]) from error

@@ -1,4 +1,4 @@
-"""JPEGs and PNGs that end in their last tenth: browsers show them, and so are they made."""
+"""Salvages JPEGs and PNGs that are truncated in their last tenth, which browsers show, too."""
 
 import io
 import zlib
@@ -15,7 +15,7 @@ PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 
 def salvaged(source: str, data: bytes) -> tuple[Image.Image, Image.Image] | None:
-    """The image and a mask (L) of the same size, 0 where nothing of it is there; None if too much is missing."""
+    """The image and a mask (L) of the same size, 0 where pixels are missing; None if too many are."""
     if source == "JPEG":
         return _jpeg(data)
     return _png(data) if source == "PNG" else None
@@ -33,7 +33,7 @@ def _decoded(source: str, data: bytes, mode: str | None = None) -> Image.Image:
 
 
 def _jpeg(data: bytes) -> tuple[Image.Image, Image.Image] | None:
-    """How far the last scan goes is seen by what it changes in the luma; a first one changes libjpeg's uniform grey."""
+    """The last scan ends where it stops changing the luma; a first scan changes libjpeg's uniform grey."""
     last = data.rfind(SCAN)
     first_scan = data.find(SCAN) == last
     size = int.from_bytes(data[last + 2 : last + 4])
@@ -58,9 +58,9 @@ def _jpeg(data: bytes) -> tuple[Image.Image, Image.Image] | None:
         return None
     mask = Image.new("L", image.size, 255)
     if first_scan:
-        # Browsers show no row of blocks that isn't whole.
-        whole = box[3] if end[2] == columns else box[3] - 1
-        mask.paste(0, (0, min(image.height, whole * block[1]), *image.size))
+        # Browsers don't show an incomplete row of blocks.
+        complete = box[3] if end[2] == columns else box[3] - 1
+        mask.paste(0, (0, min(image.height, complete * block[1]), *image.size))
     return image, mask
 
 
@@ -77,9 +77,9 @@ def _png(data: bytes) -> tuple[Image.Image, Image.Image] | None:
     for name, body in chunks:
         if name == b"IDAT":
             size += len(inflate.decompress(body, row * height - size + 1))
-    whole = min(height, size // row)
-    if whole < ENOUGH * height:
+    complete = min(height, size // row)
+    if complete < ENOUGH * height:
         return None
     mask = Image.new("L", (width, height), 255)
-    mask.paste(0, (0, whole, width, height))
+    mask.paste(0, (0, complete, width, height))
     return _decoded("PNG", data), mask

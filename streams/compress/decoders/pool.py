@@ -1,9 +1,9 @@
-"""A pool of decoder processes, each of which can be killed without harm to anything but the image it is at.
+"""A pool of decoder processes, each of which can be killed at the cost of only the image it is decoding.
 
 Why processes: a decoder may hang, crash or eat all memory, and Pillow holds the interpreter lock while it
 encodes. Why not ``multiprocessing`` or a pool built on it: its children import the parent's main module, and
-with it Faust; and they share one pipe and one lock, which a child killed at the wrong moment takes with it.
-Here each child is a plain ``subprocess`` with pipes of its own, so that its death is the end of its pipe.
+with it Faust; and they share one pipe and one lock, which a child killed at the wrong moment leaves broken.
+Here each child is a plain ``subprocess`` with its own pipes, so its death closes only these.
 
 Nothing of Pillow runs in this process. An image is sent to a decoder only when that decoder is idle, so no
 more than ``processes`` images are ever decoded at once, in ``processes * memory_bytes`` at most; all others
@@ -30,7 +30,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from infra.observability.process_usage import cpu_seconds, ended_children_seconds, resident_bytes
-from streams.compress.codec.outcome import MAX_DETAIL_LENGTH, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import (
+    MAX_DETAIL_LENGTH,
+    NUMBER_BYTES,
+    OUTPUT_FORMATS,
+    ImageRejected,
+    Reason,
+    Shrunk,
+)
 from streams.compress.decoders import sandbox
 
 __all__ = ["DecoderPool", "DecoderUnavailable", "ImageRejected", "Reason", "Shrunk"]
@@ -61,7 +68,7 @@ logger = structlog.get_logger(__name__)
 
 
 class _Answer(BaseModel):
-    """What a decoder says of an image. Checked, because a hostile image may have taken the decoder over."""
+    """A decoder's answer. It is validated, because a hostile image may have taken over the decoder."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -256,7 +263,7 @@ class DecoderPool:
                 metrics.DECODER_RESTARTS.inc()
                 await decoder.start()
         except DecoderUnavailable:
-            # Whoever uses it next tries again, and is told if that fails too.
+            # Its next user starts it again, and gets the error if that fails, too.
             await decoder.stop()
         finally:
             self._idle.put_nowait(decoder)
@@ -287,7 +294,7 @@ class _DiedAt(Exception):
 
 
 class _Decoder:
-    """One place in the pool: a child process, or its successor."""
+    """A decoder of the pool: a child process, which is replaced when it has died."""
 
     def __init__(self, cpu_seconds: float, memory_bytes: int) -> None:
         self._arguments = (str(os.getpid()), str(cpu_seconds), str(memory_bytes))
@@ -314,7 +321,7 @@ class _Decoder:
     async def start(self) -> None:
         self.busy = True
         try:
-            # New ones for each process: a killed one may not be gone from the old ones yet.
+            # New files for each process: a killed one may still have the old ones open.
             self._images = _ImageFiles()
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -339,7 +346,7 @@ class _Decoder:
         self.busy = False
 
     async def stop(self) -> None:
-        self._images = None  # closed when nobody is at them any more
+        self._images = None  # closed when the last user of them is done
         if self._process is None:
             return
         if self.alive:
@@ -362,7 +369,7 @@ class _Decoder:
         line = await _line(process)
         if not line.endswith(b"\n"):
             await process.wait()
-            if images.taken != images.given:
+            if images.started != images.sent:
                 raise _DiedBefore
             raise await self._death(process)
         try:
@@ -411,12 +418,12 @@ class _ImageFiles:
 
     def __init__(self) -> None:
         self._to_decoder, self._from_decoder = _memory_file(), _memory_file()
-        self.given = 0
+        self.sent = 0
 
     @property
-    def taken(self) -> int:
-        """The number of the image that the decoder has begun with last."""
-        return int.from_bytes(os.pread(self._from_decoder.fileno(), TAKEN_BYTES, 0))
+    def started(self) -> int:
+        """The number of the image that the decoder has started last."""
+        return int.from_bytes(os.pread(self._from_decoder.fileno(), NUMBER_BYTES, 0))
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -427,11 +434,11 @@ class _ImageFiles:
         self._from_decoder.close()
 
     async def put(self, data: bytes) -> None:
-        """Write ``data`` from the start on. What stands behind it may stay, up to a bound: its pages are used again."""
+        """Write ``data`` at the start. Older bytes behind it are kept up to a bound: their pages are reused."""
         for file in (self._to_decoder, self._from_decoder):
             if os.fstat(file.fileno()).st_size > COPIED_AT_ONCE:
                 file.truncate(0)
-        self.given += 1
+        self.sent += 1
         rest = memoryview(data)
         while rest:
             rest = rest[os.pwrite(self._to_decoder.fileno(), rest[:COPIED_AT_ONCE], len(data) - len(rest)) :]
@@ -441,7 +448,7 @@ class _ImageFiles:
         """The ``size`` bytes that the decoder has written."""
         parts = []
         for start in range(0, size, COPIED_AT_ONCE):
-            parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), TAKEN_BYTES + start))
+            parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), NUMBER_BYTES + start))
             await asyncio.sleep(0)
         return b"".join(parts)  # of one part: that part itself
 

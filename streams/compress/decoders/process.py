@@ -1,11 +1,11 @@
-"""The inside of a decoder process: ``python -m streams.compress.decoders.process PARENT_PID CPU MEMORY IN OUT``.
+"""The main program of a decoder process: ``python -m streams.compress.decoders.process PARENT_PID CPU MEMORY IN OUT``.
 
 Shrinks one image after another until its standard input ends. Both ways a message is one line of JSON, which
 says how many bytes there are in a file: IN and OUT are the descriptors, inherited, of the files for images that
 come and go. OUT begins with the number of the image, from 1, that the process has begun with. It imports the
 codec and the standard library, nothing else.
 
-The limits that the kernel keeps, whatever a hostile file makes of this process:
+The kernel enforces limits, even if a hostile file takes over this process:
 
 * memory: RLIMIT_DATA, all private writable memory. RLIMIT_AS would count shared libraries and address space
   that is only reserved. Linux (4.7 and later) enforces it; macOS accepts and ignores it.
@@ -30,7 +30,14 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from streams.compress.codec.outcome import MAX_DETAIL_LENGTH, OUTPUT_FORMATS, TAKEN_BYTES, ImageRejected, Reason, Shrunk
+from streams.compress.codec.outcome import (
+    MAX_DETAIL_LENGTH,
+    NUMBER_BYTES,
+    OUTPUT_FORMATS,
+    ImageRejected,
+    Reason,
+    Shrunk,
+)
 from streams.compress.codec.shrink import shrink
 from streams.compress.decoders import sandbox
 
@@ -45,17 +52,17 @@ OUT_OF_MEMORY: dict[str, object] = {
 def main() -> int:
     parent, cpu_seconds, memory_bytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
     images_in, images_out = int(sys.argv[4]), int(sys.argv[5])
-    # Ctrl-C reaches every process of a terminal, and systemd's SIGTERM every process of a service: the parent decides
-    # when decoding ends, after it has let the images under way come to theirs.
-    for asked_to_end in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked_to_end, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal, and systemd's SIGTERM every process of a service: the parent drains
+    # the in-flight images before it ends this process.
+    for stop_signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop_signal, signal.SIG_IGN)
     _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _warm_up()
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (memory_bytes, memory_bytes))
     requests = sys.stdin.buffer
-    # What a library prints must not end up among the answers.
+    # Output of libraries must not end up among the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     _answer(answers, {"missing": sandbox.enter()})
@@ -63,7 +70,7 @@ def main() -> int:
         request = json.loads(line)
         # From here on, the death of this process is the fault of this image. Said in the file, because a message
         # would wake up the parent.
-        _write(images_out, number.to_bytes(TAKEN_BYTES), at=0)
+        _write(images_out, number.to_bytes(NUMBER_BYTES), at=0)
         _allow_cpu(cpu_seconds)
         try:
             result = shrink(
@@ -81,14 +88,14 @@ def main() -> int:
         else:
             # An original need not come back: the parent has it.
             data = b"" if result.kept_original else result.data
-            _write(images_out, data, at=TAKEN_BYTES)
+            _write(images_out, data, at=NUMBER_BYTES)
             _answer_shrunk(answers, result, len(data))
     return 0
 
 
 def _read(descriptor: int, size: int) -> bytes:
     data = os.pread(descriptor, size, 0)
-    assert len(data) == size, "the parent writes an image before it asks for it"
+    assert len(data) == size, "the parent writes an image before its request"
     return data
 
 
@@ -122,7 +129,7 @@ def _die_with(parent: int) -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before it could be asked for a signal
+    if os.getppid() != parent:  # it died before prctl
         sys.exit(ORPHANED)
 
 

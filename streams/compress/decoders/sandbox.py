@@ -1,8 +1,8 @@
-"""The sandbox of a decoder process: what the kernel lets it do once all its libraries are loaded.
+"""The sandbox of a decoder process, entered once all libraries are loaded.
 
-A decoder needs memory, threads, its pipes and its two files, all of which it has. So it gets no file descriptor more
-(RLIMIT_NOFILE), no file and no TCP connection (Landlock, landlock(7)) and no system call but those of SYSTEM_CALLS
-(seccomp(2)); the others fail with EPERM. Each layer holds alone; a kernel or a system without one of them has the rest.
+A decoder needs memory, threads, its pipes and its two files, all of which it has. So it can open no file descriptor
+(RLIMIT_NOFILE), no file and no TCP connection (Landlock, landlock(7)), and only make the system calls of SYSTEM_CALLS
+(seccomp(2)); others fail with EPERM. The layers are independent: a system that lacks one still has the rest.
 """
 
 import ctypes

@@ -38,7 +38,7 @@ async def test_reader_survives_broken_connections(
             await log.append(RequestCancelled(request_id=request_id, run=0))
 
             async def is_covered() -> bool:
-                return cancelled.cover(requested(request_id))
+                return cancelled.covers(requested(request_id))
 
             await eventually(is_covered)
     finally:
@@ -66,6 +66,6 @@ async def test_reader_rereads_truncated_topic(
     async with following_cancellations(kafka_settings) as cancelled:
 
         async def is_covered() -> bool:
-            return cancelled.cover(requested(request_id))
+            return cancelled.covers(requested(request_id))
 
         await eventually(is_covered)

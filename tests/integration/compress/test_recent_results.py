@@ -21,12 +21,12 @@ async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(setti
         await log.append(processed(done))
         await log.append(failed(broken))
         recent = RecentResults(settings)
-        known = [await recent.have(image) for image in (done, broken, waiting, again)]
+        known = [await recent.has_result(image) for image in (done, broken, waiting, again)]
         assert known == [True, True, False, False]
         await log.append(processed(waiting))
-        assert not await recent.have(waiting), "what this worker writes itself it has no need to read"
+        assert not await recent.has_result(waiting), "what this worker writes itself it has no need to read"
         recent.expire()
-        assert await recent.have(waiting)
+        assert await recent.has_result(waiting)
     finally:
         await log.stop()
 
@@ -43,7 +43,7 @@ async def test_only_the_end_of_the_topic_is_read(
         for image in images:  # all in the partition of their request
             await log.append(processed(image))
         recent = RecentResults(settings)
-        assert [await recent.have(image) for image in images] == [False] * 30 + [True] * 50
+        assert [await recent.has_result(image) for image in images] == [False] * 30 + [True] * 50
     finally:
         await log.stop()
 
@@ -65,7 +65,7 @@ async def test_what_expires_while_it_is_read_is_read_again(settings: Settings, r
             return loaded
 
         recent._load = overtaken  # type: ignore[method-assign]  # reads as before, while the world goes on
-        assert await recent.have(image)
+        assert await recent.has_result(image)
     finally:
         await log.stop()
 
@@ -82,5 +82,5 @@ async def test_many_that_ask_at_once_read_it_once(settings: Settings, request_id
 
     recent._load = counted  # type: ignore[method-assign]  # counts, and does the same
     images = [requested(request_id, index) for index in range(30)]
-    assert await asyncio.gather(*(recent.have(image) for image in images)) == [False] * 30
+    assert await asyncio.gather(*(recent.has_result(image) for image in images)) == [False] * 30
     assert loads == 1

@@ -12,17 +12,17 @@ def cancelled(request_id: str, run: int = 0) -> bytes:
 def test_the_images_of_a_cancelled_run_are_covered_and_those_of_a_retry_after_it_are_not() -> None:
     known = CancelledRequests()
     known.take([cancelled("one", run=1), created("two").encode(), cancelled("one", run=0)])
-    assert [known.cover(requested("one", run=run)) for run in (0, 1, 2)] == [True, True, False]
-    assert not known.cover(requested("two"))
+    assert [known.covers(requested("one", run=run)) for run in (0, 1, 2)] == [True, True, False]
+    assert not known.covers(requested("two"))
 
 
 def test_what_cannot_be_read_is_passed_over() -> None:
     known = CancelledRequests()
     known.take([None, b"", b"shrinkstream.RequestCancelled.v1", b"{rubbish", cancelled("one")])
-    assert known.cover(requested("one"))
+    assert known.covers(requested("one"))
 
 
 def test_memory_is_bounded_and_the_oldest_are_forgotten_first() -> None:
     known = CancelledRequests(limit=2)
     known.take(map(cancelled, ["one", "two", "one", "three"]))
-    assert [known.cover(requested(name)) for name in ("one", "two", "three")] == [True, False, True]
+    assert [known.covers(requested(name)) for name in ("one", "two", "three")] == [True, False, True]
