@@ -118,7 +118,7 @@ class ProblemCode(StrEnum):
 class RowProblem(BaseModel):
     """One error in an uploaded CSV."""
 
-    row: int = Field(description="line number of the row's first line in the file, from 1")
+    row: int = Field(description="line number of the row's first line in the file, from 1; in a spreadsheet its row")
     column: str | None = Field(description="header of the column; null for an error of the whole row or file")
     code: str = Field(description="stable error code")
     message: str = Field(description="human-readable message")

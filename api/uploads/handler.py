@@ -5,6 +5,8 @@ images without a visible request; a crash after it leaves a request that complet
 """
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Literal, get_args
@@ -30,11 +32,11 @@ from api.uploads.idempotency import (
     is_soon_request,
     sole_writer,
 )
-from api.uploads.limiter import UPLOADS, UploadLimiter
+from api.uploads.limiter import UPLOADS
 from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
 from api.uploads.receive import RAW_TYPES, Received, receive
-from infra.settings import Settings
+from api.uploads.spreadsheet import as_csv
 from streams.events.base import MAX_SIDE, ImageFormat, JsonModel, Quality, WebhookKind
 
 # Empty: a web form field that was left blank; no receiver.
@@ -68,7 +70,7 @@ class Report(JsonModel):
 class UploadForm(BaseModel):
     """The form of an upload. The one part with a file name is the CSV, whatever the part's name."""
 
-    file: bytes = Field(description="the CSV")
+    file: bytes = Field(description="the CSV or spreadsheet")
     webhookUrl: WebhookUrl = Field("", description="receives the completion webhook; also `webhook_url`")
     webhookEvents: WebhookEvents = Field(
         "", description="additional webhook events, comma-separated: image.processed, image.failed"
@@ -98,22 +100,8 @@ def _flag(request: web.Request, name: str) -> bool:
 
 
 async def _validate(request: web.Request) -> web.Response:
-    context = request.app[CONTEXT]
-    async with receive(request, context.settings) as received:
-        options = UploadOptions.of(received.fields, context.settings, context.fetch_allow)
-        try:
-            checked = await _check(received, options, context.settings, request.app[UPLOADS])
-        except CsvRejected as rejected:
-            report = Report(
-                valid=False,
-                rows=rejected.rows,
-                images=rejected.images,
-                detail=rejected.detail,
-                errors=_row_problems(rejected),
-                error_count=rejected.error_count,
-                header=list(rejected.header),
-            )
-        else:
+    try:
+        async with _checked(request) as (_, _, checked):
             report = Report(
                 valid=True,
                 rows=checked.rows,
@@ -123,33 +111,41 @@ async def _validate(request: web.Request) -> web.Response:
                 error_count=0,
                 header=list(checked.header),
             )
+    except CsvRejected as rejected:
+        report = Report(
+            valid=False,
+            rows=rejected.rows,
+            images=rejected.images,
+            detail=rejected.detail,
+            errors=_row_problems(rejected),
+            error_count=rejected.error_count,
+            header=list(rejected.header),
+        )
     return json_response(report)
 
 
 async def _accept(request: web.Request, key: str) -> web.Response:
     context = request.app[CONTEXT]
     owner = request[OWNER]
-    async with receive(request, context.settings) as received:
-        options = UploadOptions.of(received.fields, context.settings, context.fetch_allow)
-        try:
-            checked = await _check(received, options, context.settings, request.app[UPLOADS])
-        except CsvRejected as rejected:
-            raise Problem(
-                ProblemCode.CSV_REJECTED,
-                rejected.detail,
-                errors=_row_problems(rejected),
-                errorCount=rejected.error_count,
-            ) from None
-        claim = await claim_for(context, owner, key, received.fingerprint)
-        if claim.is_new or not await is_request(context, claim):
-            upload = CheckedUpload(claim.request_id, claim.created_at, owner, received, checked, options)
-            try:
-                async with sole_writer(context.session, owner, key, claim):
-                    with request.app[QUOTA].spend(owner, checked.images, received.size):
-                        await publish_events(context, request.app[UPLOADS], upload)
-            except UploadInProgress:
-                if not await is_soon_request(context, claim):
-                    raise
+    try:
+        async with _checked(request) as (received, options, checked):
+            claim = await claim_for(context, owner, key, received.fingerprint)
+            if claim.is_new or not await is_request(context, claim):
+                upload = CheckedUpload(claim.request_id, claim.created_at, owner, received, checked, options)
+                try:
+                    async with sole_writer(context.session, owner, key, claim):
+                        with request.app[QUOTA].spend(owner, checked.images, received.size):
+                            await publish_events(context, request.app[UPLOADS], upload)
+                except UploadInProgress:
+                    if not await is_soon_request(context, claim):
+                        raise
+    except CsvRejected as rejected:
+        raise Problem(
+            ProblemCode.CSV_REJECTED,
+            rejected.detail,
+            errors=_row_problems(rejected),
+            errorCount=rejected.error_count,
+        ) from None
     return _accepted(claim.request_id)
 
 
@@ -158,18 +154,28 @@ def _accepted(request_id: str) -> web.Response:
     return json_response(accepted, status=HTTPStatus.ACCEPTED, headers={"Location": f"/api/status/{request_id}"})
 
 
-async def _check(received: Received, options: UploadOptions, settings: Settings, uploads: UploadLimiter) -> CheckedCsv:
-    """Validate the whole CSV. Raises CsvRejected."""
-    steps = check_in_steps(
-        received.path,
-        max_images=settings.max_images_per_request,
-        content_type=received.content_type,
-        mapping=options.columns,
-    )
-    while True:
-        checked = await uploads.run(partial(next_step, steps))
-        if checked is not None:
-            return checked
+@asynccontextmanager
+async def _checked(request: web.Request) -> AsyncIterator[tuple[Received, UploadOptions, CheckedCsv]]:
+    """Receive the file of an upload and validate all of it. Raises CsvRejected and Problem."""
+    context, uploads = request.app[CONTEXT], request.app[UPLOADS]
+    async with receive(request, context.settings) as uploaded:
+        options = UploadOptions.of(uploaded.fields, context.settings, context.fetch_allow)
+        async with as_csv(uploaded, options.columns, context.settings, uploads) as received:
+            steps = check_in_steps(
+                received.path,
+                max_images=context.settings.max_images_per_request,
+                content_type=received.content_type,
+                mapping=options.columns,
+                dialect=received.dialect,
+            )
+            try:
+                while (checked := await uploads.run(partial(next_step, steps))) is None:
+                    pass
+            except CsvRejected as rejected:
+                if received.sheet is not None:
+                    rejected.detail = f"sheet “{received.sheet}”: {rejected.detail}"
+                raise
+            yield received, options, checked
 
 
 def _row_problems(rejected: CsvRejected) -> list[RowProblem]:
@@ -189,7 +195,8 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Upload a CSV of image URLs",
             description="The CSV has the columns `S. No.`, `Product Name` and `Input Image URLs`, in any order; extra"
-            " columns are allowed. A cell holds one or more URLs, separated by commas. Send it as the file of a form,"
+            " columns are allowed. A cell holds one or more URLs, separated by commas. Of a spreadsheet (XLSX, XLS,"
+            " ODS), the first visible sheet with the columns is read as a CSV. Send it as the file of a form,"
             f" or as the body ({', '.join(f'`{name}`' for name in sorted(RAW_TYPES))}), optionally compressed with"
             " gzip. One bad row rejects the whole CSV; nothing of it is processed then.",
             parameters=(

@@ -23,6 +23,7 @@ class UploadLimiter:
 
     def __init__(self, limit: int, share: int) -> None:
         self._places = Places(limit, share, lambda reason: unavailable(f"too many concurrent uploads: {reason}"))
+        self.one_spreadsheet = asyncio.Semaphore(1)  # each takes up to a CPU and the memory of its process
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
     async def run(self, step: Callable[[], T]) -> T:

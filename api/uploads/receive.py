@@ -1,4 +1,4 @@
-"""Receives an upload into a spool file: a form or a raw CSV, bounded in size and time."""
+"""Receives an upload into a spool file: a form or a raw CSV or spreadsheet, bounded in size and time."""
 
 import asyncio
 import hashlib
@@ -16,6 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from api.http.problems import Problem, ProblemCode
 from api.http.trace_header import context_of
+from api.uploads.csv.dialect import Dialect
 from api.uploads.disposition import parse_disposition
 from api.uploads.options import FIELDS
 from infra.disk import free_bytes
@@ -44,6 +45,8 @@ RAW_TYPES = frozenset(
         "application/x-csv",
         "text/plain",
         "application/vnd.ms-excel",
+        "application/vnd.oasis.opendocument.spreadsheet",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
         "application/octet-stream",
     }
 )
@@ -82,7 +85,10 @@ class Pace:
 
 @dataclass
 class Received:
-    """A received upload: the spool file and the form fields."""
+    """A received upload: the spool file and the form fields.
+
+    ``dialect`` is known if the file was made of a spreadsheet, ``sheet`` its name if it was one of several.
+    """
 
     path: Path
     traceparent: str | None
@@ -90,6 +96,8 @@ class Received:
     sha256: str = ""
     size: int = 0
     content_type: str | None = None
+    dialect: Dialect | None = None
+    sheet: str | None = None
     fields: dict[str, list[str]] = field(default_factory=dict)
 
     def add_field(self, name: str, value: str) -> None:
@@ -124,11 +132,7 @@ async def receive(request: web.Request, settings: Settings) -> AsyncIterator[Rec
             ) from None
         except OSError as error:
             logger.error("writing spool file failed", path=file.name, error=str(error))
-            raise Problem(
-                ProblemCode.NO_ROOM,
-                f"cannot spool the upload: the server's disk is full; retry after {DISK_FULL_RETRY_AFTER} s",
-                headers={"Retry-After": DISK_FULL_RETRY_AFTER},
-            ) from None
+            raise no_room() from None
         metrics.UPLOAD_BYTES.inc(received.size)
         for name in FIELDS:  # form fields take precedence over query parameters
             for value in request.query.getall(name, ()):
@@ -249,6 +253,14 @@ def _write(file: BinaryIO, chunk: bytes, min_free_bytes: int) -> None:
     if free_bytes(Path(file.name).parent) < min_free_bytes:
         raise OSError(ENOSPC, f"less than {min_free_bytes:,} bytes are free on the disk")
     file.write(chunk)
+
+
+def no_room() -> Problem:
+    return Problem(
+        ProblemCode.NO_ROOM,
+        f"cannot spool the upload: the server's disk is full; retry after {DISK_FULL_RETRY_AFTER} s",
+        headers={"Retry-After": DISK_FULL_RETRY_AFTER},
+    )
 
 
 def _too_large(limit: int) -> Problem:

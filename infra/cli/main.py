@@ -185,7 +185,7 @@ OUTPUT = click.option(
 @AS_JSON
 @SERVER
 def submit(**given: Any) -> None:
-    """Upload a CSV and wait for its result.
+    """Upload a CSV or spreadsheet and wait for its result.
 
     Prints the output CSV; with --json the last status and the failed images; with --no-wait the request id.
     Ctrl-C while waiting does not cancel the request.

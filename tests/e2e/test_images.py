@@ -12,6 +12,7 @@ from infra.errors import EXIT_REFUSED
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, curl_form, upload
 from tests.support.shop import Shop
+from tests.support.spreadsheets import xlsx
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -70,6 +71,20 @@ def test_images_fit_inside_the_size_that_an_upload_has(system: System, shop: Sho
         assert Image.open(io.BytesIO(image)).size == size
         (told,) = call(system.url, "GET", f"/api/requests/{request_id}/images").json["items"]
         assert (told["width"], told["height"]) == size
+
+
+def test_spreadsheet_becomes_output_csv(system: System, shop: Shop, tmp_path: Path) -> None:
+    rows = [["S. No.", "Product Name", "Input Image URLs"], ["1", "Mug", shop.add("in-a-sheet.jpg")]]
+    (tmp_path / "products.xlsx").write_bytes(xlsx(rows))
+    ended = system.run("submit", str(tmp_path / "products.xlsx"), "--output", str(tmp_path / "out.csv"))
+    assert ended.returncode == 0, ended.stderr
+    header, row = csv.reader(io.StringIO((tmp_path / "out.csv").read_text("utf-8-sig")))
+    assert (header, row[:3]) == ([*rows[0], "Output Image URLs"], rows[1])
+    body = xlsx([*rows, ["2", "Hat", "nowhere"]])
+    for media_type in ("application/vnd.openxmlformats-officedocument.spreadsheetml.sheet", "application/octet-stream"):
+        answer = call(system.url, "POST", "/api/upload", body, {"Content-Type": media_type})
+        assert answer.status == 422
+        assert [(error["row"], error["code"]) for error in answer.json["errors"]] == [(3, "url_scheme")]
 
 
 def test_command_line_maps_columns_of_an_export(system: System, shop: Shop, tmp_path: Path) -> None:

@@ -57,10 +57,7 @@ _CHARSETS = {
 }
 _CHARSET_PARAMETER = re.compile(r';\s*charset\s*=\s*"?([\w.:-]+)', re.IGNORECASE)
 
-_SAVE_AS_CSV = "open it in a spreadsheet program and save it as CSV"
 _SIGNATURES = (
-    (b"PK\x03\x04", "an Excel workbook (XLSX), another office document or a ZIP archive", _SAVE_AS_CSV),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook (XLS)", _SAVE_AS_CSV),
     (b"%PDF-", "a PDF document", "export the source table as CSV"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"BZh9", "a bzip2 archive", "unpack it first"),
@@ -82,8 +79,8 @@ _SEP_LINE = re.compile(r'"?sep=(?P<delimiter>[^\w\s"]|\t)(?P=delimiter)*"?\s*', 
 class RowError:
     """One error in an uploaded file.
 
-    ``row`` is the line number of the row's first line, from 1; ``column`` is the header of the column, None for an
-    error of the whole row or file; ``code`` is stable, ``message`` is for people.
+    ``row`` is the line number of the row's first line, from 1, or the number of a spreadsheet's row; ``column`` is the
+    header of the column, None for an error of the whole row or file; ``code`` is stable, ``message`` is for people.
     """
 
     row: int
@@ -126,11 +123,15 @@ class CsvRejected(Exception):
 
 @dataclass(frozen=True)
 class Dialect:
-    """CSV dialect of a file; ``sep_line``: the first line is Excel's ``sep=`` and holds no data."""
+    """CSV dialect of a file; ``sep_line``: the first line is Excel's ``sep=`` and holds no data.
+
+    ``counts_rows``: rows are numbered instead of lines, as in the spreadsheet that the file was made of.
+    """
 
     encoding: str
     delimiter: str
     sep_line: bool = False
+    counts_rows: bool = False
 
 
 def detect_encoding(path: Path, content_type: str | None = None) -> Generator[None, None, str]:
@@ -241,7 +242,7 @@ def read_cells_in_steps(path: Path, dialect: Dialect) -> Iterator[tuple[int, lis
                     raise CsvRejected.because(
                         CsvProblem.TOO_MANY_BLANK_ROWS, f"there are more than {MAX_BLANK_ROWS:,} blank rows", line=line
                     )
-                line = reader.line_num + 1
+                line = line + 1 if dialect.counts_rows else reader.line_num + 1
                 if (step_chars := step_chars + lines.row_chars) > CHARS_PER_STEP:
                     step_chars = 0
                     yield None

@@ -16,7 +16,13 @@ class CsvProblem(StrEnum):
         return member
 
     EMPTY = "empty", "the file is empty"
-    NOT_CSV = "not_csv", "the file is not a CSV"
+    NOT_CSV = "not_csv", "the file is neither a CSV nor a spreadsheet"
+    SPREADSHEET_BROKEN = "spreadsheet_broken", "the spreadsheet is damaged"
+    SPREADSHEET_PROTECTED = "spreadsheet_protected", "the spreadsheet is protected by a password"
+    SPREADSHEET_TOO_LARGE = (
+        "spreadsheet_too_large",
+        "more than 30 CPU seconds or 512 MiB of memory to read it, 1 GiB unpacked, or `MAX_UPLOAD_BYTES` as a CSV",
+    )
     BINARY = "binary", "a line contains binary data (NUL)"
     ENCODING = "encoding", "some bytes are invalid in the file's encoding"
     NO_HEADER = "no_header", "the first row already has image URLs"

@@ -102,15 +102,20 @@ def next_step(steps: Generator[None, None, CheckedCsv]) -> CheckedCsv | None:
 
 
 def check_in_steps(
-    path: Path, *, max_images: int, content_type: str | None = None, mapping: ColumnMapping = NO_MAPPING
+    path: Path,
+    *,
+    max_images: int,
+    content_type: str | None = None,
+    mapping: ColumnMapping = NO_MAPPING,
+    dialect: Dialect | None = None,
 ) -> Generator[None, None, CheckedCsv]:
     """Validate the whole file, in steps of some 0.1 s that let small files interleave with large ones.
 
     After it, ``read_rows`` can't fail. Reading stops at ``max_images``, which bounds the time per file.
     ``content_type`` is the upload's; only its charset is used, and only if the bytes are ambiguous. ``mapping`` are
-    the upload's names of columns. Raises CsvRejected.
+    the upload's names of columns; ``dialect`` None: it is detected. Raises CsvRejected.
     """
-    dialect, header, columns = yield from _detect(path, content_type, mapping)
+    dialect, header, columns = yield from _detect(path, content_type, mapping, dialect)
     found = _Errors(header)
     rows = images = 0
     lines = read_cells_in_steps(path, dialect)
@@ -170,14 +175,12 @@ def _first(rows: Iterator[Line | None]) -> Generator[None, None, Line]:
 
 
 def _detect(
-    path: Path, content_type: str | None, mapping: ColumnMapping
+    path: Path, content_type: str | None, mapping: ColumnMapping, known: Dialect | None
 ) -> Generator[None, None, tuple[Dialect, list[str], Columns]]:
     """Detect the dialect by the first row that is a valid header, in steps; returns dialect, header and columns."""
-    encoding = yield from detect_encoding(path, content_type)
-    declared = sep_line_delimiter(path, encoding)
+    dialects = [known] if known is not None else (yield from _possible_dialects(path, content_type))
     rejections: list[tuple[tuple[int, int], CsvRejected]] = []
-    for delimiter in DELIMITERS if declared is None else (declared, *DELIMITERS):
-        dialect = Dialect(encoding, delimiter, sep_line=declared is not None)
+    for dialect in dialects:
         try:
             line, cells = yield from _first(read_cells_in_steps(path, dialect))
             header = [unprotect(cell) for cell in cells]
@@ -193,7 +196,14 @@ def _detect(
     # The delimiter with the most matched columns, then the most columns, gives the best error; without any match it may
     # not be a CSV at all.
     (matched, _), rejection = max(rejections, key=lambda pair: pair[0])
-    raise (matched == 0 and _markup_error(path, encoding)) or rejection
+    raise (matched == 0 and _markup_error(path, dialects[0].encoding)) or rejection
+
+
+def _possible_dialects(path: Path, content_type: str | None) -> Generator[None, None, list[Dialect]]:
+    encoding = yield from detect_encoding(path, content_type)
+    declared = sep_line_delimiter(path, encoding)
+    delimiters = DELIMITERS if declared is None else (declared, *DELIMITERS)
+    return [Dialect(encoding, delimiter, sep_line=declared is not None) for delimiter in delimiters]
 
 
 def _header_error(mismatch: HeaderMismatch, cells: list[str], line: int) -> CsvRejected:

@@ -17,7 +17,7 @@ export function startView(signal) {
     checked(file, origin, outcome, AbortSignal.any([signal, earlier.signal]));
   };
 
-  const input = el("input", { id: "file", type: "file", accept: ".csv,.tsv,.txt,text/csv", class: "unseen" });
+  const input = el("input", { id: "file", type: "file", accept: ".csv,.tsv,.txt,.xlsx,.xls,.ods,text/csv", class: "unseen" });
   input.addEventListener("change", () => {
     if (input.files.length) check(input.files[0], "file");
     input.value = ""; // so that choosing the same file again fires a change event
@@ -25,7 +25,7 @@ export function startView(signal) {
   const dropZone = el("label", { for: "file", class: "drop" },
     el("span", { class: "drop-mark", "aria-hidden": "true" }, "↓"),
     el("strong", {}, "Drop a CSV here"),
-    el("span", { class: "soft" }, "or choose a file"));
+    el("span", { class: "soft" }, "or choose a file; Excel and OpenDocument, too"));
   dropZone.addEventListener("dragover", () => dropZone.classList.add("over"));
   dropZone.addEventListener("dragleave", () => dropZone.classList.remove("over"));
   dropZone.addEventListener("drop", (event) => {

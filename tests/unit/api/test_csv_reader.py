@@ -645,8 +645,6 @@ def test_the_apostrophe_that_guards_a_formula_is_taken_off_once(file: Path) -> N
         (b"sep=;\r\n", "empty"),
         (HEADER.encode(), "no_rows"),
         (HEADER.encode() + b"\r\n,,\r\n", "no_rows"),
-        (b"PK\x03\x04\x14\x00\x06\x00", "not_csv"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "not_csv"),
         (b"%PDF-1.7\n", "not_csv"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "not_csv"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "not_csv"),
@@ -664,10 +662,6 @@ def test_what_is_no_csv_is_refused_by_its_kind(file: Path, data: bytes, code: st
     rejected = refusal(file, data)
     assert [error.code for error in rejected.errors] == [code]
     assert rejected.error_count == 1
-
-
-def test_the_user_of_a_workbook_is_told_to_save_it_as_csv(file: Path) -> None:
-    assert "save it as CSV" in refusal(file, b"PK\x03\x04").detail
 
 
 # Properties

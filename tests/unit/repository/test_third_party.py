@@ -9,7 +9,7 @@ import yaml
 from tests.support.markdown import ROOT
 
 TEXT = (ROOT / "THIRD_PARTY.md").read_text()
-CODE_OF_OTHERS = ("api/web/redoc", "infra/demo", "tests/images", "tests/schemas")
+CODE_OF_OTHERS = ("api/web/redoc", "infra/demo", "tests/images", "tests/schemas", "tests/spreadsheets")
 OURS = {"infra/demo/products.csv"}
 
 
