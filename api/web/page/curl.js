@@ -26,12 +26,11 @@ const authorization = () => (key() === null ? "" : '-H "Authorization: Bearer $S
 const address = (path) => quoted(location.origin + path);
 
 function formOf(upload) {
-  const { name, webhookUrl, columns } = upload ?? { name: "products.csv" };
+  const { name, fields } = upload ?? { name: "products.csv", fields: {} };
   // curl ends an unquoted file name at a comma or semicolon.
   const file = /^[\w. -]+$/.test(name) ? name : `"${name.replace(/[\\"]/g, "\\$&")}"`;
-  const hook = webhookUrl ? ` --form-string ${quoted(`webhookUrl=${webhookUrl}`)}` : "";
-  const mapping = columns ? ` --form-string ${quoted(`columns=${columns}`)}` : "";
-  return `-F ${quoted(`file=@${file}`)}${hook}${mapping}`;
+  const others = Object.entries(fields).filter(([, value]) => value);
+  return `-F ${quoted(`file=@${file}`)}${others.map((field) => ` --form-string ${quoted(field.join("="))}`).join("")}`;
 }
 
 /** Quote a word for a POSIX shell. */

@@ -11,6 +11,7 @@ import { pill } from "./recent.js";
 import { uploadOf } from "./uploads.js";
 
 const POLL_MS = 4000;
+const IMAGES_OF_ESTIMATE = 3;
 
 export function requestView(id, signal) {
   const path = `/api/requests/${encodeURIComponent(id)}`;
@@ -134,6 +135,7 @@ function progressCard() {
   const rate = el("span", { class: "soft" });
   const big = el("strong", { class: "big" });
   const percent = el("span", { class: "soft" });
+  const estimate = el("span", { class: "soft" });
   const before = meter("Before");
   const after = meter("After");
   const succeeded = el("dd");
@@ -149,6 +151,7 @@ function progressCard() {
     rate.textContent = status.status === "processing" ? rateOf(status, ready) : "";
     big.textContent = bytes(Math.max(0, status.inputBytes - status.outputBytes));
     percent.textContent = status.inputBytes ? `saved, ${savedPercent(status.inputBytes, status.outputBytes)} % of all bytes` : "saved so far";
+    estimate.textContent = status.status === "processing" ? estimateOf(status) : "";
     before.show(status.inputBytes, status.inputBytes);
     after.show(status.outputBytes, status.inputBytes);
     succeeded.textContent = number(status.succeeded);
@@ -172,12 +175,19 @@ function progressCard() {
   const element = el("section", { class: "card progress", "aria-label": "Progress and savings" },
     el("div", { class: "progress-line" }, done, rate), bar,
     el("div", { class: "sums" },
-      el("p", { class: "saved" }, big, percent),
+      el("p", { class: "saved" }, big, percent, estimate),
       el("div", { class: "meters" }, before.element, after.element),
       el("dl", { class: "counts" },
         el("div", {}, el("dt", {}, "Compressed"), succeeded),
         el("div", {}, el("dt", {}, "Failed"), failed))));
   return { element, show };
+}
+
+/** Savings of the whole request if its other images are like those that are ready, the failed ones included. */
+function estimateOf({ succeeded, failed, total, inputBytes, outputBytes }) {
+  const ready = succeeded + failed;
+  if (succeeded < IMAGES_OF_ESTIMATE || ready === total || outputBytes >= inputBytes) return "";
+  return `about ${bytes(((inputBytes - outputBytes) / ready) * total)} of about ${bytes((inputBytes / ready) * total)} in the end`;
 }
 
 function meter(name) {

@@ -5,6 +5,7 @@ import { columnsForm } from "./columns.js";
 import { csvOfUrls } from "./csv.js";
 import { el } from "./dom.js";
 import { images, number, rows } from "./format.js";
+import { optionFields, rememberOptions } from "./options.js";
 import { recentRequests } from "./recent.js";
 import { rememberUpload } from "./uploads.js";
 
@@ -78,9 +79,11 @@ function uploadForm(file, report, outcome, columns) {
   // One idempotency key per form: a retry after a lost response creates no second request.
   const idempotencyKey = [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   const hook = el("input", { id: "hook", type: "url", placeholder: "https://shop.example/hook", autocomplete: "off" });
+  const options = optionFields();
   const error = el("p", { class: "bad", role: "alert", hidden: true });
   const button = el("button", { class: "primary" }, `Compress ${images(report.images)}`);
   const form = el("form", {},
+    options.element,
     el("details", {}, el("summary", {}, "Webhook (optional)"),
       el("label", { for: "hook" }, "Called when the request is completed"), hook),
     error,
@@ -90,12 +93,14 @@ function uploadForm(file, report, outcome, columns) {
     event.preventDefault();
     button.disabled = true;
     button.textContent = "Uploading …";
-    const webhookUrl = hook.value.trim();
+    const chosen = options.chosen();
+    const fields = { webhookUrl: hook.value.trim(), columns, ...chosen };
+    rememberOptions(chosen);
     try {
       const accepted = await json("/api/upload", {
-        method: "POST", body: formOf(file, { webhookUrl, columns }), headers: { "Idempotency-Key": idempotencyKey },
+        method: "POST", body: formOf(file, fields), headers: { "Idempotency-Key": idempotencyKey },
       });
-      rememberUpload(accepted.requestId, { name: file.name, webhookUrl, columns });
+      rememberUpload(accepted.requestId, { name: file.name, fields });
       location.hash = `#/requests/${accepted.requestId}`;
     } catch (problem) {
       error.hidden = false;

@@ -62,6 +62,7 @@ def test_nothing_hinders_anybody_and_nothing_sticks_out(
     look("start")
     choose(page, f"{HEADER}1,Hat,https://shop.example/a.jpg\n")
     expect(page.get_by_role("button", name="Compress 1 image")).to_be_visible()
+    page.get_by_text("Format, quality and size").click()
     look("fine")
     choose(page, f"{HEADER}1,,{LONG_WORD}\n")
     expect(page.get_by_role("region", name="Errors")).to_be_visible()

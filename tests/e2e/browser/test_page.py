@@ -111,6 +111,43 @@ def test_missing_columns_are_chosen_from_the_headers(page: Page, system: System,
     expect(page.get_by_text("columns=", exact=False)).to_be_visible()
 
 
+def test_options_are_chosen_applied_and_remembered(page: Page, system: System, shop: Shop) -> None:
+    page.goto(system.url)
+    text = f"{HEADER}1,Lamp,{shop.add('with-options.jpg')}\n"
+    choose(page, text)
+    page.get_by_text("Format, quality and size: the server's defaults").click()
+    page.get_by_label("Format").select_option("WebP")
+    page.get_by_label("Quality").fill("101")
+    page.get_by_role("button", name="Compress 1 image").click()
+    expect(page.get_by_label("Quality")).to_have_js_property("validity.rangeOverflow", True)
+    page.get_by_label("Quality").fill("30")
+    page.get_by_label("Largest width").fill("100")
+    request_id = start(page)
+    expect_end(page, "Completed")
+    (image,) = call(system.url, "GET", f"/api/requests/{request_id}/images").json["items"]
+    assert (image["format"], image["width"], image["height"]) == ("webp", 100, 75)
+    page.get_by_text("The same with curl").click()
+    for option in ("format=webp", "quality=30", "maxWidth=100"):
+        expect(page.get_by_text(f"--form-string {option}", exact=False)).to_be_visible()
+    page.goto(system.url)
+    page.reload()
+    choose(page, text)
+    expect(page.get_by_text(re.compile("WebP, quality 30, 100 . any"))).to_be_visible()
+    expect(page.get_by_label("Largest width")).to_have_value("100")
+
+
+def test_savings_are_estimated_from_the_first_images(page: Page, system: System, shop: Shop) -> None:
+    shop.slow_seconds = 60.0
+    urls = [shop.add(f"estimated-{number}.jpg") for number in range(4)]
+    page.goto(system.url)
+    choose(page, f'{HEADER}1,Lamp,"{",".join(urls)},{shop.url}/slow"\n')
+    start(page)
+    expect(page.get_by_text(re.compile("^about .+ of about .+ in the end$"))).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect_end(page, "Cancelled")
+    expect(page.get_by_text("in the end", exact=False)).to_have_count(0)
+
+
 def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     page.goto(system.url)
     dropped = page.evaluate_handle(
