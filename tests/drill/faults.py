@@ -123,6 +123,10 @@ def one_of(fault: Fault) -> psutil.Process:
     return processes[int(fault.which * len(processes))]
 
 
+def _has_ended(process: psutil.Process) -> bool:
+    return not process.is_running()
+
+
 def place_of(process: psutil.Process) -> tuple[str, str]:
     """What a process has in common with those before and after it, that its supervisor ended or restarted."""
     with suppress(psutil.NoSuchProcess):
@@ -170,7 +174,8 @@ def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> No
             for process in sorted(processes_of(fault.target), key=place_of):
                 servers.wait_until_whole()
                 process.terminate()
-                process.wait(WHOLE_SECONDS)
+                # Not `wait`: the exit status is the supervisor's.
+                wait_until(partial(_has_ended, process), f"{fault.target} stops", WHOLE_SECONDS)
             servers.wait_until_whole()
         case Kind.FULL:
             filler = storage / "filler"
