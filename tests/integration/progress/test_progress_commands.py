@@ -1,13 +1,17 @@
 """Commands of operators to the owner of a partition of the progress table."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from structlog.testing import capture_logs
 
+from infra.cancellation import cancel_and_wait
+from infra.errors import ExplainedError
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.events.maintenance import (
@@ -16,13 +20,14 @@ from streams.events.maintenance import (
     ProgressRebuildStarted,
     ProgressRebuilt,
 )
+from streams.events.registry import decode
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, partition_of
 from streams.progress import rebuild
-from streams.progress.maintenance import COMMAND_EXPIRES, Commands
+from streams.progress.maintenance import ATTEMPTS, COMMAND_EXPIRES, Commands, request_rebuild
 from streams.progress.store import fold, row_key
 from tests.support.examples import created, processed, requested
-from tests.support.topic_reader import events_in
+from tests.support.topic_reader import events_in, records_in
 
 pytestmark = pytest.mark.slow
 
@@ -110,3 +115,36 @@ async def test_interrupted_rebuild_fails_the_command(kafka_settings: Settings, m
         _, failed = await results(kafka_settings, log)
         assert isinstance(failed, ProgressRebuildFailed)
         assert failed.reason == "interrupted by a rebalance"
+
+
+@pytest.mark.parametrize(("failures", "commands_sent"), [(1, 2), (2, 2)])
+async def test_rebuild_is_given_up_after_second_failure(
+    kafka_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch, failures: int, commands_sent: int
+) -> None:
+    monkeypatch.setattr(rebuild, "INTERRUPTION_CHECK", 0.0)
+    executed: list[str] = []
+
+    async with commands(kafka_settings, {}) as (_, log):
+
+        async def own_all_partitions() -> None:
+            while True:
+                for record in await records_in(kafka_settings, log.topics.maintenance):
+                    event = decode(record.value)
+                    if isinstance(event, ProgressRebuildRequested) and event.rebuild_id not in executed:
+                        executed.append(event.rebuild_id)
+                        is_interrupted = len(executed) <= failures
+                        owner = Commands(kafka_settings, log, {}, lambda _: -1, partial(bool, is_interrupted))
+                        await owner.execute(event, record.offset, owned)
+                await asyncio.sleep(0.1)
+
+        owning = asyncio.create_task(own_all_partitions())
+        try:
+            reported = request_rebuild(kafka_settings, request_id, lambda _, __: None)
+            if failures < ATTEMPTS:
+                await reported
+            else:
+                with pytest.raises(ExplainedError, match="failed 2 times: interrupted by a rebalance; see the log"):
+                    await reported
+        finally:
+            await cancel_and_wait(owning)
+    assert len(executed) == commands_sent
