@@ -11,6 +11,8 @@ from typing import Any
 from urllib.request import urlopen
 
 from infra.devserver.ports import free_ports
+from infra.settings import parse_webhook_secrets
+from streams.webhooks.signature import owner_keys
 from tests.containers.engine import ROOT, EngineError, docker, inspect, missing_engine
 from tests.containers.standins import build_missing
 from tests.support.published_clients import call, upload
@@ -20,6 +22,7 @@ SERVICES = ("kafka", "cassandra", "init", "api", "gateway", "compress", "progres
 ROLES = ("api", "compress", "progress", "projections")
 SHOP = f"{PROJECT}-shop"
 IMAGES = 120
+SECRET = "whsec_c2VjcmV0IG9mIHRoZSBzZXJ2ZXI="
 # SIGTERM ends the Java servers by their own handlers, with the status of the signal.
 EXIT_CODES = {"kafka": {0, 143}, "cassandra": {0, 143}}
 
@@ -34,6 +37,7 @@ class Stack:
             **os.environ,
             "SHRINKSTREAM_PORT": str(self.port),
             "SHRINKSTREAM_FETCH_ALLOW": f"{SHOP}:8000",
+            "SHRINKSTREAM_WEBHOOK_SECRET": SECRET,
         }
 
     def compose(self, *arguments: str) -> str:
@@ -107,6 +111,11 @@ def request_is_processed(stack: Stack) -> None:
 def gateway_hides_metrics(stack: Stack) -> None:
     for path in ("/metrics", "/%6Detrics", "/metrics/", "/metrics%3f"):
         assert call(stack.url, "GET", path).status == 404, path
+
+
+def operator_prints_webhook_secret(stack: Stack) -> None:
+    printed = stack.compose("run", "--rm", "--no-deps", "projections", "webhook-secret", "alice").strip()
+    assert parse_webhook_secrets(printed) == owner_keys(parse_webhook_secrets(SECRET), "alice")
 
 
 def killed_workers_lose_nothing(stack: Stack) -> None:
@@ -193,6 +202,7 @@ STEPS: tuple[Callable[[Stack], None], ...] = (
     stack_starts,
     request_is_processed,
     gateway_hides_metrics,
+    operator_prints_webhook_secret,
     killed_workers_lose_nothing,
     restarted_kafka_loses_nothing,
     roles_scale,
