@@ -304,7 +304,7 @@ class Settings(BaseSettings):
         default_factory=lambda: max(1, os.cpu_count() or 1),
         ge=1,
         le=256,
-        description="decoder processes of one compress worker; unset: one per core",
+        description="decoder processes of one compress worker, and one more for the next owner; unset: one per core",
     )
     downloads_per_host: int = Field(
         8, ge=1, le=1000, description="concurrent downloads from one host in one compress worker"

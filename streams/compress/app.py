@@ -26,7 +26,7 @@ from streams.compress.circuit_breaker import OUTAGE_LIMIT, CircuitBreaker
 from streams.compress.codec.outcome import ImageRejected
 from streams.compress.decoders.pool import ATTEMPTS, WALL_CLOCK_FACTOR, DecoderPool
 from streams.compress.dedup import RecentResults
-from streams.compress.fair_slots import OWN_SHARE, FairSlots, Group
+from streams.compress.fair_slots import OWN_SHARE, SPARE, FairSlots, Group, slots_with_a_spare
 from streams.compress.fetch import FetchFailed, fetch, host_of
 from streams.compress.single_flight import SingleFlight
 from streams.events.base import Event, UnreadableEvent, utc_now
@@ -111,7 +111,7 @@ class Compressor:
             share=OWN_SHARE,
             is_exempt=lambda group, host: self._circuits.is_open(group[0], host),  # they fail without a download
         )
-        self._decoding = FairSlots(settings.codec_processes, share=1.0)
+        self._decoding = slots_with_a_spare(settings.codec_processes)
         self._budget = ByteBudget(settings.fetch_memory)
         self._single_flight: SingleFlight[_Key, StoredImage] = SingleFlight(settings.reuse_seconds, MAX_CACHED)
         metrics.IMAGES_WAITING.read_from(lambda: self._slots.waiting)
@@ -291,7 +291,7 @@ async def _open(stack: AsyncExitStack) -> Compressor:
         )
     )
     decoders = await stack.enter_async_context(
-        DecoderPool(settings().codec_processes, settings().codec_timeout, settings().codec_memory)
+        DecoderPool(settings().codec_processes + SPARE, settings().codec_timeout, settings().codec_memory)
     )
     cancelled = await stack.enter_async_context(following_cancellations(settings()))
     return Compressor(settings(), event_log, client, decoders, Storage.of(settings()), cancelled, _recent)

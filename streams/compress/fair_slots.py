@@ -15,6 +15,9 @@ The dynamic threshold of Choudhury and Hahne (IEEE/ACM Transactions on Networkin
 preempted.
 """
 
+SPARE = 1
+"""Slots that the first group leaves free in `slots_with_a_spare`."""
+
 _Queue = OrderedDict[str, deque[asyncio.Future[None]]]  # by request
 
 
@@ -124,3 +127,8 @@ class FairSlots:
             del hosts[host]
         if not hosts:
             del self._waiting[group]
+
+
+def slots_with_a_spare(limit: int) -> FairSlots:
+    """``limit`` slots for one group, and SPARE for the next one's first task, although the others last long."""
+    return FairSlots(limit + SPARE, share=(limit + 0.5) / (limit + SPARE))  # half a slot more: rounding is downwards

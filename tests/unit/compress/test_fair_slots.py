@@ -3,10 +3,11 @@
 import asyncio
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.compress.fair_slots import FairSlots, Group
+from streams.compress.fair_slots import FairSlots, Group, slots_with_a_spare
 
 ALICE: Group = ("alice", False)
 BOB: Group = ("bob", False)
@@ -61,6 +62,16 @@ async def test_one_owner_never_takes_all_slots() -> None:
     for number in range(3):
         await load.ask(f"bob {number}", BOB, host="fast:80")
     assert load.started[12:] == ["bob 0", "bob 1", "bob 2"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 64])
+async def test_spare_slot_is_free_for_the_next_owner(limit: int) -> None:
+    load = Load(slots_with_a_spare(limit))
+    for number in range(100):
+        await load.ask(f"hostile {number}", ALICE)
+    assert len(load.started) == limit
+    await load.ask("honest", BOB)
+    assert load.started[-1] == "honest"
 
 
 async def test_bulk_requests_leave_slots_to_express_ones() -> None:
