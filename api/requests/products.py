@@ -14,7 +14,7 @@ from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, 
 from api.http.problems import unavailable_on
 from infra.cassandra.session import CassandraUnavailableError, utc
 from streams.events.base import Time
-from streams.projections.history.queries import NEWEST_IMAGE, ProductPlace
+from streams.projections.history.queries import NEWEST_IMAGE, ProductCursor
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
@@ -27,7 +27,7 @@ async def product_history(request: web.Request) -> web.Response:
     """``GET /api/products/{name}/history``: a page of images, newest first; empty for an unknown product."""
     limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
     cursor = cursor_of(request, _CURSOR)
-    before = ProductPlace(*cursor) if cursor else NEWEST_IMAGE
+    before = ProductCursor(*cursor) if cursor else NEWEST_IMAGE
     with unavailable_on(CassandraUnavailableError, reason="cannot read the product history: Cassandra is unavailable"):
         rows, following = await request.app[CONTEXT].history.product_images(
             request[OWNER], request.match_info["name"], before, limit

@@ -68,7 +68,7 @@ async def read_log(settings: Settings, status: Status, *, max_records: int = MAX
             await records_of.add(topic, status.created_at, settled if topic == topics.image_results else None)
         async for records in records_of.read():
             await asyncio.to_thread(_add, timeline, records)
-    return log_of(timeline, is_whole=records_of.whole)
+    return log_of(timeline, is_whole=records_of.complete)
 
 
 def log_of(timeline: Timeline, *, is_whole: bool = True) -> RequestLog:

@@ -52,8 +52,8 @@ async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trac
     about_images.add_offsets(topics.image_requests, trace.image_offsets)
     await about_images.add(topics.image_results, since, trace.ended_at)
     await _add_all(about_images, trace)
-    trace.images_whole = about_images.whole
-    if not (about_request.whole and about_images.whole):
+    trace.has_all_images = about_images.complete
+    if not (about_request.complete and about_images.complete):
         trace.left_out.append(f"some partitions were read only up to {MAX_RECORDS:,} records")
 
 

@@ -133,7 +133,7 @@ class Event(JsonModel):
 
     @property
     def occurrence(self) -> str:
-        """Part of the id: tells two events of one type and subject apart."""
+        """Part of the id: distinguishes two events of one type and subject."""
         return ""
 
     @property

@@ -65,8 +65,8 @@ _TYPE = re.compile(re.escape(TYPE_PREFIX) + r"([A-Za-z]+)\.v([1-9][0-9]{0,5})")
 def decode(value: bytes | None) -> Event:
     """Read one record's value, of this version or any older one.
 
-    Raises UnreadableEvent for everything else: no value, not JSON, not a CloudEvent of ours, an unknown
-    type, a newer version, wrong data.
+    Raises UnreadableEvent for everything else: no value, not JSON, not a CloudEvent of shrinkstream, an unknown
+    type, a newer version, invalid data.
     """
     if value is None:
         raise UnreadableEvent("the record has no value")

@@ -1,8 +1,8 @@
-"""Which trace a request belongs to, as W3C Trace Context (level 1) tells it: https://www.w3.org/TR/trace-context-1/
+"""W3C Trace Context (level 1) of requests and events: https://www.w3.org/TR/trace-context-1/
 
-A request is a trace. It has the id of the caller's, if the upload came with a usable ``traceparent``; else the
-request's id, which is a UUID, is the trace's: 16 bytes both, so nothing has to be remembered. Each event is a span of
-it, whose id is the first half of the event's: the same fact written again is the same span.
+A request is a trace. Its trace id is the caller's, if the upload has a usable ``traceparent``, else the request's id:
+both have 16 bytes, so nothing needs to be stored. Each event is a span of the trace; the span id is the first half of
+the event's id, so the same fact written again is the same span.
 """
 
 import re
@@ -45,7 +45,7 @@ def _own_trace_id(request_id: str) -> str:
     try:
         trace_id = UUID(request_id).hex
     except ValueError:
-        trace_id = ""  # of a program that makes ids of its own kind
+        trace_id = ""  # another program created the request, with an id that is no UUID
     return trace_id if trace_id.strip("0") else sha256(request_id.encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Reading events: the one way in which the agents without tables do it."""
+"""Consumption of events by the agents without tables: decode, dispatch, dead-letter."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -38,7 +38,7 @@ async def consume(
     async def on_record(record: EventT[bytes]) -> None:
         event = await read(record, event_log)
         if event is not None:
-            log_about(event)  # each record has a task of its own
+            log_about(event)  # each record has its own task
             given_up = await on_event(event)
             if given_up is not None:
                 await _dead_letter(record, event_log, given_up)
@@ -59,9 +59,9 @@ async def read(record: EventT[bytes], event_log: EventLog) -> Event | None:
 
 async def _dead_letter(record: EventT[bytes], event_log: EventLog, error: str) -> None:
     message = record.message
-    place: dict[str, Any] = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
-    logger.error("record moved to the dead-letter topic", **place, error=error)
-    await event_log.dead_letter(message.value, message.key, **place, error=error)
+    origin: dict[str, Any] = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
+    logger.error("record moved to the dead-letter topic", **origin, error=error)
+    await event_log.dead_letter(message.value, message.key, **origin, error=error)
     metrics.DEAD_LETTERS.labels(message.topic).inc()
 
 

@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from infra.cancellation import no_stray_cancellation
 from infra.kafka import start_client, stop_client, unreachable
 from infra.settings import Settings
-from streams.log.reader import Record, RecordsGoneError, groupless_consumer
+from streams.log.reader import Record, RecordsDeletedError, groupless_consumer
 
 logger = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ MAX_RECORDS = 10_000
 class Follower:
     """Calls ``take`` with the records of each partition, in their order. All methods belong to one event loop.
 
-    ``reset``: what becomes of a topic that was truncated or created anew: ``none`` raises RecordsGoneError,
+    ``reset``: policy for a topic that was truncated or created again: ``none`` raises RecordsDeletedError,
     ``earliest`` reads it from its first record.
     """
 
@@ -66,7 +66,7 @@ class Follower:
                 try:
                     await self._read_batch()
                 except OffsetOutOfRangeError as error:
-                    raise RecordsGoneError(f"a topic was truncated or created anew: restart ({error})") from None
+                    raise RecordsDeletedError(f"a topic was truncated or created again: restart ({error})") from None
                 except (KafkaError, OSError) as error:
                     logger.warning("cannot read from Kafka", error=str(error) or type(error).__name__)
                     await asyncio.sleep(RETRY_SECONDS)

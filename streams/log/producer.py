@@ -1,4 +1,4 @@
-"""Writing events: the one way in which every part of the system does it."""
+"""The event log's producer: appends events and dead letters to their topics, one by one or in batches."""
 
 import asyncio
 import os
@@ -57,7 +57,7 @@ class EventBatches:
             batch.append(key, value, headers)
 
     async def send(self) -> None:
-        """Hand over the batches that are full, waiting for room. Raises KafkaError for any that was not taken."""
+        """Send the full batches; waits while the producer's buffer is full. Raises KafkaError if a batch is refused."""
         while self._full:
             partition, batch = self._full.popleft()
             sent = await self._producer.send_batch(batch, self._topic, partition)
@@ -66,7 +66,7 @@ class EventBatches:
                 await self._note()
 
     async def finish(self) -> dict[int, tuple[int, int]]:
-        """Write the rest and wait until the brokers have all: partition → first and last offset of these events."""
+        """Send the rest and wait until all are acknowledged: partition → first and last offset of these events."""
         self._full.extend(self._open.items())
         self._open.clear()
         await self.send()
@@ -165,7 +165,7 @@ class EventLog:
         await (await self._producer.send(self.topics.dead_letters, key, value or b"", headers))
 
 
-def record_of(event: Event, same_for_all: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
-    """The value and the headers of an event's record. What it means is all in the value."""
+def record_of(event: Event, common: Headers) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """The value of an event's record, and its headers: the ``common`` ones and its trace context."""
     value, context = event.encode_with_context()
-    return value, [*same_for_all, (TRACEPARENT, context)]
+    return value, [*common, (TRACEPARENT, context)]

@@ -1,7 +1,7 @@
-"""Reading the log itself: whole partitions in batches, without a consumer group and without agents.
+"""Bounded reader of the log: whole partitions in batches, without a consumer group and without agents.
 
-What an agent reads one by one is read here some thousands at a time: a rebuild runs the same folds many times
-faster, and disturbs nobody's offsets.
+It reads thousands of records at a time where an agent reads one: a rebuild runs the same folds many times faster, and
+changes no committed offsets.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ Record: TypeAlias = ConsumerRecord[bytes, bytes]
 T = TypeVar("T")
 
 BATCH = 5000
-SILENCE_SECONDS = 30.0  # how long a broker may send nothing although there is something
-# The clocks of two machines may differ by that much, so that what follows from a thing is dated before it.
+SILENCE_SECONDS = 30.0  # timeout of a read that gets no records although some remain
+# The clocks of two machines may differ by this much, so an event may be dated before its cause.
 CLOCK_SKEW = timedelta(minutes=1)
 
 
-class RecordsGoneError(ExplainedError):
-    """A topic was truncated or created anew while it was read."""
+class RecordsDeletedError(ExplainedError):
+    """A topic was truncated or created again while it was read."""
 
 
 def groupless_consumer(settings: Settings, reset: str = "none") -> AIOKafkaConsumer:
-    """``reset``: where it goes on if a topic is truncated or created anew; at the end would leave out records."""
+    """``reset``: where to resume if a topic is truncated or created again; at the end, records would be skipped."""
     return AIOKafkaConsumer(
         **connection_options(settings),
         enable_auto_commit=False,
@@ -97,7 +97,7 @@ class LogReader:
             raise unreachable(self._settings, error) from None
 
     async def partition_of(self, topic: str, key: bytes) -> TopicPartition:
-        """Where records of a key are, by the rule that every producer of ours follows."""
+        """The partition of a key, by the partitioner of all our producers."""
         return partition_of(key, await self.partitions(topic))
 
     async def offset_at(self, partition: TopicPartition, time: datetime) -> int:
@@ -127,14 +127,14 @@ class LogReader:
         """The records from ``starts`` (None: the first there is) up to ``ends`` (default: those of now), in batches.
 
         Within a partition they come in order. Raises KafkaUnavailableError when nothing
-        comes for ``SILENCE_SECONDS``, RecordsGoneError where a topic was truncated meanwhile.
+        comes for ``SILENCE_SECONDS``, RecordsDeletedError where a topic was truncated meanwhile.
         """
         partitions = list(starts)
         if not partitions:
             return
         last = dict(ends) if ends is not None else await self.ends(partitions)
         first = await self._consumer.beginning_offsets(partitions)
-        # A consumer of its own: aiokafka 0.14 may hang in stop() when a consumer was assigned a second time
+        # A new consumer: aiokafka 0.14 may hang in stop() when a consumer was assigned a second time
         # (Fetcher._fetch_requests_routine swallows the cancellation while it cleans up after the first).
         async with _consumer(self._settings) as consumer:
             consumer.assign(partitions)
@@ -146,10 +146,10 @@ class LogReader:
                 try:
                     batches = await consumer.getmany(*waiting, timeout_ms=500, max_records=batch)
                 except OffsetOutOfRangeError as error:
-                    raise RecordsGoneError(f"records are gone that were to be read: {error}") from None
+                    raise RecordsDeletedError(f"records were deleted before they were read: {error}") from None
                 for partition, records in batches.items():
                     yield [record for record in records if record.offset < last[partition]]
-                    heard = loop.time()  # what the caller takes over a batch is no silence of Kafka's
+                    heard = loop.time()  # without the caller's time for a batch
                 if loop.time() - heard > SILENCE_SECONDS:
                     raise unreachable(self._settings, TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s"))
 

@@ -11,7 +11,7 @@ OnEvents = Callable[[int, int], None]
 
 @dataclass
 class Report:
-    """``among``: the ``marks`` of an earlier verification; only a difference that it had, too, counts."""
+    """``among``: the ``marks`` of an earlier verification; only differences found by both count."""
 
     events: int = 0
     differences: list[str] = field(default_factory=list)
@@ -20,7 +20,7 @@ class Report:
     marks: set[int] = field(default_factory=set)
 
     def differs(self, what: str, *found: bytes | None) -> None:
-        """``found``: tells this difference from another one with the same words."""
+        """Count a difference, described by ``what``; ``found`` distinguishes it from others of that description."""
         mark = hash((what, found))
         if self.among is not None and mark not in self.among:
             return

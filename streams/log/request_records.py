@@ -1,7 +1,7 @@
-"""The records of one request: which parts of which topics may hold some, and reading them from there.
+"""Reader of the records of one request.
 
-Topics go on for ever and hold what is about all requests. What is read for one is bounded by time, by place, and by
-number of records.
+Topics hold the records of all requests and grow for ever, so a read is bounded by partition, by time or offsets, and
+by number of records.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -15,23 +15,23 @@ from streams.log.producer import WORKER
 from streams.log.reader import CLOCK_SKEW, LogReader, Record
 from streams.request.timeline import Logged
 
-FIRST_LOOK = 10_000
+FIRST_READ = 10_000
 
 
 class RequestRecords:
-    """Gathers the parts to be read, then reads them. ``whole``: nothing was left out for its number."""
+    """Collects offset ranges, then reads them. ``complete``: none was cut to ``max_records``."""
 
     def __init__(self, reader: LogReader, request_id: str, max_records: int) -> None:
-        """``max_records``: how many are looked at in each partition, those of other requests included."""
+        """``max_records``: limit of the records scanned per partition, those of other requests included."""
         self._reader = reader
         self._key = request_id.encode()
         self._max_records = max_records
         self._starts: dict[TopicPartition, int | None] = {}
         self._ends: dict[TopicPartition, int] = {}
-        self.whole = True
+        self.complete = True
 
     async def add(self, topic: str, since: datetime, until: datetime | None = None) -> None:
-        """What a topic that is keyed by request got from ``since`` on, up to ``until`` or now."""
+        """Add the records of a topic keyed by request, written from ``since`` to ``until`` or now."""
         partition = await self._reader.partition_of(topic, self._key)
         start = await self._reader.offset_at(partition, since)
         end = (await self._reader.ends([partition]))[partition]
@@ -40,20 +40,20 @@ class RequestRecords:
         self._add(partition, start, end)
 
     def add_offsets(self, topic: str, offsets: Mapping[int, tuple[int, int]]) -> None:
-        """Between two offsets, both included, of each partition: as ``RequestCreated.image_offsets`` has them."""
+        """Add the records between two offsets (inclusive) of each partition, as in ``RequestCreated.image_offsets``."""
         for number, (first, last) in offsets.items():
             self._add(TopicPartition(topic, number), first, last + 1)
 
     def _add(self, partition: TopicPartition, start: int, end: int) -> None:
         if end - start > self._max_records:
             end = start + self._max_records
-            self.whole = False
+            self.complete = False
         self._starts[partition], self._ends[partition] = start, end
 
     async def read(self) -> AsyncIterator[list[Record]]:
         """The records that are about the request; those of a partition in order. Raises KafkaUnavailableError."""
         about_image = self._key + b"/"
-        present = await self._reader.ends(self._starts)  # what an event says of offsets may be of another cluster
+        present = await self._reader.ends(self._starts)  # the offsets in an event may be of another cluster
         ends = {partition: min(end, present[partition]) for partition, end in self._ends.items()}
         async for records in self._reader.read(self._starts, ends):
             yield [
@@ -71,11 +71,11 @@ def logged(record: Record) -> Logged:
 
 
 async def find_created(reader: LogReader, topic: str, request_id: str, max_records: int) -> RequestCreated | None:
-    """The RequestCreated, looked for from the end of its partition backwards, among ``max_records`` at most."""
+    """The RequestCreated, searched backwards from the end of its partition, in at most ``max_records`` records."""
     key = request_id.encode()
     partition = await reader.partition_of(topic, key)
     end = (await reader.ends([partition]))[partition]
-    least, length = max(0, end - max_records), FIRST_LOOK
+    least, length = max(0, end - max_records), FIRST_READ
     while end > least:
         start = max(least, end - length)
         async for records in reader.read({partition: start}, {partition: end}):

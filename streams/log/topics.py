@@ -1,4 +1,4 @@
-"""The topics: names, what each may hold, who writes and who reads.
+"""The topics: names, keys, writers and readers, configuration.
 
 ==========================  =============  ==========================  ====================================
 topic                       key            written by                  read by
@@ -14,21 +14,21 @@ dead-letters                none           every reader                people
 progress-…-changelog        request id     progress                    progress, api (status view)
 ==========================  =============  ==========================  ====================================
 
-Every topic keyed by request id has the same number of partitions, so that one progress worker sees all
-that happens to a request; and keeps it, as a key's partition depends on it. The topic of image requests may have more:
+Every topic keyed by request id has the same number of partitions, so that one progress worker gets all events of a
+request. The number must not change, because a key's partition depends on it. Only image-requests may have more:
 `init --partitions` grows it.
 """
 
 from collections.abc import Mapping
 
 KEEP_FOREVER: Mapping[str, str] = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
-# Segments that close within a day, or else a topic with little traffic keeps its records much longer.
+# Without daily segments, a topic with little traffic would keep its records much longer.
 KEEP_A_WEEK: Mapping[str, str] = {
     "cleanup.policy": "delete",
     "retention.ms": str(7 * 24 * 60 * 60 * 1000),
     "segment.ms": str(24 * 60 * 60 * 1000),
 }
-# Kafka compacts only closed segments, of 1 GB or a week by default: a restart would read them all.
+# Kafka compacts only closed segments. By default they have 1 GB or a week, and a restart would read them all.
 LATEST_BY_KEY: Mapping[str, str] = {
     "cleanup.policy": "compact",
     "min.cleanable.dirty.ratio": "0.2",
@@ -58,17 +58,17 @@ class Topics:
 
     @property
     def of_progress(self) -> tuple[str, ...]:
-        """What the progress table is folded from."""
+        """The topics that the progress table is folded from."""
         return (self.requests, self.image_results, self.webhooks, self.progress)
 
     @property
     def of_projections(self) -> tuple[str, ...]:
-        """What the agents of projections read."""
+        """The topics that the agents of projections read."""
         return (*self.of_progress, self.output_requests)
 
     @property
     def keyed_by_request(self) -> tuple[str, ...]:
-        """Those that have as many partitions as each other, for ever."""
+        """The topics that must have the same number of partitions."""
         return (*self.of_projections, self.maintenance, self.progress_changelog)
 
     def group(self, app: str) -> str:

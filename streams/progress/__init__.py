@@ -1,4 +1,4 @@
-"""How far each request is. ``faust -A streams.progress worker`` runs the app."""
+"""The progress of each request. ``faust -A streams.progress worker`` runs the app."""
 
 from typing import Any
 

@@ -40,9 +40,9 @@ logger = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 0.5  # how soon a retry begins
 MAX_FOLD_SECONDS = 120.0
-"""Seconds that one event may take: the brokers must acknowledge what follows from it."""
+"""Maximum duration (s) of an event: the brokers must acknowledge its reactions."""
 MAX_READ_SECONDS = 3600.0
-"""Seconds that reading a partition of the log again may take."""
+"""Maximum duration (s) of an event that rereads a partition of the log."""
 
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
@@ -52,7 +52,7 @@ table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=s
 
 @dataclass(frozen=True)
 class Progress:
-    """What the agent and the timer share."""
+    """Resources shared by the agents and the timers."""
 
     event_log: EventLog
     reconciler: Reconciler
@@ -167,7 +167,7 @@ async def _restore(event: RequestRetried) -> bool:
     return True
 
 
-# An agent of its own: the live fold goes on while a command is executed.
+# A separate agent: the live fold goes on while a command is executed.
 @app.agent(app.topic(topics.maintenance, key_type=bytes, value_type=bytes), name="maintenance")
 async def execute_commands(stream: StreamT[bytes]) -> None:
     async with resources as shared:

@@ -1,4 +1,4 @@
-"""Which partitions have folded all that was on the log when they were assigned."""
+"""Tracks which partitions have folded everything that was on the log at their assignment."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Set
 from typing import Generic, TypeVar
@@ -7,9 +7,9 @@ P = TypeVar("P")
 
 
 class CatchUp(Generic[P]):
-    """Until a partition's first lag is gone, its table may lack what followed from an event long ago.
+    """The partitions that have caught up; until then, the table may lack the consequences of old events.
 
-    A retry of last week would start again, as its ImagesRerequested is on another topic. ``P``: a topic's partition.
+    A retry of last week would be started again, as its ImagesRerequested is on another topic. ``P``: a topic partition.
     """
 
     def __init__(

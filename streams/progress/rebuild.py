@@ -30,7 +30,7 @@ from streams.request.tally import chunk_count
 
 REQUESTS_PER_BATCH = 10_000
 CHUNKS_PER_BATCH = 20_000
-"""Bounds of what is folded apart from the table at once: some 30 MB."""
+"""Bounds of a batch that is folded apart from the table: some 30 MB."""
 SCAN_WINDOW = 50_000  # records
 TAPPED_EVENTS = 10_000
 """Events of the live fold that wait for the rebuild; with more of them the log is read further first."""
@@ -220,7 +220,7 @@ class Shadow:
             self.saw(key)
 
     def saw(self, key: bytes) -> None:
-        """Note a key, of the table or of these records: its request may have tallies up to this one."""
+        """Note a key of the table or of these records: its request may have tallies up to this chunk."""
         name, chunk = split_key(key)
         if chunk is not None and name in self.requests:
             self.chunks[name] = max(self.chunks.get(name, 0), chunk + 1)
@@ -237,7 +237,7 @@ class Shadow:
             self._tapped.append(event)
 
     def drain(self) -> bool:
-        """Fold what was tapped; False if there was too much to remember."""
+        """Fold the tapped events; False if there were too many to keep."""
         tapped, self._tapped = self._tapped or [], []
         if len(tapped) > TAPPED_EVENTS:
             return False
@@ -252,7 +252,7 @@ class Shadow:
         row = table.get(row_key(request_id))
         try:
             state = None if row is None else decode_row(row)
-        except ValueError:  # nothing that a worker wrote: it is replaced
+        except ValueError:  # not written by a worker: it is replaced
             state = None
         chunks = max(self.chunks.get(request_id, 0), chunk_count(state.total) if isinstance(state, RequestState) else 0)
         # The row last: a row means that its request is in the table.
@@ -262,7 +262,7 @@ class Shadow:
 
 @dataclass
 class Batch:
-    """Requests to fold together. ``since``: read from there; None: from the beginning."""
+    """Requests that are folded together, and the offsets up to which they are."""
 
     shadow: Shadow
     starts: Ends
@@ -312,7 +312,7 @@ class Rebuild:
         for since, names in _by_age(found.live()):
             known.update(names)
             yield await self._folded(names, {}, chunks, await self._log.starts(since))
-        # Nothing is known of these, so the whole log is read for them; the newest are of uploads under way.
+        # These have no RequestCreated yet, so the whole log is read for them; the newest are of uploads in flight.
         for names in _batched(sorted(chunks.keys() - known), REQUESTS_PER_BATCH):
             yield await self._folded(names, {}, chunks, await self._log.starts(None))
 

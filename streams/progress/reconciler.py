@@ -96,7 +96,7 @@ class Reconciler:
                         await self._carry_out(task, reader)
                     except RebalancedError:
                         raise
-                    except Exception:  # must not keep the others from their turn
+                    except Exception:  # must not stop the pass for the others
                         logger.exception(
                             "reconciling request failed; retrying in a later pass", request_id=task.state.request_id
                         )
@@ -106,7 +106,7 @@ class Reconciler:
             await self._rerequest(task.state, task.missing, reader)  # after a kill, the same events again
             self._reconciled[_key(task)] = utc_now()
         else:
-            self._reconciled[_key(task)] = utc_now()  # also if that fails: then it is the others' turn
+            self._reconciled[_key(task)] = utc_now()  # also after a failure, or it would starve the others
             await self._reconcile(task, reader)
 
     async def _reconcile(self, task: Stalled, reader: LogReader) -> None:
@@ -146,14 +146,14 @@ class Reconciler:
                 yield LoggedRequest(record.partition, record.offset, image.index, image.run)
 
     async def _images(self, state: RequestState, reader: LogReader) -> AsyncIterator[tuple[Record, ImageRequested]]:
-        """Every ImageRequested of the request, in whatever run."""
+        """Every ImageRequested of the request, in any run."""
         topic, prefix = self._topics.image_requests, f"{state.request_id}/".encode()
         present = await reader.ends(await reader.partitions(topic))
         ranges = {TopicPartition(topic, number): offsets for number, offsets in state.image_offsets.items()}
-        # The offsets in an event may be of another cluster: what isn't there is not waited for.
+        # The offsets in an event may be of another cluster: don't wait for records that don't exist.
         starts: dict[TopicPartition, int | None] = {tp: first for tp, (first, _) in ranges.items() if tp in present}
         ends = {tp: min(ranges[tp][1] + 1, present[tp]) for tp in starts}
-        # Between the first and the last there may be many of other requests.
+        # Between the first and the last offset, most records may be of other requests.
         async for record, event in _events(reader.read(starts, ends), lambda key: key.startswith(prefix)):
             if isinstance(event, ImageRequested):
                 yield record, event

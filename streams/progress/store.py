@@ -1,4 +1,4 @@
-"""The progress table: its keys and codecs, and what an event changes in it.
+"""The progress table: its keys, its codecs, and the fold of an event into it.
 
 A request has a row, its state, which is written a handful of times, and a tally for each chunk of its images, which is
 written once per image: the bytes written per event are constant in the size of the request.
@@ -102,7 +102,7 @@ class Folded(NamedTuple):
 
 
 def fold(event: Event, read: Read) -> Folded:
-    """Fold an event; there are no changes for a repeat, and for an event that doesn't matter here."""
+    """Fold an event; a redelivery, or an event that the table doesn't keep, changes nothing."""
     row = read(row_key(event.request_id))
     if isinstance(event, ImageProcessed | ImageFailed):
         return _fold_result(event, row, read)

@@ -40,13 +40,13 @@ logger = structlog.get_logger(__name__)
 
 POLL_MS = 200
 STALE_AFTER = 10.0
-"""Seconds for which a status may be answered that lacks what is on Kafka: several checks, on a busy machine, too."""
+"""Maximum age (s) of a status in an answer; long enough for several checks on a busy machine."""
 FRESH_INTERVAL = 1.0
 MAX_RECORDS = 10_000
 
 
 class StaleViewError(ExplainedError):
-    """The view has not caught up with Kafka; an answer now could be an old one."""
+    """The view has not caught up with Kafka, so an answer could be stale."""
 
 
 _Ahead: TypeAlias = RequestRetried | RequestCancelled | RequestCompleted
@@ -93,7 +93,7 @@ class ProgressView:
         self._topics = Topics(settings.topic_prefix)
         self._requests: dict[str, _Request] = {}
         self._evicted: set[str] = set()
-        # Skipping to the end of a topic that was truncated or created anew would leave the view wrong.
+        # Skipping to the end of a topic that was truncated or created again would leave the view wrong.
         self._follower = Follower(settings, self._take)
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._by_owner = RequestsByOwner()
@@ -111,7 +111,7 @@ class ProgressView:
         self._tasks.append(asyncio.create_task(self._keep_catching_up(), name="progress view's age"))
 
     def __len__(self) -> int:
-        """How many requests it has."""
+        """Number of requests in the view."""
         return len(self._requests)
 
     async def stop(self) -> None:

@@ -42,19 +42,19 @@ from streams.webhooks.sender import Sender
 from streams.webhooks.store import Deliveries
 from streams.webhooks.takeover import catch_up
 
-# Output CSVs wait for results, which other partitions bring: however many CSVs there are, these must get through.
+# Per partition, so that waiting output CSVs can't block the results that they wait for.
 UNDER_WAY_PER_PARTITION = 256
 HISTORY_WRITES_IN_FLIGHT = 256
 OUTPUTS_IN_FLIGHT = 4
 DELIVERY_WRITES_IN_FLIGHT = 64
 REMOVALS_IN_FLIGHT = 2
 MAX_WRITE_SECONDS = 300.0
-"""Seconds that the writes of one event may take: an outage of Cassandra ends the process before."""
+"""Maximum duration (s) of the writes of an event: an outage of Cassandra ends the process earlier."""
 MAX_OUTPUT_SECONDS = 1800.0
-"""Seconds that the output CSV of a million images may take, the wait for its results included."""
+"""Maximum duration (s) of the output CSV of a million images, including the wait for its results."""
 MAX_REMOVAL_SECONDS = 3600.0
-"""Seconds that the removal of a million files may take."""
-LOOK_EVERY = 600.0  # seconds between two looks for files that have had their time
+"""Maximum duration (s) of the removal of a million files."""
+PASS_INTERVAL = 600.0  # seconds between two passes over the requests
 PARTIAL_KEPT = timedelta(hours=2)  # no write takes that long
 
 logger = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ app = create_app(
 
 @dataclass(frozen=True)
 class Projections:
-    """What the agents of this app share."""
+    """Resources shared by the agents of this app."""
 
     event_log: EventLog
     session: Session
@@ -207,8 +207,8 @@ async def send_webhooks() -> None:
         await shared.dispatcher.run(partial(_own_partitions, topics.webhooks))
 
 
-@app.timer(interval=min(LOOK_EVERY, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
-async def look_for_old_files() -> None:
+@app.timer(interval=min(PASS_INTERVAL, (settings().retention_days or 1.0) * 86_400 / 4))  # type: ignore[untyped-decorator]
+async def expire_requests() -> None:
     own = _own_partitions(topics.requests)
     if app.rebalancing or not own:
         return
@@ -218,7 +218,7 @@ async def look_for_old_files() -> None:
             if 0 in own:  # one worker is enough for that
                 await shared.storage.sweep(PARTIAL_KEPT)
         except Exception:
-            logger.exception("looking for old files failed; the next look tries again")
+            logger.exception("expiring requests failed; retrying in the next pass")
 
 
 def _own_partitions(topic: str) -> set[int]:

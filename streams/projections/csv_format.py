@@ -1,4 +1,4 @@
-"""The output CSV: the input's rows with what became of their images. Pure; bytes come out.
+"""Encoder of the output CSV: the input's rows with the output URLs and errors of their images. Pure.
 
 RFC 4180 (comma, CRLF, quotes only where needed) in UTF-8 with a byte order mark, without which Excel takes
 UTF-8 for the local code page.
@@ -61,8 +61,8 @@ def row(cells: Sequence[str], output_urls: Sequence[str | None], errors: Sequenc
     """One line: the input's cells, the output URLs, and the errors if the header has a column for them.
 
     The n-th of ``output_urls`` belongs to the n-th input URL and is None where that image failed, which
-    leaves its place between the commas empty; the n-th of ``errors`` says why, or is None. Without the
-    column, ``errors`` is None.
+    leaves an empty item between the commas; the n-th of ``errors`` is its reason, or None. ``errors`` is None
+    without the column.
     """
     added = [",".join(url or "" for url in output_urls)]
     if errors is not None:

@@ -1,6 +1,6 @@
-"""What the log says of an image's row: what a comparison of the whole history remembers of each image.
+"""Digest of an image's expected row, folded from the log to verify the history.
 
-A fraction of the events themselves: digests of the columns, and which attempts they are of.
+It takes a fraction of the memory of the events: a digest per column, and the write timestamps of the last results.
 """
 
 from datetime import UTC, datetime
@@ -29,37 +29,37 @@ class ImageDigest(NamedTuple):
     columns: bytes = bytes(_DIGESTS.size)
 
     def after(self, event: ImageProcessed | ImageFailed) -> "ImageDigest":
-        """With what an event says, in whatever order they come."""
+        """The digest after an event; the order of the events doesn't matter."""
         is_success = isinstance(event, ImageProcessed)
         own, of_other = (OF_SUCCESS, OF_FAILURE) if is_success else (OF_FAILURE, OF_SUCCESS)
         written = _CLOCK.image(event)
         last_alike, latest = self.succeeded if is_success else self.failed, max(self.succeeded, self.failed)
         digests = list(_DIGESTS.unpack(self.columns))
-        for place, column in enumerate(IMAGE):
+        for position, column in enumerate(IMAGE):
             if column in of_other or (said := _digest(getattr(event, column.field))) == _NOTHING:
                 continue
-            known, last = digests[place], last_alike if column in own else latest
+            known, last = digests[position], last_alike if column in own else latest
             if written > last or known == _NOTHING:
-                digests[place] = said
+                digests[position] = said
             elif written == last and known != said:
-                digests[place] = _SEVERAL
+                digests[position] = _SEVERAL
         columns = _DIGESTS.pack(*digests)
         if is_success:
             return ImageDigest(max(self.succeeded, written), self.failed, columns)
         return ImageDigest(self.succeeded, max(self.failed, written), columns)
 
     def wrong_columns(self, row: tuple[Any, ...]) -> list[str]:
-        """What is other in a row of the history (its columns `IMAGE`) than the log says."""
+        """The differences between a row of the history (its columns `IMAGE`) and the log."""
         wrong = []
         for (column, _), value, said in zip(IMAGE, row, _DIGESTS.unpack(self.columns), strict=True):
-            # Nothing is said of the rest of a failed image's row; but what makes it one must hold.
+            # A failure has no other columns; but output_path and reason must match, or it is no failure.
             if said == _SEVERAL or (said == _NOTHING and column not in ("output_path", "reason")):
                 continue
             found = value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
             if column == "cells" and value is not None:
                 found = tuple(value)
             if _digest(found) != said:
-                wrong.append(f"{column} is {found!r}, which is not what the log says")
+                wrong.append(f"{column} is {found!r}, which differs from the log")
         return wrong
 
 

@@ -1,6 +1,6 @@
-"""The last resort: an event that keeps failing for a reason of its own is given up, so that its partition goes on.
+"""Gives up poison pills: an event that fails at every attempt must not block its partition.
 
-An outage is no such reason: the process ends, is restarted, and tries again for as long as it lasts.
+An outage is not the event's fault: the process ends, is restarted, and tries again until the outage is over.
 """
 
 import asyncio

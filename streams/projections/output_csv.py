@@ -120,7 +120,7 @@ class OutputCsv:
 
     @asynccontextmanager
     async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:
-        """The output CSV in a file of its own, from its beginning, for as long as it is needed."""
+        """The output CSV in a temporary file, positioned at its start."""
         with spool_file(self._spool, "output-") as file:
             file.write(csv_format.header(await self._header(event), with_errors=event.failed > 0))
             failed = 0
@@ -128,11 +128,11 @@ class OutputCsv:
             async for images in self._pages(event):
                 pending += images
                 failed += sum(image.output_path is None for image in images)
-                # A row may go on in the next page: its images are written when it is whole.
+                # A row may continue on the next page: it is written when it is complete.
                 last_row = pending[-1].row_number
-                whole = [image for image in pending if image.row_number != last_row]
+                complete = [image for image in pending if image.row_number != last_row]
                 pending = [image for image in pending if image.row_number == last_row]
-                await asyncio.to_thread(file.write, _rows(whole, with_errors=event.failed > 0))
+                await asyncio.to_thread(file.write, _rows(complete, with_errors=event.failed > 0))
             file.write(_rows(pending, with_errors=event.failed > 0))
             file.flush()
             if failed != event.failed:
@@ -189,7 +189,7 @@ def _is_superseded(event: OutputCsvRequested, life: Lifecycle) -> bool:
 
 
 def _is_settled(image: StoredImage, run: int) -> bool:
-    """Whether this is a result that counts in the run: what failed earlier was asked for again."""
+    """Whether this result counts in the run: an image that failed in an earlier run was requested again."""
     return image.output_path is not None or (image.run is not None and image.run >= run)
 
 

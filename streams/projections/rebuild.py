@@ -57,7 +57,7 @@ class LogOfRequests:
                 of_topic = await reader.partitions(name)
                 if self._request_id is not None:
                     of_topic = [partition_of(self._request_id.encode(), of_topic)]
-                partitions += [place for place in of_topic if only_partition in (None, place.partition)]
+                partitions += [tp for tp in of_topic if only_partition in (None, tp.partition)]
             ends = await reader.ends(partitions)
             total = self._passed + sum(ends.values())
             async for records in reader.read(dict.fromkeys(partitions), ends):
@@ -90,7 +90,7 @@ async def rebuild_history(
 
     async def write(event: Event) -> None:
         async with slots:
-            # What live agents write of a request under way may be older than this rebuild, and must not lose to it.
+            # Later writes of live agents about an unfinished request may be dated before this rebuild, and must win.
             await history.record(event, rebuilt_at=None if event.request_id in under_way else began)
             if isinstance(event, ImagesSettled):
                 await image_messages.record(event)
@@ -106,9 +106,9 @@ async def rebuild_history(
                 indexes |= _indexes_of(events)
     report = Report(events=log.read)
     if request_id is not None and indexes and request_id not in under_way:
-        for index in sorted(await _unspoken(history, log, request_id, indexes)):
+        for index in sorted(await _orphan_rows(history, log, request_id, indexes)):
             await history.forget_image(request_id, index)
-            report.differs(f"{request_id}/{index}: no event speaks of it, and it is gone now")
+            report.differs(f"{request_id}/{index}: a row without an event, deleted")
     return report
 
 
@@ -127,7 +127,7 @@ async def _under_way(settings: Settings, request_id: str | None) -> Set[str]:
     return lives.keys()
 
 
-async def _unspoken(history: History, log: LogOfRequests, request_id: str, indexes: set[int]) -> set[int]:
+async def _orphan_rows(history: History, log: LogOfRequests, request_id: str, indexes: set[int]) -> set[int]:
     """The rows of a request, of images other than ``indexes``, that the log doesn't know of.
 
     It is read again after them: agents go on meanwhile, and a result is on the log before its row is there.
@@ -272,7 +272,7 @@ async def rebuild_outputs(
         try:
             if not await output.differs(due):
                 continue
-            report.differs(f"{due.request_id}: the output CSV is other than what the history says")
+            report.differs(f"{due.request_id}: the output CSV differs from the history")
             if not verify:
                 await output.rewrite(due)
         except HistoryLagsError as gap:

@@ -1,9 +1,9 @@
 """Expires requests that ended longer ago than ``RETENTION_DAYS``, and removes their files.
 
-The requests topic is its own calendar: a partition is read up to where it was that many days ago, and a request that
-had ended by then, and whose end is still the same, expires. An event says so first, and the files are removed when it
-is consumed, which Kafka repeats until it is done; so a crash leaves nothing half-removed, and a rebuild knows what it
-must not restore. The position in the calendar is the offset of a consumer group without members.
+A pass reads each partition of the requests topic up to its position of that many days ago; a request that had ended by
+then, and has not been retried since, expires. `RequestExpired` is written first, and the files are removed when it is
+consumed: after a crash it is redelivered, so the removal is completed, and a rebuild knows what it must not restore.
+The position of the last pass is the committed offset of a consumer group without members.
 """
 
 from collections.abc import Iterable

@@ -1,1 +1,1 @@
-"""What a request is: its life, what it adds up to, what is due. Pure: no bytes, no Kafka, no Cassandra, no clock."""
+"""The domain model of a request: life cycle, tallies, reactions, reconciliation. Pure: no I/O and no clock."""

@@ -96,7 +96,7 @@ class Lifecycle:
         return self.is_expired or self.end is not None
 
     def is_past(self, run: int) -> bool:
-        """Whether a run is completed, or a later one has begun: nobody waits for its output any more."""
+        """Whether a run is completed, or a later one has begun: its output is no longer needed."""
         return (self.completion is not None and self.completion.run >= run) or self.retried_run > run
 
     @property

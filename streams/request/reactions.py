@@ -27,7 +27,7 @@ IMAGES_PER_MESSAGE = 100
 assert IMAGES_PER_CHUNK % IMAGES_PER_MESSAGE == 0, "the images of a message are in one chunk"
 
 Tallies = Callable[[], Iterable[Tally]]
-"""Reads the tallies of all chunks of a request, in order, as far as they are asked for."""
+"""Reads the tallies of all chunks of a request lazily, in order."""
 
 
 def reactions(
@@ -88,7 +88,7 @@ def _images_settled(state: RequestState, tally: Tally, first: int) -> Iterator[I
     run = state.run
     _, position = chunk_of(first)
     count = min(IMAGES_PER_MESSAGE, state.total - first)
-    if all(tally.is_settled(position + place, run) for place in range(count)):
+    if all(tally.is_settled(position + offset, run) for offset in range(count)):
         yield ImagesSettled(
             request_id=state.request_id,
             run=run,

@@ -1,8 +1,8 @@
-"""Reconciliation: what is missing of a request that should be further, and what to do about it.
+"""Reconciliation of stalled requests: compares a request with the log, and plans what to publish again.
 
-Nothing in a stream processor can rule out that an event gets lost, so a request is never trusted to finish by
-itself. One without progress is stalled: its state is compared with the log, and what is missing is published again,
-at most so many rounds; after that its missing images have failed.
+No stream processor can rule out that an event gets lost, so a request is not trusted to finish by itself. A request
+without progress is stalled: its missing events are published again, in a limited number of rounds; after that its
+missing images fail.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -18,9 +18,9 @@ from streams.request.reactions import Tallies, completed_again, last_change, out
 from streams.request.tally import add_up, unsettled
 
 TOMBSTONE_KEPT = timedelta(days=7)
-"""A redelivery of an event older than that is as good as impossible."""
+"""A later redelivery is practically impossible."""
 REASON = "lost"
-"""The stable reason of an image that has failed because nothing more is to be expected."""
+"""The stable reason of an image that failed because its result was lost."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def plan(
     missed: dict[tuple[int, bool], int] = {}
     for result in counting(task, results):
         present.add(result.image)
-        if result.offset < committed.results:  # progress comes to the others by itself
+        if result.offset < committed.results:  # progress will read the others
             missed.setdefault((result.image, result.is_success), result.offset)
     handled: set[int] = set()
     queued: set[int] = set()

@@ -13,7 +13,7 @@ from streams.request.webhook import WebhookState
 
 
 class Status(JsonModel):
-    """How far a request is. ``progress`` is 100 exactly when it is completed, or was until it expired."""
+    """Status of a request. ``progress`` is 100 exactly when the request is completed, or was until it expired."""
 
     request_id: str
     status: Phase

@@ -37,8 +37,8 @@ MAX_RANGES = 10
 
 # The order of events at the same time.
 _ORDER = {
-    name: place
-    for place, name in enumerate(
+    name: rank
+    for rank, name in enumerate(
         ("ImageRequested", "RequestCreated", "ImageProcessed", "ImageFailed", "OutputCsvRequested", "RequestCompleted")
     )
 }
@@ -46,7 +46,7 @@ _ORDER = {
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """An event and its place on the log. ``at``: its place in the timeline; ``worker``: the producer of the record."""
+    """An event and its position on the log. ``at``: when it was written; ``worker``: the producer of the record."""
 
     event: Event
     at: datetime
@@ -223,7 +223,7 @@ class Timeline:
         self.counts: Counter[str] = Counter()
         self.repeats = 0
         self.last_at = datetime.fromtimestamp(0, UTC)
-        self.images_whole = True
+        self.has_all_images = True
         """Whether every ImageRequested was added."""
         self.left_out: list[str] = []
         """What is not in it, and why."""
@@ -326,8 +326,10 @@ class Timeline:
             return
         indexes = range(self.created.total)
         requested = [marks for (kind, _), marks in self._marks.items() if kind is ImageRequested]
-        if self.images_whole and (unasked := [index for index in indexes if not any(index in m for m in requested)]):
-            yield Gap("not-requested", f"never requested: {_images(unasked)}")
+        if self.has_all_images and (
+            not_requested := [index for index in indexes if not any(index in m for m in requested)]
+        ):
+            yield Gap("not-requested", f"never requested: {_images(not_requested)}")
         counting = [
             marks
             for (kind, run), marks in self._marks.items()

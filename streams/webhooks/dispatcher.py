@@ -1,8 +1,8 @@
 """Scheduler of the due webhooks in the shards that this worker owns.
 
 A shard is a partition of the topics, owned by the worker to which the consumer group assigned it. A pending message
-costs only its row: memory has, per host and ten minutes, the due time of the first hint. Each host has a queue of its
-own, which reads its hints in order, so a host that is down delays no other.
+costs only its row: memory has, per host and ten minutes, the due time of the first hint. Each host has its own queue,
+which reads its hints in order, so a host that is down delays no other.
 
 Each attempt is claimed, made, appended to the log and deleted from the hints, in this order. The agent that reads the
 log records it with the next hint. A crash in between leaves either a stale hint, which is dropped when it is loaded, or

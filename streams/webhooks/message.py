@@ -37,7 +37,7 @@ class _About(JsonModel):
     input_url: str
 
 
-class ImageDone(_About):
+class ProcessedImage(_About):
     """An image that was processed."""
 
     output_url: str
@@ -48,14 +48,14 @@ class ImageDone(_About):
     height: int
 
 
-class ImageLost(_About):
+class FailedImage(_About):
     """An image that failed."""
 
     reason: str = Field(description="its stable code")
     detail: str | None
 
 
-About = TypeVar("About", ImageDone, ImageLost)
+About = TypeVar("About", ProcessedImage, FailedImage)
 
 
 class Images(JsonModel, Generic[About]):
@@ -75,7 +75,7 @@ class ImagesProcessedMessage(BaseModel):
 
     type: Literal["image.processed"] = "image.processed"
     timestamp: AwareDatetime
-    data: Images[ImageDone]
+    data: Images[ProcessedImage]
 
 
 class ImagesFailedMessage(BaseModel):
@@ -83,7 +83,7 @@ class ImagesFailedMessage(BaseModel):
 
     type: Literal["image.failed"] = "image.failed"
     timestamp: AwareDatetime
-    data: Images[ImageLost]
+    data: Images[FailedImage]
 
 
 def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int, Mapping[str, Any]]) -> bytes | None:

@@ -52,6 +52,6 @@ def verify(keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now: 
         raise VerificationError(f"it is {age:.0f} seconds old")
     sent = headers.get("webhook-signature", "").encode().split(b" ")
     good = [sign(key, webhook_id, int(timestamp), body).encode() for key in keys]
-    # Every pair is compared, in constant time, so that the time taken tells nothing.
+    # Every pair is compared, in constant time, against timing attacks.
     if not any([hmac.compare_digest(one, other) for one in sent for other in good]):  # noqa: C419
         raise VerificationError("no signature matches")

@@ -231,8 +231,8 @@ class Deliveries:
 
     async def hinted_slots(self, after: HintedSlot | None, limit: int) -> list[HintedSlot]:
         """The next partitions of hints that have some, of all shards, whether listed or not, in the order of tokens."""
-        cql, place = (_SELECT_HINTED, ()) if after is None else (_SELECT_HINTED_AFTER, tuple(after))
-        return [HintedSlot(row.shard, row.host, utc(row.slot)) for row in await self._execute(cql, *place, limit)]
+        cql, cursor = (_SELECT_HINTED, ()) if after is None else (_SELECT_HINTED_AFTER, tuple(after))
+        return [HintedSlot(row.shard, row.host, utc(row.slot)) for row in await self._execute(cql, *cursor, limit)]
 
     async def hints(self, shard: int, host: str, slot: datetime, after: tuple[datetime, str], limit: int) -> list[Hint]:
         """The first hints of a slot after a cursor, by time."""

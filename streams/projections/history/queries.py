@@ -1,4 +1,4 @@
-"""Answers from the history: status, lists, and the images of a request in pages that are bounded in bytes."""
+"""Queries of the history: status, lists, and the images of a request in pages that are bounded in bytes."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ NEWEST_REQUEST = (END_OF_TIME, "")
 """After every time and every id that there may be."""
 
 
-class ProductPlace(NamedTuple):
+class ProductCursor(NamedTuple):
     """The position of an image in the history of its product."""
 
     requested_at: datetime
@@ -36,11 +36,11 @@ class ProductPlace(NamedTuple):
     image_index: int
 
 
-NEWEST_IMAGE = ProductPlace(END_OF_TIME, "", 0)
+NEWEST_IMAGE = ProductCursor(END_OF_TIME, "", 0)
 
 
 class StoredImage(NamedTuple):
-    """What decides whether an image's row can be read, without reading it whole."""
+    """The columns of an image's row that show whether it is settled, without its cells."""
 
     image_index: int
     run: int | None
@@ -104,10 +104,10 @@ class HistoryQueries:
         return tuple(rows[0].header) if rows and rows[0].header else None
 
     async def is_listed(self, owner: str, created_at: datetime, request_id: str) -> bool:
-        """Whether a request is among those of its owner."""
-        place = (owner, created_at.date(), created_at, request_id)
-        return bool(await self._session.execute(_SELECT_LISTED_REQUEST, place)) and bool(
-            await self._session.execute(_SELECT_DAY, place[:2])
+        """Whether a request is in the list of its owner."""
+        key = (owner, created_at.date(), created_at, request_id)
+        return bool(await self._session.execute(_SELECT_LISTED_REQUEST, key)) and bool(
+            await self._session.execute(_SELECT_DAY, key[:2])
         )
 
     async def listed_images(
@@ -120,8 +120,8 @@ class HistoryQueries:
         retry_for: float = RETRY_FOR,
     ) -> dict[int, dict[str, Any]]:
         """The fields of `LISTED` of up to 1,000 consecutive images by index: the first ``limit`` from ``start`` on."""
-        place = (request_id, bucket, start, limit)
-        rows = await self._session.execute(_SELECT_LISTED, place, retry_for=retry_for)
+        parameters = (request_id, bucket, start, limit)
+        rows = await self._session.execute(_SELECT_LISTED, parameters, retry_for=retry_for)
         fields = [column.field for column in LISTED]
         return {row[0]: dict(zip(fields, row[1:], strict=True)) for row in rows}
 
@@ -142,8 +142,8 @@ class HistoryQueries:
     async def images(self, request_id: str, bucket: int, stored: Iterable[StoredImage]) -> AsyncIterator[list[Any]]:
         """The rows of ``stored`` as the output CSV needs them, in order, in pages of at most PAGE_BYTES."""
         for first, last in page_ranges(stored):
-            place = (request_id, bucket, first, last)
-            yield await self._session.execute(_SELECT_FOR_CSV, place, retry_for=RETRY_FOR)
+            parameters = (request_id, bucket, first, last)
+            yield await self._session.execute(_SELECT_FOR_CSV, parameters, retry_for=RETRY_FOR)
 
     async def requests_of(self, owner: str, before: tuple[datetime, str]) -> AsyncIterator[tuple[datetime, str]]:
         """When each request of an owner was created, and its id, newest first, from ``before`` (not included) on."""
@@ -155,8 +155,8 @@ class HistoryQueries:
                         yield utc(row.created_at), row.request_id
 
     async def product_images(
-        self, owner: str, product: str, before: ProductPlace, limit: int
-    ) -> tuple[list[Any], ProductPlace | None]:
+        self, owner: str, product: str, before: ProductCursor, limit: int
+    ) -> tuple[list[Any], ProductCursor | None]:
         """Up to ``limit`` rows of an owner's product's images, newest first, and where to continue; None: at the end.
 
         At most MONTHS_PER_PAGE months are read, so there may be fewer rows although there are more.
@@ -166,7 +166,7 @@ class HistoryQueries:
         for number, (month, parts) in enumerate(groupby(months, key=lambda row: row.month)):
             if number == MONTHS_PER_PAGE:
                 following = month + 1
-                return rows, ProductPlace(datetime(following // 12, following % 12 + 1, 1, tzinfo=UTC), "", 0)
+                return rows, ProductCursor(datetime(following // 12, following % 12 + 1, 1, tzinfo=UTC), "", 0)
             sources = [
                 _rows(
                     self._session.pages(
@@ -177,7 +177,7 @@ class HistoryQueries:
             ]
             async for row in _newest_first(sources):
                 if len(rows) == limit:
-                    return rows, _place_of(rows[-1])
+                    return rows, _cursor_of(rows[-1])
                 rows.append(row)
         return rows, None
 
@@ -207,7 +207,7 @@ async def _newest_first(sources: Iterable[AsyncIterator[Any]]) -> AsyncIterator[
     """Merge rows that are newest first in each source."""
     heads = [(row, source) for source in sources if (row := await anext(source, None)) is not None]
     while heads:
-        newest = max(range(len(heads)), key=lambda number: _place_of(heads[number][0]))
+        newest = max(range(len(heads)), key=lambda number: _cursor_of(heads[number][0]))
         row, source = heads[newest]
         yield row
         if (following := await anext(source, None)) is None:
@@ -216,8 +216,8 @@ async def _newest_first(sources: Iterable[AsyncIterator[Any]]) -> AsyncIterator[
             heads[newest] = following, source
 
 
-def _place_of(row: Any) -> ProductPlace:
-    return ProductPlace(utc(row.requested_at), row.request_id, row.image_index)
+def _cursor_of(row: Any) -> ProductCursor:
+    return ProductCursor(utc(row.requested_at), row.request_id, row.image_index)
 
 
 def _state_of(row: Any) -> RequestState:

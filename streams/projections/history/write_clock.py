@@ -49,5 +49,5 @@ class WriteClock:
 
 
 def _in_hour(time: datetime) -> int:
-    """Milliseconds since the hour began: tells two results of a run apart."""
+    """Milliseconds since the hour began, which distinguish two results of a run."""
     return (time.minute * 60 + time.second) * 1000 + time.microsecond // 1000

@@ -1,4 +1,4 @@
-"""Writes events into the history: each event's rows, whatever order and however often the events come."""
+"""Writes the rows of events into the history, idempotently and in any order."""
 
 import asyncio
 from datetime import datetime
@@ -41,7 +41,7 @@ class HistoryWriter:
 
     @property
     def waiting(self) -> int:
-        """How many writes wait for their batch."""
+        """Number of writes that wait for a batch."""
         return len(self._images)
 
     async def record(self, event: Event, *, rebuilt_at: datetime | None = None) -> None:

@@ -9,7 +9,7 @@ from aiokafka import TopicPartition
 from infra.settings import Settings
 from streams.log import reader as log_reader
 from streams.log.producer import EventLog
-from streams.log.reader import CLOCK_SKEW, LogReader, RecordsGoneError
+from streams.log.reader import CLOCK_SKEW, LogReader, RecordsDeletedError
 from streams.log.topics import Topics
 from tests.support.examples import processed, requested
 
@@ -65,6 +65,6 @@ async def test_reader_fails_where_records_are_gone(settings: Settings) -> None:
     """Going on at the end, as aiokafka does by default, would leave out records in silence."""
     place = TopicPartition(Topics(settings.topic_prefix).requests, 0)
     async with LogReader.open(settings) as reader:
-        with pytest.raises(RecordsGoneError, match="records are gone"):
+        with pytest.raises(RecordsDeletedError, match="records were deleted"):
             async for _ in reader.read({place: 1_000_000}, {place: 1_000_001}):
                 pass

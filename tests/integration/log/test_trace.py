@@ -90,7 +90,7 @@ def test_an_unknown_request_is_said_to_be_one(settings: Settings, request_id: st
 async def test_a_request_of_long_ago_is_looked_for_backwards_and_not_for_ever(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch, most: int, is_found: bool
 ) -> None:
-    monkeypatch.setattr(request_records, "FIRST_LOOK", 16)
+    monkeypatch.setattr(request_records, "FIRST_READ", 16)
     topic = Topics(settings.topic_prefix).requests
     wanted = created(request_id)
     async with LogReader.open(settings) as reader:

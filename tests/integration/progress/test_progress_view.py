@@ -20,7 +20,7 @@ from streams.events.base import Event
 from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.log.producer import EventLog
-from streams.log.reader import RecordsGoneError
+from streams.log.reader import RecordsDeletedError
 from streams.log.topics import Topics
 from streams.progress.store import fold, row_key, tally_key
 from streams.progress.view import ProgressView, StaleViewError
@@ -254,12 +254,12 @@ async def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: 
 
 
 async def test_view_ends_where_its_records_are_gone(kafka_settings: Settings) -> None:
-    """A topic was truncated or created anew: a view that went on from the end would be wrong for ever."""
+    """A topic was truncated or created again: a view that went on from the end would be wrong for ever."""
     place = TopicPartition(Topics(kafka_settings.topic_prefix).requests, 0)
     async with viewing(kafka_settings) as view:
         assert view._follower._consumer is not None
         view._follower._consumer.seek(place, 1_000_000)
-        with pytest.raises(RecordsGoneError, match="truncated"):
+        with pytest.raises(RecordsDeletedError, match="truncated"):
             await view.broken()
 
 

@@ -24,7 +24,7 @@ from streams.projections.history.queries import (
     NEWEST_IMAGE,
     NEWEST_REQUEST,
     PAGE_BYTES,
-    ProductPlace,
+    ProductCursor,
 )
 from streams.request.status import completed_status
 from tests.support.examples import HEADER, NOON, completed, created, failed, output_requested, processed, requested
@@ -210,15 +210,15 @@ async def test_pages_of_large_cells_are_bounded_in_bytes(cassandra_settings: Set
         assert len(pages) == 3
 
 
-async def product_history(history: History, owner: str, limit: int) -> tuple[list[ProductPlace], int]:
+async def product_history(history: History, owner: str, limit: int) -> tuple[list[ProductCursor], int]:
     """All places of an owner's product "Shoe", in the order of their pages, and the number of pages."""
-    places: list[ProductPlace] = []
-    following: ProductPlace | None = NEWEST_IMAGE
+    places: list[ProductCursor] = []
+    following: ProductCursor | None = NEWEST_IMAGE
     pages = 0
     while following is not None:
         rows, following = await history.product_images(owner, "Shoe", following, limit)
         assert len(rows) <= limit
-        places += [ProductPlace(utc(row.requested_at), row.request_id, row.image_index) for row in rows]
+        places += [ProductCursor(utc(row.requested_at), row.request_id, row.image_index) for row in rows]
         pages += 1
     return places, pages
 
@@ -234,7 +234,7 @@ async def test_product_history_pages_over_months_and_parts(cassandra_settings: S
     async with connected(cassandra_settings) as session:
         await record_all(session, [processed(image) for image in Random(3).sample(images, len(images))])
         history = History(session)
-        expected = sorted((ProductPlace(one.time, one.request_id, one.index) for one in images), reverse=True)
+        expected = sorted((ProductCursor(one.time, one.request_id, one.index) for one in images), reverse=True)
         for limit in (1, 4, 12, 100):
             assert (await product_history(history, request_id, limit))[0] == expected
         assert await history.product_images(request_id, "Boot", NEWEST_IMAGE, 10) == ([], None)

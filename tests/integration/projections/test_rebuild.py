@@ -59,7 +59,7 @@ class Room:
         return rows[0]._asdict() if rows else {}
 
     async def forge(self, index: int) -> None:
-        """A row that no event speaks of, or another one than the log says."""
+        """A row without an event, or one that differs from the log."""
         await self.session.execute(
             "INSERT INTO images_by_request (request_id, bucket, image_index, output_path) VALUES (?, 0, ?, 'forged')",
             (self.request_id, index),
@@ -205,7 +205,7 @@ async def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_differe
             "UPDATE images_by_request SET sha256 = 'x' WHERE request_id = ? AND bucket = 0 AND image_index = 0",
             (request_id,),
         )
-        assert (await at.verify()).differences == [f"{request_id}/0: sha256 is 'x', which is not what the log says"]
+        assert (await at.verify()).differences == [f"{request_id}/0: sha256 is 'x', which differs from the log"]
 
 
 async def test_wrong_sums_of_a_completed_request_are_found(settings: Settings, request_id: str) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.progress.owner_index import Place, RequestsByOwner
+from streams.progress.owner_index import Cursor, RequestsByOwner
 from tests.support.examples import NOON
 
 PLACES = st.tuples(st.integers(0, 5).map(lambda seconds: NOON + timedelta(seconds=seconds)), st.sampled_from("abc"))
@@ -14,9 +14,9 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["anna", ""]), st.booleans(), PLACE
 
 @given(CHANGES, st.none() | PLACES)
 def test_whatever_comes_and_goes_the_rest_is_in_order_and_each_is_there_once(
-    changes: list[tuple[str, bool, Place]], before: Place | None
+    changes: list[tuple[str, bool, Cursor]], before: Cursor | None
 ) -> None:
-    requests, expected = RequestsByOwner(), dict[str, set[Place]]()
+    requests, expected = RequestsByOwner(), dict[str, set[Cursor]]()
     for owner, comes, place in changes:
         (requests.add if comes else requests.discard)(owner, *place)
         of_owner = expected.setdefault(owner, set())

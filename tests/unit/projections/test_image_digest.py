@@ -47,7 +47,7 @@ def test_another_value_in_any_column_is_found(place: int) -> None:
     row = list(row_of(event))
     column = IMAGE[place].name
     row[place] = other = ("other",) if column == "cells" else "other"
-    wrong = [] if column == "detail" else [f"{column} is {other!r}, which is not what the log says"]
+    wrong = [] if column == "detail" else [f"{column} is {other!r}, which differs from the log"]
     assert digest_of(event).wrong_columns(tuple(row)) == wrong
 
 
