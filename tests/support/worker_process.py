@@ -12,12 +12,16 @@ STOP_SECONDS = 120
 
 
 class WorkerProcess:
-    """``shrinkstream worker ROLE`` with some settings; its log is in ``data_dir``."""
+    """``shrinkstream worker ROLE`` with some settings; its log is in ``data_dir``.
+
+    ``prepare``: Python statements that shorten a constant before the worker runs.
+    """
 
     role: str
 
-    def __init__(self, settings: Settings, name: str = "worker") -> None:
+    def __init__(self, settings: Settings, name: str = "worker", prepare: str = "pass") -> None:
         self._settings = settings
+        self._program = f"{prepare}\nfrom infra.cli.main import main\nmain()"
         self._log = settings.data_dir / f"{name}.log"
         self.process = self._start()
 
@@ -25,7 +29,7 @@ class WorkerProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         with Path(self._log).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "infra.cli", "worker", self.role],
+                [sys.executable, "-c", self._program, "worker", self.role],
                 env={**environment, **environment_of(self._settings)},
                 stdout=log,
                 stderr=log,
