@@ -57,7 +57,7 @@ up: install
 # Half of the tests wait for something: four workers keep two cores busy. Groups: tests/support/run.py.
 WORKERS = --numprocesses 4 --dist loadscope --no-loadscope-reorder
 
-# make test ARGS="-k name"; style and types are checked beside the tests and told of at the end.
+# make test ARGS="-k name"; style and types are checked during the tests and reported at the end.
 test: install $(DEV)
 	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
 	$(VENV)/bin/python -m pytest $(WORKERS) --durations 10 $(ARGS); tests=$$?; \
@@ -69,7 +69,7 @@ test: install $(DEV)
 test-quick: install $(DEV)
 	$(VENV)/bin/python -m pytest -q $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
 
-# docker-compose.yml on the engine of this machine; left out, and told so, where there is none. ARGS=--alerts takes longer.
+# docker-compose.yml on the engine of this machine; skipped with a message where there is none. ARGS=--alerts takes longer.
 test-containers: install $(DEV)
 	$(VENV)/bin/python -m tests.containers $(ARGS)
 

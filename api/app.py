@@ -17,7 +17,7 @@ from api.http.cors import cors_headers, cors_middleware
 from api.http.metrics import http_metrics
 from api.http.problems import problem_middleware
 from api.http.protocol_errors import ProblemRunner
-from api.http.quotas import QUOTA, DailyQuota, connection_places, raise_file_limit, share_of
+from api.http.quotas import QUOTA, DailyQuota, connection_limit, raise_file_limit, share_of
 from api.http.rate_limit import RateLimit
 from api.http.security_headers import add_security_headers
 from api.requests import commands, status
@@ -126,7 +126,7 @@ async def serve(settings: Settings) -> None:
     async with open_context(settings) as context:
         runner = ProblemRunner(
             create_app(context),
-            connection_places(raise_file_limit()),
+            connection_limit(raise_file_limit()),
             access_log=None,
             shutdown_timeout=SHUTDOWN_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,

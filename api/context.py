@@ -47,8 +47,8 @@ class Context:
         """The status of a request: from the progress table, or from the history once it is evicted.
 
         If neither has it, the view catches up with Kafka first, so that a status right after the 202 is never a 404
-        at any API process. Raises StaleViewError when catching up takes too long; with ``fresh`` also for a request
-        that the view has, if it has lost touch with Kafka: an old status is not told.
+        at any API process. Raises StaleViewError when catching up takes too long; with ``fresh``, also for a known
+        request if the view is stale.
         """
         if fresh:
             self.view.require_fresh()

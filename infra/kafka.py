@@ -230,7 +230,7 @@ class Producer:
             async with asyncio.timeout(self._delivery_timeout):
                 yield
         except TimeoutError:
-            raise KafkaTimeoutError(f"no room in the buffer for {self._delivery_timeout:g} s") from None
+            raise KafkaTimeoutError(f"the producer's buffer was full for {self._delivery_timeout:g} s") from None
 
     async def _usable_client(self) -> AIOKafkaProducer:
         assert self._client is not None, "the producer is not started"
@@ -323,10 +323,10 @@ async def _abort(client: AIOKafkaProducer, error: KafkaError) -> None:
             connection._writer.transport.abort()  # drops what is buffered for a broker that doesn't read
     await asyncio.wait_for(client.client.close(), ABORT_TIMEOUT)
     if (metadata := client.client._md_update_fut) is not None and not metadata.done():
-        metadata.set_result(False)  # which a batch of the sender may wait for, and nobody else would do it now
+        metadata.set_result(False)  # the sender may wait for it, and nothing else would end that wait
     await asyncio.wait({sender}, timeout=ABORT_TIMEOUT)
     buffer = client._message_accumulator
-    # A batch that was to be retried is expected there when it fails.
+    # aiokafka expects a batch there when its retry fails.
     buffer._pending_batches.update(batch for batches in buffer._batches.values() for batch in batches)
     buffer.fail_all(error)
     await stop_client(client.stop, ABORT_TIMEOUT)

@@ -387,7 +387,7 @@ class Settings(BaseSettings):
 
     @property
     def first_api_key(self) -> str | None:
-        """The key of our own command line."""
+        """The API key that the command line sends."""
         return next(iter(self.keys_by_owner.values()), None)
 
     @property

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from api.http.metrics import count
 from api.http.problems import CONTENT_TYPE, Problem, ProblemCode, internal_error
-from api.http.quotas import Places
+from api.http.quotas import ConcurrencyLimit
 from api.http.rate_limit import network_of
 from api.http.security_headers import add_security_headers
 
@@ -23,35 +23,35 @@ class ProblemRunner(web.AppRunner):
     aiohttp 3.14 has no setting for this: it answers in plain text, echoes the malformed input and logs a traceback.
     """
 
-    def __init__(self, app: web.Application, connections: Places, **options: Any) -> None:
+    def __init__(self, app: web.Application, connections: ConcurrencyLimit, **options: Any) -> None:
         super().__init__(app, **options)
         self._connections = connections
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         made = _Server(server.request_handler, request_factory=server.request_factory, **server._kwargs)
-        made.places = self._connections
+        made.slots = self._connections
         return made
 
 
 class _Server(web.Server):
-    places: Places
+    slots: ConcurrencyLimit
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, self.places, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self.slots, loop=self._loop, **self._kwargs)
 
 
 class _Protocol(web.RequestHandler):
-    def __init__(self, server: _Server, places: Places, **options: Any) -> None:
+    def __init__(self, server: _Server, slots: ConcurrencyLimit, **options: Any) -> None:
         super().__init__(server, **options)
-        self._places = places
+        self._slots = slots
         self._place = ExitStack()
         self._refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
         try:
-            self._place.enter_context(self._places.take(network_of(peer[0] if peer else None)))
+            self._place.enter_context(self._slots.take(network_of(peer[0] if peer else None)))
         except Problem as problem:
             self._refused = True  # nothing of the connection is read, and the server doesn't know it
             assert isinstance(transport, asyncio.Transport)

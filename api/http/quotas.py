@@ -23,7 +23,7 @@ def share_of(limit: int, settings: Settings) -> int:
     return limit if len(settings.keys_by_owner) <= 1 else min(limit, max(1, limit // SHARE))
 
 
-class Places:
+class ConcurrencyLimit:
     """Concurrent uses of a resource in this process: ``limit`` in all, ``share`` of them for each client.
 
     ``refusal`` makes the error response of the reason.
@@ -41,7 +41,7 @@ class Places:
 
     @contextmanager
     def take(self, client: str) -> Iterator[None]:
-        """Hold a place; raises the refusal if none is free."""
+        """Hold a slot; raises the refusal if none is free."""
         if self._taken[client] >= self._share < self._limit:
             raise self._refusal(f"the limit of {self._share} per client is reached")
         if self.taken >= self._limit:
@@ -51,27 +51,27 @@ class Places:
             yield
         finally:
             self._taken[client] -= 1
-            self._taken += Counter()  # drops clients without a place
+            self._taken += Counter()  # drops clients without a slot
 
 
 class Turns:
-    """A semaphore of ``places`` that owners take in turns; each may have ``share`` of them, and ``callers`` in all."""
+    """A semaphore of ``slots`` that owners take in turns; each may have ``share`` of them, and ``callers`` in all."""
 
-    def __init__(self, places: int, share: int, callers: Places) -> None:
-        self._places = asyncio.Semaphore(places)
+    def __init__(self, slots: int, share: int, callers: ConcurrencyLimit) -> None:
+        self._slots = asyncio.Semaphore(slots)
         self._share = share
         self._callers = callers
         self._owners: dict[str, tuple[asyncio.Semaphore, int]] = {}
 
     @asynccontextmanager
     async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it; raises the refusal of ``callers`` if too many wait."""
-        with self._callers.take(owner), self._own_places(owner) as own:
-            async with own, self._places:
+        """Wait for a slot and hold it; raises the refusal of ``callers`` if too many wait."""
+        with self._callers.take(owner), self._own_slots(owner) as own:
+            async with own, self._slots:
                 yield
 
     @contextmanager
-    def _own_places(self, owner: str) -> Iterator[asyncio.Semaphore]:
+    def _own_slots(self, owner: str) -> Iterator[asyncio.Semaphore]:
         own, users = self._owners.get(owner, (asyncio.Semaphore(self._share), 0))
         self._owners[owner] = own, users + 1
         try:
@@ -132,10 +132,12 @@ def raise_file_limit() -> int:
     return wanted if soft == resource.RLIM_INFINITY else soft
 
 
-def connection_places(file_limit: int) -> Places:
-    """Places of the connections of one process; each address may have a quarter.
+def connection_limit(file_limit: int) -> ConcurrencyLimit:
+    """The limit of the connections of one process; each address may have a quarter.
 
-    Without a bound, idle connections take every file descriptor, and then nobody is answered.
+    Without it, idle connections could use up all file descriptors, and no request would be answered.
     """
     limit = min(file_limit - min(RESERVED_FILES, file_limit // 2), MAX_CONNECTIONS)
-    return Places(limit, max(1, limit // SHARE), lambda reason: unavailable(f"too many connections: {reason}"))
+    return ConcurrencyLimit(
+        limit, max(1, limit // SHARE), lambda reason: unavailable(f"too many connections: {reason}")
+    )

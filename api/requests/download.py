@@ -184,7 +184,7 @@ def routes() -> list[Route]:
             problems={
                 HTTPStatus.NOT_FOUND: "There is no such image.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted.",
-                HTTPStatus.TOO_MANY_REQUESTS: "The address asked for too many images that do not exist.",
+                HTTPStatus.TOO_MANY_REQUESTS: "The address requested too many images that do not exist.",
                 HTTPStatus.SERVICE_UNAVAILABLE: "The storage is unavailable; retry after `Retry-After` seconds.",
             },
             needs_key=False,

@@ -17,7 +17,7 @@ from api.contract.models import StatusEvent
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.problems import Problem, ProblemCode
-from api.http.quotas import Places
+from api.http.quotas import ConcurrencyLimit
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
@@ -40,16 +40,16 @@ class EventStreams:
     """The open event streams of this process: their limits and their shutdown."""
 
     def __init__(self, limit: int, share: int) -> None:
-        self._places = Places(limit, share, _too_many)
+        self._slots = ConcurrencyLimit(limit, share, _too_many)
         self.closing = False
 
     @property
     def open(self) -> int:
-        return self._places.taken
+        return self._slots.taken
 
     def admit(self, owner: str) -> AbstractContextManager[None]:
         """Count a stream while it is open; raise a 503 with Retry-After at the limit."""
-        return self._places.take(owner)
+        return self._slots.take(owner)
 
 
 def _too_many(reason: str) -> Problem:

@@ -13,7 +13,7 @@ from api.contract.routes import Response, Route
 from api.http.api_keys import OWNER
 from api.http.paging import json_response
 from api.http.problems import unavailable, unavailable_on
-from api.http.quotas import Places, Turns, share_of
+from api.http.quotas import ConcurrencyLimit, Turns, share_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.kafka import KafkaUnavailableError
 from infra.settings import Settings
@@ -40,7 +40,7 @@ READS = web.AppKey("log_reads", Turns)
 def read_turns(settings: Settings) -> Turns:
     """The turns of the owners at reading logs: one flood of them must not keep the others waiting."""
     share = share_of(MAX_CONCURRENT_READS, settings)
-    callers = Places(2**31, MAX_CALLERS, lambda reason: unavailable(f"too many readings of logs: {reason}"))
+    callers = ConcurrencyLimit(2**31, MAX_CALLERS, lambda reason: unavailable(f"too many readings of logs: {reason}"))
     return Turns(MAX_CONCURRENT_READS, share, callers)
 
 

@@ -172,7 +172,7 @@ async def sole_writer(session: Session, owner: str, key: str, claim: Claim) -> A
             logger.warning("lease of Idempotency-Key not released; it expires", error=str(error))
         raise
     finally:
-        # Not released after a success: whoever repeats the upload finds the request, at the latest when it expires.
+        # Not released after a success: a repeated upload finds the request, at the latest when the lease expires.
         await cancel_and_wait(renewal)
 
 

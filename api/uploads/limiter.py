@@ -9,7 +9,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from api.http.problems import unavailable
-from api.http.quotas import Places
+from api.http.quotas import ConcurrencyLimit
 
 CSV_THREADS = 2
 T = TypeVar("T")
@@ -22,7 +22,9 @@ class UploadLimiter:
     """
 
     def __init__(self, limit: int, share: int) -> None:
-        self._places = Places(limit, share, lambda reason: unavailable(f"too many concurrent uploads: {reason}"))
+        self._slots = ConcurrencyLimit(
+            limit, share, lambda reason: unavailable(f"too many concurrent uploads: {reason}")
+        )
         self.one_spreadsheet = asyncio.Semaphore(1)  # each takes up to a CPU and the memory of its process
         self._threads = ThreadPoolExecutor(CSV_THREADS, thread_name_prefix="csv")
 
@@ -35,11 +37,11 @@ class UploadLimiter:
 
     @property
     def count(self) -> int:
-        return self._places.taken
+        return self._slots.taken
 
     def admit(self, owner: str) -> AbstractContextManager[None]:
         """Count an upload while it is in flight; raise a 503 with Retry-After at the limit."""
-        return self._places.take(owner)
+        return self._slots.take(owner)
 
 
 UPLOADS = web.AppKey("uploads", UploadLimiter)

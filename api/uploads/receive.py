@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 
 class Pace:
-    """Deadlines of an upload's reads: a client must not hold a place among the concurrent uploads by sending slowly.
+    """Deadlines of an upload's reads: a client must not hold an upload slot by sending slowly.
 
     Only the time spent waiting for the client counts, not the time that the disk needs.
     """

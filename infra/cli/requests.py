@@ -129,7 +129,7 @@ async def _wait(
         status = await follow(client, request_id)
     except asyncio.CancelledError:
         server = f" --server {settings.url}" if settings.url != load_settings().url else ""
-        click.echo(f"the request goes on; to resume waiting: shrinkstream watch {request_id}{server}", err=True)
+        click.echo(f"the request continues; to resume waiting: shrinkstream watch {request_id}{server}", err=True)
         raise
     failed = []
     if status["failed"]:

@@ -22,7 +22,7 @@ FORMAT_SECONDS = 60.0
 JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
 
 
-# The controller has the same user: whoever may speak to it may change everything.
+# The controller requires the same user: a client of the controller may change everything.
 SECURITY = Template("""\
 sasl.enabled.mechanisms=PLAIN
 sasl.mechanism.inter.broker.protocol=PLAIN

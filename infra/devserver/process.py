@@ -50,7 +50,7 @@ def _kill_group(pid: int) -> None:
 
 
 class ChildProcess:
-    """A child process in a session of its own.
+    """A child process in its own session.
 
     A Ctrl-C in the terminal therefore reaches only the parent, which then stops its
     children in order. When the parent dies, the child is killed (see :mod:`infra.devserver.leash`). On Linux this

@@ -42,11 +42,11 @@ MAX_RECORD_BYTES = 64 * 1024
 """Assumed size (bytes) of the next records when a window in bytes is polled: the largest that an upload makes."""
 
 EVENT_OVERHEAD = 8 * 1024
-"""Memory (bytes) of a waiting event beside its value: its task, frames and Faust's objects."""
+"""Memory (bytes) of a waiting event in addition to its value: its task, frames and Faust's objects."""
 
 MAX_SPAN = 10_000
-"""Offsets between the committed one and the last one delivered, per partition of a window in bytes: what a restart
-delivers again at most."""
+"""Maximum distance between the committed offset and the last one delivered, per partition of a window in bytes: it
+bounds the redeliveries after a restart."""
 
 STALL_FACTOR = 3
 """Multiple of an event's maximum duration after which its worker counts as stalled."""
@@ -216,10 +216,10 @@ class GuardedConsumer(driver.Consumer):
         """
         if self.app.read_ahead is not None and active:
             share = self.app.read_ahead // len(active)
-            room = {tp: share - self._offsets_of(tp).unfinished_bytes for tp in active}
+            free_bytes = {tp: share - self._offsets_of(tp).unfinished_bytes for tp in active}
             return {
                 tp: max(1, size // (MAX_RECORD_BYTES + EVENT_OVERHEAD))
-                for tp, size in room.items()
+                for tp, size in free_bytes.items()
                 if size > 0 and self._offsets_of(tp).span < MAX_SPAN
             }
         if self.app.delivery_window is None or not active:
@@ -277,7 +277,7 @@ class GuardedConsumer(driver.Consumer):
         offsets.deliver(offset, size)
 
     def note_dropped(self, message: Message) -> None:
-        """A delivered message will reach no agent: nothing behind it may be delivered before a seek back."""
+        """A delivered message will not reach an agent: no later one may be delivered before a seek back."""
         offsets = self._offsets.get(message.tp)
         if offsets is not None and offsets.is_unfinished(message.offset):
             offsets.drop(message.offset)

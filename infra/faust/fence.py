@@ -1,7 +1,7 @@
 """Z3: the brokers refuse the changelog writes of a partition's earlier owner.
 
 The lease (``lease.py``) can't call back a batch that the client has handed to the network, or that the brokers
-acknowledge late. For those, each changelog partition has a producer id of its own: that of the transactional id
+acknowledge late. For those, each changelog partition has its own producer id: that of the transactional id
 ``TOPIC-PARTITION``, of which every new owner gets a higher epoch (InitProducerId). Its first record under that epoch is
 the fence: from then on the partition's leader refuses every batch of a lower epoch (InvalidProducerEpoch), whenever it
 arrives. The owner reads the changelog only after its fence, and so misses nothing that was accepted before.
@@ -87,7 +87,7 @@ class FencedProducer(AIOKafkaProducer):  # type: ignore[misc]  # as above
         await self._send_request(node_id, batches)
 
     async def claim(self, partitions: Iterable[TopicPartition]) -> None:
-        """Fence off the earlier owners of the partitions; no write to them may be in flight. No deadline of its own."""
+        """Fence off the earlier owners of the partitions; no write to them may be in flight. Has no deadline."""
         await asyncio.gather(*(self._claim(tp) for tp in partitions))
 
     async def renew(self, partitions: Iterable[TopicPartition]) -> None:

@@ -21,7 +21,7 @@ POLL = 0.05
 
 REBALANCE_IN_PROGRESS = 27
 EXPULSIONS = {22: "IllegalGeneration", 25: "UnknownMemberId", 82: "FencedInstanceId"}
-"""Kafka's error codes for a member that the group has gone on without."""
+"""Kafka's error codes for a member that was removed from the group."""
 
 Send = Callable[[Any], Awaitable[Any]]
 
@@ -47,7 +47,7 @@ class Lease:
         self._rebalance = rebalance * (1 - MARGIN)
         self._limit = limit
         self._ends = 0.0
-        self._settled = 0.0  # when the last request was sent whose answer tells of no rebalance
+        self._settled = 0.0  # when the last request was sent whose answer reported no rebalance
         self._has_joined = False
         self.term = 0
         """Incremented when a rebalance begins: what was decided in an earlier term must not be written."""

@@ -1,4 +1,4 @@
-"""What an app's agents share (producer, connections, pools): opened by the first one, closed by the last."""
+"""Shared resources of an app's agents (producer, connections, pools): opened by the first agent, closed by the last."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,7 +24,7 @@ class Resources(Generic[T]):
 
     @property
     def opened(self) -> T | None:
-        """What the agents share just now; None before the first one and after the last."""
+        """The open resources; None before the first agent and after the last."""
         return self._opened
 
     async def __aenter__(self) -> T:

@@ -18,7 +18,7 @@ from infra.errors import end_process
 from infra.faust.worker_app import WorkerApp
 
 CLAIM_RENEWAL = 86_400.0
-"""Seconds after which the producer ids of the claimed partitions are asked for again: brokers keep them for a week."""
+"""Interval (s) of renewing the producer ids of the claimed partitions, which brokers keep for a week."""
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What the guards and the monitor know of the app and the consumer that they belong to."""
+"""Interface of the app and its consumer for the guards and the monitor."""
 
 import asyncio
 from collections.abc import Iterable, Mapping

@@ -1,15 +1,15 @@
-"""The time that a request to another host may take."""
+"""Time budget of an outbound request."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 MAX_PAUSED = 300.0
-"""Seconds of waiting that don't count; beyond, a chain of redirects to slow name servers would have no end."""
+"""Maximum time (s) of waiting that doesn't count: without it, redirects to slow name servers could go on for ever."""
 
 
 class TimeBudget:
-    """Deadline shared by all attempts and redirects of a request; waiting for resources of ours does not count.
+    """Deadline shared by all attempts and redirects of a request; waiting for our own resources does not count.
 
     Used by one task at a time.
     """

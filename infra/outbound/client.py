@@ -299,7 +299,7 @@ async def _enforced(budget: TimeBudget, target: URL) -> AsyncIterator[None]:
 
 
 def _location(answer: _Answer) -> str | None:
-    """Where a response redirects to; None if it has the body that was asked for. Raises OutboundError otherwise."""
+    """The target of a redirect; None if the response has the requested body. Raises OutboundError otherwise."""
     if answer.status in REDIRECTS:
         locations = list(dict.fromkeys(filter(None, answer.headers.getall("Location", ()))))
         if len(locations) > 1:

@@ -29,7 +29,7 @@ STEP = 64 * 1024
 """Most bytes of one `Connection.read`, so that parsing them doesn't hold up the event loop."""
 
 MAX_SLOT_WAIT = 120.0
-"""Seconds to wait for a connection of ours to a host that others redirect to."""
+"""Timeout (s) of the wait for a connection slot of a host."""
 
 NEXT_ADDRESS_AFTER = 0.25
 """Seconds after which the next address is tried as well (RFC 8305 §5, happy eyeballs)."""

@@ -1,8 +1,8 @@
 """DNS look-ups that a slow name server can't starve: bounded in time, shared fairly, cached for seconds.
 
 The system's resolver blocks a thread and can't be cancelled: a name server that never answers holds it for half a
-minute. So each look-up has a thread of its own, an owner and a zone have few at a time, and a look-up that has to wait
-for a thread does so at nobody's expense: the wait doesn't count as time of the download.
+minute. So each look-up has its own thread, an owner and a zone have few at a time, and the wait for a thread doesn't
+count as time of the download.
 """
 
 import asyncio
@@ -138,7 +138,7 @@ class Names:
         self._running = +self._running  # forgets those at zero
         if isinstance(result, Exception):
             look_up.result.set_exception(result)
-            look_up.result.exception()  # nobody may be waiting any more
+            look_up.result.exception()  # retrieved: there may be no waiting caller any more
         else:
             look_up.result.set_result(result)
             if len(self._cache) >= MAX_CACHED:

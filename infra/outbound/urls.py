@@ -54,7 +54,7 @@ def _without_dots(path: str) -> str:
 
 def _without_backslashes(url: str) -> str:
     """Browsers read a backslash before the query as a slash."""
-    end = min((place for mark in "?#" if (place := url.find(mark)) >= 0), default=len(url))
+    end = min((at for mark in "?#" if (at := url.find(mark)) >= 0), default=len(url))
     return url[:end].replace("\\", "/") + url[end:]
 
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from api.http.problems import Problem, ProblemCode, unavailable
 from api.http.protocol_errors import ProblemRunner
-from api.http.quotas import DailyQuota, Places, Turns, connection_places, raise_file_limit, share_of
+from api.http.quotas import ConcurrencyLimit, DailyQuota, Turns, connection_limit, raise_file_limit, share_of
 from infra.settings import Settings
 from tests.support.waiting import eventually
 
@@ -21,9 +21,9 @@ async def _is(condition: bool) -> bool:
     return condition
 
 
-def refused(places: Places, client: str) -> bool:
+def refused(slots: ConcurrencyLimit, client: str) -> bool:
     try:
-        with places.take(client):
+        with slots.take(client):
             return False
     except Problem as problem:
         return problem.status == 503
@@ -35,22 +35,22 @@ def test_owner_has_a_quarter_unless_alone() -> None:
 
 
 def test_one_client_leaves_places_to_others() -> None:
-    places = Places(8, 2, unavailable)
+    slots = ConcurrencyLimit(8, 2, unavailable)
     with ExitStack() as held:
         for client in ("alice", "alice", "bob"):
-            held.enter_context(places.take(client))
-        assert refused(places, "alice")
-        assert not refused(places, "bob")
+            held.enter_context(slots.take(client))
+        assert refused(slots, "alice")
+        assert not refused(slots, "bob")
         for client in ("bob", "carol", "carol", "dave", "dave"):
-            held.enter_context(places.take(client))
-        assert places.taken == 8
-        assert refused(places, "erin")
-    assert places.taken == 0
-    assert not refused(places, "alice")
+            held.enter_context(slots.take(client))
+        assert slots.taken == 8
+        assert refused(slots, "erin")
+    assert slots.taken == 0
+    assert not refused(slots, "alice")
 
 
 async def test_flood_of_readings_does_not_delay_another_owner() -> None:
-    turns = Turns(2, 1, Places(2**31, 16, unavailable))
+    turns = Turns(2, 1, ConcurrencyLimit(2**31, 16, unavailable))
     order: list[str] = []
     free = asyncio.Event()
 
@@ -120,14 +120,14 @@ def test_file_limit_is_raised_and_connections_stay_below_it(monkeypatch: pytest.
     limits["now"] = (1024, resource.RLIM_INFINITY)
     assert raise_file_limit() == 2**20
     for file_limit, most, of_one in ((1024, 512, 128), (2**20, 20_000, 5_000), (4096, 3584, 896)):
-        places = connection_places(file_limit)
-        assert (places._limit, places._share) == (most, of_one)
+        slots = connection_limit(file_limit)
+        assert (slots._limit, slots._share) == (most, of_one)
 
 
 async def test_idle_connections_of_one_address_are_bounded() -> None:
     app = web.Application()
     app.add_routes([web.get("/", _ok)])
-    runner = ProblemRunner(app, Places(9, 2, unavailable), shutdown_timeout=0)
+    runner = ProblemRunner(app, ConcurrencyLimit(9, 2, unavailable), shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
