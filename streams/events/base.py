@@ -73,6 +73,13 @@ Offset = Annotated[int, Field(ge=0, lt=2**63)]
 
 Offsets = dict[Annotated[int, Field(ge=0, lt=2**31)], tuple[Offset, Offset]]
 
+
+def widen(offsets: Offsets, partition: int, first: int, last: int) -> None:
+    """Make the first and last offset of a partition include these."""
+    known = offsets.get(partition, (first, last))
+    offsets[partition] = (min(known[0], first), max(known[1], last))
+
+
 Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
 
 Quality = Annotated[int, Field(ge=1, le=100)]

@@ -11,7 +11,7 @@ from aiokafka.structs import RecordMetadata
 from infra.kafka import DELIVERY_TIMEOUT, Batch, Headers, Producer
 from infra.observability import metrics
 from infra.settings import Settings
-from streams.events.base import HEADERS, Event
+from streams.events.base import HEADERS, Event, Offsets, widen
 from streams.events.images import ImageRequested
 from streams.events.trace_context import HEADER as TRACEPARENT
 from streams.log.topics import Topics
@@ -42,7 +42,7 @@ class EventBatches:
         self._open: dict[int, Batch] = {}
         self._full: deque[tuple[int, Batch]] = deque()
         self._sent: deque[tuple[int, asyncio.Future[RecordMetadata]]] = deque()
-        self.offsets: dict[int, tuple[int, int]] = {}
+        self.offsets: Offsets = {}
 
     def add(self, event: ImageRequested) -> None:
         """Put an event into the batch of its partition."""
@@ -65,7 +65,7 @@ class EventBatches:
             while self._sent and (self._sent[0][1].done() or len(self._sent) > self._partitions):
                 await self._note()
 
-    async def finish(self) -> dict[int, tuple[int, int]]:
+    async def finish(self) -> Offsets:
         """Send the rest and wait until all are acknowledged: partition → first and last offset of these events."""
         self._full.extend(self._open.items())
         self._open.clear()
@@ -77,8 +77,7 @@ class EventBatches:
     async def _note(self) -> None:
         count, sent = self._sent.popleft()
         written = await sent
-        first, last = self.offsets.get(written.partition, (written.offset, written.offset))
-        self.offsets[written.partition] = (min(first, written.offset), max(last, written.offset + count - 1))
+        widen(self.offsets, written.partition, written.offset, written.offset + count - 1)
 
 
 class EventLog:

@@ -17,7 +17,7 @@ from aiokafka.structs import RecordMetadata
 
 from infra.observability import metrics
 from infra.settings import Settings, parse_webhook_schedule
-from streams.events.base import Event, utc_now
+from streams.events.base import Event, utc_now, widen
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.progress import ImagesRerequested
 from streams.events.registry import decode_or_none
@@ -181,8 +181,7 @@ class Reconciler:
         offsets = dict(state.image_offsets) if round_ else {}
 
         def extend(written: RecordMetadata) -> None:
-            first, last = offsets.get(written.partition, (written.offset, written.offset))
-            offsets[written.partition] = (min(first, written.offset), max(last, written.offset))
+            widen(offsets, written.partition, written.offset, written.offset)
 
         writes = _Writes(self._events, extend)
         missing = set(images)

@@ -12,7 +12,7 @@ from typing import Self
 
 import orjson
 
-from streams.events.base import Event
+from streams.events.base import Event, Offsets, widen
 from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.progress import ImagesRerequested, ImagesSettled
 from streams.events.requests import (
@@ -219,7 +219,7 @@ class Timeline:
         self._attempts: dict[str, dict[int, WebhookAttempted]] = {}
         self._outcomes: set[str] = set()
         self.created: RequestCreated | None = None
-        self.image_offsets: dict[int, tuple[int, int]] = {}
+        self.image_offsets: Offsets = {}
         self.counts: Counter[str] = Counter()
         self.repeats = 0
         self.last_at = datetime.fromtimestamp(0, UTC)
@@ -297,10 +297,9 @@ class Timeline:
             case _:
                 pass
 
-    def _note_offsets(self, offsets: dict[int, tuple[int, int]]) -> None:
+    def _note_offsets(self, offsets: Offsets) -> None:
         for partition, (first, last) in offsets.items():
-            known = self.image_offsets.get(partition, (first, last))
-            self.image_offsets[partition] = (min(known[0], first), max(known[1], last))
+            widen(self.image_offsets, partition, first, last)
 
     def lines(self, now: datetime) -> list[Line]:
         """All lines in order; gaps without a time come last."""
