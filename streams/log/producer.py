@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 
 from aiokafka.structs import RecordMetadata
 
@@ -23,7 +23,7 @@ MAX_DEAD_LETTER_BYTES = 1_000_000
 MAX_BATCHES_BYTES = 1024 * 1024
 MIN_BATCH_BYTES = 16 * 1024
 APPENDS_IN_FLIGHT = 1000
-"""Maximum number of unacknowledged events of one `append_all`."""
+"""Maximum number of unacknowledged events of one `append_all` or `append_each`."""
 
 
 class EventBatches:
@@ -127,6 +127,18 @@ class EventLog:
                 await pending.popleft()
         while pending:
             await pending.popleft()
+
+    async def append_each(
+        self, events: AsyncIterable[Event], on_written: Callable[[RecordMetadata], None] = lambda _: None
+    ) -> None:
+        """As `append_all`; ``on_written`` is called for each, in order."""
+        pending: deque[asyncio.Future[RecordMetadata]] = deque()
+        async for event in events:
+            pending.append(await self.enqueue(event))
+            if len(pending) > APPENDS_IN_FLIGHT:
+                on_written(await pending.popleft())
+        while pending:
+            on_written(await pending.popleft())
 
     async def enqueue(self, event: Event, *, partition: int | None = None) -> "asyncio.Future[RecordMetadata]":
         """Write one event among many: the future is done when the brokers have it."""

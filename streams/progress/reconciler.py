@@ -5,7 +5,6 @@ be lost, and is written again then.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Set
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,7 +12,6 @@ from typing import Literal
 
 import structlog
 from aiokafka import TopicPartition
-from aiokafka.structs import RecordMetadata
 
 from infra.observability import metrics
 from infra.settings import Settings, parse_webhook_schedule
@@ -44,7 +42,6 @@ logger = structlog.get_logger(__name__)
 
 REQUESTS_PER_PASS = 20
 """Requests for which one pass reads the log."""
-WRITES_IN_FLIGHT = 2000
 MAX_BACKOFF = timedelta(hours=1)
 RECORDS_AT_ONCE = 200  # until other tasks of the event loop get their turn
 
@@ -161,13 +158,10 @@ class Reconciler:
     async def _republish(
         self, state: RequestState, partition: TopicPartition, offsets: Set[int], reader: LogReader
     ) -> None:
-        writes = _Writes(self._events)
         key = state.request_id.encode()
         records = reader.read({partition: min(offsets)}, {partition: max(offsets) + 1})
-        async for record, event in _events(records, lambda found: found == key):
-            if record.offset in offsets:
-                await writes.add(event)
-        await writes.finish()
+        found = _events(records, lambda found: found == key)
+        await self._events.append_each(event async for record, event in found if record.offset in offsets)
         metrics.RESULTS_REPUBLISHED.inc(len(offsets))
         logger.warning("missed results published again", request_id=state.request_id, results=len(offsets))
 
@@ -180,14 +174,11 @@ class Reconciler:
         """
         offsets = dict(state.image_offsets) if round_ else {}
 
-        def extend(written: RecordMetadata) -> None:
-            widen(offsets, written.partition, written.offset, written.offset)
-
-        writes = _Writes(self._events, extend)
         missing = set(images)
-        async for image in self._each_once(state, missing, reader):
-            await writes.add(in_run(image, state))
-        await writes.finish()
+        await self._events.append_each(
+            (in_run(image, state) async for image in self._each_once(state, missing, reader)),
+            lambda written: widen(offsets, written.partition, written.offset, written.offset),
+        )
         await self._fail_unknown(state, missing)
         count = len(images) - len(missing)
         cause: Literal["retry", "stalled"] = "stalled" if round_ else "retry"
@@ -209,18 +200,13 @@ class Reconciler:
         )
 
     async def _give_up(self, state: RequestState, images: Set[int], reader: LogReader) -> None:
-        writes = _Writes(self._events)
-        async for image in self._each_once(state, set(images), reader):
-            await writes.add(given_up(image, state))
-        await writes.finish()
+        found = self._each_once(state, set(images), reader)
+        await self._events.append_each(given_up(image, state) async for image in found)
         metrics.IMAGES_GIVEN_UP.inc(len(images))
         logger.error("images given up", request_id=state.request_id, images=len(images))
 
     async def _fail_unknown(self, state: RequestState, images: Collection[int]) -> None:
-        writes = _Writes(self._events)
-        for index in sorted(images):
-            await writes.add(unknown_image(state, index))
-        await writes.finish()
+        await self._events.append_all(unknown_image(state, index) for index in sorted(images))
         if images:
             metrics.IMAGES_GIVEN_UP.inc(len(images))
             logger.error("images given up", request_id=state.request_id, images=len(images), reason="not on the log")
@@ -260,25 +246,6 @@ class Backoff:
         """Forget the events that weren't due again: they had their effect."""
         while self._next and now - (oldest := next(iter(self._next.items())))[1][0] > self._maximum:
             del self._next[oldest[0]]
-
-
-class _Writes:
-    """Publishes many events with a bounded number in flight; ``written`` is called for each."""
-
-    def __init__(self, events: EventLog, written: Callable[[RecordMetadata], None] = lambda _: None) -> None:
-        self._events = events
-        self._written = written
-        self._pending: deque[asyncio.Future[RecordMetadata]] = deque()
-
-    async def add(self, event: Event) -> None:
-        self._pending.append(await self._events.enqueue(event))
-        if len(self._pending) > WRITES_IN_FLIGHT:
-            self._written(await self._pending.popleft())
-
-    async def finish(self) -> None:
-        """Wait until all are acknowledged."""
-        while self._pending:
-            self._written(await self._pending.popleft())
 
 
 def _key(task: RetryDue | Stalled) -> tuple[str, int]:
