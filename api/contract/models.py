@@ -2,10 +2,10 @@
 
 from typing import Generic, Literal, TypeVar
 
-from pydantic import AwareDatetime, Field, computed_field
+from pydantic import AwareDatetime, Field
 
 from streams.events.base import JsonModel
-from streams.request.status import Status
+from streams.request.status import OfRequest, Status
 
 T = TypeVar("T")
 
@@ -57,16 +57,10 @@ class ProductImage(JsonModel):
     format: str | None = None
 
 
-class Accepted(JsonModel):
+class Accepted(OfRequest):
     """An upload or a retry was accepted."""
 
     message: str
-    request_id: str
-
-    @computed_field(alias="request_id")
-    def request_id_in_snake_case(self) -> str:
-        """The id again in snake_case, for clients that expect it."""
-        return self.request_id
 
 
 class StatusEvent(JsonModel):

@@ -12,10 +12,20 @@ from streams.request.tally import Tally, add_up, from_milliseconds
 from streams.request.webhook import WebhookState
 
 
-class Status(JsonModel):
-    """Status of a request. ``progress`` is 100 exactly when the request is completed, or was until it expired."""
+class OfRequest(JsonModel):
+    """Base of the objects that tell the id of their request in both spellings."""
 
     request_id: str
+
+    @computed_field(alias="request_id")
+    def other_spelling(self) -> str:
+        """The id again in snake_case, for clients that expect it."""
+        return self.request_id
+
+
+class Status(OfRequest):
+    """Status of a request. ``progress`` is 100 exactly when the request is completed, or was until it expired."""
+
     status: Phase
     total: int
     succeeded: int
@@ -30,11 +40,6 @@ class Status(JsonModel):
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: WebhookState | None = None
     run: int = Field(0, exclude=True, description="0, and one more after each retry")
-
-    @computed_field(alias="request_id")
-    def other_spelling(self) -> str:
-        """The id once more, for the clients of the other habit."""
-        return self.request_id
 
     @computed_field
     def progress(self) -> Annotated[int, Field(ge=0, le=100)]:
@@ -83,19 +88,9 @@ class WebhookMessage(BaseModel):
 def completed_status(event: RequestCompleted, webhook: WebhookState | None) -> Status:
     """The status of a request at the moment of its completion."""
     return Status(
-        request_id=event.request_id,
+        **event.model_dump(include=set(Status.model_fields)),
         status=Phase.COMPLETED,
-        total=event.total,
-        succeeded=event.succeeded,
-        failed=event.failed,
-        input_bytes=event.input_bytes,
-        output_bytes=event.output_bytes,
-        created_at=event.created_at,
         updated_at=event.time,
         completed_at=event.time,
-        output_csv_url=event.output_csv_url,
-        output_csv_path=event.output_csv_path,
-        owner=event.owner,
         webhook=webhook,
-        run=event.run,
     )

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any, Generic, Literal, TypeVar
 from uuid import uuid5
 
-from pydantic import AwareDatetime, BaseModel, Field, computed_field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from streams.events.base import NAMESPACE, JsonModel, WebhookKind
 from streams.events.progress import ImagesSettled
 from streams.events.requests import RequestCompleted
-from streams.request.status import WebhookMessage, completed_status
+from streams.request.status import OfRequest, WebhookMessage, completed_status
 
 
 def completion_id(request_id: str, run: int) -> str:
@@ -58,16 +58,10 @@ class FailedImage(_About):
 About = TypeVar("About", ProcessedImage, FailedImage)
 
 
-class Images(JsonModel, Generic[About]):
+class Images(OfRequest, Generic[About]):
     """Images of one request that got their results."""
 
-    request_id: str
     images: list[About]
-
-    @computed_field(alias="request_id")
-    def other_spelling(self) -> str:
-        """The request id, for clients that use snake_case."""
-        return self.request_id
 
 
 class ImagesProcessedMessage(BaseModel):
