@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
 from api.contract.routes import Parameter, Response, Route
 from api.http.problems import CONTENT_TYPE, ProblemDetails
@@ -29,10 +29,10 @@ class SchemaWithoutTitles(GenerateJsonSchema):
         return False
 
 
-def schemas_of(models: Iterable[type[BaseModel]], mode: JsonSchemaMode = "serialization") -> Json:
+def schemas_of(models: Iterable[type[BaseModel]]) -> Json:
     """Name → JSON schema of each model and of all models that it references."""
     _, document = models_json_schema(
-        [(model, mode) for model in models], ref_template=_REFERENCES, schema_generator=SchemaWithoutTitles
+        [(model, "serialization") for model in models], ref_template=_REFERENCES, schema_generator=SchemaWithoutTitles
     )
     definitions: Json = document["$defs"]
     return definitions
