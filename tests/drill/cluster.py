@@ -28,7 +28,11 @@ leader.imbalance.per.broker.percentage=0
 # A new node has its share of the ring at once, without streaming; a restarted one waits until gossip has settled, and
 # announces its stop, as in production.
 TOKENS = tuple(str(-(2**63) + number * (2**64 // NODES)) for number in range(1, NODES + 1))
-RING_OPTIONS = ("-Dcassandra.skip_wait_for_gossip_to_settle=-1", "-Dcassandra.shutdown_announce_in_ms=2000")
+RING_OPTIONS = (
+    "-Dcassandra.skip_wait_for_gossip_to_settle=-1",
+    "-Dcassandra.shutdown_announce_in_ms=2000",
+    "-Dcassandra.ring_delay_ms=30000",  # how long a starting node looks for another one
+)
 
 
 class ProxiedKafka(EmbeddedKafka):
