@@ -22,6 +22,7 @@ from api.http.rate_limit import RateLimit
 from api.http.security_headers import add_security_headers
 from api.requests import commands, status
 from api.requests import download as results
+from api.requests import failures as request_failures
 from api.requests import images as request_images
 from api.requests import list as request_list
 from api.requests import products as product_history
@@ -54,6 +55,7 @@ def route_table() -> list[Route]:
         results,
         request_list,
         request_images,
+        request_failures,
         request_log,
         product_history,
         commands,

@@ -65,7 +65,7 @@ class ProblemCode(StrEnum):
     BODY_MISSING = "body-missing", 400, "the request body is empty"
     BAD_FORM = "bad-form", 400, "the multipart form is malformed"
     UPLOAD_UNREADABLE = "upload-unreadable", 400, "the upload was aborted, or can't be decompressed"
-    BAD_QUERY = "bad-query", 400, "`limit`, `cursor` or `status` is invalid"
+    BAD_QUERY = "bad-query", 400, "`limit`, `cursor`, `status` or `reason` is invalid"
     BROKEN_HTTP = "broken-http", 400, "malformed HTTP/1.1 request"
     UNAUTHORIZED = "unauthorized", 401, "the API key is missing or invalid"
     FOREIGN_PAGE = (

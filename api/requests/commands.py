@@ -10,17 +10,19 @@ from aiokafka.structs import RecordMetadata
 
 from api.context import CONTEXT, Context
 from api.contract.models import Accepted
-from api.contract.routes import Response, Route
+from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
-from api.http.paging import json_response
+from api.http.paging import bad_query, json_response
 from api.http.problems import Problem, ProblemCode, answered_in_time, expired, unavailable, unavailable_on
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
+from api.requests.failures import count_failures
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
-from streams.events.base import Event, utc_now
+from streams.events.base import Event, ReasonCode, utc_now
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.progress.view import StaleViewError
+from streams.request.failures import is_reason
 from streams.request.status import Status
 
 logger = structlog.get_logger(__name__)
@@ -59,6 +61,9 @@ async def cancel(request: web.Request) -> web.Response:
 async def retry(request: web.Request) -> web.Response:
     """``POST /api/requests/{id}/retry``: start a new run for all images that have not succeeded."""
     context = request.app[CONTEXT]
+    reason = request.query.get("reason") or None
+    if reason is not None and not is_reason(reason):
+        raise bad_query("reason", "no image can fail for it; docs/limits-and-reasons.md lists the codes")
     status = await _fresh_status(request)
     if status.status == "processing":
         raise Problem(ProblemCode.STILL_PROCESSING, "cannot retry: the request is still processing")
@@ -66,21 +71,29 @@ async def retry(request: web.Request) -> web.Response:
         raise expired()
     if status.status == "completed" and status.failed == 0:
         raise Problem(ProblemCode.NOTHING_FAILED, "cannot retry: no image has failed")
+    kept = 0
+    if reason is not None:
+        failures = await count_failures(context, status)
+        if not failures[reason]:
+            raise Problem(ProblemCode.NOTHING_FAILED, f"cannot retry: no image has failed with {reason}")
+        kept = failures.total() - failures[reason]
     if status.run >= MAX_RUNS:
         raise Problem(ProblemCode.TOO_MANY_RETRIES, f"cannot retry: the request was already retried {status.run} times")
     retried = RequestRetried(
         request_id=status.request_id,
         run=status.run + 1,
         created_at=status.created_at,
+        reason=reason,
         time=time_after(status),
         traceparent=context_of(request),
     )
-    with request.app[QUOTA].spend(request[OWNER], status.total - status.succeeded):
+    with request.app[QUOTA].spend(request[OWNER], status.total - status.succeeded - kept):
         await _append(context, retried)
     logger.info("request retried", run=retried.run, **retried.log_fields())
     return json_response(
         Accepted(
-            message="All images that have not succeeded are processed again.",
+            message=f"{f'The images that failed with {reason}' if reason else 'All images that have not succeeded'}"
+            " are processed again.",
             request_id=status.request_id,
         ),
         status=HTTPStatus.ACCEPTED,
@@ -154,8 +167,15 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Retry the failed images",
             description="Includes the images that a cancelled request did not process. The request completes again,"
-            " with a new output CSV and a new webhook.",
-            parameters=(REQUEST_ID, TRACEPARENT),
+            " with a new output CSV and a new webhook. With `reason`, images that failed for another one keep their"
+            " failure.",
+            parameters=(
+                REQUEST_ID,
+                Parameter(
+                    "reason", "query", ReasonCode, "only the images that failed for this reason", "fetch_timeout"
+                ),
+                TRACEPARENT,
+            ),
             responses={
                 HTTPStatus.ACCEPTED: Response(
                     "The retry was accepted", {"application/json": Accepted}, {"Location": "URL of the status"}
@@ -163,6 +183,7 @@ def routes() -> list[Route]:
             },
             problems={
                 **REQUEST_PROBLEMS,
+                HTTPStatus.BAD_REQUEST: "There is no such reason.",
                 HTTPStatus.CONFLICT: "The request is still processing, or none of its images has failed.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted: upload the CSV again.",
             },

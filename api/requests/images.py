@@ -41,7 +41,7 @@ async def list_images(request: web.Request) -> web.Response:
 
 
 async def _page(context: Context, status: Status, start: int, limit: int, wanted: str | None) -> ImagePage:
-    may_match = _bucket_filter(wanted, context, status)
+    may_match = bucket_filter(wanted, context, status)
     items: list[Image] = []
     index, buckets_read = start, 0
     while index < status.total and len(items) < limit and buckets_read < MAX_BUCKETS:
@@ -66,7 +66,7 @@ async def _page(context: Context, status: Status, start: int, limit: int, wanted
     return ImagePage(items=items, next_cursor=cursor_to(index) if index < status.total else None)
 
 
-def _bucket_filter(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
+def bucket_filter(wanted: str | None, context: Context, status: Status) -> Callable[[int], bool]:
     """Predicate that skips buckets without failed images, using the counts of the progress view."""
     # A cancelled retry still shows the failures of the run before it, which the view doesn't count.
     if wanted != "failed" or status.status in STOPPED:

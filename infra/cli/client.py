@@ -181,10 +181,17 @@ class Client:
         async with self._request("POST", f"/api/requests/{request_id}/cancel") as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
-    async def retry(self, request_id: str) -> None:
-        """Retry the failed images of a request."""
-        async with self._request("POST", f"/api/requests/{request_id}/retry"):
+    async def retry(self, request_id: str, reason: str | None = None) -> None:
+        """Retry the failed images of a request, or those that failed for one reason."""
+        parameters = {"reason": reason} if reason is not None else {}
+        async with self._request("POST", f"/api/requests/{request_id}/retry", params=parameters):
             pass
+
+    async def failures(self, request_id: str) -> list[dict[str, Any]]:
+        """The failures of a request by reason, the most frequent one first."""
+        async with self._request("GET", f"/api/requests/{request_id}/failures") as response:
+            reasons: list[dict[str, Any]] = (await self._json(response, "reasons"))["reasons"]
+            return reasons
 
     async def download(self, request_id: str, to: BinaryIO) -> int:
         """Download the output CSV into a seekable file; returns its bytes.

@@ -217,7 +217,7 @@ def watch(**given: Any) -> None:
 def status(**given: Any) -> None:
     """Print the status of a request as JSON.
 
-    Indented; with --json on one line.
+    Indented; with --json on one line. Failures are grouped by reason on standard error.
     """
     from infra.cli.requests import print_status
 
@@ -282,6 +282,7 @@ def cancel(**given: Any) -> None:
 
 @main.section(REQUESTS)
 @REQUEST_ID
+@click.option("--reason", metavar="CODE", help="Only the images that failed for this reason, such as fetch_timeout.")
 @WAIT
 @AS_JSON
 @SERVER

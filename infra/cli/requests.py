@@ -77,9 +77,9 @@ async def watch_request(settings: Settings, request_id: str, output: Path | None
         await _wait(settings, client, request_id, output, as_json=as_json)
 
 
-async def retry_request(settings: Settings, request_id: str, *, wait: bool, as_json: bool) -> None:
+async def retry_request(settings: Settings, request_id: str, *, reason: str | None, wait: bool, as_json: bool) -> None:
     async with _client(settings) as client:
-        await client.retry(request_id)
+        await client.retry(request_id, reason)
         if wait:
             await _wait(settings, client, request_id, None, as_json=as_json, prints_csv=False)
         elif as_json:
@@ -152,10 +152,19 @@ async def _wait(
 async def print_status(settings: Settings, request_id: str, *, as_json: bool) -> None:
     async with _client(settings) as client:
         status = await client.status(request_id)
-    if as_json:
-        print_json(status)
-    else:
+        if as_json:
+            print_json(status)
+            return
         click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
+        if status["failed"]:
+            await _print_reasons(client, request_id)
+
+
+async def _print_reasons(client: Client, request_id: str) -> None:
+    """The failures by reason with advice, on standard error."""
+    for group in await client.failures(request_id):
+        told = f"{group['images']:,} x {group['title']} ({group['reason']}): {group['advice']}"
+        click.echo(printable(told), err=True)
 
 
 async def print_list(settings: Settings, limit: int, *, as_json: bool) -> None:

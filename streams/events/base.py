@@ -90,6 +90,8 @@ Side = Annotated[int, Field(ge=1, le=MAX_SIDE, description="pixels")]
 
 ImageFormat = Literal["jpeg", "png", "webp", "avif"]
 
+ReasonCode = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$")]
+
 ByteSum = Annotated[int, Field(ge=0, lt=2**63, description="bytes of all images")]
 
 WebhookId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]

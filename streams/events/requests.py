@@ -12,6 +12,7 @@ from streams.events.base import (
     Offsets,
     Owner,
     Quality,
+    ReasonCode,
     Run,
     Side,
     Time,
@@ -91,12 +92,15 @@ class RequestCancelled(Event):
 
 
 class RequestRetried(Event):
-    """A client retried the request: every image that has not succeeded is processed again."""
+    """A client retried the request: every image that has not succeeded is processed again, or those of a reason."""
 
     topic = "requests"
 
     run: Annotated[Run, Field(ge=1, description="the new run")]
     created_at: Time = Field(description="creation of the request: its events are on the log from then on")
+    reason: ReasonCode | None = Field(
+        None, description="only images that failed for this reason or have no result; the others fail again as before"
+    )
 
     @property
     def occurrence(self) -> str:

@@ -31,6 +31,7 @@ from streams.request.reconcile import (
     RetryDue,
     Stalled,
     counting,
+    failed_again,
     given_up,
     in_run,
     next_task,
@@ -100,11 +101,34 @@ class Reconciler:
 
     async def _carry_out(self, task: RetryDue | Stalled, reader: LogReader) -> None:
         if isinstance(task, RetryDue):
-            await self._rerequest(task.state, task.missing, reader)  # after a kill, the same events again
+            kept = await self._fail_again(task, reader) if task.state.retried_reason else frozenset()
+            await self._rerequest(task.state, task.missing - kept, reader)  # after a kill, the same events again
             self._reconciled[_key(task)] = utc_now()
         else:
             self._reconciled[_key(task)] = utc_now()  # also after a failure, or it would starve the others
             await self._reconcile(task, reader)
+
+    async def _fail_again(self, task: RetryDue, reader: LogReader) -> Set[int]:
+        """Write the failures for other reasons than the retry's into the new run, too; returns their images."""
+        state = task.state
+        key = state.request_id.encode()
+        partition = await reader.partition_of(self._topics.image_results, key)
+        start = await reader.offset_at(partition, state.created_at)
+        last: dict[int, tuple[int, int, bool]] = {}  # image → run and offset of its last failure, whether it is kept
+        async for record, event in _events(reader.read({partition: start}), lambda found: found == key):
+            if isinstance(event, ImageFailed) and event.index in task.missing and event.run < state.run:
+                failure = (event.run, record.offset, event.reason != state.retried_reason)
+                last[event.index] = max(failure, last.get(event.index, failure))
+        kept = {offset for _, offset, is_kept in last.values() if is_kept}
+        if not kept:
+            return frozenset()
+        writes = _Writes(self._events)
+        records = reader.read({partition: min(kept)}, {partition: max(kept) + 1})
+        async for record, event in _events(records, lambda found: found == key):
+            if record.offset in kept and isinstance(event, ImageFailed):
+                await writes.add(failed_again(event, state))
+        await writes.finish()
+        return {image for image, (_, _, is_kept) in last.items() if is_kept}
 
     async def _reconcile(self, task: Stalled, reader: LogReader) -> None:
         state = task.state
@@ -168,11 +192,11 @@ class Reconciler:
     async def _rerequest(self, state: RequestState, images: Set[int], reader: LogReader, *, round_: int = 0) -> None:
         """Request images in the current run; one that was never requested before has failed.
 
-        ``round_``: 0 for a retry, otherwise the number of the round in which the request is reconciled. A retry
-        requests every image that has not succeeded, so earlier requests need not be read again; a round leaves out the
-        failed ones, which the next retry needs.
+        ``round_``: 0 for a retry, otherwise the number of the round in which the request is reconciled. A retry of all
+        that has not succeeded makes earlier requests needless; a round and the retry of one reason leave out failed
+        ones, which the next retry needs.
         """
-        offsets = dict(state.image_offsets) if round_ else {}
+        offsets = dict(state.image_offsets) if round_ or state.retried_reason else {}
 
         missing = set(images)
         await self._events.append_each(

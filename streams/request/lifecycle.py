@@ -62,6 +62,7 @@ class Lifecycle:
 
     retried_run: int = 0
     retried_at: datetime | None = None
+    retried_reason: str | None = None
     cancelled_run: int | None = None
     stopped_run: int | None = None
     completion: Completion | None = None
@@ -115,7 +116,7 @@ def advance(life: L, event: Event) -> L:
     """The lifecycle with an event's fact about a run; itself where the event adds none."""
     match event:
         case RequestRetried() if event.run > life.retried_run:
-            return replace(life, retried_run=event.run, retried_at=event.time)
+            return replace(life, retried_run=event.run, retried_at=event.time, retried_reason=event.reason)
         case RequestCancelled() if life.cancelled_run is None or event.run > life.cancelled_run:
             return replace(life, cancelled_run=event.run)
         case RequestStopped() if life.stopped_run is None or event.run > life.stopped_run:

@@ -167,6 +167,12 @@ def in_run(image: ImageRequested, state: RequestState) -> ImageRequested:
     return image.model_copy(update={"run": state.run, "time": state.requested_at, "owner": state.owner})
 
 
+def failed_again(failure: ImageFailed, state: RequestState) -> ImageFailed:
+    """The failure of an image that the current run, a retry of another reason, leaves as it is: the same each time."""
+    update = {"run": state.run, "time": state.requested_at, "requested_at": state.requested_at}
+    return failure.model_copy(update=update)
+
+
 def given_up(image: ImageRequested, state: RequestState) -> ImageFailed:
     """The result of an image that was lost in every round."""
     detail = f"no result after {state.rounds} more requests"

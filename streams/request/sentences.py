@@ -29,6 +29,8 @@ def sentence(event: Event) -> str:
             return f"Image {event.index} failed: {event.reason}" + (f", {event.detail}" if event.detail else "")
         case RequestCancelled():
             return f"The request was cancelled by {event.reason}" if event.reason else "The request was cancelled"
+        case RequestRetried(reason=str(reason)):
+            return f"Retry {event.run}: the images that failed with {reason} are processed again"
         case RequestRetried():
             return f"Retry {event.run}: all images that have not succeeded are processed again"
         case RequestStopped():

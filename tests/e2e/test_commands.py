@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from infra.errors import EXIT_IMAGES_FAILED
 from streams.events.requests import RequestCancelled
 from tests.e2e.conftest import System
 from tests.support.published_clients import Answer, call, completed, delivered, upload
@@ -92,6 +93,33 @@ def test_a_retry_runs_what_failed_and_completes_with_a_new_output_and_a_new_webh
     rebuilt(system, request_id)
     assert status_of(system, request_id) == status
     assert call(system.url, "GET", f"/api/download/{request_id}").body == output
+
+
+def test_retry_of_one_reason_leaves_the_other_failures(system: System, shop: Shop) -> None:
+    """Counted by reason in the API and on the command line; exact under a rebuild."""
+    late, page = f"{shop.url}/files/reason-late.jpg", shop.add("reason-page.jpg", b"<!doctype html><p>Share")
+    request_id = upload(system.url, f'{HEADER}1,Shoe,"{late},{page}"\n')
+    assert completed(system.url, request_id)["failed"] == 2
+    told = system.run("status", request_id).stderr
+    assert "1 x 404 (fetch_http_404): There is no image at the URL" in told
+    assert "1 x not an image: a web page (web_page)" in told
+    unknown = command(system, request_id, "retry?reason=fetch_http_4o4")
+    assert (unknown.status, "reason" in unknown.json["detail"]) == (400, True)
+    none = command(system, request_id, "retry?reason=fetch_timeout")
+    assert (none.status, none.json["type"]) == (409, "urn:shrinkstream:problem:nothing-failed")
+
+    shop.files["reason-late.jpg"] = photo(seed=78)
+    retried = system.run("retry", request_id, "--reason", "fetch_http_404")
+    assert retried.returncode == EXIT_IMAGES_FAILED, retried.stderr
+    assert shop.fetched.count("reason-page.jpg") == 1
+    _, shoe = rows_of(system, request_id)
+    assert shoe[4] == "image 2: web_page"
+    failures = call(system.url, "GET", f"/api/requests/{request_id}/failures").json
+    assert [(each["reason"], each["images"]) for each in failures["reasons"]] == [("web_page", 1)]
+    status = status_of(system, request_id)
+    verified(system, request_id)
+    rebuilt(system, request_id)
+    assert status_of(system, request_id) == status
 
 
 def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop: Shop) -> None:

@@ -11,6 +11,7 @@ from api.http.problems import ProblemCode
 from api.uploads.csv.problems import CsvProblem
 from infra.cli.main import main
 from infra.observability.metrics import DEFINITIONS, ROLES
+from streams.request.failures import FAILURES, failure_of
 from tests.support.markdown import ROOT
 
 
@@ -25,6 +26,12 @@ def errors() -> str:
 
 def csv_problems() -> str:
     return _table(("code", "cause"), [(f"`{one}`", one.meaning) for one in CsvProblem])
+
+
+def failures() -> str:
+    rows = [(f"`{reason}`", *failure_of(reason)) for reason in FAILURES]
+    others = [(f"other `fetch_http_{kind}xx`", f"{kind}xx", failure_of(f"fetch_http_{kind}99").advice) for kind in "45"]
+    return _table(("reason", "in words", "what to do"), [*rows, *others])
 
 
 def metrics() -> str:
@@ -62,7 +69,7 @@ def alerts() -> str:
 
 TABLES = {
     "api.md": [errors],
-    "limits-and-reasons.md": [csv_problems],
+    "limits-and-reasons.md": [failures, csv_problems],
     "monitoring.md": [alerts, metrics],
     "settings.md": [settings],
 }

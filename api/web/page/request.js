@@ -4,6 +4,7 @@ import { call, follow, json, Problem, save, sleep } from "./api.js";
 import { savingsChart } from "./chart.js";
 import { commandsFor } from "./curl.js";
 import { announce, el } from "./dom.js";
+import { failureList } from "./failures.js";
 import { at, bytes, duration, images, number, savedPercent, shortId } from "./format.js";
 import { imageList } from "./images.js";
 import { eventLog } from "./log.js";
@@ -22,10 +23,14 @@ export function requestView(id, signal) {
   const actions = el("div", { class: "row actions" });
   const progress = progressCard();
   const chart = savingsChart();
+  const failures = failureList(path, signal, (reason, title) => action("Retry these", "small", async () => {
+    await call(`${path}/retry?reason=${encodeURIComponent(reason)}`, { method: "POST" });
+    watch();
+  }, "Retry", { hidden: false, "aria-label": `Retry these: ${title}` }));
   const gallery = imageList(path, signal);
   const log = eventLog(path, signal);
   const commands = commandList(uploadOf(id) === null ? null : "Upload");
-  const body = el("div", { class: "stack", hidden: true }, progress.element, chart.element, gallery.element, log.element, commands.element);
+  const body = el("div", { class: "stack", hidden: true }, progress.element, chart.element, failures.element, gallery.element, log.element, commands.element);
   let shown = null;
   let disconnected = false;
   let watches = 0;
@@ -38,8 +43,8 @@ export function requestView(id, signal) {
   const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
   actions.append(cancel, retry, download);
 
-  function action(label, kind, run, name) {
-    const button = el("button", { type: "button", class: kind, hidden: true }, label);
+  function action(label, kind, run, name, properties = { hidden: true }) {
+    const button = el("button", { type: "button", class: kind, ...properties }, label);
     button.addEventListener("click", async () => {
       if (button.ariaBusy === "true") return; // instead of disabled, which would lose the focus
       button.ariaBusy = "true";
@@ -79,6 +84,7 @@ export function requestView(id, signal) {
     document.title = `${ended ? "" : `${status.progress} % · `}Request ${shortId(id)} · shrinkstream`;
     progress.show(status);
     chart.add(status);
+    failures.show(status);
     gallery.show(status);
     commands.show(commandsFor(status, uploadOf(id)));
     if (before === null || before.status !== status.status) {

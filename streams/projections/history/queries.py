@@ -59,6 +59,8 @@ _SELECT_LISTED = _select(LISTED, " AND image_index >= ? LIMIT ?")
 _SELECT_FOR_CSV = _select([*_FOR_CSV, CELLS], " AND image_index >= ? AND image_index <= ?")
 _SELECT_STORED = _select([Column("run"), Column("output_path"), Column("cells_bytes")], "")
 
+_SELECT_REASONS = _select([Column("run"), Column("output_path"), Column("reason")], "")
+
 _SELECT_REQUEST = "SELECT * FROM requests WHERE request_id = ?"
 _SELECT_HEADER = "SELECT header FROM requests WHERE request_id = ?"
 _SELECT_DAYS = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day <= ?"
@@ -124,6 +126,11 @@ class HistoryQueries:
         rows = await self._session.execute(_SELECT_LISTED, parameters, retry_for=retry_for)
         fields = [column.field for column in LISTED]
         return {row[0]: dict(zip(fields, row[1:], strict=True)) for row in rows}
+
+    async def failures(self, request_id: str, bucket: int, *, retry_for: float) -> Iterator[tuple[int, str]]:
+        """Run and reason of each failed image among up to 1,000 consecutive ones."""
+        rows = await self._session.execute(_SELECT_REASONS, (request_id, bucket), retry_for=retry_for)
+        return ((row.run or 0, row.reason) for row in rows if row.output_path is None and row.reason is not None)
 
     async def whole_images(self, request_id: str, bucket: int) -> dict[int, tuple[Any, ...]]:
         """The columns of `IMAGE` of up to 1,000 consecutive images by index: up to 64 MB, for verification."""

@@ -148,6 +148,22 @@ def test_savings_are_estimated_from_the_first_images(page: Page, system: System,
     expect(page.get_by_text("in the end", exact=False)).to_have_count(0)
 
 
+def test_one_reason_is_retried_from_its_advice(page: Page, system: System, shop: Shop) -> None:
+    late, share = f"{shop.url}/files/advice-late.jpg", shop.add("advice-page.jpg", b"<!doctype html><p>Share")
+    request_id = upload(system.url, f'{HEADER}1,Lamp,"{late},{share}"\n')
+    completed(system.url, request_id)
+    page.goto(f"{system.url}/#/requests/{request_id}")
+    expect_end(page, "2 failed")
+    failures = page.get_by_role("region", name="What failed, and what to do")
+    expect(failures).to_contain_text("not an image: a web page")
+    shop.files["advice-late.jpg"] = photo(seed=79)
+    failures.get_by_role("button", name="Retry these: 404").click()
+    expect_end(page, "1 failed")
+    expect(failures).not_to_contain_text("404")
+    expect(failures).to_contain_text("Use the image's own URL")
+    assert shop.fetched.count("advice-page.jpg") == 1
+
+
 def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     page.goto(system.url)
     dropped = page.evaluate_handle(

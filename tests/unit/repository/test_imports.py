@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "infra.cli": {"api", "streams", "infra"},
     "infra": {"infra"},
 }
-PURE = {"collections", "dataclasses", "datetime", "enum", "itertools", "typing", "pydantic", "orjson"}
+PURE = {"collections", "dataclasses", "datetime", "enum", "itertools", "typing", "pydantic", "orjson", "re"}
 REQUEST = sorted((ROOT / "streams" / "request").glob("*.py"))
 
 
