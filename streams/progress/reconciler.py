@@ -122,12 +122,13 @@ class Reconciler:
         kept = {offset for _, offset, is_kept in last.values() if is_kept}
         if not kept:
             return frozenset()
-        writes = _Writes(self._events)
         records = reader.read({partition: min(kept)}, {partition: max(kept) + 1})
-        async for record, event in _events(records, lambda found: found == key):
-            if record.offset in kept and isinstance(event, ImageFailed):
-                await writes.add(failed_again(event, state))
-        await writes.finish()
+        found = _events(records, lambda found: found == key)
+        await self._events.append_each(
+            failed_again(event, state)
+            async for record, event in found
+            if record.offset in kept and isinstance(event, ImageFailed)
+        )
         return {image for image, (_, _, is_kept) in last.items() if is_kept}
 
     async def _reconcile(self, task: Stalled, reader: LogReader) -> None:
