@@ -1,4 +1,4 @@
-"""``python -m tests.bench.hostile``: what attacks on the compress worker come to, in reason, seconds and memory.
+"""``python -m tests.bench hostile``: what attacks on the compress worker come to, in reason, seconds and memory.
 
 Each is an ImageRequested that the worker's own code works on, with real decoders, against a server on loopback that
 misbehaves. The memory is that of this process, which is worker and server in one, and of its decoders.
@@ -29,6 +29,7 @@ from streams.compress.decoders.pool import DecoderPool
 from streams.compress.dedup import RecentResults
 from streams.events.images import ImageFailed, ImageRequested
 from streams.log.producer import EventLog
+from tests.bench import hostile_requests
 from tests.support.http_site import Answer, Names, Site, drips, says, serving
 from tests.support.images import endless_jpeg, jpeg, png_header
 
@@ -139,6 +140,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for attack in attacks():
             print(asyncio.run(run(attack, Path(folder))), flush=True)
+    print()
+    hostile_requests.main()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 ROLES = {
-    "decoder_process": "decoders",
+    "decoders.process": "decoders",
     "worker compress": "compress",
     "worker progress": "progress",
     "worker projections": "projections",
