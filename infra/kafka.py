@@ -45,6 +45,9 @@ DELIVERY_CHECK = 0.25  # interval (s) of the check for records that are not ackn
 RECONNECT_TIMEOUT = 5.0
 RECONNECT_INTERVAL = 0.5  # seconds between two attempts to connect a new producer
 ABORT_TIMEOUT = 5.0
+COMPRESSION = "zstd"
+"""Codec of all batches: fewer bytes than lz4 and snappy, and less CPU than gzip. aiokafka leaves a batch that doesn't
+get smaller as it is."""
 METADATA_POLL = 0.2  # poll interval (s) while the cluster's metadata lacks a new topic or coordinator
 
 
@@ -297,6 +300,7 @@ class Producer:
             enable_idempotence=True,
             linger_ms=self._linger_ms,
             max_batch_size=128 * 1024,
+            compression_type=COMPRESSION,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:

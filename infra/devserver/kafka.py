@@ -19,7 +19,10 @@ from infra.devserver.server import EmbeddedServer, EmbeddedServerError
 
 PROBE_SECONDS = 5.0
 FORMAT_SECONDS = 60.0
-JVM_OPTIONS = ("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError")
+JVM_OPTIONS = (
+    *("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"),
+    "-DZstdTempFolder=.",  # zstd's native library: the machine's temporary folder may forbid execution
+)
 
 
 # The controller requires the same user: a client of the controller may change everything.

@@ -228,6 +228,7 @@ def create_app(
         "stream_buffer_maxsize": max(1024, delivery_window or 0),
         "producer_linger": 0.02,  # seconds that changelog writes wait to share a request
         "producer_max_batch_size": 128 * 1024,
+        "producer_compression_type": kafka.COMPRESSION,
         "producer_request_timeout": PUBLISH_TIMEOUT,
         "store": "memory://",  # tables are recovered from their changelog
         "datadir": settings.data_dir.absolute() / "faust" / name,  # not in the current directory

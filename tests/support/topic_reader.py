@@ -1,5 +1,6 @@
 """What is on a topic, from the first record to the last there is now."""
 
+import time
 from typing import Any, TypeAlias
 
 import confluent_kafka as other
@@ -34,9 +35,15 @@ async def events_in(settings: Settings, topic: str, request_id: str | None = Non
     return [decode(record.value) for record in await records_in(settings, topic, request_id)]
 
 
-def read_topic(address: str, topic: str) -> list[Any]:
-    """Every record of a topic, read by a client library that shares no code with ours."""
-    consumer = other.Consumer({"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False})
+def read_topic(address: str, topic: str, statistics: list[str] | None = None) -> list[Any]:
+    """Every record of a topic, read by a client library that shares no code with ours.
+
+    ``statistics`` gets librdkafka's, as JSON; the last one includes all records.
+    """
+    reporting = {} if statistics is None else {"statistics.interval.ms": 50, "stats_cb": statistics.append}
+    consumer = other.Consumer(
+        {"bootstrap.servers": address, "group.id": "somebody-else", "enable.auto.commit": False, **reporting}
+    )
     try:
         partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
         ends = {n: consumer.get_watermark_offsets(other.TopicPartition(topic, n), timeout=60)[1] for n in partitions}
@@ -47,6 +54,11 @@ def read_topic(address: str, topic: str) -> list[Any]:
             assert record is not None, f"{len(records)} of {sum(ends.values())} records"
             assert record.error() is None
             records.append(record)
+        if statistics is not None:
+            deadline, so_far = time.monotonic() + 60, len(statistics)
+            while len(statistics) < so_far + 2:  # one may have been made before the last record
+                assert time.monotonic() < deadline, "no statistics"
+                consumer.poll(0.1)
         return records
     finally:
         consumer.close()

@@ -1,6 +1,7 @@
 """Writing to a real Kafka: what was acknowledged is there, in its place, and what was not is an error."""
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from streams.events.webhooks import WebhookDelivered
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
 from tests.support.examples import completed, created, failed, output_requested, processed, requested
-from tests.support.topic_reader import events_in, records_in
+from tests.support.topic_reader import events_in, read_topic, records_in
 
 
 async def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
@@ -52,6 +53,24 @@ async def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
             }
     finally:
         await log.stop()
+
+
+async def test_other_clients_read_compressed_events(kafka_settings: Settings, request_id: str) -> None:
+    events = [processed(requested(request_id, index=index)) for index in range(1000)]
+    log = EventLog(kafka_settings)
+    await log.start()
+    try:
+        await log.append_all(events)
+    finally:
+        await log.stop()
+    statistics: list[str] = []
+    topic = Topics(kafka_settings.topic_prefix).image_results
+    values = await asyncio.to_thread(
+        lambda: [record.value() for record in read_topic(str(kafka_settings.kafka_brokers), topic, statistics)]
+    )
+    assert {event.encode() for event in events} <= set(values)
+    received = sum(broker["rxbytes"] for broker in json.loads(statistics[-1])["brokers"].values())
+    assert received < sum(map(len, values)) / 4
 
 
 async def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_topic(kafka_settings: Settings) -> None:
