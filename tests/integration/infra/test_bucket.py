@@ -64,7 +64,7 @@ async def test_an_object_has_its_headers_and_its_place_in_the_bucket(bucket: str
     assert (head["ContentType"], head["CacheControl"]) == ("image/jpeg", "public, max-age=86400")
 
 
-async def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(bucket: str) -> None:
+async def test_reader_sees_old_or_new_object(bucket: str) -> None:
     storage = opened(bucket)
     versions = [bytes([letter]) * MIB for letter in b"abc"]
     await storage.put("object", versions[0], "image/jpeg")
@@ -108,7 +108,7 @@ async def test_a_public_bucket_gives_links_that_download(bucket: str, s3_server:
     assert storage.link("api/download/1") == f"{PUBLIC}/api/download/1", "the API's own pages stay there"
 
 
-async def test_what_is_removed_is_gone_and_its_neighbours_are_not(bucket: str, s3_server: S3Server) -> None:
+async def test_remove_deletes_only_objects_under_prefix(bucket: str, s3_server: S3Server) -> None:
     storage = opened(bucket)
     await asyncio.gather(*(storage.put(f"images/a/{n}.jpg", b"x", "image/jpeg") for n in range(30)))
     await storage.put("images/ab/0.jpg", b"x", "image/jpeg")

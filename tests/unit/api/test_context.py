@@ -51,7 +51,7 @@ async def test_retry_restored_meanwhile_is_processing() -> None:
     assert status.status == "processing"
 
 
-async def test_stale_view_tells_no_old_status() -> None:
+async def test_stale_view_returns_no_status() -> None:
     feed = Feed()
     feed.rows(created())
     context = context_of(feed, SlowHistory(lambda: None))

@@ -94,14 +94,14 @@ TEXT = HEADER + "1,Tasse „Größe“ • 5 €,https://a.example/ü.jpg\n"
         ("cp1252", b""),
     ],
 )
-def test_text_is_read_in_the_encoding_it_was_written_in(file: Path, encoding: str, mark: bytes) -> None:
+def test_reader_detects_encoding_of_file(file: Path, encoding: str, mark: bytes) -> None:
     checked, [row] = read(file, mark + TEXT.encode(encoding))
     assert checked.header == ("S. No.", "Product Name", "Input Image URLs")
     assert (row.serial, row.product_name) == ("1", "Tasse „Größe“ • 5 €")
     assert row.urls == ("https://a.example/ü.jpg",)
 
 
-def test_utf_16_without_a_mark_is_recognised_although_most_of_it_is_chinese(file: Path) -> None:
+def test_reader_detects_chinese_utf_16_without_bom(file: Path) -> None:
     text = (
         "编号说明,S. No.,Product Name,Input Image URLs\n"
         + "一,1,一一丁七万丈三上下不与丐丑专且世丘,https://a.example/1.jpg\n" * 50
@@ -110,19 +110,19 @@ def test_utf_16_without_a_mark_is_recognised_although_most_of_it_is_chinese(file
         assert read(file, text.encode(encoding))[1][49].product_name == "一一丁七万丈三上下不与丐丑专且世丘"
 
 
-def test_the_declared_charset_decides_only_where_the_bytes_are_not_utf_8(file: Path) -> None:
+def test_declared_charset_applies_only_to_undecodable_utf_8(file: Path) -> None:
     text = HEADER + "1,カップ,https://a.example/1.jpg\n"
     assert read(file, text.encode("shift_jis"), "text/csv; charset=Shift_JIS")[1][0].product_name == "カップ"
     assert read(file, text.encode(), "text/csv; charset=ISO-8859-1")[1][0].product_name == "カップ"
 
 
-def test_a_declared_charset_that_is_unknown_or_no_charset_is_ignored(file: Path) -> None:
+def test_reader_ignores_unknown_charset(file: Path) -> None:
     data = TEXT.encode("cp1252")
     for charset in ("x-unheard-of", "unicode_escape", "idna", "zlib_codec", ""):
         assert read(file, data, f"text/csv; charset={charset}")[1][0].product_name == "Tasse „Größe“ • 5 €"
 
 
-def test_damaged_utf_8_is_refused_rather_than_read_as_garbled_windows_1252(file: Path) -> None:
+def test_reader_rejects_damaged_utf_8(file: Path) -> None:
     data = (HEADER + "1,Größe,https://a.example/1.jpg\n2,").encode() + b"Gr\xc3,https://a.example/1.jpg\n"
     assert faults(refusal(file, data)) == [(3, None, "encoding")]
 
@@ -136,7 +136,7 @@ def test_damaged_utf_8_is_refused_rather_than_read_as_garbled_windows_1252(file:
         b"\xff\xfe" + "S\ud800".encode("utf-16-le", "surrogatepass"),
     ],
 )
-def test_bytes_that_are_no_text_in_the_encoding_of_the_file_are_refused(file: Path, data: bytes) -> None:
+def test_reader_rejects_undecodable_bytes(file: Path, data: bytes) -> None:
     assert refusal(file, data).errors[0].code == "encoding"
 
 
@@ -144,7 +144,7 @@ def test_bytes_that_are_no_text_in_the_encoding_of_the_file_are_refused(file: Pa
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_is_the_one_that_makes_the_header_match(file: Path, delimiter: str) -> None:
+def test_delimiter_is_chosen_by_matching_header(file: Path, delimiter: str) -> None:
     url = "https://a.example/w_1,h_2;v|x.jpg"
     text = (
         delimiter.join(("S. No.", "Product Name", "Input Image URLs")) + "\n" + delimiter.join(("1", "Mug", f'"{url}"'))
@@ -154,19 +154,19 @@ def test_the_delimiter_is_the_one_that_makes_the_header_match(file: Path, delimi
     assert row.urls == (url,)
 
 
-def test_more_commas_than_semicolons_in_the_header_do_not_mislead(file: Path) -> None:
+def test_commas_in_header_do_not_hide_semicolon_delimiter(file: Path) -> None:
     text = "S. No.;Product Name;Input Image URLs (a, b, c, d, e);Input Image URLs\n1;Mug;;https://a.example/1.jpg\n"
     assert read(file, text)[0].dialect.delimiter == ";"
 
 
 @pytest.mark.parametrize("first", ["sep=;", "SEP=;", '"sep=;"', "sep=;;;"])
-def test_excels_sep_line_names_the_delimiter_and_counts_as_a_line(file: Path, first: str) -> None:
+def test_sep_line_of_excel_names_delimiter(file: Path, first: str) -> None:
     text = f"{first}\r\nS. No.;Product Name;Input Image URLs\r\n1;Mug;https://a.example/1.jpg\r\n"
     assert read(file, text)[1][0].product_name == "Mug"
     assert faults(refusal(file, text + "2;;https://a.example/1.jpg"))[0][0] == 4
 
 
-def test_a_sep_line_may_name_a_delimiter_that_is_not_guessed(file: Path) -> None:
+def test_sep_line_may_name_any_delimiter(file: Path) -> None:
     assert (
         read(file, "sep=^\nS. No.^Product Name^Input Image URLs\n1^Mug^https://a.example/1.jpg\n")[1][0].serial == "1"
     )
@@ -188,7 +188,7 @@ def test_only_cr_and_lf_end_a_line(file: Path, character: str) -> None:
     assert row.cells[2] == f"a{character}b"
 
 
-def test_a_quoted_line_break_is_part_of_its_cell_and_rows_are_numbered_by_the_files_lines(file: Path) -> None:
+def test_rows_are_numbered_by_lines_of_file(file: Path) -> None:
     text = (
         '"S. No.","Product\r\nName","Input Image\nURLs"\r\n'
         '1,"Mug,\n""blue""","https://a.example/1.jpg,\nhttps://a.example/2.jpg"\n'
@@ -202,7 +202,7 @@ def test_a_quoted_line_break_is_part_of_its_cell_and_rows_are_numbered_by_the_fi
     assert rows[0].urls == ("https://a.example/1.jpg", "https://a.example/2.jpg")
 
 
-def test_a_space_before_a_quote_does_not_break_the_cell(file: Path) -> None:
+def test_reader_accepts_space_before_quote(file: Path) -> None:
     _, [row] = read(file, HEADER + '1, "Mug, blue", "https://a.example/1.jpg, https://a.example/2.jpg"\n')
     assert row.product_name == "Mug, blue"
     assert len(row.urls) == 2
@@ -212,7 +212,7 @@ def test_an_inch_mark_inside_a_bare_cell_is_text(file: Path) -> None:
     assert read(file, HEADER + '1,Screen 24",https://a.example/1.jpg\n')[1][0].product_name == 'Screen 24"'
 
 
-def test_blank_lines_and_empty_trailing_rows_and_columns_count_for_nothing(file: Path) -> None:
+def test_reader_ignores_blank_lines_rows_and_columns(file: Path) -> None:
     text = "\n,,\nS. No.,Product Name,Input Image URLs,,\n\n1,Mug,https://a.example/1.jpg,,,,\n , ,\n,,,,\n\n"
     checked, [row] = read(file, text)
     assert checked.header == ("S. No.", "Product Name", "Input Image URLs")
@@ -225,7 +225,7 @@ def test_the_end_mark_of_dos_is_no_data(file: Path, end: str) -> None:
     assert row.urls == ("https://a.example/1.jpg",)
 
 
-def test_cell_over_the_csv_modules_limit_is_a_problem_of_its_row(file: Path) -> None:
+def test_cell_over_csv_modules_limit_is_row_error(file: Path) -> None:
     urls = ",".join(f"https://a.example/{'x' * 1500}/{n}.jpg" for n in range(300))
     assert len(urls) > 3 * 131_072
     assert faults(refusal(file, HEADER + f'1,Mug,"{urls}"\n')) == [(2, None, "row_too_long")]
@@ -233,7 +233,7 @@ def test_cell_over_the_csv_modules_limit_is_a_problem_of_its_row(file: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("filler", ["x", '","\n', "é", "\n", ","])
-def test_a_row_that_never_ends_is_cut_off_before_it_fills_the_memory(file: Path, filler: str) -> None:
+def test_reader_bounds_memory_of_endless_row(file: Path, filler: str) -> None:
     file.write_text(HEADER + ROW + '2,"' + filler * (24 * MIB // len(filler)), newline="")
     tracemalloc.start()
     try:
@@ -262,7 +262,7 @@ def test_memory_does_not_grow_with_the_file(file: Path) -> None:
     assert peak < 2 * MIB
 
 
-def test_a_row_that_would_not_fit_into_one_kafka_record_is_refused(file: Path) -> None:
+def test_reader_rejects_row_larger_than_record(file: Path) -> None:
     text = "S. No.,Product Name,Input Image URLs,Note\n" + ROW.strip() + ",{}\n" + "2,,https://a.example/2.jpg\n"
     fits = MAX_ROW_BYTES - 200
     assert faults(refusal(file, text.format("x" * fits))) == [(3, "Product Name", "name_missing")]
@@ -279,7 +279,7 @@ def test_header_is_bounded_more_tightly_than_rows(file: Path) -> None:
     assert faults(refusal(file, text.format("x" * MAX_HEADER_BYTES))) == [(1, None, "row_too_long")]
 
 
-def test_the_largest_row_that_is_accepted_fits_into_one_kafka_record(file: Path) -> None:
+def test_largest_accepted_row_fits_into_record(file: Path) -> None:
     start = "1," + "\U0001f375" * MAX_NAME_CHARS + ",https://a.example/" + "é" * (MAX_URL_CHARS - 18) + ","
     note = "\x01" * ((MAX_ROW_BYTES - len(start.encode()) - 100) // 6)  # six bytes each in JSON
     _, [row] = read(file, HEADER.replace("\n", ",Note\n") + start + note)
@@ -296,7 +296,7 @@ def test_an_unclosed_quote_is_reported_where_its_row_begins(file: Path) -> None:
     ]
 
 
-def test_broken_quotes_end_the_reading_and_the_bad_rows_before_them_are_still_named(file: Path) -> None:
+def test_broken_quotes_keep_errors_of_earlier_rows(file: Path) -> None:
     rejected = refusal(
         file, HEADER + ",Mug,https://a.example/1\n" + '2,"Mug" blue,https://a.example/1.jpg\n' + ",,\n,x,"
     )
@@ -327,7 +327,7 @@ def test_the_columns_are_known_by_any_usual_spelling(file: Path, header: str) ->
     assert (row.serial, row.product_name, row.urls) == ("1", "Mug", ("https://a.example/1.jpg",))
 
 
-def test_columns_stand_in_any_order_and_extra_ones_are_kept(file: Path) -> None:
+def test_reader_accepts_any_column_order_and_keeps_extras(file: Path) -> None:
     text = "Colour,Input Image URLs,,Product,Product Name,S. No.\n blue,https://a.example/1.jpg,x,P, Mug ,7\n"
     checked, [row] = read(file, text)
     assert checked.header == ("Colour", "Input Image URLs", "", "Product", "Product Name", "S. No.")
@@ -340,7 +340,7 @@ def test_short_rows_are_filled_up(file: Path) -> None:
     assert row.cells == ("1", "Mug", "https://a.example/1.jpg", "", "")
 
 
-def test_the_columns_of_an_output_csv_are_dropped_when_it_is_uploaded_again(file: Path) -> None:
+def test_reader_drops_output_columns_of_reuploaded_csv(file: Path) -> None:
     text = "S. No.,Output Image Urls,Product Name,Input Image URLs,Output Image URLs,Errors\n"
     checked, [row] = read(file, text + "1,x,Mug,https://a.example/1.jpg,https://b.example/1.jpg,image 1: no\n")
     assert checked.header == ("S. No.", "Product Name", "Input Image URLs")
@@ -357,18 +357,18 @@ def test_the_columns_of_an_output_csv_are_dropped_when_it_is_uploaded_again(file
         ("S. No.,Product Name,URL" + ",x" * 300, [(None, "too_many_columns")]),
     ],
 )
-def test_a_header_that_does_not_name_each_column_once_is_refused(
+def test_reader_rejects_missing_and_repeated_columns(
     file: Path, header: str, expected: list[tuple[str | None, str]]
 ) -> None:
     rejected = refusal(file, "\n" + header + "\n" + ROW)
     assert faults(rejected) == [(2, column, code) for column, code in expected]
 
 
-def test_a_file_that_begins_with_data_is_told_that_the_header_is_missing(file: Path) -> None:
+def test_file_without_header_gets_missing_header_error(file: Path) -> None:
     assert faults(refusal(file, ROW)) == [(1, None, "no_header")]
 
 
-def test_a_header_with_broken_quotes_is_refused_for_its_quotes(file: Path) -> None:
+def test_header_with_broken_quotes_gets_quote_error(file: Path) -> None:
     assert faults(refusal(file, 'S. No.,"Product Name,Input Image URLs\n' + ROW)) == [(1, None, "quote_unclosed")]
 
 
@@ -409,13 +409,13 @@ def test_urls_are_split_where_the_next_one_begins(cell: str, urls: list[str]) ->
     assert split_urls(cell) == tuple(urls)
 
 
-def test_a_url_that_stands_twice_counts_twice_and_keeps_its_place(file: Path) -> None:
+def test_repeated_url_counts_twice_in_order(file: Path) -> None:
     checked, [row] = read(file, HEADER + '1,Mug,"https://a/1,https://a/2,https://a/1"\n')
     assert row.urls == ("https://a/1", "https://a/2", "https://a/1")
     assert checked.images == 3
 
 
-def test_urls_that_lost_their_quotes_belong_to_the_last_column(file: Path) -> None:
+def test_unquoted_urls_belong_to_last_column(file: Path) -> None:
     for header in (HEADER, HEADER.strip() + ",,\n"):
         checked, [row] = read(file, header + "1,Mug,https://a/1.jpg,https://a/2.jpg, https://a/3.jpg,,\n")
         assert row.urls == ("https://a/1.jpg", "https://a/2.jpg", "https://a/3.jpg")
@@ -476,7 +476,7 @@ def test_a_url_that_can_never_be_fetched_is_refused(file: Path, url: str, code: 
     assert faults(rejected) == [(3, "Input Image URLs", code)]
 
 
-def test_the_place_of_a_bad_url_in_its_cell_is_told(file: Path) -> None:
+def test_error_names_position_of_bad_url(file: Path) -> None:
     [error] = refusal(file, HEADER + '1,Mug,"https://a.example/1.jpg,https:///2.jpg,https:///3.jpg"\n').errors
     assert error.message.startswith("URL 2 has no valid host")
 
@@ -496,7 +496,7 @@ def test_the_place_of_a_bad_url_in_its_cell_is_told(file: Path) -> None:
         "https://a.example/" + "x" * (MAX_URL_CHARS - len("https://a.example/")),
     ],
 )
-def test_a_url_of_any_usual_form_is_taken_as_it_is(url: str) -> None:
+def test_reader_keeps_url_of_any_usual_form(url: str) -> None:
     assert split_urls(url) == (url,)
     assert url_problem(url) is None
 
@@ -511,7 +511,7 @@ def test_the_message_about_a_password_does_not_repeat_it(file: Path) -> None:
 @example("a@b/")
 @example("a\\@b/")
 @example("a\uff0fb/")
-def test_a_url_in_which_another_parser_sees_no_host_or_a_user_is_refused(rest: str) -> None:
+def test_reader_rejects_url_that_parsers_read_differently(rest: str) -> None:
     url = "https://" + rest
     try:
         parts = urlsplit(url)
@@ -537,7 +537,7 @@ def test_each_column_of_a_bad_row_is_named(file: Path) -> None:
     assert rejected.detail == "3 of 4 rows are invalid"
 
 
-def test_all_bad_rows_are_counted_and_the_first_hundred_named(file: Path) -> None:
+def test_reader_counts_all_and_names_hundred_bad_rows(file: Path) -> None:
     rejected = refusal(file, HEADER + ROW * 10 + ",,x\n" * 250)
     assert rejected.error_count == 250
     assert len({error.row for error in rejected.errors}) == MAX_BAD_ROWS_NAMED
@@ -554,11 +554,11 @@ def test_all_bad_rows_are_counted_and_the_first_hundred_named(file: Path) -> Non
         ("1\x1b[2J,Mug", "serial_control_character"),
     ],
 )
-def test_names_and_serials_that_no_one_can_mean_are_refused(file: Path, row: str, code: str) -> None:
+def test_reader_rejects_nonsensical_names_and_serials(file: Path, row: str, code: str) -> None:
     assert refusal(file, HEADER + row + ",https://a.example/1.jpg\n").errors[0].code == code
 
 
-def test_names_and_serials_are_trimmed_and_their_cells_are_not(file: Path) -> None:
+def test_reader_trims_names_and_serials_but_not_cells(file: Path) -> None:
     _, [row] = read(file, HEADER + '" 007 ","\u3000Mug\n",https://a.example/1.jpg\n')
     assert (row.serial, row.product_name) == ("007", "Mug")
     assert row.cells[:2] == (" 007 ", "\u3000Mug\n")
@@ -568,7 +568,7 @@ def test_serials_are_text_and_need_not_differ(file: Path) -> None:
     assert [row.serial for row in read(file, HEADER + ROW.replace("1,", "A-01,", 1) * 3)[1]] == ["A-01"] * 3
 
 
-def test_as_many_images_as_allowed_are_accepted_and_one_more_ends_the_reading(file: Path) -> None:
+def test_reader_stops_at_first_image_over_limit(file: Path) -> None:
     file.write_text(HEADER + ROW * 5)
     assert check(file, max_images=5).images == 5
     rejected = refusal(file, HEADER + ",Mug,https://a.example/1.jpg\n" + ROW * 7, max_images=5)
@@ -620,14 +620,14 @@ def monitored_lines(taken: list[int]) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_sheet_of_blank_rows_is_skipped_and_more_of_them_are_refused(file: Path) -> None:
+def test_reader_bounds_number_of_blank_rows(file: Path) -> None:
     blank = "\n" * (MAX_BLANK_ROWS // 2)
     assert len(read(file, blank + HEADER + blank + ROW)[1]) == 1
     assert refusal(file, HEADER + blank + ROW + blank + "\n").errors[0].code == "too_many_blank_rows"
     assert refusal(file, blank + blank + "\n").errors[0].code == "too_many_blank_rows"
 
 
-def test_the_apostrophe_that_guards_a_formula_is_taken_off_once(file: Path) -> None:
+def test_reader_removes_one_formula_apostrophe(file: Path) -> None:
     _, [row] = read(file, HEADER + "'-A1,''=SUM(A1),https://a.example/1.jpg\n")
     assert (row.serial, row.product_name) == ("-A1", "'=SUM(A1)")
     assert read(file, HEADER + "1,'n' Mug,https://a.example/1.jpg\n")[1][0].product_name == "'n' Mug"
@@ -752,7 +752,7 @@ PIECES = st.sampled_from(
 @FILE_PROPERTY
 @given(st.binary(max_size=200) | st.lists(PIECES | st.binary(max_size=3), max_size=12).map(b"".join))
 @example((HEADER + ROW).encode())
-def test_any_bytes_are_either_accepted_or_refused_with_a_reason(file: Path, data: bytes) -> None:
+def test_any_bytes_are_accepted_or_rejected_with_reason(file: Path, data: bytes) -> None:
     file.write_bytes(data)
     try:
         checked = check(file, max_images=100)
@@ -771,7 +771,7 @@ def test_any_bytes_are_either_accepted_or_refused_with_a_reason(file: Path, data
 @pytest.mark.slow
 @FILE_PROPERTY
 @given(tables())
-def test_our_own_output_uploaded_again_says_the_same_and_gives_the_same_output(
+def test_reuploaded_output_csv_gives_same_output(
     file: Path, table: tuple[bytes, list[tuple[str, str, tuple[str, ...]]]]
 ) -> None:
     def output(checked: CheckedCsv, rows: list[Row]) -> bytes:

@@ -21,7 +21,7 @@ from tests.support.examples import NOON
 ASYNCAPI = asyncapi.document(Topics(), version="1")
 
 
-def test_every_registered_route_is_documented_and_every_documented_one_is_registered() -> None:
+def test_registered_and_documented_routes_are_equal() -> None:
     nothing = cast("Any", None)  # the routes are only looked at, and use no connection
     app = create_app(Context(Settings(), *[nothing] * 8))
     registered = {
@@ -38,7 +38,7 @@ def test_every_registered_route_is_documented_and_every_documented_one_is_regist
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
-def test_an_event_on_the_wire_is_what_the_document_says(event: Event) -> None:
+def test_encoded_event_matches_asyncapi_document(event: Event) -> None:
     name = type(event).__name__
     schema = {**ASYNCAPI["components"]["messages"][name]["payload"], "components": ASYNCAPI["components"]}
     Draft202012Validator.check_schema(schema)
@@ -54,7 +54,7 @@ def test_a_record_has_the_headers_that_the_document_says() -> None:
     assert {name for name, _ in headers} == set(documented)
 
 
-def test_the_status_object_has_both_spellings_of_the_id_and_nothing_of_the_inside() -> None:
+def test_status_has_both_id_spellings_and_no_internals() -> None:
     status = Status(
         request_id="r",
         status="processing",

@@ -92,7 +92,7 @@ async def ask(method: str, path: str, **options: Any) -> tuple[aiohttp.ClientRes
         ("GET", "/away", None, 503, "unavailable"),
     ],
 )
-async def test_every_error_is_a_problem_with_the_members_of_the_rfc(
+async def test_every_error_has_members_of_rfc_9457(
     method: str, path: str, body: bytes | None, status: int, code: str
 ) -> None:
     answer, problem = await ask(method, path, data=body)
@@ -104,7 +104,7 @@ async def test_every_error_is_a_problem_with_the_members_of_the_rfc(
     assert problem["detail"]
 
 
-async def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
+async def test_crash_is_logged_and_not_disclosed() -> None:
     with capture_logs() as logs:
         answer, problem = await ask("GET", "/crash?token=hunter2")
     shown = str(problem) + str(answer.headers)
@@ -115,30 +115,30 @@ async def test_a_crash_tells_nothing_of_itself_and_is_logged() -> None:
     assert entry["exc_info"]
 
 
-async def test_a_crash_within_an_answer_ends_the_connection_and_is_logged() -> None:
+async def test_crash_within_response_closes_connection_and_is_logged() -> None:
     with capture_logs() as logs, pytest.raises(aiohttp.ClientPayloadError):
         await ask("GET", "/crash-within")
     assert [entry["path"] for entry in logs if entry["log_level"] == "error"] == ["/crash-within"]
 
 
-async def test_a_wrong_method_is_told_the_right_ones() -> None:
+async def test_wrong_method_gets_allow_header() -> None:
     answer, _ = await ask("DELETE", "/read")
     assert answer.headers["Allow"] == "POST"
 
 
-async def test_a_problem_carries_its_errors_its_members_and_its_headers() -> None:
+async def test_problem_has_its_errors_members_and_headers() -> None:
     answer, problem = await ask("GET", "/refuse")
     assert problem["errors"] == [{"row": 2, "column": "S. No.", "code": "serial_missing", "message": "empty"}]
     assert problem["limit"] == 100
     assert answer.headers["X-Extra"] == "1"
 
 
-async def test_a_problem_without_a_list_of_errors_has_no_such_member() -> None:
+async def test_problem_without_errors_has_no_errors_member() -> None:
     _, problem = await ask("GET", "/unknown?id=x")
     assert set(problem) == {"type", "title", "status", "detail"}
 
 
-async def test_what_may_heal_says_when_to_come_back() -> None:
+async def test_transient_problem_has_retry_after() -> None:
     answer, _ = await ask("GET", "/away")
     assert int(answer.headers["Retry-After"]) > 0
 

@@ -34,7 +34,7 @@ def test_owner_has_a_quarter_unless_alone() -> None:
     assert share_of(1000, Settings(api_keys=SecretStr("alice:a"))) == share_of(1000, Settings()) == 1000
 
 
-def test_one_client_leaves_places_to_others() -> None:
+def test_one_client_leaves_slots_to_others() -> None:
     slots = ConcurrencyLimit(8, 2, unavailable)
     with ExitStack() as held:
         for client in ("alice", "alice", "bob"):

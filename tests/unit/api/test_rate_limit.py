@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def test_a_burst_passes_and_the_next_is_told_when_to_come_back() -> None:
+def test_request_after_burst_gets_retry_after() -> None:
     clock = Clock()
     limit = RateLimit(2, 5, clock)
     assert [limit.take("shop") for _ in range(5)] == [0.0] * 5
@@ -45,13 +45,13 @@ def test_one_client_takes_nothing_from_another() -> None:
     assert limit.take("shop") > 0.0
 
 
-def test_a_rate_of_zero_limits_nobody() -> None:
+def test_rate_of_zero_limits_no_client() -> None:
     limit = RateLimit(0, 1, Clock())
     assert not any(limit.take("shop") for _ in range(100))
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=200), st.floats(0.1, 50), st.integers(1, 20))
-def test_never_more_pass_than_the_burst_and_what_the_time_gives(pauses: list[float], rate: float, burst: int) -> None:
+def test_admitted_requests_never_exceed_burst_plus_rate(pauses: list[float], rate: float, burst: int) -> None:
     clock = Clock()
     limit = RateLimit(rate, burst, clock)
     passed = 0
@@ -62,7 +62,7 @@ def test_never_more_pass_than_the_burst_and_what_the_time_gives(pauses: list[flo
 
 
 @given(st.floats(0.1, 50), st.integers(1, 20))
-def test_who_waits_as_long_as_told_gets_through(rate: float, burst: int) -> None:
+def test_client_that_waits_retry_after_is_admitted(rate: float, burst: int) -> None:
     clock = Clock()
     limit = RateLimit(rate, burst, clock)
     while not (wait := limit.take("shop")):

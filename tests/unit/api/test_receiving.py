@@ -25,7 +25,7 @@ FORM_BEGUN = b'2f\r\n--b\r\nContent-Disposition: form-data; name="file\r\n'
     ],
     ids=["nothing of a CSV", "some of a CSV", "nothing of a form", "some of a form"],
 )
-async def test_an_upload_that_stops_arriving_is_given_up_and_its_file_is_gone(
+async def test_stalled_upload_is_given_up_and_its_file_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content_type: str, begun: bytes
 ) -> None:
     monkeypatch.setattr(receiving, "READ_TIMEOUT", 0.2)

@@ -36,11 +36,11 @@ def peak_of(downloads: Sequence[Sequence[int]]) -> int:
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.integers(1, 80), max_size=6), max_size=12))
-def test_every_download_gets_done_within_the_limit_and_one_image_more(downloads: list[list[int]]) -> None:
+def test_downloads_exceed_limit_by_at_most_one_image(downloads: list[list[int]]) -> None:
     assert peak_of(downloads) <= LIMIT + max((sum(pieces) for pieces in downloads), default=0)
 
 
-def test_downloads_wait_for_each_other_where_they_would_not_fit() -> None:
+def test_downloads_wait_while_budget_is_exhausted() -> None:
     assert peak_of([[60], [60], [60], [60]]) == 60
 
 
@@ -48,7 +48,7 @@ def test_an_image_beyond_the_limit_is_let_through_alone() -> None:
     assert peak_of([[50, 50, 50], [10]]) <= 160
 
 
-async def test_a_download_that_is_given_up_gives_its_bytes_back() -> None:
+async def test_cancelled_download_releases_its_bytes() -> None:
     budget = ByteBudget(LIMIT)
     with budget.holding() as first:
         await first.grow(90)

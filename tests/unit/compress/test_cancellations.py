@@ -9,7 +9,7 @@ def cancelled(request_id: str, run: int = 0) -> bytes:
     return RequestCancelled(request_id=request_id, run=run).encode()
 
 
-def test_the_images_of_a_cancelled_run_are_covered_and_those_of_a_retry_after_it_are_not() -> None:
+def test_cancellation_covers_its_run_but_not_later_retry() -> None:
     known = CancelledRequests()
     known.take([cancelled("one", run=1), created("two").encode(), cancelled("one", run=0)])
     assert [known.covers(requested("one", run=run)) for run in (0, 1, 2)] == [True, True, False]

@@ -100,7 +100,7 @@ async def test_an_original_that_is_kept_is_the_callers_own() -> None:
         assert again.data == small
 
 
-async def test_pool_tells_pages_and_truncation() -> None:
+async def test_pool_reports_pages_and_truncation() -> None:
     data = jpeg()
     async with decoding() as pool:
         assert (await pool.shrink(data[:-20], quality=50, max_pixels=LIMIT)).truncated
@@ -110,7 +110,7 @@ async def test_pool_tells_pages_and_truncation() -> None:
 
 
 @pytest.mark.slow
-async def test_a_jpeg_of_endless_scans_is_stopped_while_others_go_on() -> None:
+async def test_jpeg_with_endless_scans_is_stopped() -> None:
     hostile = endless_jpeg()
     assert len(hostile) < 200_000
     async with decoding(timeout=2) as pool:
@@ -149,7 +149,7 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @LINUX
-async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> None:
+async def test_decoder_killed_twice_fails_only_its_image() -> None:
     async with decoding() as pool:
         attack = asyncio.create_task(reason(pool, endless_jpeg()))
         for _ in range(2):
@@ -164,7 +164,7 @@ async def test_a_decoder_killed_at_work_twice_fails_its_image_and_no_other() -> 
 
 @pytest.mark.slow
 @LINUX
-async def test_an_image_whose_decoder_the_kernel_kills_once_is_tried_once_more() -> None:
+async def test_image_is_retried_after_decoder_was_killed() -> None:
     slow = endless_jpeg(scans=150)
     async with decoding(timeout=60) as pool:
         image = asyncio.create_task(shrunk(pool, slow))
@@ -199,7 +199,7 @@ async def test_decoders_killed_while_idle_fail_no_image() -> None:
         assert not set(before) & set(pool.process_ids)
 
 
-async def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
+async def test_cancelled_caller_does_not_shift_answers() -> None:
     async with decoding() as pool:
         given_up = [asyncio.create_task(shrunk(pool, jpeg(1_000 + n, 1_000))) for n in range(8)]
         await asyncio.sleep(0.01)
@@ -210,7 +210,7 @@ async def test_a_caller_that_gives_up_gets_no_other_callers_answer() -> None:
 
 
 @LINUX
-async def test_an_image_that_needs_too_much_memory_is_refused_and_the_next_is_not() -> None:
+async def test_image_over_memory_limit_does_not_affect_next() -> None:
     """8000 x 8000 pixels of four bytes are 256 MB, in a decoder of 200."""
     buffer = io.BytesIO()
     Image.new("RGB", (8_000, 8_000)).save(buffer, "PNG")
@@ -497,7 +497,7 @@ async def test_malformed_answer_is_refused(changed: dict[str, object], monkeypat
 
 
 @LINUX
-async def test_a_decoder_leaves_no_core_and_ignores_the_terminals_interrupt() -> None:
+async def test_decoder_dumps_no_core_and_ignores_interrupt() -> None:
     async with decoding() as pool:
         pid = pool.process_ids[0]
         assert core_limit(pid) == ["0", "0"]

@@ -88,7 +88,7 @@ def test_a_bmp_with_alpha_becomes_png() -> None:
 
 
 @pytest.mark.parametrize("name", OUTPUT_FORMATS)
-def test_a_target_format_is_made_even_if_it_is_larger(name: str) -> None:
+def test_target_format_is_kept_even_if_larger(name: str) -> None:
     data = encoded(Image.new("RGB", (8, 8), RED), "BMP")
     result = shrink(data, max_pixels=LIMIT, target_format=name)
     assert result.format == name
@@ -119,7 +119,7 @@ def test_a_known_image_or_video_signature_is_unsupported(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"<p>404", b'{"error": 1}', b"P", b"Pa\n"])
-def test_what_is_no_image_is_told_apart(data: bytes) -> None:
+def test_non_images_get_specific_reasons(data: bytes) -> None:
     assert rejection(data) == Reason.NOT_AN_IMAGE
 
 
@@ -158,7 +158,7 @@ def test_the_pixel_limit_counts_every_frame(name: str) -> None:
     assert rejection(data, max_pixels=1_999) == Reason.TOO_MANY_PIXELS
 
 
-def test_only_the_first_frame_counts_where_only_it_is_used() -> None:
+def test_pixel_limit_ignores_unused_frames() -> None:
     frames = [photo(20, 20).rotate(30 * turn) for turn in range(5)]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert shrink(data, max_pixels=400, target_format="jpeg").format == "jpeg"
@@ -175,7 +175,7 @@ def test_too_many_frames_are_refused() -> None:
     assert rejection(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])) == Reason.TOO_MANY_FRAMES
 
 
-def test_a_limit_above_that_of_pillow_is_honoured_and_pillows_own_is_put_back() -> None:
+def test_limit_above_pillows_is_honoured_and_restored() -> None:
     before = Image.MAX_IMAGE_PIXELS
     side = 13_400  # more than twice Pillow's default limit
     assert before is not None
@@ -185,7 +185,7 @@ def test_a_limit_above_that_of_pillow_is_honoured_and_pillows_own_is_put_back() 
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_a_side_that_the_target_format_cannot_have_is_refused() -> None:
+def test_side_too_long_for_target_format_is_rejected() -> None:
     data = encoded(Image.new("1", (16_384, 1)), "PNG")
     assert rejection(data, target_format="webp") == Reason.CANNOT_ENCODE
 
@@ -265,7 +265,7 @@ def test_sixteen_bit_grey_keeps_its_brightness(mode: str) -> None:
     assert list(result.crop((0, 0, 256, 1)).tobytes()) == list(range(256))
 
 
-def test_the_colour_key_of_a_sixteen_bit_grey_png_hides_just_that_level() -> None:
+def test_colour_key_of_16_bit_png_hides_one_level() -> None:
     wide = Image.new("I;16", (64, 64), 30_000)
     wide.paste(30_001, (0, 0, 32, 64))
     result = opened(shrink(encoded(wide, "PNG", transparency=30_000), max_pixels=LIMIT, quality=100))
@@ -296,7 +296,7 @@ def hiding(visible: tuple[int, int, int] = RED) -> Image.Image:
 
 
 @pytest.mark.parametrize("name", ["png", "webp", "tiff", "avif"])
-def test_what_alpha_hides_is_gone(name: str) -> None:
+def test_hidden_pixels_are_cleared(name: str) -> None:
     image = opened(shrink(encoded(hiding(), "PNG"), max_pixels=LIMIT, target_format=name)).convert("RGBA")
     pixel = image.getpixel((60, 30))
     assert isinstance(pixel, tuple)
@@ -338,7 +338,7 @@ def test_a_png_of_few_colours_is_shrunk_without_loss() -> None:
     assert ImageChops.difference(*over).getbbox() is None
 
 
-def test_a_small_thing_of_a_rare_colour_keeps_its_colour() -> None:
+def test_small_rare_colour_is_kept() -> None:
     """What a palette chosen by the average would lose."""
     image = photo(400, 400)
     image.paste((255, 0, 0), (200, 200, 216, 216))
@@ -407,7 +407,7 @@ def test_a_gif_that_plays_once_goes_on_doing_so() -> None:
     assert opened(shrink(data, max_pixels=LIMIT, target_format="webp")).info["loop"] == 1
 
 
-def test_the_poster_of_an_apng_stays_out_of_its_animation() -> None:
+def test_apng_poster_stays_out_of_animation() -> None:
     poster, *frames = [photo(60, 40), *moving(alpha=False)]
     data = encoded(poster, "PNG", save_all=True, append_images=frames, default_image=True, duration=100)
     image = Image.open(io.BytesIO(shrink(data, max_pixels=LIMIT).data))
@@ -415,7 +415,7 @@ def test_the_poster_of_an_apng_stays_out_of_its_animation() -> None:
     assert image.n_frames == len(frames) + 1  # type: ignore[attr-defined]  # of Pillow's plugin
 
 
-def test_all_pages_of_a_tiff_are_kept_but_not_its_thumbnails() -> None:
+def test_tiff_keeps_pages_but_not_thumbnails() -> None:
     pages = [photo(), photo(80, 60).convert("L"), photo(100, 100).convert("1")]
     thumbnail = photo(40, 30)
     thumbnail.encoderinfo = {"tiffinfo": {254: 1}}  # NewSubfileType: a smaller version of another page
@@ -577,7 +577,7 @@ PROLOGS = ["", "\ufeff", "\n\n  ", "<!-- made by -->\n", "<?xml version='1.0'?>\
 
 @pytest.mark.parametrize("prolog", PROLOGS)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_svg_is_told_by_name_however_it_begins(prolog: str, encoding: str) -> None:
+def test_svg_is_recognised_despite_any_prolog(prolog: str, encoding: str) -> None:
     for root in ("<svg xmlns='http://www.w3.org/2000/svg'/>", "<svg:svg xmlns:svg='http://www.w3.org/2000/svg'/>"):
         data = (prolog + root).encode(encoding)
         assert rejection(data) == rejection(gzip.compress(data)) == Reason.UNSUPPORTED_FORMAT
@@ -596,7 +596,7 @@ def test_web_page_has_its_own_reason(data: bytes) -> None:
 
 @pytest.mark.parametrize("file", ["cur.cur", "svg-bom.svg", "svg-comment.svg", "svg-doctype.svg", "svg-newline.svg",
                                   "tiff-float.tif", "tiff-float-grey.tif"])  # fmt: skip
-def test_unsupported_kinds_are_told_the_same_each_time(file: str) -> None:
+def test_unsupported_kinds_get_stable_detail(file: str) -> None:
     details = set()
     for _ in range(2):
         with pytest.raises(ImageRejected) as caught:

@@ -43,7 +43,7 @@ def test_every_event_class_has_an_example_here() -> None:
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
-def test_an_event_that_is_written_and_read_is_the_same(event: Event) -> None:
+def test_event_survives_encoding_and_decoding(event: Event) -> None:
     again = decode(event.encode())
     assert again == event
     assert type(again) is type(event)
@@ -51,7 +51,7 @@ def test_an_event_that_is_written_and_read_is_the_same(event: Event) -> None:
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
-def test_an_event_that_was_read_can_be_written_again_with_the_same_bytes(event: Event) -> None:
+def test_decoded_event_encodes_to_same_bytes(event: Event) -> None:
     assert decode(event.encode()).encode() == event.encode()
 
 
@@ -87,7 +87,7 @@ def test_a_stored_event_is_read_as_what_it_was(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(STORED))
-def test_a_stored_event_has_the_id_that_the_same_fact_would_get_today(name: str) -> None:
+def test_stored_event_has_id_of_same_fact_today(name: str) -> None:
     assert orjson.loads((SAMPLES / f"{name}.json").read_bytes())["id"] == STORED[name].id
 
 
@@ -140,7 +140,7 @@ def test_the_clock_of_events_is_utc_in_whole_milliseconds() -> None:
     assert abs(datetime.now(UTC) - now) < timedelta(seconds=5)
 
 
-def test_the_key_of_an_event_is_its_request_but_for_images_to_do_which_are_spread() -> None:
+def test_events_are_keyed_by_request_except_image_requests() -> None:
     for event in EXAMPLES:
         expected = f"{REQUEST_ID}/0" if isinstance(event, ImageRequested) else event.request_id
         assert event.key == expected.encode()
@@ -149,13 +149,13 @@ def test_the_key_of_an_event_is_its_request_but_for_images_to_do_which_are_sprea
 # --- ids
 
 
-def test_the_same_fact_has_the_same_id_whenever_it_is_written() -> None:
+def test_event_id_does_not_depend_on_time() -> None:
     for event in EXAMPLES:
         assert event.model_copy(update={"time": event.time + timedelta(days=1)}).id == event.id
 
 
 @given(st.text(max_size=100))
-def test_ids_are_those_of_rfc_9562_made_in_a_faster_way(name: str) -> None:
+def test_fast_ids_equal_those_of_rfc_9562(name: str) -> None:
     assert events._uuid5(name) == str(uuid5(events.NAMESPACE, name))
 
 
@@ -265,7 +265,7 @@ UNREADABLE: dict[str, bytes | None] = {
 
 
 @pytest.mark.parametrize("value", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_no_event_of_ours_is_said_to_be_unreadable(value: bytes | None) -> None:
+def test_foreign_records_are_unreadable(value: bytes | None) -> None:
     with pytest.raises(UnreadableEvent) as error:
         decode(value)
     assert 0 < len(str(error.value)) < 500
@@ -298,7 +298,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 
 @given(damaged())
-def test_no_damage_to_an_event_makes_reading_or_what_follows_crash(value: bytes) -> None:
+def test_damaged_event_never_crashes_decoder_or_fold(value: bytes) -> None:
     try:
         event = decode(value)
     except UnreadableEvent:
@@ -331,7 +331,7 @@ def third_version(monkeypatch: pytest.MonkeyPatch) -> type[Event]:
     return WebhookFailed
 
 
-def test_an_old_version_is_read_through_every_upcaster_after_it(third_version: type[Event]) -> None:
+def test_old_version_passes_every_later_upcaster(third_version: type[Event]) -> None:
     event = decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
     assert type(event) is third_version
     assert event.model_dump(exclude_none=True) == {
@@ -359,11 +359,11 @@ def test_an_old_version_without_an_upcaster_is_unreadable(monkeypatch: pytest.Mo
         decode((SAMPLES / "WebhookFailed.v1.json").read_bytes())
 
 
-def test_a_field_that_a_later_program_adds_is_passed_over() -> None:
+def test_decoder_ignores_unknown_field() -> None:
     assert decode(with_data(FIRST, colour="red")) == FIRST
 
 
-def test_a_result_says_of_its_image_all_that_the_request_said() -> None:
+def test_result_has_all_fields_of_its_request() -> None:
     for result in (processed(FIRST), failed(FIRST)):
         said = FIRST.model_dump(exclude={"quality", "format", "max_width", "max_height", "bulk"})  # how and where
         assert {name: getattr(result, name) for name in said} == said

@@ -19,7 +19,7 @@ def test_an_image_goes_to_a_partition_that_exists(partitions: int, key: bytes, b
 
 
 @given(st.integers(2, 1024))
-def test_small_and_large_requests_share_no_partition_and_leave_none_unused(partitions: int) -> None:
+def test_lanes_are_disjoint_and_cover_all_partitions(partitions: int) -> None:
     small, large = (partitions_of_lane(partitions, bulk=bulk) for bulk in (False, True))
     assert sorted(small + large) == list(range(partitions))
     assert abs(len(small) - len(large)) <= 2
@@ -33,7 +33,7 @@ def test_images_are_spread_over_all_partitions_of_their_lane() -> None:
 
 
 @pytest.mark.parametrize(("partitions", "workers"), [(8, 2), (8, 4), (16, 2), (16, 4), (16, 8)])
-def test_each_of_two_four_or_eight_workers_has_partitions_of_both_lanes(partitions: int, workers: int) -> None:
+def test_two_four_and_eight_workers_have_both_lanes(partitions: int, workers: int) -> None:
     newcomers = {str(number): CopartitionedAssignment(topics={"images"}) for number in range(workers)}
     assignments = CopartitionedAssignor({"images"}, newcomers, partitions, replicas=0).get_assignment()
     large = set(partitions_of_lane(partitions, bulk=True))
@@ -49,7 +49,7 @@ def test_each_partition_keeps_its_lane_when_the_topic_grows(before: int, after: 
     assert tuple(number for number in lane if number < smaller) == partitions_of_lane(smaller, bulk=bulk)
 
 
-def test_an_image_asked_for_again_stays_in_its_lane() -> None:
+def test_rerequested_image_stays_in_its_lane() -> None:
     image = ImageRequested(
         request_id="r", index=7, row=0, position=0, serial="1", product_name="Shoe", input_url="http://x/", bulk=True
     )

@@ -86,7 +86,7 @@ def test_more_than_one_context_is_none() -> None:
 
 
 @given(st.one_of(st.text(max_size=80), st.text("0123456789abcdef-fF", min_size=50, max_size=60)))
-def test_whatever_is_sent_what_is_handed_on_is_a_context(sent: str) -> None:
+def test_any_header_yields_valid_trace_context(sent: str) -> None:
     read = usable([sent])
     assert read is None or re.fullmatch(PATTERN, read)
 
@@ -100,7 +100,7 @@ def test_without_a_caller_the_trace_is_the_request(request: UUID, event: UUID) -
 
 
 @given(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
-def test_a_request_whose_id_is_no_uuid_has_a_trace_as_well(request_id: str) -> None:
+def test_request_without_uuid_has_trace_id(request_id: str) -> None:
     trace_id = trace_id_of(request_id, None)
     assert re.fullmatch("[0-9a-f]{32}", trace_id)
     assert trace_id.strip("0")
@@ -108,7 +108,7 @@ def test_a_request_whose_id_is_no_uuid_has_a_trace_as_well(request_id: str) -> N
 
 
 @pytest.mark.parametrize("event", EXAMPLES, ids=name_of)
-def test_an_event_is_a_span_of_its_requests_trace_and_the_same_one_each_time(event: Event) -> None:
+def test_event_is_stable_span_of_its_request(event: Event) -> None:
     for sent in (None, f"00-{TRACE}-{PARENT}-00"):
         of_caller = event.model_copy(update={"traceparent": sent})
         context = of_caller.own_traceparent
@@ -126,7 +126,7 @@ def test_different_events_are_different_spans() -> None:
     assert len(set(spans)) == len(spans)
 
 
-def test_the_callers_context_goes_with_all_that_follows_from_an_upload() -> None:
+def test_events_of_upload_have_trace_of_caller() -> None:
     creation = created(traceparent=GIVEN)
     image = requested(traceparent=GIVEN)
     for result in (processed(image), failed(image)):
@@ -140,6 +140,6 @@ def test_the_callers_context_goes_with_all_that_follows_from_an_upload() -> None
     assert outcome.traceparent == GIVEN
 
 
-def test_an_event_without_a_caller_is_written_as_it_always_was() -> None:
+def test_event_without_traceparent_keeps_its_bytes() -> None:
     assert b"traceparent" not in requested().encode()
     assert b"traceparent" in requested(traceparent=GIVEN).encode()

@@ -53,7 +53,7 @@ def test_every_command_is_documented_and_every_documented_one_exists() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_document_has_each_option_and_argument_of_a_command_and_no_other(name: str) -> None:
+def test_command_line_page_matches_options_of_commands(name: str) -> None:
     command = COMMANDS[name]
     section = section_of(name)
     rows = "".join(re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE))
@@ -118,7 +118,7 @@ STEPS = st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 100)), min_size=1,
 
 
 @given(STEPS)
-def test_a_pace_is_between_the_slowest_and_the_fastest_of_late(steps: list[tuple[float, int]]) -> None:
+def test_pace_is_within_recent_extremes(steps: list[tuple[float, int]]) -> None:
     pace, now, done = Pace(), 0.0, 0
     pace.note(now, done)
     rates = []
@@ -144,7 +144,7 @@ def test_a_pace_forgets_what_was_long_ago() -> None:
     assert pace.seconds_left(199, 20) == 10
 
 
-def test_details_tell_rate_savings_and_time_left() -> None:
+def test_details_show_rate_savings_and_time_left() -> None:
     pace = Pace()
     pace.note(0, 0)
     pace.note(10, 20)
@@ -154,7 +154,7 @@ def test_details_tell_rate_savings_and_time_left() -> None:
     assert details({"status": "completed", **sums}, pace, 10) == shown
 
 
-def test_a_pace_begins_anew_with_a_retry() -> None:
+def test_pace_restarts_with_retry() -> None:
     pace = Pace()
     for second, done in ((0, 0), (1, 100), (2, 90), (3, 91)):
         pace.note(second, done)
@@ -171,12 +171,12 @@ def test_a_pace_of_nothing_is_none() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3600, "1:00:00")])
-def test_times_are_told_as_on_a_clock(seconds: float, text: str) -> None:
+def test_durations_are_formatted_as_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
 @given(st.text(max_size=400))
-def test_what_is_printed_is_one_line_and_does_nothing_to_a_terminal(text: str) -> None:
+def test_printable_text_is_one_line_without_control_codes(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     assert len(shown) <= 300

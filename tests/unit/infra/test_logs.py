@@ -20,7 +20,7 @@ def record(message: str, *arguments: object, name: str = "aiokafka.client") -> l
     return logging.LogRecord(name, logging.ERROR, "", 0, message, arguments, None)
 
 
-def test_the_same_message_is_let_through_again_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_message_is_rate_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     repeats = NoRepeats("aiokafka")
     assert [repeats.filter(record(message)) for message in ("away", "away", "other", "away")] == [
         True,
@@ -71,7 +71,7 @@ _PART = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_chara
 
 
 @given(_PART, _PART, _PART, _PART)
-def test_nothing_of_a_urls_password_query_or_fragment_is_told(user: str, path: str, query: str, before: str) -> None:
+def test_redaction_hides_password_query_and_fragment(user: str, path: str, query: str, before: str) -> None:
     secret = "hunter2"
     told = redacted(f"{before} https://{user}:{secret}@shop.example/{path}?{query}={secret}#{secret} after")
     assert secret not in told
@@ -80,7 +80,7 @@ def test_nothing_of_a_urls_password_query_or_fragment_is_told(user: str, path: s
 
 
 @given(st.text())
-def test_any_text_can_be_logged_and_redacting_it_again_changes_nothing(text: str) -> None:
+def test_redaction_is_idempotent_for_any_text(text: str) -> None:
     assert redacted(redacted(text)) == redacted(text)
 
 
@@ -115,7 +115,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_line_bears_the_ids_of_the_event_that_is_being_handled_and_no_other() -> None:
+def test_log_line_has_ids_of_current_event() -> None:
     def code() -> None:
         log = structlog.get_logger("test")
         log.info("before")
@@ -168,7 +168,7 @@ class Order:
         return {"order": "4711", "trace_id": "abc"}
 
 
-async def test_lines_say_what_they_are_about_and_only_in_the_task_that_is(capsys: pytest.CaptureFixture[str]) -> None:
+async def test_event_ids_are_bound_to_their_task(capsys: pytest.CaptureFixture[str]) -> None:
     order = Order()
 
     async def work() -> None:

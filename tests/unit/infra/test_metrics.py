@@ -19,7 +19,7 @@ from infra.observability.process_usage import cpu_seconds, ended_children_second
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("accept", ["", "text/plain;version=1.0.0", "application/openmetrics-text;version=1.0.0"])
-def test_every_role_can_be_read_in_the_form_that_is_asked_for(role: Role, accept: str) -> None:
+def test_metrics_of_every_role_have_negotiated_format(role: Role, accept: str) -> None:
     body, content_type = exposition(registry_of(role), accept)
     assert content_type.startswith(accept.partition(";")[0] or "text/plain")
     assert b'shrinkstream_info{role="%s"' % role.encode() in body
@@ -28,7 +28,7 @@ def test_every_role_can_be_read_in_the_form_that_is_asked_for(role: Role, accept
         list(text_string_to_metric_families(body.decode()))
 
 
-def test_what_is_kept_elsewhere_is_read_when_somebody_asks() -> None:
+def test_sampled_metric_is_read_at_scrape() -> None:
     queue: list[int] = []
     sampled = Sampled("shrinkstream_queue", "for this test", (), counts=False)
     assert [family.samples for family in sampled.collect()] == [[]], "nobody has anything yet"
@@ -68,12 +68,12 @@ def test_a_call_that_fails_is_timed_and_counted() -> None:
         ("TRUNCATE requests", "other"),
     ],
 )
-def test_a_statement_is_called_by_what_it_does_to_which_table(cql: str, name: str) -> None:
+def test_statement_is_labelled_by_verb_and_table(cql: str, name: str) -> None:
     assert name_of(cql) == name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
-def test_memory_and_time_of_a_child_are_known_while_it_runs_and_its_time_afterwards() -> None:
+def test_child_usage_is_known_during_and_after_its_run() -> None:
     ended = ended_children_seconds()
     busy = "import sys, time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\nsys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", busy], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
@@ -86,6 +86,6 @@ def test_memory_and_time_of_a_child_are_known_while_it_runs_and_its_time_afterwa
     assert cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=1)
 
 
-def test_the_room_on_a_disk_is_known_and_none_where_there_is_no_folder(tmp_path: Path) -> None:
+def test_free_space_of_missing_folder_is_zero(tmp_path: Path) -> None:
     assert free_bytes(tmp_path) > 0
     assert free_bytes(tmp_path / "nowhere") == 0

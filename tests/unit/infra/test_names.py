@@ -91,9 +91,7 @@ async def test_waiting_for_a_thread_costs_no_budget(tarpit: Tarpit) -> None:
     await all_ended(tasks)
 
 
-async def test_answer_that_takes_too_long_is_an_error_that_may_pass(
-    tarpit: Tarpit, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_timeout_is_transient_error(tarpit: Tarpit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "LOOK_UP_TIMEOUT", 0.05)
     with pytest.raises(OutboundError) as caught:
         await Names(tarpit).resolve("tarpit.example", "", TimeBudget(50))

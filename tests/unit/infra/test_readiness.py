@@ -56,11 +56,11 @@ async def becomes(checks: Readiness, expected: str) -> None:
     await eventually(is_so)
 
 
-def test_before_the_first_answer_nobody_is_ready() -> None:
+def test_process_is_not_ready_before_first_check() -> None:
     assert outcome(of(Server())) == NOT_OPEN
 
 
-async def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_back_too() -> None:
+async def test_readiness_reports_failed_hanging_and_recovered_checks() -> None:
     server = Server()
     checks = of(server)
     async with checks.checking():
@@ -80,7 +80,7 @@ async def test_what_is_away_what_hangs_and_what_is_broken_is_told_and_what_is_ba
     assert server.asked == asked, "nobody is asked any more"
 
 
-async def test_a_state_is_looked_at_when_somebody_asks_and_is_a_metric_like_every_check() -> None:
+async def test_state_is_read_per_request_and_is_metric() -> None:
     problems: list[str] = []
     checks = of(Server())
     checks.add_state("state", lambda: problems[0] if problems else None)

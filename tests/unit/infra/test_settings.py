@@ -85,7 +85,7 @@ def test_an_unknown_variable_is_an_error_that_names_it(monkeypatch: pytest.Monke
         load_settings()
 
 
-def test_an_unknown_variable_in_the_env_file_is_an_error_too() -> None:
+def test_unknown_variable_in_env_file_is_error() -> None:
     Path(".env").write_text("SHRINKSTREAM_QUALTY=60\nSHRINKSTREAM_PRT=1\n")
     with pytest.raises(SettingsError, match="SHRINKSTREAM_PRT, SHRINKSTREAM_QUALTY"):
         load_settings()
@@ -127,9 +127,7 @@ def test_an_unknown_variable_in_the_env_file_is_an_error_too() -> None:
         ("RETENTION_DAYS", "inf"),
     ],
 )
-def test_a_malformed_value_is_an_error_that_names_its_variable(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str
-) -> None:
+def test_malformed_value_error_names_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     give(monkeypatch, **{name: value})
     with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{name}: "):
         load_settings()
@@ -143,7 +141,7 @@ def test_a_malformed_value_is_an_error_that_names_its_variable(
         ({"CASSANDRA_USERNAME": "me"}, "CASSANDRA_PASSWORD"),
     ],
 )
-def test_what_is_given_without_what_it_needs_is_an_error_that_names_both(
+def test_incomplete_setting_error_names_both_variables(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], missing: str
 ) -> None:
     give(monkeypatch, **given)
@@ -151,13 +149,13 @@ def test_what_is_given_without_what_it_needs_is_an_error_that_names_both(
         load_settings()
 
 
-def test_an_env_file_that_is_no_text_is_a_clear_error() -> None:
+def test_binary_env_file_is_clear_error() -> None:
     Path(".env").write_bytes("SHRINKSTREAM_URL=http://grün".encode("latin-1"))
     with pytest.raises(SettingsError, match=r"\.env is not in UTF-8"):
         load_settings()
 
 
-def test_the_keys_of_the_bucket_may_stand_in_the_env_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_file_may_have_bucket_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "of the environment")
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     Path(".env").write_text("AWS_REGION=of-the-file\nAWS_ENDPOINT_URL=http://127.0.0.1:9000\n")
@@ -208,7 +206,7 @@ def test_all_malformed_variables_are_named_at_once(monkeypatch: pytest.MonkeyPat
         ("WEBHOOK_SECRET", ","),
     ],
 )
-def test_an_error_about_a_secret_does_not_tell_it(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_error_does_not_disclose_secret(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     give(monkeypatch, **{name: value})
     with pytest.raises(SettingsError, match=f"^SHRINKSTREAM_{name}: ") as error:
         load_settings()
@@ -295,12 +293,12 @@ def test_api_keys_have_names(text: str, keys: dict[str, str]) -> None:
     assert parse_api_keys(text) == keys
 
 
-def test_a_key_without_a_name_keeps_its_requests_wherever_it_stands() -> None:
+def test_unnamed_key_keeps_owner_at_any_position() -> None:
     (name,) = parse_api_keys("old")
     assert parse_api_keys("new,old")[name] == "old"
 
 
-def test_without_keys_nobody_is_limited_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_limit_without_keys_is_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().effective_rate_limit == 0
     give(monkeypatch, API_KEYS="shop:sesame")
     assert load_settings().effective_rate_limit > 0

@@ -20,7 +20,7 @@ with spool_file(Path(sys.argv[1]), "upload-") as file:
 """
 
 
-def test_a_file_is_gone_after_its_work_and_after_an_error(tmp_path: Path) -> None:
+def test_spool_file_is_deleted_also_after_error(tmp_path: Path) -> None:
     with spool_file(tmp_path / "spool", "a-") as file:
         file.write(b"x")
         file.flush()
@@ -30,7 +30,7 @@ def test_a_file_is_gone_after_its_work_and_after_an_error(tmp_path: Path) -> Non
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(tmp_path: Path) -> None:
+def test_sweep_deletes_only_files_of_dead_writers(tmp_path: Path) -> None:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
     )
@@ -47,5 +47,5 @@ def test_what_a_killed_writer_left_is_swept_and_what_is_being_written_stays(tmp_
         writer.kill()
 
 
-def test_a_folder_that_is_not_there_has_nothing_to_sweep(tmp_path: Path) -> None:
+def test_sweep_accepts_missing_folder(tmp_path: Path) -> None:
     assert sweep(tmp_path / "none") == 0

@@ -48,7 +48,7 @@ async def test_a_file_is_put_as_its_content(tmp_path: Path) -> None:
     assert await content(storage, "csv/1.csv") == b"x" * MIB
 
 
-async def test_a_copy_is_an_object_of_its_own(tmp_path: Path) -> None:
+async def test_copy_is_independent_object(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     await storage.put("images/a/0.jpg", b"first", "image/jpeg")
     assert await storage.copy("images/a/0.jpg", "images/b/7.jpg")
@@ -81,7 +81,7 @@ async def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     assert await storage.get("images/a") is None, "a folder is no object"
 
 
-async def test_a_reader_sees_the_old_object_or_the_new_one_never_a_part(tmp_path: Path) -> None:
+async def test_reader_sees_old_or_new_object(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     versions = [bytes([letter]) * MIB for letter in b"abcd"]
     await storage.put("object", versions[0], "image/jpeg")
@@ -138,7 +138,7 @@ def test_links_lead_to_the_public_address_and_are_urls() -> None:
     assert storage.link("images/a b/ü?.jpg") == "https://shrink.example/base/images/a%20b/%C3%BC%3F.jpg"
 
 
-async def test_a_folder_with_odd_letters_in_its_name_is_that_folder(tmp_path: Path) -> None:
+async def test_storage_accepts_folder_with_odd_letters(tmp_path: Path) -> None:
     odd = tmp_path / "a b%20ü#?"
     await folder(odd).put("x", b"1", "text/plain")
     assert (odd / "x").read_bytes() == b"1"
@@ -154,13 +154,13 @@ def test_a_bucket_is_opened_without_asking_the_network() -> None:
     assert Storage("s3://bucket/prefix", "https://shrink.example").url == "s3://bucket/prefix"
 
 
-def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=r"file/storage can't be opened: .*Not a directory"):
         folder(tmp_path / "file" / "storage")
 
 
-async def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+async def test_unwritable_folder_is_clear_error(tmp_path: Path) -> None:
     storage = folder(tmp_path / "storage")
     await storage.check()
     # Not by its permissions: they mean nothing to root, as which containers run tests.
@@ -174,13 +174,13 @@ async def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) 
         await storage.check()
 
 
-def test_the_storage_of_the_settings_is_in_the_data_dir_unless_they_say_otherwise(tmp_path: Path) -> None:
+def test_storage_defaults_to_data_dir(tmp_path: Path) -> None:
     assert Storage.of(Settings(data_dir=tmp_path, storage_url=None)).url == (tmp_path / "storage").as_uri()
     elsewhere = (tmp_path / "elsewhere").as_uri()
     assert Storage.of(Settings(data_dir=tmp_path, storage_url=elsewhere)).url == elsewhere
 
 
-async def test_what_is_removed_is_gone_and_its_neighbours_are_not(tmp_path: Path) -> None:
+async def test_remove_deletes_only_objects_under_prefix(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     for name in ("a/0.jpg", "a/1.jpg", "ab/0.jpg"):
         await storage.put(f"images/{name}", b"x", "image/jpeg")
@@ -196,7 +196,7 @@ async def test_a_folder_has_no_signed_links(tmp_path: Path) -> None:
     assert await storage.signed_link("images/a/0.jpg") is None
 
 
-def test_objects_have_a_public_address_of_their_own_where_there_is_one() -> None:
+def test_objects_have_public_url_of_bucket() -> None:
     storage = Storage(Path("/tmp").as_uri(), "https://shrink.example", "https://cdn.example/x")
     assert storage.object_link("images/a/ü.jpg") == "https://cdn.example/x/images/a/%C3%BC.jpg"
     assert storage.link("api/download/a") == "https://shrink.example/api/download/a"
@@ -222,7 +222,7 @@ os._exit(0)  # without the interpreter's farewell, during which obstore's thread
 """
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_the_old_object_and_no_part(tmp_path: Path) -> None:
+def test_full_disk_keeps_old_object_and_no_part(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path)],
         capture_output=True,
@@ -257,7 +257,7 @@ asyncio.run(test())
 """
 
 
-async def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tmp_path: Path) -> None:
+async def test_sweep_deletes_old_partial_files(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path)], timeout=120, check=False, cwd=Path(__file__).parents[3]
     )
@@ -272,7 +272,7 @@ async def test_what_a_killed_writer_left_is_swept_when_no_writer_can_be_at_it(tm
     assert await content(storage, "object") == b"whole"
 
 
-async def test_a_folder_that_can_not_be_written_to_any_more_is_not_ready(tmp_path: Path) -> None:
+async def test_unwritable_folder_is_not_ready(tmp_path: Path) -> None:
     storage = folder(tmp_path / "storage")
     await check_storage(storage)
     (tmp_path / "storage").rename(tmp_path / "elsewhere")

@@ -85,7 +85,7 @@ async def test_the_pauses_before_restarts_grow_up_to_a_limit(tmp_path: Path) -> 
     assert await ends(5, tmp_path) == [FIRST, FIRST * 2, FIRST * 4, LONGEST, LONGEST]
 
 
-async def test_after_a_steady_run_the_pauses_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_steady_run_resets_backoff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "STEADY_SECONDS", 0)
     assert await ends(3, tmp_path) == [FIRST, FIRST, FIRST]
 

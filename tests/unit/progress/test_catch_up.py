@@ -38,7 +38,7 @@ async def test_events_after_assignment_do_not_delay() -> None:
     assert await log.catch_up.among({0}) == {0}
 
 
-async def test_new_assignment_catches_up_anew() -> None:
+async def test_new_assignment_catches_up_again() -> None:
     log = Log()
     assert await log.catch_up.among({0}) == {0}
     assert await log.catch_up.among(set()) == set()

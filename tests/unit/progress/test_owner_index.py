@@ -13,9 +13,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(["anna", ""]), st.booleans(), PLACE
 
 
 @given(CHANGES, st.none() | PLACES)
-def test_whatever_comes_and_goes_the_rest_is_in_order_and_each_is_there_once(
-    changes: list[tuple[str, bool, Cursor]], before: Cursor | None
-) -> None:
+def test_index_is_ordered_without_duplicates(changes: list[tuple[str, bool, Cursor]], before: Cursor | None) -> None:
     requests, expected = RequestsByOwner(), dict[str, set[Cursor]]()
     for owner, comes, place in changes:
         (requests.add if comes else requests.discard)(owner, *place)

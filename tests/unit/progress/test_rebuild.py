@@ -27,7 +27,7 @@ class Reading:
         return "read"
 
 
-async def test_reading_that_nothing_interrupts_has_its_result_or_its_error() -> None:
+async def test_uninterrupted_work_has_its_result_or_error() -> None:
     reading = Reading()
     reading.let_go.set()
     assert await unless_interrupted(reading(), lambda: False) == "read"

@@ -14,18 +14,18 @@ def parsed(data: bytes) -> list[list[str]]:
     return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
 
 
-def test_the_file_begins_with_a_byte_order_mark_and_the_input_header_and_the_new_column() -> None:
+def test_file_begins_with_bom_and_header() -> None:
     data = header(["S. No.", "Product Name", "Input Image URLs"], with_errors=False)
     assert data == b"\xef\xbb\xbfS. No.,Product Name,Input Image URLs,Output Image URLs\r\n"
 
 
-def test_the_errors_column_is_the_last_and_there_only_when_asked_for() -> None:
+def test_errors_column_is_last_and_optional() -> None:
     assert header(["a"], with_errors=True).decode("utf-8-sig") == "a,Output Image URLs,Errors\r\n"
     assert row(["1"], ["https://b/1"], [None]) == b"1,https://b/1,\r\n"
     assert row(["1"], ["https://b/1"], None) == b"1,https://b/1\r\n"
 
 
-def test_a_failed_image_leaves_its_place_empty_and_says_why() -> None:
+def test_failed_image_has_empty_url_and_error() -> None:
     data = row(["7"], ["https://a/1.jpg", None, "https://a/3.jpg"], [None, "fetch_http_404", None])
     assert parsed(data) == [["7", "https://a/1.jpg,,https://a/3.jpg", "image 2: fetch_http_404"]]
 
@@ -41,7 +41,7 @@ def test_only_cells_that_need_quotes_have_them() -> None:
     assert data == b'a b,"say ""x""","a,b","a\nb","a\rb",a;b,https://b/1\r\n'
 
 
-def test_white_space_at_the_ends_of_a_cell_is_kept_by_quotes() -> None:
+def test_quotes_keep_outer_white_space() -> None:
     assert row([" a", "b ", "\u00a0c", "d e"], [], None) == '" a","b ","\u00a0c",d e,\r\n'.encode()
 
 
@@ -72,7 +72,7 @@ def test_white_space_at_the_ends_of_a_cell_is_kept_by_quotes() -> None:
         "\uff20A1",
     ],
 )
-def test_a_cell_that_a_spreadsheet_would_run_gets_an_apostrophe(cell: str) -> None:
+def test_formula_cell_gets_apostrophe(cell: str) -> None:
     assert parsed(row([cell], [], None))[0][0] == "'" + cell
     assert parsed(header([cell], with_errors=False))[0][0] == "'" + cell
 
@@ -127,7 +127,7 @@ def test_no_separator_makes_a_part_a_formula(cell: str) -> None:
 
 @settings(deadline=None)
 @given(st.text() | st.text(alphabet=st.sampled_from("'\"=+-@ 1\t;\n\uff1d")))
-def test_protecting_a_cell_is_undone_exactly_and_leaves_nothing_that_begins_a_formula(cell: str) -> None:
+def test_unprotect_inverts_protect_and_no_formula_remains(cell: str) -> None:
     assert unprotect(protect(cell)) == cell
     shown = protect(cell)
     if shown[:1] in ("=", "@", "\t", "\r", "\n", "\uff1d", "\uff20"):

@@ -33,7 +33,7 @@ def digest_of(*events: Result) -> ImageDigest:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), min_size=1, max_size=6))
-def test_the_row_of_any_results_in_any_order_is_what_the_log_says(outcomes: list[tuple[bool, int]]) -> None:
+def test_digest_accepts_row_of_results_in_any_order(outcomes: list[tuple[bool, int]]) -> None:
     events: list[Result] = [
         (processed if success else failed)(requested(run=run, cells=None if run else ("1",)))
         for success, run in outcomes

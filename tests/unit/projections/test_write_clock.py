@@ -111,7 +111,7 @@ def test_redelivery_wins_over_the_failure_before_it(clock: WriteClock, skew: tim
     assert first < again < end
 
 
-def test_rebuild_wins_over_earlier_writes_and_loses_to_later_runs() -> None:
+def test_rebuild_outranks_earlier_writes_not_later_runs() -> None:
     began = NOON + timedelta(days=1)
     for run in (0, 1, 200):
         done = completed(run=run)

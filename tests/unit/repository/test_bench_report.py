@@ -10,7 +10,7 @@ SPEED = Row("photos", "images/s", [30.0, 40.0, 10.0], limit=[60.0, 50.0, 40.0], 
 DELAY = Row("status", "ms", [20.0], aim=50, more_is_better=False)
 
 
-def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_the_medians() -> None:
+def test_ratio_is_median_of_ratios() -> None:
     assert SPEED.ratio == pytest.approx(0.5)  # of 0.5, 0.8 and 0.25
     assert SPEED.value == 30.0
 
@@ -25,7 +25,7 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios_and_not_the_ratio_of_the_med
         (Row("memory", "MB", [1.0]), None),
     ],
 )
-def test_an_aim_is_held_against_the_ratio_or_where_there_is_none_the_value(row: Row, reached: bool | None) -> None:
+def test_aim_is_compared_with_ratio_or_value(row: Row, reached: bool | None) -> None:
     assert row.reached is reached
 
 

@@ -90,7 +90,7 @@ def test_every_image_is_pinned() -> None:
     assert {image for image in images if not is_pinned(image)} == set()
 
 
-def test_no_text_must_be_written_into_a_container_that_is_read_only() -> None:
+def test_read_only_container_needs_no_writes() -> None:
     # https://github.com/docker/compose/issues/12031
     for name, service in compose()["services"].items():
         for config in service.get("configs", []):
@@ -124,7 +124,7 @@ def test_every_role_can_be_scaled_and_waits_for_init() -> None:
     assert services["gateway"]["ports"], "somebody must be reachable"
 
 
-def test_every_service_that_stays_has_a_healthcheck_and_is_bounded() -> None:
+def test_long_running_services_have_healthcheck_and_limits() -> None:
     for name, service in compose()["services"].items():
         if name != "init":
             assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
@@ -151,7 +151,7 @@ def test_every_file_that_a_service_is_given_is_there() -> None:
     assert [file for file in files if not (ROOT / file).is_file()] == []
 
 
-def test_prometheus_asks_every_role_where_it_answers_and_the_outside_can_not() -> None:
+def test_prometheus_scrapes_every_role_on_internal_ports() -> None:
     asked = {
         name: place["port"]
         for job in yaml.safe_load((ROOT / "infra/monitoring/prometheus.yml").read_text())["scrape_configs"]
@@ -189,13 +189,13 @@ def test_every_setting_that_is_given_exists() -> None:
 # --- the image
 
 
-def test_the_image_runs_as_nobody_special() -> None:
+def test_image_runs_as_unprivileged_user() -> None:
     last = dict(dockerfile()[-1])
     assert last["USER"] not in ("root", "0")
     assert last["ENTRYPOINT"] == '["shrinkstream"]'
 
 
-def test_the_image_is_built_from_hashes_and_leaves_no_cache() -> None:
+def test_image_is_built_from_hashes_without_cache() -> None:
     installs = [rest for stage in dockerfile() for instruction, rest in stage if "pip install" in rest]
     assert installs
     for command in installs:
@@ -204,7 +204,7 @@ def test_the_image_is_built_from_hashes_and_leaves_no_cache() -> None:
 
 
 @pytest.mark.slow
-def test_the_steps_of_the_image_give_a_program_that_runs(tmp_path: Path) -> None:
+def test_steps_of_image_build_working_program(tmp_path: Path) -> None:
     """The build stage's own commands in an empty folder, with only the files that it copies."""
     app, venv = tmp_path / "app", tmp_path / "venv"
     app.mkdir()
@@ -283,7 +283,7 @@ def strict(schema: Any) -> Any:
     return {"additionalProperties": False, **closed} if known else closed
 
 
-def test_every_file_of_the_kustomization_is_there_and_every_file_is_in_it() -> None:
+def test_kustomization_lists_exactly_its_files() -> None:
     assert {*kustomization()["resources"], "kustomization.yaml"} == {path.name for path in K8S.iterdir()}
 
 
@@ -366,7 +366,7 @@ def test_network_policies_keep_pods_from_private_networks() -> None:
         assert labels["app.kubernetes.io/component"] == entry["metadata"]["name"]
 
 
-def test_compress_is_scaled_by_the_lag_of_the_group_that_it_is_and_not_beyond_the_partitions() -> None:
+def test_compress_scales_by_its_lag_up_to_partitions() -> None:
     settings = dict(line.split("=", 1) for line in kustomization()["configMapGenerator"][0]["literals"])
     topics = Topics(settings.get("SHRINKSTREAM_TOPIC_PREFIX", "shrinkstream"))
     scaled = named("ScaledObject")["compress"]["spec"]

@@ -53,7 +53,7 @@ def test_every_event_is_described_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_event_is_described_with_its_topic_and_all_its_fields(name: str) -> None:
+def test_events_page_has_topic_and_fields_of_events(name: str) -> None:
     section = sections()[name]
     rows = section.rows | {row: kind for other in section.shared for row, kind in sections()[other].rows.items()}
     schema = ASYNCAPI["components"]["schemas"][name]
@@ -71,7 +71,7 @@ def test_an_event_is_described_with_its_topic_and_all_its_fields(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_example_is_what_is_written_today_and_valid_by_the_published_schema(name: str) -> None:
+def test_examples_are_current_and_match_published_schema(name: str) -> None:
     example = sections()[name].example
     event = decode(example)
     assert type(event) is ALL[name]

@@ -129,11 +129,11 @@ def test_every_expression_names_metrics_and_labels_that_there_are(expression: st
         ("shrinkstream_decoders * on (colour) group_left () shrinkstream_info", "colour"),
     ],
 )
-def test_a_metric_or_a_label_that_is_not_there_is_found(wrong: str, fault: str) -> None:
+def test_unknown_metric_or_label_is_found(wrong: str, fault: str) -> None:
     assert faults(wrong) == [fault]
 
 
-def test_what_an_alert_says_has_the_labels_that_its_expression_leaves() -> None:
+def test_alert_texts_use_labels_of_their_expression() -> None:
     for rule in ALERTS:
         said = {*re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))}
         kept = [labels for _, labels in grouped_by(parsed(rule["expr"]))]

@@ -138,7 +138,7 @@ def test_pending_webhook_keeps_completed_request() -> None:
     assert task_after(*events) is None
 
 
-def test_retried_request_is_evicted_once_its_last_run_is_recorded() -> None:
+def test_retried_request_is_evicted_after_its_last_run() -> None:
     done = completed(run=1, time=NOON + timedelta(hours=1))
     events = [created(), completed(), recorded(0), RETRIED, done]
     a_day_later = NOON + timedelta(days=1)
@@ -186,7 +186,7 @@ def test_failure_and_success_of_an_image_are_both_republished() -> None:
     assert plan(stalled(1), results, [], HANDLED).republish == {7, 8}
 
 
-def test_result_that_progress_has_yet_to_fold_is_waited_for() -> None:
+def test_plan_waits_for_result_that_progress_will_fold() -> None:
     found = plan(stalled(1), [LoggedResult(100, 0, 0, True)], [], HANDLED)
     assert (found.republish, found.wait) == (set(), {0})
 

@@ -41,9 +41,7 @@ def status(**fields: object) -> Status:
         (4, 0, 4, 99),
     ],
 )
-def test_progress_counts_images_and_leaves_the_last_percent_to_the_output_csv(
-    total: int, succeeded: int, failed: int, progress: int
-) -> None:
+def test_last_percent_of_progress_is_output_csv(total: int, succeeded: int, failed: int, progress: int) -> None:
     assert status(total=total, succeeded=succeeded, failed=failed).as_dict()["progress"] == progress
 
 
@@ -55,7 +53,7 @@ def test_progress_counts_images_and_leaves_the_last_percent_to_the_output_csv(
         [("processing", None), ("completed", NOON), ("cancelled", None), ("expired", NOON), ("expired", None)]
     ),
 )
-def test_progress_is_100_exactly_when_the_request_is_completed_or_was(
+def test_progress_is_100_exactly_after_completion(
     total: int, succeeded: int, failed: int, end: tuple[str, datetime | None]
 ) -> None:
     word, completed_at = end
@@ -66,7 +64,7 @@ def test_progress_is_100_exactly_when_the_request_is_completed_or_was(
     assert (progress == 100) == (completed_at is not None)
 
 
-def test_the_object_has_the_promised_members_and_no_internal_ones() -> None:
+def test_status_has_promised_members_and_no_internal_ones() -> None:
     shown = status(output_csv_path="csv/secret", owner="somebody").as_dict()
     assert set(shown) == {
         "requestId", "request_id", "status", "progress", "total", "succeeded", "failed", "inputBytes", "outputBytes",
@@ -82,7 +80,7 @@ def test_times_are_rfc_3339_in_utc() -> None:
         assert re.fullmatch(r"2026-11-21T12:00:00(\.\d+)?Z", str(shown[name])), shown[name]
 
 
-def test_a_completion_says_what_the_status_is_from_then_on() -> None:
+def test_completion_has_the_status_that_follows() -> None:
     event = completed(owner="shop", webhook_url="https://receiver.example/")
     now = completed_status(event, "pending")
     assert (now.status, now.webhook, now.owner) == ("completed", "pending", "shop")

@@ -44,7 +44,7 @@ def headers(body: bytes, *keys: bytes, seconds_ago: int = 0) -> dict[str, str]:
 
 
 @given(st.binary(min_size=1, max_size=64), st.dictionaries(st.text(), st.text()))
-def test_the_reference_verifier_accepts_what_we_sign_and_so_do_we(key: bytes, content: dict[str, str]) -> None:
+def test_reference_verifiers_and_ours_accept_our_signature(key: bytes, content: dict[str, str]) -> None:
     body = json.dumps(content).encode()
     assert Webhook(secret(key)).verify(body, headers(body, key)) == content
     verify([key], headers(body, key), body, datetime.now(UTC))
@@ -61,7 +61,7 @@ TAMPERED = ["body", "webhook-id", "webhook-timestamp", "webhook-signature", "key
 
 
 @pytest.mark.parametrize("changed", TAMPERED)
-def test_what_was_tampered_with_is_refused_by_the_references_and_by_us(changed: str) -> None:
+def test_reference_verifiers_and_ours_reject_tampered_messages(changed: str) -> None:
     body = message(EVENT)
     age = {"too old": 3600, "too new": -3600}.get(changed, 0)
     sent = headers(body, OTHER_KEY if changed == "key" else KEY, seconds_ago=age)
@@ -148,7 +148,7 @@ def test_the_same_completion_makes_the_same_message() -> None:
     assert message(completed(webhook_url="https://receiver.example/hook")) == message(EVENT)
 
 
-def test_each_completion_has_a_message_id_of_its_own() -> None:
+def test_each_completion_has_its_own_message_id() -> None:
     assert len({completion_id(request_id, run) for request_id in ("one", "two") for run in (0, 1)}) == 4
 
 
@@ -165,7 +165,7 @@ FAILURE = Outcome(500, "http_500", 20)
 
 
 @given(st.integers(1, 3), st.floats(0, 1))
-def test_each_pause_is_that_of_the_schedule_and_up_to_a_fifth_more(tries: int, jitter: float) -> None:
+def test_backoff_is_schedule_plus_jitter(tries: int, jitter: float) -> None:
     at = Schedule(PAUSES, lambda: jitter).next_attempt_at(tries, FAILURE, NOON)
     assert at is not None
     pause = (at - NOON).total_seconds()
@@ -204,13 +204,13 @@ def attempt(number: int, reason: str | None = "http_500", *, last: bool = False)
     return Attempt(number, at, 500 if reason else 200, 20, reason, again, last)
 
 
-def test_a_message_is_due_when_it_is_told_and_then_when_its_last_attempt_said() -> None:
+def test_message_is_due_at_creation_then_by_schedule() -> None:
     assert (Delivery(ID, ORIGIN).due, Delivery(ID, ORIGIN).state) == (NOON, "pending")
     once = Delivery(ID, ORIGIN, (attempt(1),))
     assert (once.due, once.state) == (attempt(1).next_attempt_at, "pending")
 
 
-def test_nothing_is_due_once_it_is_confirmed_or_given_up_or_as_long_as_nobody_knows_what_to_send() -> None:
+def test_confirmed_given_up_and_unknown_messages_are_not_due() -> None:
     confirmed = Delivery(ID, ORIGIN, (attempt(1), attempt(2, None)))
     assert (confirmed.due, confirmed.state) == (None, "delivered")
     given_up = Delivery(ID, ORIGIN, (attempt(1), attempt(2, last=True)))
@@ -220,13 +220,13 @@ def test_nothing_is_due_once_it_is_confirmed_or_given_up_or_as_long_as_nobody_kn
     assert Delivery(ID, None, (attempt(1),)).due is None
 
 
-def test_an_attempt_of_before_that_did_not_say_when_the_next_one_is_due_is_followed_at_once() -> None:
+def test_attempt_without_next_time_is_followed_at_once() -> None:
     old = Attempt(1, NOON, 500, 20, "http_500", None, last=False)
     assert Delivery(ID, ORIGIN, (old,)).due == NOON
 
 
 @pytest.mark.parametrize("settled", [(attempt(1, None),), (attempt(1, last=True),), (attempt(1),)])
-def test_a_redelivery_is_due_at_once_whatever_was_before_and_its_schedule_begins_anew(
+def test_redelivery_is_due_at_once_with_fresh_schedule(
     settled: tuple[Attempt, ...],
 ) -> None:
     asked = NOON + timedelta(minutes=2)
@@ -236,7 +236,7 @@ def test_a_redelivery_is_due_at_once_whatever_was_before_and_its_schedule_begins
     assert (made.due, made.after_attempt) == (attempt(2).next_attempt_at, 1)
 
 
-def test_a_receiver_that_confirmed_stays_one_when_a_redelivery_fails() -> None:
+def test_delivered_message_stays_delivered_after_failed_redelivery() -> None:
     delivery = Delivery(ID, ORIGIN, (attempt(1, None), attempt(2, last=True)), {1: NOON})
     assert (delivery.due, delivery.state) == (None, "delivered")
 
@@ -279,7 +279,7 @@ def attempted(reason: str | None, **fields: object) -> WebhookAttempted:
     )
 
 
-def test_an_attempt_that_is_the_last_one_is_followed_by_its_outcome() -> None:
+def test_last_attempt_has_outcome() -> None:
     delivered = outcome_of(attempted(None, run=1, after_attempt=2))
     assert delivered == WebhookDelivered(request_id="r", time=NOON, webhook_id=ID, run=1, attempts=3, after_attempt=2)
     failed = outcome_of(attempted("http_410", last=True))
