@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.s3 import S3Server
@@ -18,6 +19,10 @@ from tests.support.servers import KINDS, shared_servers
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.support.run"]
+
+# No deadline: a busy machine takes long over an example. A rule that needs more examples than most says so itself.
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=40)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.hookimpl(tryfirst=True)

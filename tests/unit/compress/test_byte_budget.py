@@ -34,7 +34,7 @@ def peak_of(downloads: Sequence[Sequence[int]]) -> int:
     return peak
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(1, 80), max_size=6), max_size=12))
 def test_downloads_exceed_limit_by_at_most_one_image(downloads: list[list[int]]) -> None:
     assert peak_of(downloads) <= LIMIT + max((sum(pieces) for pieces in downloads), default=0)

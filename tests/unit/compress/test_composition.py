@@ -50,7 +50,7 @@ def near(pixel: Any, colour: tuple[int, ...], tolerance: int = 12) -> bool:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(seed=st.integers(0, 2**32))
 def test_composition_equals_the_model(name: str, seed: int) -> None:
     sample = random_animation(name, seed)
@@ -62,7 +62,6 @@ def test_composition_equals_the_model(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_an_animation_survives_its_own_format(name: str, seed: int) -> None:
     """At quality 100, read back by the reader that the model has checked; equal frames may have become one."""

@@ -136,7 +136,7 @@ async def test_turn_is_not_lost_when_its_task_is_cancelled() -> None:
     assert slots.taken == slots.waiting == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers())
 def test_limits_hold_and_every_task_ends(tasks: list[tuple[str, int, int]], seed: int) -> None:
     slots = FairSlots(6, per_host=2)

@@ -461,7 +461,7 @@ def test_half_a_file_is_a_failure(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=8))
 def test_a_damaged_file_gives_a_result_or_a_reason(name: str, cut: float, flips: list[tuple[float, int]]) -> None:
     data = bytearray(SAMPLES[name]())

@@ -105,7 +105,7 @@ async def test_reader_sees_old_or_new_object(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"], "nothing is left behind"
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=40))
 def test_any_name_is_stored_within_the_folder_or_refused(tmp_path: Path, name: str) -> None:
     async def store() -> None:

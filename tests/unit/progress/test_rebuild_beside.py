@@ -157,7 +157,7 @@ def damage(world: World, random: Random) -> None:
     table[tally_key("r0", 9)] = encode_tally(EMPTY)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.builds(Random, st.integers(0, 2**32)))
 def test_rebuild_beside_live_fold_is_the_whole_fold(random: Random) -> None:
     lives = [life(f"r{number}", random, NOON + number * HOUR) for number in range(random.randint(1, 6))]

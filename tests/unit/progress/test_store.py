@@ -76,7 +76,6 @@ def sums(table: Table, run: int = 0) -> Sums:
 # --- codecs
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, st.integers(1, 20), FAILING)
 def test_row_and_tallies_are_read_as_written(random: Random, total: int, failing: float) -> None:
     told = story(random, total, failing=failing, retry=True)
@@ -104,7 +103,6 @@ def test_requests_do_not_touch_each_other() -> None:
 # --- any order, any repetition
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.5]))
 def test_any_order_gives_the_same_bytes(random: Random, total: int, failing: float, repeats: float) -> None:
     told = story(random, total, failing=failing, retry=True)
@@ -116,7 +114,6 @@ def test_any_order_gives_the_same_bytes(random: Random, total: int, failing: flo
     assert changes(told.events, table) == 0, "a repeat writes nothing"
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING)
 def test_counts_are_those_of_the_arrived_results(random: Random, total: int, failing: float) -> None:
     told = story(random, total, failing=failing, retry=False)
@@ -186,7 +183,7 @@ def take_with_crashes(events: Sequence[Event], crashes: Sequence[Crash]) -> tupl
     return replayed(changelog), due
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(RANDOMS, st.integers(1, 20), FAILING, st.booleans(), CRASHES)
 # The last image's tally is written, and the process dies before it publishes the reaction.
 @example(Random(1), 1, 0.0, False, [Crash(1, 1, 0, 0)])
@@ -251,7 +248,6 @@ def test_reads_and_writes_per_image_are_constant(total: int) -> None:
 # --- eviction
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, st.sampled_from([1, 999, 1000, 2001]))
 def test_late_events_do_not_resurrect_evicted_request(random: Random, total: int) -> None:
     told = story(random, total, failing=0.5, retry=True)

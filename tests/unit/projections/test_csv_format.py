@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.projections.csv_format import header, protect, row, unprotect
@@ -118,14 +118,12 @@ def test_formula_after_inner_separator_gets_an_apostrophe(cell: str, shown: str)
     assert unprotect(shown) == cell
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("'\"=+-@ 1\t;\n\uff1d")))
 def test_no_separator_makes_a_part_a_formula(cell: str) -> None:
     for separator in ";\t":
         assert not any(part[:1] in ("=", "@", "\uff1d") for part in protect(cell).split(separator))
 
 
-@settings(deadline=None)
 @given(st.text() | st.text(alphabet=st.sampled_from("'\"=+-@ 1\t;\n\uff1d")))
 def test_unprotect_inverts_protect_and_no_formula_remains(cell: str) -> None:
     assert unprotect(protect(cell)) == cell
@@ -136,7 +134,6 @@ def test_unprotect_inverts_protect_and_no_formula_remains(cell: str) -> None:
         assert not any(character in "=@('\"!|*/" or character.isalpha() for character in shown.lower().replace("e", ""))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text(), min_size=1),
     st.lists(st.tuples(st.none() | st.just("https://b/x.jpg"), st.none() | st.just("fetch_timeout")), min_size=1),

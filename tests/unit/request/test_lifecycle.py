@@ -55,7 +55,7 @@ EVERY_FACT: list[Event] = [
 # --- any order, any repetition
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(RANDOMS, st.integers(2, 20), FAILING, st.sampled_from([0.0, 0.5]))
 def test_state_does_not_depend_on_order_or_repetition(
     random: Random, total: int, failing: float, repeats: float

@@ -37,7 +37,6 @@ def outputs(request: Folded, *events: Event) -> list[OutputCsvRequested]:
 # --- the output CSV
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.2, 1.0]))
 def test_output_is_due_exactly_when_every_image_is_settled(
     random: Random, total: int, failing: float, repeats: float
@@ -58,7 +57,6 @@ def test_output_is_due_exactly_when_every_image_is_settled(
     assert all(other == first and other.id == first.id for other in others)
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, TOTALS, FAILING, st.sampled_from([0.0, 0.5]))
 def test_retry_counts_each_image_once_in_any_order(random: Random, total: int, failing: float, repeats: float) -> None:
     told = story(random, total, failing=failing, retry=True)
@@ -104,7 +102,6 @@ def test_output_of_completed_request_is_not_due() -> None:
     assert request.apply(COMPLETED, *events) == []
 
 
-@settings(deadline=None, max_examples=40)
 @given(RANDOMS, st.integers(1, 20), FAILING, st.sampled_from([0.0, 0.5]))
 def test_results_after_cancellation_do_not_complete_the_request(
     random: Random, total: int, failing: float, repeats: float
