@@ -75,6 +75,7 @@ def test_png_chunks_decide_in_their_order(chunks: list[bytes], grey: int, red: t
     assert seen(png(128, *chunks, mode="L")) == pytest.approx((grey,) * 3, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "shown"),
     [((1, 16), {64: 30, 128: 132, 176: 237, 255: 255}), ((9, 18), {64: 43, 128: 99, 212: 216, 255: 255})],
@@ -94,6 +95,7 @@ def near(pixel: Any, colour: tuple[int, ...]) -> bool:
     return all(abs(a - b) <= 4 for a, b in zip(pixel, colour, strict=True))
 
 
+@pytest.mark.slow
 def test_avif_of_pq_is_tone_mapped() -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), GREY).save(buffer, "AVIF", quality=100, subsampling="4:4:4")

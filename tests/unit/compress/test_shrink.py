@@ -338,6 +338,7 @@ def test_a_png_of_few_colours_is_shrunk_without_loss() -> None:
     assert ImageChops.difference(*over).getbbox() is None
 
 
+@pytest.mark.slow
 def test_small_rare_colour_is_kept() -> None:
     """What a palette chosen by the average would lose."""
     image = photo(400, 400)
