@@ -54,7 +54,7 @@ def rebuilt(system: System, request_id: str) -> None:
         assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
-def test_a_retry_runs_what_failed_and_completes_with_a_new_output_and_a_new_webhook(system: System, shop: Shop) -> None:
+def test_retry_runs_failed_images_and_sends_webhook(system: System, shop: Shop) -> None:
     good = shop.add("retry-good.jpg")
     late, never = f"{shop.url}/files/retry-late.jpg", f"{shop.url}/files/retry-never.jpg"
     request_id = upload(
@@ -133,9 +133,7 @@ def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop:
         assert call(system.url, "GET", f"/api/requests/{request_id}/{word}").status == 405
 
 
-def test_a_cancelled_request_stays_cancelled_is_not_fetched_any_more_and_may_be_retried(
-    system: System, shop: Shop
-) -> None:
+def test_cancelled_request_is_not_fetched_until_retried(system: System, shop: Shop) -> None:
     """The first images take their time, so that those behind them are still to be fetched when the cancel comes."""
     quick = shop.add("cancelled.jpg")
     slow = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(150))
@@ -171,9 +169,7 @@ def kill_progress(system: System) -> None:
             child.kill()
 
 
-def test_a_retry_is_whole_although_the_progress_worker_is_killed_while_it_asks_for_the_images(
-    system: System, shop: Shop
-) -> None:
+def test_killed_progress_worker_leaves_retry_whole(system: System, shop: Shop) -> None:
     # Addresses that are refused without asking anybody.
     rows = "".join(f"{number},Shoe,http://10.0.0.1/{number}.jpg\n" for number in range(1500))
     request_id = upload(system.url, HEADER + rows, webhookUrl=f"{shop.url}/webhook/killed")

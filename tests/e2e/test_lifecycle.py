@@ -91,7 +91,7 @@ def resumed(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
     assert gone(started), "processes outlived `up`"
 
 
-def test_a_second_up_goes_on_where_a_killed_one_was(resumed: Resumed) -> None:
+def test_second_up_resumes_killed_one(resumed: Resumed) -> None:
     assert call(resumed.url, "GET", f"/api/status/{resumed.done}").json["status"] == "completed"
     status = completed(resumed.url, resumed.begun)
     assert (status["succeeded"], status["failed"]) == (300, 0)
@@ -167,7 +167,7 @@ def wait_until_ready(data_dir: Path) -> None:
         time.sleep(0.1)
 
 
-def test_the_probes_tell_that_servers_hang_or_are_dead_and_that_they_are_back(resumed: Resumed) -> None:
+def test_probes_report_hanging_and_dead_servers(resumed: Resumed) -> None:
     completed(resumed.url, resumed.begun)
     wait_until_ready(resumed.data_dir)
     servers = [resumed.server("kafka.Kafka"), resumed.server("org.apache.cassandra.service.CassandraDaemon")]
@@ -201,7 +201,7 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shop: Shop) -> N
     assert port in result.stderr
 
 
-def test_the_demo_shows_what_came_out_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_demo_prints_results_and_leaves_nothing(tmp_path: Path) -> None:
     temporary, folder = tmp_path / "temporary", tmp_path / "folder"
     temporary.mkdir()
     folder.mkdir()

@@ -48,9 +48,7 @@ def wait_until_ready(url: str) -> None:
     raise AssertionError(f"{url} is not ready")
 
 
-def test_a_status_asked_at_another_api_right_after_the_202_is_never_a_404(
-    system: System, shop: Shop, tmp_path: Path
-) -> None:
+def test_other_api_knows_request_after_202(system: System, shop: Shop, tmp_path: Path) -> None:
     port = next(free_ports())
     url = f"http://127.0.0.1:{port}"
     image = shop.add("two-apis.jpg")
@@ -62,9 +60,7 @@ def test_a_status_asked_at_another_api_right_after_the_202_is_never_a_404(
         assert completed(url, request_id)["succeeded"] == 1
 
 
-def test_the_topic_of_waiting_images_grows_under_way_and_all_its_partitions_are_worked_on(
-    system: System, shop: Shop, tmp_path: Path
-) -> None:
+def test_workers_read_partitions_added_under_way(system: System, shop: Shop, tmp_path: Path) -> None:
     image = shop.add("grown.jpg")
     rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(200))
     under_way = upload(system.url, HEADER + rows)
@@ -97,9 +93,7 @@ def test_workers_that_join_and_leave_lose_nothing(system: System, shop: Shop) ->
     assert (status["succeeded"], status["failed"]) == (600, 0)
 
 
-def test_two_apis_tell_the_same_story_while_a_progress_worker_comes_and_goes(
-    system: System, shop: Shop, tmp_path: Path
-) -> None:
+def test_two_apis_agree_while_progress_worker_restarts(system: System, shop: Shop, tmp_path: Path) -> None:
     image = shop.add("two-stories.jpg")
     rows = "".join(f"{number},Shoe {number},{image}\n" for number in range(800))
     port = next(free_ports())
@@ -144,7 +138,7 @@ def test_the_command_line_submits_waits_and_saves_the_output(system: System, sho
     assert system.run("download", request_id).stdout.encode() == output.read_bytes().replace(b"\r\n", b"\n")
 
 
-def test_a_csv_that_is_refused_is_one_clear_line_on_the_command_line(system: System, tmp_path: Path) -> None:
+def test_command_line_explains_refused_csv_in_one_line(system: System, tmp_path: Path) -> None:
     file = tmp_path / "bad.csv"
     file.write_text("no,such,columns\n1,2,3\n")
     result = system.run("submit", str(file))
@@ -153,7 +147,7 @@ def test_a_csv_that_is_refused_is_one_clear_line_on_the_command_line(system: Sys
     assert "Traceback" not in result.stderr
 
 
-def test_a_server_that_is_not_there_is_one_clear_line_on_the_command_line() -> None:
+def test_command_line_explains_missing_server_in_one_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "infra.cli", "status", "some-id", "--server", f"http://127.0.0.1:{next(free_ports())}"],
         env=os.environ,

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 FATAL, UNAVAILABLE = 70, 69
 
 
-def test_an_exception_that_leaves_an_agent_ends_the_process_and_commits_nothing_behind_it(
+def test_agent_exception_ends_process_without_commit(
     new_group: Callable[..., Group],
 ) -> None:
     # An agent that takes its time to clean up leaves Faust the time to commit
@@ -31,7 +31,7 @@ def test_an_exception_that_leaves_an_agent_ends_the_process_and_commits_nothing_
     assert unguarded.started()[0, 2] == 1
 
 
-def test_an_exception_of_a_handler_ends_the_process_and_commits_nothing_behind_it(
+def test_handler_exception_ends_process_without_commit(
     new_group: Callable[..., Group],
 ) -> None:
     group = new_group(in_flight=4)
@@ -60,7 +60,7 @@ def test_error_of_task_ends_worker(new_group: Callable[..., Group], error: str, 
     assert group.output().count("a task that raises") == (1 if code == UNAVAILABLE else 3), "logged, raised, its source"
 
 
-def test_a_changelog_write_that_the_broker_refuses_ends_the_process(new_group: Callable[..., Group]) -> None:
+def test_refused_changelog_write_ends_process(new_group: Callable[..., Group]) -> None:
     spec: dict[str, Any] = {"table": True, "changelog": {"max.message.bytes": "1000"}}
     guarded, unguarded = new_group(**spec), new_group(**spec, without="F5")
     for group in (guarded, unguarded):

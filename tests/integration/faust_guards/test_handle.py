@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.slow
 
 
-def test_no_commit_passes_an_unfinished_event_and_it_comes_again_after_kill_9(
+def test_killed_worker_has_committed_no_unfinished_event(
     new_group: Callable[..., Group],
 ) -> None:
     passed = Event()
@@ -56,7 +56,7 @@ def test_sigterm_finishes_and_commits_the_events_under_way(new_group: Callable[.
     assert group.lines("closed"), "the agent itself has ended too"
 
 
-def test_an_event_that_outlasts_the_drain_is_not_committed_and_comes_again(
+def test_event_outlasting_drain_is_redelivered(
     new_group: Callable[..., Group],
 ) -> None:
     def outlast(group: Group) -> None:

@@ -45,9 +45,7 @@ def lag_at(port: int) -> float:
     return metrics_at(port).total("shrinkstream_consumer_lag_records")
 
 
-def test_an_event_counts_as_lag_until_it_and_all_before_it_are_finished(
-    new_group: Callable[..., Group], tmp_path: Path
-) -> None:
+def test_unfinished_event_counts_as_lag_with_its_successors(new_group: Callable[..., Group], tmp_path: Path) -> None:
     group, port = new_group(in_flight=4), next(free_ports())
     group.produce([b"", f"wait {tmp_path / 'go'}".encode(), b"", b""], partition=0)
     group.start(port=port)
@@ -61,9 +59,7 @@ def test_an_event_counts_as_lag_until_it_and_all_before_it_are_finished(
     wait_until(lambda: len(group.finished()) == 6 and lag_at(port) == 0, "new ones, done")
 
 
-def test_records_that_were_there_before_the_group_are_lag_from_the_first_on(
-    new_group: Callable[..., Group], tmp_path: Path
-) -> None:
+def test_records_older_than_group_count_as_lag(new_group: Callable[..., Group], tmp_path: Path) -> None:
     group, port = new_group(partitions=2), next(free_ports())
     group.produce([f"wait {tmp_path / 'never'}".encode(), *[b""] * 9], partition=0)
     group.produce([b""] * 5, partition=1)

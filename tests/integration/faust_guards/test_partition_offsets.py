@@ -47,7 +47,7 @@ def test_nothing_is_committable_twice() -> None:
     assert offsets.committable() is None
 
 
-def test_the_end_of_an_event_from_before_a_seek_counts_for_nothing() -> None:
+def test_seek_forgets_earlier_events() -> None:
     offsets = PartitionOffsets(committed=3)
     offsets.finish(5)
     offsets.deliver(3)

@@ -19,7 +19,7 @@ def shared_out(group: Group) -> bool:
     return [len(partitions) for partitions in assigned] == [2, 2] and len({*assigned[0], *assigned[1]}) == 4
 
 
-def test_a_second_worker_that_joins_repeats_nothing(new_group: Callable[..., Group]) -> None:
+def test_joining_worker_repeats_nothing(new_group: Callable[..., Group]) -> None:
     repeated = Event()
 
     def join(group: Group) -> None:
@@ -43,7 +43,7 @@ def test_a_second_worker_that_joins_repeats_nothing(new_group: Callable[..., Gro
     assert unguarded.started().total() > EVENTS
 
 
-def test_what_arrives_while_an_idle_group_rebalances_is_delivered_once(new_group: Callable[..., Group]) -> None:
+def test_idle_group_delivers_once_after_rebalance(new_group: Callable[..., Group]) -> None:
     group = new_group(partitions=4, in_flight=8)
     group.start()
     wait_until(lambda: group.lines("assigned"), "the first worker")
@@ -69,7 +69,7 @@ def test_two_workers_stopped_together_lose_and_repeat_nothing(new_group: Callabl
     assert sum(group.committed().values()) == started.total()
 
 
-def test_an_event_that_outlasts_a_rebalance_ends_a_worker_with_a_table(new_group: Callable[..., Group]) -> None:
+def test_event_outlasting_rebalance_ends_table_worker(new_group: Callable[..., Group]) -> None:
     group = new_group(partitions=2, table=True, constants={"REVOKE_DRAIN": 1.0})
     group.produce([b"wait never"], partition=0)
     worker = group.start()

@@ -13,7 +13,7 @@ FAR_AWAY = 2.0
 """Seconds that a broker takes to say what is committed: Faust's fetcher sleeps for one, and must wake meanwhile."""
 
 
-def test_a_restart_in_a_backlog_skips_no_event_of_an_app_with_a_table(new_group: Callable[..., Group]) -> None:
+def test_restart_in_backlog_skips_no_event(new_group: Callable[..., Group]) -> None:
     def restart_in_a_backlog(group: Group) -> None:
         group.produce([b"sleep 0.005"] * 3000)
         worker = group.start()

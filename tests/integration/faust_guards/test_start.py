@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 UNAVAILABLE = 69
 
 
-def test_a_missing_topic_is_named_together_with_the_command_that_creates_it(
+def test_missing_topic_error_names_topic_and_command(
     new_group: Callable[..., Group],
 ) -> None:
     group = new_group(table=True, create=False)
@@ -35,7 +35,7 @@ def test_a_missing_topic_is_named_together_with_the_command_that_creates_it(
     assert "Traceback" not in output
 
 
-def test_a_changelog_with_other_partitions_than_the_input_is_refused(new_group: Callable[..., Group]) -> None:
+def test_worker_refuses_changelog_with_other_partitions(new_group: Callable[..., Group]) -> None:
     group = new_group(table=True, partitions=4, create=False)
     group.cluster.create_topic(group.topic, 4)
     group.cluster.create_topic(group.changelog, 8)
@@ -85,7 +85,7 @@ def test_another_version_of_faust_is_refused(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])
-def test_faust_reaches_the_brokers_with_the_same_credentials_as_our_own_clients(
+def test_faust_uses_credentials_of_our_clients(
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], tmp_path: Path
 ) -> None:
     settings = Settings(

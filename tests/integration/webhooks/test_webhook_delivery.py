@@ -94,7 +94,7 @@ def shown(events: list[Event]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_completion_reaches_its_receiver_signed_and_is_written_down(system: Settings, request_id: str) -> None:
+async def test_completion_reaches_receiver_signed(system: Settings, request_id: str) -> None:
     async with Receiver().listening() as receiver:
         await complete(system, completed(request_id, webhook_url=receiver.url))
         events = await settled(system, request_id)
@@ -109,7 +109,7 @@ async def test_a_completion_reaches_its_receiver_signed_and_is_written_down(syst
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: Settings, request_id: str) -> None:
+async def test_retry_has_same_id_and_body(system: Settings, request_id: str) -> None:
     async with Receiver((500, 302, 200), headers={"Location": "/elsewhere"}).listening() as receiver:
         await complete(system, completed(request_id, webhook_url=receiver.url))
         events = await settled(system, request_id)
@@ -126,9 +126,7 @@ async def test_a_repeat_has_the_same_id_and_body_and_its_number_goes_on(system: 
 
 
 @pytest.mark.usefixtures("worker")
-async def test_who_never_confirms_is_given_up_after_the_schedule_and_who_is_gone_at_once(
-    system: Settings, request_id: str
-) -> None:
+async def test_failing_receiver_is_given_up_after_schedule(system: Settings, request_id: str) -> None:
     async with Receiver((500,)).listening() as broken, Receiver((410,)).listening() as gone:
         await complete(
             system,
@@ -205,7 +203,7 @@ def own(system: Settings, kafka_settings: Settings) -> Settings:
     return system.model_copy(update=kafka_settings.model_dump(include={"topic_prefix", "data_dir"}))
 
 
-async def test_a_worker_killed_between_two_attempts_goes_on_with_the_next(own: Settings) -> None:
+async def test_killed_worker_resumes_with_next_attempt(own: Settings) -> None:
     own = own.model_copy(update={"webhook_schedule": "4,0.5"})
     request_ids = [str(uuid4()) for _ in range(5)]
 
@@ -260,7 +258,7 @@ async def test_killed_worker_repeats_its_attempt_after_the_claim(own: Settings) 
             worker.kill()
 
 
-async def test_two_workers_that_come_and_go_send_each_message_once(own: Settings) -> None:
+async def test_joining_and_leaving_workers_send_each_message_once(own: Settings) -> None:
     request_ids: list[str] = []
 
     workers = [ProjectionsWorker(own, "first")]
@@ -294,9 +292,7 @@ async def test_two_workers_that_come_and_go_send_each_message_once(own: Settings
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_rebuild_from_nothing_brings_messages_and_hints_back_and_sends_nothing(
-    system: Settings, request_id: str
-) -> None:
+async def test_rebuild_restores_messages_and_sends_nothing(system: Settings, request_id: str) -> None:
     session = await Session.connect(system)
     try:
         async with Receiver((200, 429, 200), headers={"Retry-After": "6"}).listening() as receiver:
