@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -111,6 +112,7 @@ class Compressor:
             share=OWN_SHARE,
             is_exempt=lambda group, host: self._circuits.is_open(group[0], host),  # they fail without a download
         )
+        self._leave_host: dict[str, Callable[[], None]] = {}
         self._decoding = slots_with_a_spare(settings.codec_processes)
         self._budget = ByteBudget(settings.fetch_memory)
         self._single_flight: SingleFlight[_Key, StoredImage] = SingleFlight(settings.reuse_seconds, MAX_CACHED)
@@ -127,7 +129,17 @@ class Compressor:
             return nullcontext()
         if not isinstance(event, ImageRequested) or self._cancelled.covers(event):
             return nullcontext()
-        return self._slots.slot(_group(event), host_of(event.input_url, self._client), event.request_id)
+        return self._admitted(event)
+
+    @asynccontextmanager
+    async def _admitted(self, request: ImageRequested) -> AsyncIterator[None]:
+        host = host_of(request.input_url, self._client)
+        async with self._slots.slot(_group(request), host, request.request_id) as leave_host:
+            self._leave_host[request.id] = leave_host
+            try:
+                yield
+            finally:
+                self._leave_host.pop(request.id, None)  # a redelivered event may be in flight twice
 
     async def on_event(self, event: Event) -> None:
         if not isinstance(event, ImageRequested) or self._cancelled.covers(event):
@@ -189,6 +201,8 @@ class Compressor:
             )
             host = host_of(request.input_url, self._client)
             fetched = await self._circuits.download(request.owner, host, download)
+            if leave_host := self._leave_host.get(request.id):
+                leave_host()  # others may download there while this image waits for a decoder
             started = time.monotonic()
             async with self._decoding.slot(_group(request), host, request.request_id):
                 shrunk = await self.decoders.shrink(

@@ -22,7 +22,7 @@ _Queue = OrderedDict[str, deque[asyncio.Future[None]]]  # by request
 
 
 class FairSlots:
-    """At most ``limit`` slots are taken at a time, ``per_host`` of them for one host.
+    """At most ``limit`` slots are taken at a time, ``per_host`` of them by tasks that are at the same host.
 
     A free slot goes to the group with the fewest slots; within it, hosts take turns, and for a host its requests.
     ``per_host`` doesn't apply where ``is_exempt`` returns True. The memory is proportional to the waiting tasks.
@@ -47,13 +47,27 @@ class FairSlots:
         self.waiting = 0
 
     @asynccontextmanager
-    async def slot(self, group: Group, host: str, request: str) -> AsyncIterator[None]:
-        """Wait for a slot, and hold it for the block."""
+    async def slot(self, group: Group, host: str, request: str) -> AsyncIterator[Callable[[], None]]:
+        """Wait for a slot, and hold it for the block.
+
+        Yields a function that leaves the host to others: the task keeps its slot, but has no more to do there.
+        """
         await self._take(group, host, request)
+        is_at_host = True
+
+        def leave_host() -> None:
+            nonlocal is_at_host
+            if is_at_host:
+                is_at_host = False
+                self._leave(host)
+                self._fill()
+
         try:
-            yield
+            yield leave_host
         finally:
-            self._release(group, host)
+            self._release(group)
+            leave_host()
+            self._fill()
 
     async def _take(self, group: Group, host: str, request: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -67,18 +81,21 @@ class FairSlots:
             if turn.cancelled():
                 self._withdraw(group, host, request, turn)
             else:
-                self._release(group, host)
+                self._release(group)
+                self._leave(host)
+                self._fill()
             raise
 
-    def _release(self, group: Group, host: str) -> None:
+    def _release(self, group: Group) -> None:
         self.taken -= 1
         self._groups[group] -= 1
         if not self._groups[group]:
             del self._groups[group]
+
+    def _leave(self, host: str) -> None:
         self._hosts[host] -= 1
         if not self._hosts[host]:
             del self._hosts[host]
-        self._fill()
 
     def _fill(self) -> None:
         while self.taken < self._limit and (following := self._next()) is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ class Load:
     def __init__(self, slots: FairSlots) -> None:
         self._slots = slots
         self.started: list[str] = []
+        self.leave_host: dict[str, Callable[[], None]] = {}
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -28,7 +30,7 @@ class Load:
         self._ends[name] = asyncio.Event()
 
         async def hold() -> None:
-            async with self._slots.slot(group, host, request):
+            async with self._slots.slot(group, host, request) as self.leave_host[name]:
                 self.started.append(name)
                 await self._ends[name].wait()
 
@@ -62,6 +64,22 @@ async def test_one_owner_never_takes_all_slots() -> None:
     for number in range(3):
         await load.ask(f"bob {number}", BOB, host="fast:80")
     assert load.started[12:] == ["bob 0", "bob 1", "bob 2"]
+
+
+async def test_task_that_left_its_host_lets_others_in() -> None:
+    load = Load(FairSlots(16, per_host=2))
+    for number in range(4):
+        await load.ask(f"alice {number}", ALICE)
+    await load.ask("bob", BOB)
+    assert load.started == ["alice 0", "alice 1"]
+    for _ in range(2):  # leaving twice is leaving once
+        load.leave_host["alice 0"]()
+    await asyncio.sleep(0)
+    assert load.started == ["alice 0", "alice 1", "bob"]
+    await load.end("alice 0")
+    assert load.started == ["alice 0", "alice 1", "bob"], "the host still has two"
+    await load.end("bob")
+    assert load.started[3:] == ["alice 2"]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 8, 64])
