@@ -43,7 +43,7 @@ class Route:
     rate limit.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     handler: Handler
     tag: str
@@ -70,5 +70,5 @@ class Route:
 
     def definitions(self) -> list[web.RouteDef]:
         """aiohttp route definitions; GET includes HEAD."""
-        add = {"GET": web.get, "POST": web.post}[self.method]
+        add = {"GET": web.get, "POST": web.post, "DELETE": web.delete}[self.method]
         return [add(path, self.handler, expect_handler=expect) for path in (self.path, *self.aliases)]

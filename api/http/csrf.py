@@ -24,13 +24,13 @@ class CsrfGuard:
         self._any_host = settings.open_network and settings.public_url is None
 
     def check(self, request: web.Request) -> None:
-        """Raise a 403 for an unknown `Host`, or for a POST by a page of an origin that CORS doesn't allow."""
+        """Raise a 403 for an unknown `Host`, or for a POST or DELETE by a page of an origin that CORS doesn't allow."""
         host = request.headers.get(hdrs.HOST, "").lower()
         if not self._any_host and not self._is_own(host):
             raise _forbidden(
                 "`Host` is not a name of this API (DNS-rebinding protection): set SHRINKSTREAM_PUBLIC_URL to allow it"
             )
-        if request.method == hdrs.METH_POST and self._is_foreign(request, host):
+        if request.method in (hdrs.METH_POST, hdrs.METH_DELETE) and self._is_foreign(request, host):
             raise _forbidden(
                 "cross-origin request (CSRF protection): set SHRINKSTREAM_CORS_ORIGINS to allow this origin"
             )

@@ -79,7 +79,7 @@ class ProblemCode(StrEnum):
     NOT_COMPLETED = "not-completed", 409, "there is no output CSV before the request is completed"
     NOTHING_TO_CANCEL = "nothing-to-cancel", 409, "every image already has its result"
     ALREADY_COMPLETED = "already-completed", 409, "a completed request can't be cancelled"
-    STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried"
+    STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried or deleted"
     NOTHING_FAILED = "nothing-failed", 409, "there is nothing to retry"
     TOO_MANY_RETRIES = "too-many-retries", 409, "the request was retried 1,000 times"
     UPLOAD_IN_PROGRESS = (

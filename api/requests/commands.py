@@ -1,4 +1,4 @@
-"""Cancel and retry commands. Each appends one event, so it takes effect completely or not at all."""
+"""Cancel, retry and delete commands. Each appends one event, so it takes effect completely or not at all."""
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -20,9 +20,10 @@ from api.requests.failures import count_failures
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
 from streams.events.base import Event, ReasonCode, utc_now
-from streams.events.requests import RequestCancelled, RequestRetried
+from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried
 from streams.progress.view import StaleViewError
 from streams.request.failures import is_reason
+from streams.request.lifecycle import Phase
 from streams.request.status import Status
 
 logger = structlog.get_logger(__name__)
@@ -101,6 +102,22 @@ async def retry(request: web.Request) -> web.Response:
     )
 
 
+@answered_in_time()
+async def delete(request: web.Request) -> web.Response:
+    """``DELETE /api/requests/{id}``: expire the request now. Idempotent."""
+    status = await _fresh_status(request)
+    if status.status == "processing":
+        raise Problem(ProblemCode.STILL_PROCESSING, "cannot delete: the request is still processing; cancel it first")
+    if status.status != "expired":
+        expiry = RequestExpired(request_id=status.request_id, time=time_after(status), traceparent=context_of(request))
+        await _append(request.app[CONTEXT], expiry)
+        logger.info("request deleted", **expiry.log_fields())
+        # The history, which has the requests that left the progress table, may take a moment.
+        gone = {"status": Phase.EXPIRED, "updated_at": expiry.time, "output_csv_url": None, "output_csv_path": None}
+        status = status.model_copy(update=gone)
+    return json_response(status, headers={"Cache-Control": "no-store"})
+
+
 def time_after(status: Status) -> datetime:
     """The time of a new event: after every earlier one of the request, though our clock be behind.
 
@@ -136,7 +153,7 @@ async def append_command(context: Context, event: Event, name: str = "command") 
         ) from None
 
 
-async def _append(context: Context, event: RequestCancelled | RequestRetried) -> None:
+async def _append(context: Context, event: RequestCancelled | RequestExpired | RequestRetried) -> None:
     """Append the event and wait until this process's view has read it, for read-your-writes consistency."""
     appended = await append_command(context, event)
     with unavailable_on(StaleViewError, reason="the command was accepted, but the progress view lags behind Kafka"):
@@ -145,6 +162,18 @@ async def _append(context: Context, event: RequestCancelled | RequestRetried) ->
 
 def routes() -> list[Route]:
     return [
+        Route(
+            "DELETE",
+            "/api/requests/{request_id}",
+            delete,
+            tag="Requests",
+            summary="Delete the files of a request",
+            description="Its images and output CSV are deleted, and its status becomes `expired`, as at the end of the"
+            " retention time. Final and idempotent. Its results stay in the history.",
+            parameters=(REQUEST_ID, TRACEPARENT),
+            responses={HTTPStatus.OK: Response("The request is expired", {"application/json": Status})},
+            problems={**REQUEST_PROBLEMS, HTTPStatus.CONFLICT: "The request is still processing: cancel it first."},
+        ),
         Route(
             "POST",
             "/api/requests/{request_id}/cancel",

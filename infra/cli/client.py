@@ -181,6 +181,11 @@ class Client:
         async with self._request("POST", f"/api/requests/{request_id}/cancel") as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
+    async def delete(self, request_id: str) -> dict[str, Any]:
+        """Delete the files of a request; returns its status."""
+        async with self._request("DELETE", f"/api/requests/{request_id}") as response:
+            return await self._json(response, *_STATUS_MEMBERS)
+
     async def retry(self, request_id: str, reason: str | None = None) -> None:
         """Retry the failed images of a request, or those that failed for one reason."""
         parameters = {"reason": reason} if reason is not None else {}

@@ -282,6 +282,20 @@ def cancel(**given: Any) -> None:
 
 @main.section(REQUESTS)
 @REQUEST_ID
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@AS_JSON
+@SERVER
+def delete(*, yes: bool, **given: Any) -> None:
+    """Delete the images and the output CSV of a request. Final."""
+    from infra.cli.requests import delete_request
+
+    if not yes:
+        click.confirm(f"Delete the images and the output CSV of {given['request_id']}?", abort=True, err=True)
+    _run(delete_request(**given))
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
 @click.option("--reason", metavar="CODE", help="Only the images that failed for this reason, such as fetch_timeout.")
 @WAIT
 @AS_JSON

@@ -198,6 +198,14 @@ async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) 
     click.echo(f"cancelled: {summary(status)}", err=True)
 
 
+async def delete_request(settings: Settings, request_id: str, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        status = await client.delete(request_id)
+    if as_json:
+        print_json(status)
+    click.echo(f"deleted: {summary(status)}", err=True)
+
+
 async def download_csv(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
     async with _client(settings) as client:
         size = await _write_output(client, request_id, output)

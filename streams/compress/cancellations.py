@@ -1,4 +1,4 @@
-"""Set of recently cancelled requests, whose images are not fetched any more.
+"""Set of recently cancelled and expired requests, whose images are not fetched any more.
 
 compress has no table: each of its workers follows the requests topic without a consumer group. A cancellation that it
 has not read yet, or has evicted, costs some useless downloads, no more.
@@ -20,7 +20,7 @@ from infra.settings import Settings
 from streams.events.base import UnreadableEvent, utc_now
 from streams.events.images import ImageRequested
 from streams.events.registry import decode
-from streams.events.requests import RequestCancelled
+from streams.events.requests import RequestCancelled, RequestExpired
 from streams.log.follower import Follower
 from streams.log.topics import Topics
 
@@ -29,7 +29,8 @@ LOOK_BACK = timedelta(days=2)
 REMEMBERED = 100_000
 CONNECT_SECONDS = 30.0
 CATCH_UP_SECONDS = 10.0
-_MARK = RequestCancelled.event_type().encode()
+_MARKS = tuple(event.event_type().encode() for event in (RequestCancelled, RequestExpired))
+_EVERY_RUN = 2**16
 
 
 class CancelledRequests:
@@ -46,12 +47,13 @@ class CancelledRequests:
     def take(self, values: Iterable[bytes | None]) -> None:
         """Note the cancellations among the records of the requests topic."""
         for value in values:
-            if value is None or _MARK not in value:
+            if value is None or not any(mark in value for mark in _MARKS):
                 continue  # most are other events, which need not be decoded
             with contextlib.suppress(UnreadableEvent):  # the progress workers dead-letter it
                 event = decode(value)
-                if isinstance(event, RequestCancelled):
-                    self._runs[event.request_id] = max(event.run, self._runs.get(event.request_id, 0))
+                if isinstance(event, RequestCancelled | RequestExpired):
+                    run = event.run if isinstance(event, RequestCancelled) else _EVERY_RUN
+                    self._runs[event.request_id] = max(run, self._runs.get(event.request_id, 0))
                     self._runs.move_to_end(event.request_id)
         while len(self._runs) > self._limit:
             self._runs.popitem(last=False)

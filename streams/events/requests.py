@@ -112,9 +112,12 @@ class RequestStopped(_RequestSummary):
 
     topic = "requests"
 
+    expired: bool = Field(False, description="whether it was deleted before: what was in flight is deleted now")
+
 
 class RequestExpired(Event):
-    """The request finished longer ago than ``RETENTION_DAYS``: its files are deleted when this event is consumed.
+    """The request finished longer ago than ``RETENTION_DAYS``, or a client deleted it: its files are deleted when this
+    event is consumed.
 
     That is final: a retry after it is ignored.
     """

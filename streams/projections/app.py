@@ -197,8 +197,8 @@ async def keep_deliveries(shared: Projections, event: Event) -> None:
 
 @_agent("retention", topics.requests, in_flight=REMOVALS_IN_FLIGHT, max_seconds=MAX_REMOVAL_SECONDS)
 async def remove_files(shared: Projections, event: Event) -> None:
-    if isinstance(event, RequestExpired):
-        await shared.retention.remove(event)
+    if isinstance(event, RequestExpired) or (isinstance(event, RequestStopped) and event.expired):
+        await shared.retention.remove(event.request_id)
 
 
 @app.task  # type: ignore[untyped-decorator]

@@ -118,7 +118,7 @@ class Retention:
         for written in [await self._events.enqueue(RequestExpired(request_id=request)) for request in requests]:
             await written
 
-    async def remove(self, event: RequestExpired) -> None:
+    async def remove(self, request_id: str) -> None:
         """Remove a request's images and output CSVs, as far as they are there."""
-        images, csvs = [await self._storage.remove(f"{kind}/{event.request_id}") for kind in ("images", "csv")]
-        logger.info("files of expired request removed", request_id=event.request_id, images=images, csvs=csvs)
+        images, csvs = [await self._storage.remove(f"{kind}/{request_id}") for kind in ("images", "csv")]
+        logger.info("files of expired request removed", request_id=request_id, images=images, csvs=csvs)

@@ -63,7 +63,7 @@ def output_requested(state: RequestState, sums: Sums) -> OutputCsvRequested:
 
 def stopped(state: RequestState, sums: Sums) -> RequestStopped:
     """The summary of a cancelled request; later than every earlier event about it."""
-    return RequestStopped(**_summary(state, sums) | {"time": last_change(state, sums)})
+    return RequestStopped(**_summary(state, sums) | {"time": last_change(state, sums)}, expired=state.is_expired)
 
 
 def completed_again(state: RequestState, sums: Sums) -> RequestCompleted | None:

@@ -31,13 +31,16 @@ class System:
         self.process = process
         self.environment = environment
 
-    def run(self, *arguments: str, timeout: float = 180, **variables: str) -> "subprocess.CompletedProcess[str]":
+    def run(
+        self, *arguments: str, timeout: float = 180, typed: str = "", **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a `shrinkstream` command as a user of this system would."""
         return subprocess.run(
             [sys.executable, "-m", "infra.cli", *arguments],
             env={**self.environment, **variables},
             capture_output=True,
             text=True,
+            input=typed,
             timeout=timeout,
             check=False,
         )

@@ -122,6 +122,35 @@ def test_retry_of_one_reason_leaves_the_other_failures(system: System, shop: Sho
     assert status_of(system, request_id) == status
 
 
+def test_deleted_request_has_no_files_and_keeps_its_history(system: System, shop: Shop) -> None:
+    """Refused while it is processing; the command line asks; no replay restores the files."""
+    shop.slow_seconds = 60
+    busy = upload(system.url, f"{HEADER}1,Shoe,{shop.url}/slow\n")
+    refused = call(system.url, "DELETE", f"/api/requests/{busy}")
+    assert (refused.status, refused.json["type"]) == (409, "urn:shrinkstream:problem:still-processing")
+    command(system, busy, "cancel")
+    assert call(system.url, "DELETE", f"/api/requests/{busy}").json["status"] == "expired"
+
+    request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('deleted.jpg')}\n")
+    completed(system.url, request_id)
+    (image,) = call(system.url, "GET", f"/api/requests/{request_id}/images").json["items"]
+    path = image["outputUrl"].removeprefix(system.url)
+    assert system.run("delete", request_id, typed="n\n").returncode == 1
+    assert call(system.url, "GET", path).status == 200
+    assert system.run("delete", request_id, "--yes").returncode == 0
+    assert status_of(system, request_id)["status"] == "expired"
+    deadline = time.monotonic() + 60
+    while call(system.url, "GET", path).status != 410:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert call(system.url, "GET", f"/api/download/{request_id}").status == 410
+    again = call(system.url, "DELETE", f"/api/requests/{request_id}")
+    assert (again.status, again.json["status"], again.json["succeeded"]) == (200, "expired", 1)
+    rebuilt(system, request_id)
+    assert call(system.url, "GET", f"/api/download/{request_id}").status == 410
+    assert call(system.url, "DELETE", "/api/requests/unknown").status == 404
+
+
 def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('conflict.jpg')}\n")
     completed(system.url, request_id)

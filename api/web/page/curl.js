@@ -16,6 +16,9 @@ export function commandsFor(status, upload) {
     commands.push(["Failures", `curl ${authorization()}${address(`/api/requests/${id}/images?status=failed`)}`]);
     if (status.status !== "expired") commands.push(["Retry", `curl -X POST ${authorization()}${address(`/api/requests/${id}/retry`)}`]);
   }
+  if (status.status !== "processing" && status.status !== "expired") {
+    commands.push(["Delete", `curl -X DELETE ${authorization()}${address(`/api/requests/${id}`)}`]);
+  }
   if (status.outputCsvUrl) commands.push(["Download", `curl -OJ ${authorization()}${address(`/api/download/${id}`)}`]);
   return commands.map(([name, command]) => ({ name, command }));
 }

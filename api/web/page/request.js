@@ -3,6 +3,7 @@
 import { call, follow, json, Problem, save, sleep } from "./api.js";
 import { savingsChart } from "./chart.js";
 import { commandsFor } from "./curl.js";
+import { confirmed } from "./confirm.js";
 import { announce, el } from "./dom.js";
 import { failureList } from "./failures.js";
 import { at, bytes, duration, images, number, savedPercent, shortId } from "./format.js";
@@ -41,7 +42,13 @@ export function requestView(id, signal) {
     watch();
   }, "Retry");
   const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
-  actions.append(cancel, retry, download);
+  const remove = action("Delete", "quiet", async () => {
+    const question = "Its images and output CSV are deleted for good; every URL of them stops working. The results stay listed.";
+    if (await confirmed("Delete the files of this request?", question, "Delete the files")) {
+      show(await json(path, { method: "DELETE" }));
+    }
+  }, "Delete");
+  actions.append(cancel, remove, retry, download);
 
   function action(label, kind, run, name, properties = { hidden: true }) {
     const button = el("button", { type: "button", class: kind, ...properties }, label);
@@ -79,6 +86,7 @@ export function requestView(id, signal) {
     retry.hidden = !ended || status.status === "expired" || (status.failed === 0 && status.status === "completed");
     retry.textContent = status.status === "cancelled" ? "Resume" : `Retry ${number(status.failed)} failed`;
     download.hidden = !status.outputCsvUrl;
+    remove.hidden = !ended || status.status === "expired";
     download.classList.toggle("primary", retry.hidden);
     if (focused?.hidden && actions.contains(focused)) heading.focus();
     document.title = `${ended ? "" : `${status.progress} % · `}Request ${shortId(id)} · shrinkstream`;

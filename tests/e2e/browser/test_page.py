@@ -164,6 +164,21 @@ def test_one_reason_is_retried_from_its_advice(page: Page, system: System, shop:
     assert shop.fetched.count("advice-page.jpg") == 1
 
 
+def test_files_are_deleted_after_a_question(page: Page, system: System, shop: Shop) -> None:
+    request_id = upload(system.url, f"{HEADER}1,Lamp,{shop.add('page-deleted.jpg')}\n")
+    completed(system.url, request_id)
+    page.goto(f"{system.url}/#/requests/{request_id}")
+    expect_end(page, "Completed")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Keep them").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect_end(page, "Completed")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("button", name="Delete the files").click()
+    expect_end(page, "Expired")
+    expect(page.get_by_role("button", name="Download CSV")).to_be_hidden()
+
+
 def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     page.goto(system.url)
     dropped = page.evaluate_handle(

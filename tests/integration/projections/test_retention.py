@@ -59,8 +59,8 @@ async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(
         assert await keeper.run_pass(PARTITIONS) == 1
         (event,) = await removed(kafka_settings)
         assert event.request_id == over
-        await keeper.remove(RequestExpired(request_id=over))
-        await keeper.remove(RequestExpired(request_id=over))
+        await keeper.remove(over)
+        await keeper.remove(over)
         assert await keeper.run_pass(PARTITIONS) == 0, "how far the log was read is remembered"
         await event_log.append(completed(run_again, run=1))
         await asyncio.sleep(0.01)

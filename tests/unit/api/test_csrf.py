@@ -80,6 +80,7 @@ def test_public_url_names_hosts_of_open_network(host: str, accepted: bool) -> No
 )
 def test_foreign_page_cannot_post_but_can_link(settings: Settings, headers: dict[str, str]) -> None:
     assert not accepts(settings, "POST", Host="127.0.0.1:8080", **headers)
+    assert not accepts(settings, "DELETE", Host="127.0.0.1:8080", **headers)
     assert accepts(settings, "GET", Host="127.0.0.1:8080", **headers)
 
 

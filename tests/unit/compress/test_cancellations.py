@@ -1,7 +1,7 @@
 """Which images nobody fetches any more."""
 
 from streams.compress.cancellations import CancelledRequests
-from streams.events.requests import RequestCancelled
+from streams.events.requests import RequestCancelled, RequestExpired
 from tests.support.examples import created, requested
 
 
@@ -14,6 +14,12 @@ def test_cancellation_covers_its_run_but_not_later_retry() -> None:
     known.take([cancelled("one", run=1), created("two").encode(), cancelled("one", run=0)])
     assert [known.covers(requested("one", run=run)) for run in (0, 1, 2)] == [True, True, False]
     assert not known.covers(requested("two"))
+
+
+def test_images_of_an_expired_request_are_covered_in_every_run() -> None:
+    known = CancelledRequests()
+    known.take([RequestExpired(request_id="one").encode(), cancelled("one")])
+    assert [known.covers(requested("one", run=run)) for run in (0, 7)] == [True, True]
 
 
 def test_what_cannot_be_read_is_passed_over() -> None:

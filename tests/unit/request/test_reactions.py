@@ -1,6 +1,7 @@
 """What is due after an event, and that it is due again after a crash."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import permutations
 from random import Random
@@ -13,6 +14,9 @@ from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesSettled
 from streams.events.requests import OutputCsvRequested
+from streams.request.lifecycle import RequestState
+from streams.request.reactions import stopped
+from streams.request.tally import Sums
 from tests.support.examples import NOON, completed, created
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (
@@ -171,3 +175,9 @@ def test_settled_images_are_due_across_chunks() -> None:
 def test_settled_images_need_webhook_events() -> None:
     due = Folded().apply(created(webhook_url=RECEIVER), result(0, succeeds=True))
     assert [type(event) for event in due] == [OutputCsvRequested]
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+def test_stop_of_a_deleted_request_removes_its_files(is_expired: bool) -> None:
+    state = replace(RequestState.of(created()), cancelled_run=0, is_expired=is_expired)
+    assert stopped(state, Sums()).expired is is_expired
