@@ -201,6 +201,13 @@ class Settings(BaseSettings):
         "shrinkstream", pattern=r"^[a-z][a-z0-9_]{0,47}$", description="keyspace of the history tables"
     )
 
+    cassandra_batch_bytes: int = Field(
+        5 * 1024,
+        ge=1024,
+        le=1024 * 1024,
+        description="largest batch of history writes (bytes), with a write per KiB, at least 10: what Cassandra's"
+        " batch_size_warn_threshold and unlogged_batch_across_partitions_warn_threshold allow; embedded: 40 KiB",
+    )
     cassandra_replication_factor: int = Field(
         1,
         ge=1,

@@ -60,7 +60,9 @@ class CassandraUnavailableError(ExplainedError):
 class Session:
     """A session with one keyspace. Every statement is prepared once, keyed by its text."""
 
-    def __init__(self, cluster: Cluster, driver: DriverSession, hosts: str) -> None:
+    def __init__(self, cluster: Cluster, driver: DriverSession, hosts: str, batch_bytes: int) -> None:
+        self.batch_bytes = batch_bytes
+        """Largest batch (bytes) that Cassandra takes without a warning."""
         self._cluster = cluster
         self._driver = driver
         self._hosts = hosts
@@ -84,7 +86,7 @@ class Session:
         except (DriverException, NoHostAvailable, OSError, ValueError) as error:
             await asyncio.to_thread(cluster.shutdown)
             raise CassandraUnavailableError(f"Cassandra can't be used at {hosts}: {_brief(error)}") from None
-        return cls(cluster, driver, hosts)
+        return cls(cluster, driver, hosts, settings.cassandra_batch_bytes)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._cluster.shutdown)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from infra.cassandra.session import Session
 
-# Cassandra's default warning thresholds: batch_size_warn_threshold, unlogged_batch_across_partitions_warn_threshold.
-MAX_BYTES = 5 * 1024
-MAX_WRITES = 10
+MIN_WRITES = 10
+"""Writes that any batch may have: Cassandra's default unlogged_batch_across_partitions_warn_threshold."""
+BYTES_PER_WRITE = 1024
+"""A batch may have a write for each of these bytes: twice what a write of the history has."""
 LINGER = 0.05  # seconds that a write waits for a batch: readers of the history tolerate this lag
 
 
@@ -30,6 +31,8 @@ class WriteBatches:
     def __init__(self, session: Session, *, retry_for: float, in_flight: int) -> None:
         """``retry_for``: seconds, as in `Session.execute`; ``in_flight``: maximum number of concurrent batches."""
         self._session = session
+        self.max_bytes = session.batch_bytes
+        self.max_writes = max(MIN_WRITES, self.max_bytes // BYTES_PER_WRITE)
         self._retry_for = retry_for
         self._free = in_flight
         self._waiting: deque[_Write] = deque()
@@ -48,7 +51,7 @@ class WriteBatches:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._waiting.append(_Write(cql, parameters, _size(parameters), done))
-        if len(self._waiting) >= MAX_WRITES:
+        if len(self._waiting) >= self.max_writes:
             self._start_sending()
         elif self._timer is None:
             self._timer = loop.call_later(LINGER, self._start_sending)
@@ -74,7 +77,7 @@ class WriteBatches:
     def _next_batch(self) -> list[_Write]:
         batch = [self._waiting.popleft()]
         size = batch[0].size
-        while self._waiting and len(batch) < MAX_WRITES and size + self._waiting[0].size <= MAX_BYTES:
+        while self._waiting and len(batch) < self.max_writes and size + self._waiting[0].size <= self.max_bytes:
             batch.append(self._waiting.popleft())
             size += batch[-1].size
         return batch

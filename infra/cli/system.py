@@ -72,6 +72,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
                 "cassandra_username": security.username,
                 "cassandra_password": SecretStr(security.password),
                 "cassandra_tls": False,
+                "cassandra_batch_bytes": EmbeddedCassandra.batch_bytes,
             }
         settings = settings.model_copy(update=used)
         settings = settings.model_copy(update={"public_url": settings.effective_public_url})

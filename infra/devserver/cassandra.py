@@ -47,6 +47,8 @@ class EmbeddedCassandra(EmbeddedServer):
     name = "Cassandra"
     server = "cassandra"
     port_names = ("client", "storage")
+    batch_bytes = 40 * 1024
+    """Largest batch of history writes that the thresholds of its cassandra.yaml allow for."""
     stop_seconds = 30.0
 
     def __init__(self, data_dir: Path, security: Security | None = None) -> None:

@@ -8,7 +8,8 @@ import pytest
 from cassandra import InvalidRequest
 
 from infra.cassandra.session import Session
-from infra.cassandra.write_batches import MAX_BYTES, MAX_WRITES, WriteBatches
+from infra.cassandra.write_batches import WriteBatches
+from infra.devserver.cassandra import EmbeddedCassandra
 from infra.settings import Settings
 
 INSERT = "INSERT INTO requests (request_id, owner) VALUES (?, ?)"
@@ -31,12 +32,13 @@ async def connect(settings: Settings) -> NotingSession:
     return session
 
 
-async def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassandras_limits(
-    cassandra_settings: Settings, request_id: str
+@pytest.mark.parametrize(("batch_bytes", "max_writes"), [(5 * 1024, 10), (EmbeddedCassandra.batch_bytes, 40)])
+async def test_concurrent_writes_share_batches_within_cassandras_limits(
+    cassandra_settings: Settings, request_id: str, batch_bytes: int, max_writes: int
 ) -> None:
     owners = [str(number) * (2000 if number % 20 == 0 else 100) for number in range(200)]
 
-    session = await connect(cassandra_settings)
+    session = await connect(cassandra_settings.model_copy(update={"cassandra_batch_bytes": batch_bytes}))
     try:
         writes = WriteBatches(session, retry_for=5, in_flight=2)
         await asyncio.gather(
@@ -48,8 +50,8 @@ async def test_writes_that_are_under_way_at_once_travel_in_batches_within_cassan
             )
             assert row.owner == owner
         assert len(session.batches) < len(owners) / 4
-        assert max(map(len, session.batches)) == MAX_WRITES
-        assert max(map(sum, session.batches)) <= MAX_BYTES
+        assert max(map(len, session.batches)) == writes.max_writes == max_writes
+        assert max(map(sum, session.batches)) <= writes.max_bytes == batch_bytes
     finally:
         await session.close()
 
@@ -58,7 +60,7 @@ async def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settin
     session = await connect(cassandra_settings)
     try:
         writes = WriteBatches(session, retry_for=5, in_flight=1)
-        owners = ["small", "x" * 3 * MAX_BYTES, "small"]
+        owners = ["small", "x" * 3 * writes.max_bytes, "small"]
         await asyncio.gather(
             *(writes.write(INSERT, (f"{request_id}-{number}", owner)) for number, owner in enumerate(owners))
         )
