@@ -222,6 +222,7 @@ def create_app(
         # Without a poll for this long aiokafka leaves the group and never rejoins; backpressure during a Cassandra
         # outage must not cause that.
         "broker_max_poll_interval": 7 * 86_400.0,
+        "broker_max_poll_records": 5_000,  # aiokafka would decode all that it has fetched, which is compressed
         "consumer_metadata_max_age_ms": 10_000,  # until partitions that `init --partitions` adds are read
         "broker_commit_interval": 1.0,  # bounds the redeliveries after a kill -9
         # Events queued per agent; a full queue blocks the delivery to all agents
