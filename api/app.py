@@ -20,6 +20,7 @@ from api.http.protocol_errors import ProblemRunner
 from api.http.quotas import QUOTA, DailyQuota, connection_limit, raise_file_limit, share_of
 from api.http.rate_limit import RateLimit
 from api.http.security_headers import add_security_headers
+from api.requests import archive as archives
 from api.requests import commands, status
 from api.requests import download as results
 from api.requests import failures as request_failures
@@ -53,6 +54,7 @@ def route_table() -> list[Route]:
         uploads,
         status,
         results,
+        archives,
         request_list,
         request_images,
         request_failures,
@@ -90,6 +92,7 @@ def create_app(context: Context) -> web.Application:
     app.on_shutdown.append(end_streams)
     app[request_log.READS] = request_log.read_turns(settings)
     app[QUOTA] = DailyQuota(settings)
+    app[archives.ARCHIVES] = archives.archive_limit(settings)
     app[results.MISSES] = RateLimit(results.MISSES_PER_SECOND, results.MISS_BURST)
     upload_limiter = UploadLimiter(settings.max_uploads, share_of(settings.max_uploads, settings))
     app[UPLOADS] = upload_limiter

@@ -12,6 +12,9 @@ UNMATCHED = "unmatched"
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a request whose client disconnected before the response."""
 
+UNTIMED = ("text/event-stream", "application/zip")
+"""The duration of an event stream or archive is the client's choice, not our latency."""
+
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 _seconds_of = cache(metrics.HTTP_SECONDS.labels)
 _requests_of = cache(metrics.HTTP_REQUESTS.labels)
@@ -24,8 +27,7 @@ async def http_metrics(request: web.Request, handler: Handler) -> web.StreamResp
     status, timed = CLIENT_CLOSED_REQUEST, True
     try:
         response = await handler(request)
-        # The duration of an event stream is the client's choice, not our latency.
-        status, timed = response.status, response.content_type != "text/event-stream"
+        status, timed = response.status, response.content_type not in UNTIMED
     except web.HTTPException as error:
         status = error.status
         raise

@@ -31,12 +31,17 @@ def page_parameters(*, max_limit: int) -> tuple[Parameter, ...]:
 
 
 def limit_of(request: web.Request, *, default: int, max_limit: int) -> int:
-    """The page size. Raises Problem (400) unless it is a number from 1 to ``max_limit``."""
-    text = request.query.get("limit", "")
+    """The page size, as `number_of`."""
+    return number_of(request, "limit", default=default, maximum=max_limit)
+
+
+def number_of(request: web.Request, name: str, *, default: int, maximum: int) -> int:
+    """A numeric query parameter. Raises Problem (400) unless it is a number from 1 to ``maximum``."""
+    text = request.query.get(name, "")
     if not text:
         return default
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= max_limit):
-        raise bad_query("limit", f"it must be a number from 1 to {max_limit}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= maximum):
+        raise bad_query(name, f"it must be a number from 1 to {maximum}")
     return int(text)
 
 

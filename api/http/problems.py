@@ -65,7 +65,7 @@ class ProblemCode(StrEnum):
     BODY_MISSING = "body-missing", 400, "the request body is empty"
     BAD_FORM = "bad-form", 400, "the multipart form is malformed"
     UPLOAD_UNREADABLE = "upload-unreadable", 400, "the upload was aborted, or can't be decompressed"
-    BAD_QUERY = "bad-query", 400, "`limit`, `cursor`, `status` or `reason` is invalid"
+    BAD_QUERY = "bad-query", 400, "`limit`, `cursor`, `status`, `reason` or `from` is invalid"
     BROKEN_HTTP = "broken-http", 400, "malformed HTTP/1.1 request"
     UNAUTHORIZED = "unauthorized", 401, "the API key is missing or invalid"
     FOREIGN_PAGE = (
@@ -76,7 +76,7 @@ class ProblemCode(StrEnum):
     UNKNOWN_REQUEST = "unknown-request", 404, "there is no such request, or it belongs to another key"
     UNKNOWN_IMAGE = "unknown-image", 404, "there is no such image"
     UPLOAD_TOO_SLOW = "upload-too-slow", 408, "the upload timed out, or was slower than 10 KB/s"
-    NOT_COMPLETED = "not-completed", 409, "there is no output CSV before the request is completed"
+    NOT_COMPLETED = "not-completed", 409, "there is no output CSV or archive before the request is completed"
     NOTHING_TO_CANCEL = "nothing-to-cancel", 409, "every image already has its result"
     ALREADY_COMPLETED = "already-completed", 409, "a completed request can't be cancelled"
     STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried or deleted"
@@ -89,7 +89,7 @@ class ProblemCode(StrEnum):
     )
     NO_WEBHOOK = "no-webhook", 409, "there is no webhook to redeliver: no receiver, or not completed"
     EXPIRED = "expired", 410, "the request's files have expired and were deleted"
-    OUTPUT_GONE = "output-gone", 410, "the output CSV was deleted from the storage by another program"
+    OUTPUT_GONE = "output-gone", 410, "the output CSV or an image was deleted from the storage by another program"
     TOO_LARGE = "too-large", 413, "the CSV is too large"
     FIELD_TOO_LARGE = "field-too-large", 413, "a form field other than the CSV is larger than 8 KiB"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "the body is neither a form nor a CSV"

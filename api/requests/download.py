@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 
 import structlog
@@ -14,7 +15,9 @@ from api.http.problems import Problem, ProblemCode, expired, unavailable, unavai
 from api.http.rate_limit import RateLimit, address_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.cassandra.session import CassandraUnavailableError
+from infra.errors import ExplainedError
 from infra.storage import IMAGE_CACHE_CONTROL, StorageError, StoredObject
+from streams.request.status import Status
 
 logger = structlog.get_logger(__name__)
 
@@ -41,27 +44,34 @@ _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})
 
 async def download(request: web.Request) -> web.StreamResponse:
     """``GET /api/download/{id}``: the output CSV of a completed request."""
+    status = await completed_status_of(request, missing="no output CSV yet")
+    stored = await _open(request, status.output_csv_path or "")
+    if stored is None:
+        raise Problem(ProblemCode.OUTPUT_GONE, "the output CSV was deleted from the storage")
+    return await send(
+        request,
+        stored.chunks,
+        {
+            "Content-Type": "text/csv; charset=utf-8",
+            "Content-Disposition": f'attachment; filename="{status.request_id}.csv"',
+            "X-Content-Type-Options": "nosniff",
+        },
+        size=stored.size,
+    )
+
+
+async def completed_status_of(request: web.Request, *, missing: str) -> Status:
+    """The status of a completed request, as `status_of`. Raises Problem: 409 before completion, 410 if expired."""
     status = await status_of(request, fresh=False)  # what is completed can be read while Kafka is away
     if status.status == "expired":
         raise expired()
     if status.output_csv_path is None:
         raise Problem(
             ProblemCode.NOT_COMPLETED,
-            f"no output CSV yet: the request is {status.status}, {status.progress}% done",
+            f"{missing}: the request is {status.status}, {status.progress}% done",
             headers={"Retry-After": "1"},
         )
-    stored = await _open(request, status.output_csv_path)
-    if stored is None:
-        raise Problem(ProblemCode.OUTPUT_GONE, "the output CSV was deleted from the storage")
-    return await _send(
-        request,
-        stored,
-        {
-            "Content-Type": "text/csv; charset=utf-8",
-            "Content-Disposition": f'attachment; filename="{status.request_id}.csv"',
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+    return status
 
 
 async def image(request: web.Request) -> web.StreamResponse:
@@ -90,7 +100,8 @@ async def image(request: web.Request) -> web.StreamResponse:
         headers["ETag"] = f'"{stored.etag.strip(chr(34))}"'
         if is_current(request, headers["ETag"]):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return await _send(request, stored, {"Content-Type": IMAGE_TYPES[match[1]], **headers})
+    headers["Content-Type"] = IMAGE_TYPES[match[1]]
+    return await send(request, stored.chunks, headers, size=stored.size)
 
 
 async def _missing_image(context: Context, request_id: str) -> Problem:
@@ -117,17 +128,20 @@ async def _open(request: web.Request, key: str) -> StoredObject | None:
         return await request.app[CONTEXT].storage.get(key)
 
 
-async def _send(request: web.Request, stored: StoredObject, headers: dict[str, str]) -> web.StreamResponse:
+async def send(
+    request: web.Request, chunks: AsyncIterator[bytes], headers: dict[str, str], *, size: int | None = None
+) -> web.StreamResponse:
+    """Stream a response of ``size`` bytes, or chunked. Aborts the connection on an error: no body ends short."""
     response = web.StreamResponse(headers=headers)
-    response.content_length = stored.size
+    response.content_length = size
     try:
         await response.prepare(request)
         if request.method != "HEAD":
-            async for chunk in stored.chunks:
+            async for chunk in chunks:
                 await asyncio.wait_for(response.write(chunk), WRITE_TIMEOUT)
         await asyncio.wait_for(response.write_eof(), WRITE_TIMEOUT)
-    except (StorageError, ConnectionError, TimeoutError) as error:
-        # Disconnect, slow client or storage error: a started response can only be aborted.
+    except (ExplainedError, OSError) as error:
+        # Disconnect, slow client, Cassandra or storage error: a started response can only be aborted.
         logger.info("response aborted", path=request.path, error=str(error) or type(error).__name__)
         if request.transport is not None:
             request.transport.abort()

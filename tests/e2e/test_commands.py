@@ -143,7 +143,8 @@ def test_deleted_request_has_no_files_and_keeps_its_history(system: System, shop
     while call(system.url, "GET", path).status != 410:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert call(system.url, "GET", f"/api/download/{request_id}").status == 410
+    for path in (f"/api/download/{request_id}", f"/api/requests/{request_id}/archive.zip"):
+        assert call(system.url, "GET", path).status == 410
     again = call(system.url, "DELETE", f"/api/requests/{request_id}")
     assert (again.status, again.json["status"], again.json["succeeded"]) == (200, "expired", 1)
     rebuilt(system, request_id)
@@ -173,7 +174,8 @@ def test_cancelled_request_is_not_fetched_until_retried(system: System, shop: Sh
     answer = command(system, request_id, "cancel")
     assert (answer.status, answer.json["status"]) == (200, "cancelled")
     assert status_of(system, request_id)["status"] == "cancelled"
-    assert call(system.url, "GET", f"/api/download/{request_id}").status == 409
+    for path in (f"/api/download/{request_id}", f"/api/requests/{request_id}/archive.zip"):
+        assert call(system.url, "GET", path).status == 409
     status = settled(system, request_id)
     fetched = shop.fetched.count("cancelled.jpg")
     assert (status["status"], status["completedAt"], status["webhook"]) == ("cancelled", None, None)

@@ -1,7 +1,9 @@
 """What becomes of images: the options of an upload, the same URL many times, small requests beside large ones."""
 
 import csv
+import http.client
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,46 @@ def test_the_same_url_many_times_is_fetched_once_and_stored_for_each(system: Sys
     images = [*outputs(system, first), *outputs(system, again)]
     assert len(images) == 42
     assert len(set(images)) == 1
+
+
+def archive_of(system: System, request_id: str, query: str = "") -> dict[str, bytes]:
+    answer = call(system.url, "GET", f"/api/requests/{request_id}/archive.zip{query}")
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/zip"), answer.body[:500]
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_archive_has_the_images_that_succeeded(system: System, shop: Shop) -> None:
+    urls = [shop.add("archived-1.jpg"), f"{shop.url}/files/no-such.jpg", shop.add("archived-3.jpg")]
+    request_id = upload(system.url, f'{HEADER}1,A/B: "mug","{",".join(urls)}"\n', format="webp")
+    completed(system.url, request_id)
+    path = f"/api/requests/{request_id}/archive.zip"
+    links = [item["outputUrl"] for item in call(system.url, "GET", f"/api/requests/{request_id}/images").json["items"]]
+    images = [call(system.url, "GET", link.removeprefix(system.url)).body for link in links if link]
+    names = ["1 A_B_ _mug_.webp", "3 A_B_ _mug_.webp"]
+    assert archive_of(system, request_id) == dict(zip(names, images, strict=True))
+    assert archive_of(system, request_id, "?from=2") == {names[1]: images[1]}
+    head = call(system.url, "HEAD", f"{path}?from=2")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-disposition"] == f'attachment; filename="{request_id}-from-2.zip"'
+    for bad in ("0", "4", "-1", "x", "1.5", "9" * 30):
+        refused = call(system.url, "GET", f"{path}?from={bad}")
+        assert (refused.status, refused.json["type"]) == (400, "urn:shrinkstream:problem:bad-query")
+        assert "from" in refused.json["detail"]
+    assert call(system.url, "GET", path.replace(request_id, "unknown")).status == 404
+
+
+def test_archive_without_an_image_breaks_off(system: System, shop: Shop) -> None:
+    request_id = upload(system.url, csv_of(shop.add("kept.jpg"), shop.add("lost.jpg")))
+    completed(system.url, request_id)
+    (lost,) = system.data_dir.rglob(f"{request_id}/1.jpg")
+    lost.unlink()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        archive_of(system, request_id)
+    refused = call(system.url, "GET", f"/api/requests/{request_id}/archive.zip?from=2")
+    assert (refused.status, refused.json["type"]) == (410, "urn:shrinkstream:problem:output-gone")
+    assert "image 2" in refused.json["detail"]
 
 
 def test_a_failed_download_is_tried_again_when_it_is_asked_for_again(system: System, shop: Shop) -> None:

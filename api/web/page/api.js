@@ -45,11 +45,22 @@ export async function json(path, options) {
 /** Download a response as a file: a link could not send the API key. */
 export async function save(path, name) {
   const url = URL.createObjectURL(await (await call(path)).blob());
+  clickLink(url, name);
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
+
+/** As `save`, but streamed to the disk where no API key is needed. */
+export async function saveLarge(path, name) {
+  await call(path, { method: "HEAD" }); // an error is shown here, not saved as the file
+  if (key() === null) clickLink(path, name);
+  else await save(path, name);
+}
+
+function clickLink(url, name) {
   const link = document.createElement("a");
   link.href = url;
   link.download = name;
   link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
 /**

@@ -19,7 +19,10 @@ export function commandsFor(status, upload) {
   if (status.status !== "processing" && status.status !== "expired") {
     commands.push(["Delete", `curl -X DELETE ${authorization()}${address(`/api/requests/${id}`)}`]);
   }
-  if (status.outputCsvUrl) commands.push(["Download", `curl -OJ ${authorization()}${address(`/api/download/${id}`)}`]);
+  if (status.outputCsvUrl) {
+    commands.push(["Download", `curl -OJ ${authorization()}${address(`/api/download/${id}`)}`]);
+    commands.push(["Download images", `curl -OJ ${authorization()}${address(`/api/requests/${id}/archive.zip`)}`]);
+  }
   return commands.map(([name, command]) => ({ name, command }));
 }
 

@@ -1,6 +1,6 @@
 // Request view: progress, savings, images, log.
 
-import { call, follow, json, Problem, save, sleep } from "./api.js";
+import { call, follow, json, Problem, save, saveLarge, sleep } from "./api.js";
 import { savingsChart } from "./chart.js";
 import { commandsFor } from "./curl.js";
 import { confirmed } from "./confirm.js";
@@ -42,13 +42,14 @@ export function requestView(id, signal) {
     watch();
   }, "Retry");
   const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
+  const archive = action("Download images (ZIP)", "", () => saveLarge(`${path}/archive.zip`, `${id}.zip`), "Download images");
   const remove = action("Delete", "quiet", async () => {
     const question = "Its images and output CSV are deleted for good; every URL of them stops working. The results stay listed.";
     if (await confirmed("Delete the files of this request?", question, "Delete the files")) {
       show(await json(path, { method: "DELETE" }));
     }
   }, "Delete");
-  actions.append(cancel, remove, retry, download);
+  actions.append(cancel, remove, retry, archive, download);
 
   function action(label, kind, run, name, properties = { hidden: true }) {
     const button = el("button", { type: "button", class: kind, ...properties }, label);
@@ -86,6 +87,7 @@ export function requestView(id, signal) {
     retry.hidden = !ended || status.status === "expired" || (status.failed === 0 && status.status === "completed");
     retry.textContent = status.status === "cancelled" ? "Resume" : `Retry ${number(status.failed)} failed`;
     download.hidden = !status.outputCsvUrl;
+    archive.hidden = download.hidden || status.succeeded === 0;
     remove.hidden = !ended || status.status === "expired";
     download.classList.toggle("primary", retry.hidden);
     if (focused?.hidden && actions.contains(focused)) heading.focus();

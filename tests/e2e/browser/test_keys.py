@@ -73,6 +73,8 @@ def test_a_key_is_asked_for_sent_with_everything_and_kept_in_the_tab_only(
     expect(page.get_by_role("img", name="").first).to_be_visible()
     with page.expect_download():
         page.get_by_role("button", name="Download CSV").click()
+    with page.expect_download():
+        page.get_by_role("button", name="Download images (ZIP)").click()
     page.reload()
     expect_end(page, "Completed")
     page.get_by_text("The same with curl").click()

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -51,6 +52,11 @@ def test_a_csv_is_uploaded_followed_to_100_percent_and_its_result_downloaded(
     header, *rows = csv.reader(io.StringIO(download.value.path().read_text(encoding="utf-8-sig")))
     assert header[-1] == "Output Image URLs"
     assert len(rows) == 2
+    with page.expect_download() as archive:
+        page.get_by_role("button", name="Download images (ZIP)").click()
+    assert archive.value.suggested_filename == f"{request_id}.zip"
+    with zipfile.ZipFile(archive.value.path()) as images:
+        assert len(images.namelist()) == 3
 
     page.get_by_role("link", name="All requests").click()
     entry = page.get_by_role("link", name=re.compile(request_id[:8]))

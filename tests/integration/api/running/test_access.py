@@ -102,7 +102,11 @@ def test_probes_metrics_documents_and_images_ask_for_none(api: Api, path: str, s
 def test_a_request_belongs_to_the_key_that_made_it(api: Api) -> None:
     accepted = api.call("POST", "/api/upload", CSV, Content_Type="text/csv").json["requestId"]
     assert api.call("GET", f"/api/status/{accepted}", Authorization=f"Bearer {KEY}").status == 200
-    for path in (f"/api/status/{accepted}", f"/api/download/{accepted}"):
+    for path in (
+        f"/api/status/{accepted}",
+        f"/api/download/{accepted}",
+        f"/api/requests/{accepted}/archive.zip",
+    ):
         strange = call(api.url, "GET", path, None, {"X-API-Key": OTHER_KEY})
         unknown = call(api.url, "GET", path.replace(accepted, "0" * 36), None, {"X-API-Key": OTHER_KEY})
         assert strange.status == unknown.status == 404
