@@ -28,6 +28,7 @@ from api.requests import images as request_images
 from api.requests import list as request_list
 from api.requests import products as product_history
 from api.requests import sse as event_stream
+from api.requests import stats as request_stats
 from api.requests import timeline as request_log
 from api.requests import webhook as webhooks
 from api.requests.sse import STREAMS, EventStreams, end_streams
@@ -59,6 +60,7 @@ def route_table() -> list[Route]:
         request_images,
         request_failures,
         request_log,
+        request_stats,
         product_history,
         commands,
         event_stream,

@@ -23,7 +23,7 @@ BUCKETS_AT_ONCE = 16
 
 
 class FailureGroup(JsonModel):
-    """The images of a request that failed for one reason."""
+    """Failed images of one reason."""
 
     reason: str = Field(description="stable reason code")
     images: int
@@ -43,11 +43,15 @@ async def list_failures(request: web.Request) -> web.Response:
     """``GET /api/requests/{id}/failures``."""
     status = await status_of(request)
     counts = await count_failures(request.app[CONTEXT], status)
-    groups = [
+    return json_response(Failures(failed=counts.total(), reasons=groups_of(counts)))
+
+
+def groups_of(counts: Counter[str]) -> list[FailureGroup]:
+    """Failed images by reason in words, the most frequent one first."""
+    return [
         FailureGroup(reason=reason, images=images, **failure_of(reason)._asdict())
         for reason, images in sorted(counts.items(), key=lambda group: (-group[1], group[0]))
     ]
-    return json_response(Failures(failed=counts.total(), reasons=groups))
 
 
 async def count_failures(context: Context, status: Status) -> Counter[str]:

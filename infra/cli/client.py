@@ -33,6 +33,7 @@ TRANSIENT_STATUSES = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
+_STATS_MEMBERS = ("requests", "images", "failed", "inputBytes", "outputBytes", "failures", "days")
 _STATUS_MEMBERS = ("requestId", "status", "total", "succeeded", "failed", "inputBytes", "outputBytes")
 
 
@@ -197,6 +198,11 @@ class Client:
         async with self._request("GET", f"/api/requests/{request_id}/failures") as response:
             reasons: list[dict[str, Any]] = (await self._json(response, "reasons"))["reasons"]
             return reasons
+
+    async def stats(self) -> dict[str, Any]:
+        """The statistics of the key's requests over the last 30 days."""
+        async with self._request("GET", "/api/stats") as response:
+            return await self._json(response, *_STATS_MEMBERS)
 
     async def download(self, request_id: str, to: BinaryIO) -> int:
         """Download the output CSV into a seekable file; returns its bytes.

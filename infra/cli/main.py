@@ -270,6 +270,16 @@ def list_requests(**given: Any) -> None:
 
 
 @main.section(REQUESTS)
+@AS_JSON
+@SERVER
+def stats(**given: Any) -> None:
+    """Print images, failures and bytes saved of the last 30 days, by day."""
+    from infra.cli.requests import print_stats
+
+    _run(print_stats(**given))
+
+
+@main.section(REQUESTS)
 @REQUEST_ID
 @AS_JSON
 @SERVER

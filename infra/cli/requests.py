@@ -7,7 +7,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import orjson
 
 from infra.cli.client import ApiError, Client
 from infra.cli.progress_display import progress_display
-from infra.cli.terminal import printable, summary
+from infra.cli.terminal import printable, stats_table, summary
 from infra.errors import EXIT_IMAGES_FAILED, EXIT_STOPPED, ExplainedError
 from infra.settings import Settings, load_settings
 
@@ -161,8 +161,12 @@ async def print_status(settings: Settings, request_id: str, *, as_json: bool) ->
 
 
 async def _print_reasons(client: Client, request_id: str) -> None:
-    """The failures by reason with advice, on standard error."""
-    for group in await client.failures(request_id):
+    _print_failures(await client.failures(request_id))
+
+
+def _print_failures(groups: Sequence[dict[str, Any]]) -> None:
+    """Failures by reason with advice, on standard error."""
+    for group in groups:
         told = f"{group['images']:,} x {group['title']} ({group['reason']}): {group['advice']}"
         click.echo(printable(told), err=True)
 
@@ -176,6 +180,17 @@ async def print_list(settings: Settings, limit: int, *, as_json: bool) -> None:
         else:
             line = f"{status['requestId']}  {status['createdAt']}  {status['status']:<10}  {summary(status)}"
             click.echo(printable(line))
+
+
+async def print_stats(settings: Settings, *, as_json: bool) -> None:
+    async with _client(settings) as client:
+        stats = await client.stats()
+    if as_json:
+        print_json(stats)
+        return
+    for line in stats_table(stats):
+        click.echo(printable(line))
+    _print_failures(stats["failures"])
 
 
 async def print_images(settings: Settings, request_id: str, image_status: str | None, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Terminal output: figures of a request, and sanitising of untrusted text."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 PACE_SECONDS = 30.0  # sliding window
@@ -62,6 +63,14 @@ def summary(status: dict[str, Any]) -> str:
     """One-line result of a request."""
     text = f"{status['succeeded']} of {status['total']} images compressed, {status['failed']} failed"
     return ", ".join(filter(None, (text, saved(status))))
+
+
+def stats_table(stats: dict[str, Any]) -> Iterator[str]:
+    """Table of the days with requests, newest first, and of their sums; sizes in MB."""
+    yield f"{'day':<10}  {'requests':>8}  {'images':>9}  {'failed':>7}  saved"
+    for sums in [*(day for day in reversed(stats["days"]) if day["requests"]), {**stats, "day": "sum"}]:
+        line = f"{sums['day']:<10}  {sums['requests']:>8,}  {sums['images']:>9,}  {sums['failed']:>7,}  {saved(sums)}"
+        yield line.rstrip()
 
 
 def clock(seconds: float) -> str:

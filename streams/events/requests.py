@@ -74,6 +74,11 @@ class RequestCompleted(_RequestSummary):
 
     output_csv_url: str
     output_csv_path: str = Field(description="key in the storage")
+    failures: dict[ReasonCode, Count] | None = Field(
+        None,
+        max_length=1000,
+        description="failed images by reason, of reasons that the writer doesn't know as `other`; absent: not counted",
+    )
 
 
 class RequestCancelled(Event):

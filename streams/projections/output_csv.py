@@ -4,6 +4,7 @@ It is written from the history, and never with a gap: where the history lags beh
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -22,6 +23,7 @@ from streams.log.producer import EventLog
 from streams.projections import csv_format, lag
 from streams.projections.history.queries import HistoryQueries, StoredImage
 from streams.projections.lag import HistoryLagsError, Recall, with_history
+from streams.request.failures import is_reason
 from streams.request.lifecycle import Lifecycle
 from streams.request.tally import chunk_count, chunk_range
 
@@ -70,11 +72,12 @@ class OutputCsv:
                 await self._recall(event.request_id, event.created_at)
 
         try:
-            if not await with_history(lambda: self._write(event, path), recall):
-                return
+            failures = await with_history(lambda: self._write(event, path), recall)
         except HistoryLagsError as gap:
             if not (await self._history.lifecycle(event.request_id)).is_past(event.run):
                 logger.warning("output CSV not written", request_id=event.request_id, run=event.run, reason=str(gap))
+            return
+        if failures is None:
             return
         await self._events.append(
             RequestCompleted(
@@ -82,6 +85,7 @@ class OutputCsv:
                 time=event.time,
                 output_csv_url=self._storage.link(f"api/download/{event.request_id}"),
                 output_csv_path=path,
+                failures=failures,
             )
         )
         seconds = max(0.0, (utc_now() - event.created_at).total_seconds())
@@ -91,7 +95,7 @@ class OutputCsv:
 
     async def rewrite(self, event: OutputCsvRequested) -> None:
         """Write the output CSV again without an event. Raises HistoryLagsError."""
-        async with self._written(event) as file:
+        async with self._written(event) as (file, _):
             await self._put(file, output_path(event))
 
     async def differs(self, event: OutputCsvRequested) -> bool:
@@ -99,35 +103,35 @@ class OutputCsv:
         stored = await self._storage.get(output_path(event))
         if stored is None:
             return True
-        async with self._written(event) as file:
+        async with self._written(event) as (file, _):
             async for chunk in stored.chunks:
                 if await asyncio.to_thread(file.read, len(chunk)) != chunk:
                     return True
             return bool(await asyncio.to_thread(file.read, 1))
 
-    async def _write(self, event: OutputCsvRequested, path: str) -> bool:
-        """Write the output CSV; returns False if it has become outdated meanwhile, and is not stored."""
+    async def _write(self, event: OutputCsvRequested, path: str) -> dict[str, int] | None:
+        """Write the output CSV; returns the failed images by reason, None if it is outdated by now and not stored."""
         with metrics.OUTPUT_SECONDS.time():
-            async with self._written(event) as file:
+            async with self._written(event) as (file, failures):
                 if _is_superseded(event, await self._history.lifecycle(event.request_id)):
                     logger.info("outdated output CSV dropped", request_id=event.request_id, failed=event.failed)
-                    return False
+                    return None
                 await self._put(file, path)
-                return True
+                return failures
 
     async def _put(self, file: BinaryIO, path: str) -> None:
         await self._storage.put(path, Path(file.name), "text/csv; charset=utf-8")
 
     @asynccontextmanager
-    async def _written(self, event: OutputCsvRequested) -> AsyncIterator[BinaryIO]:
-        """The output CSV in a temporary file, positioned at its start."""
+    async def _written(self, event: OutputCsvRequested) -> AsyncIterator[tuple[BinaryIO, dict[str, int]]]:
+        """The output CSV in a temporary file, positioned at its start, and its failed images by reason."""
         with spool_file(self._spool, "output-") as file:
             file.write(csv_format.header(await self._header(event), with_errors=event.failed > 0))
-            failed = 0
+            failures: Counter[str] = Counter()
             pending: list[Any] = []
             async for images in self._pages(event):
                 pending += images
-                failed += sum(image.output_path is None for image in images)
+                failures.update(_reason(image) for image in images if image.output_path is None)
                 # A row may continue on the next page: it is written when it is complete.
                 last_row = pending[-1].row_number
                 complete = [image for image in pending if image.row_number != last_row]
@@ -135,10 +139,10 @@ class OutputCsv:
                 await asyncio.to_thread(file.write, _rows(complete, with_errors=event.failed > 0))
             file.write(_rows(pending, with_errors=event.failed > 0))
             file.flush()
-            if failed != event.failed:
+            if (failed := failures.total()) != event.failed:
                 raise HistoryLagsError(f"{failed} failed images in the history, {event.failed} in the progress table")
             file.seek(0)
-            yield file
+            yield file, dict(sorted(failures.items()))
 
     async def _header(self, event: OutputCsvRequested) -> tuple[str, ...]:
         """The header cells of the upload; waits until the history has the request. Raises HistoryLagsError."""
@@ -191,6 +195,11 @@ def _is_superseded(event: OutputCsvRequested, life: Lifecycle) -> bool:
 def _is_settled(image: StoredImage, run: int) -> bool:
     """Whether this result counts in the run: an image that failed in an earlier run was requested again."""
     return image.output_path is not None or (image.run is not None and image.run >= run)
+
+
+def _reason(image: Any) -> str:
+    """The reason of a failed image; one of a later version is `other`, which bounds their number."""
+    return image.reason if image.reason is not None and is_reason(image.reason) else "other"
 
 
 def _rows(images: list[Any], *, with_errors: bool) -> bytes:

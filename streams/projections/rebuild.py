@@ -19,6 +19,8 @@ from streams.log.reader import LogReader, partition_of
 from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
 from streams.projections.history import History
+from streams.projections.history.queries import RequestSums
+from streams.projections.history.tables import SUMS
 from streams.projections.image_digest import ImageDigest
 from streams.projections.image_messages import ImageMessages
 from streams.projections.lag import HistoryLagsError
@@ -200,6 +202,8 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
         found = _facts(await history.lifecycle(of_request), None if summary is None or kept is None else kept[1])
         if found != expected:
             report.differs(f"{of_request}: {found}, but {expected} on the log")
+        if summary is not None and not _adds_up(summary, await history.sums_of_request(owner, created_at, of_request)):
+            report.differs(f"{of_request}: its sums in the statistics differ from the log")
         if not await history.is_listed(owner, created_at, of_request):
             report.differs(f"{of_request}: it is not in the list of its owner")
     for of_request, images in results.items():
@@ -215,6 +219,14 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
                     report.differs(f"{of_request}/{index}: an event, but no row")
                 elif wrong := image.wrong_columns(row):
                     report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
+
+
+def _adds_up(summary: RequestCompleted, sums: RequestSums | None) -> bool:
+    """Whether the statistics have the sums of a completion; an event without reasons leaves them open."""
+    if sums is None:
+        return False
+    expected = tuple(getattr(summary, name) for name in SUMS)
+    return sums[:-1] == expected and summary.failures in (None, dict(sums.failures or {}))
 
 
 def _facts(life: Lifecycle, summary: RequestCompleted | Tally | None) -> dict[str, object]:
@@ -266,7 +278,7 @@ async def rebuild_outputs(
         if state.phase is not Phase.COMPLETED:
             continue
         due = OutputCsvRequested(
-            **done.model_dump(exclude={"output_csv_url", "output_csv_path"}),
+            **done.model_dump(exclude={"output_csv_url", "output_csv_path", "failures"}),
             time=done.time,
         )
         try:

@@ -1,12 +1,12 @@
 """Queries of the history: status, lists, and the images of a request in pages that are bounded in bytes."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from infra.cassandra.session import RETRY_FOR, Session, utc
-from streams.projections.history.tables import CELLS, IMAGE, LISTED, Column, month_of
+from streams.projections.history.tables import CELLS, IMAGE, LISTED, SUMS, Column, month_of
 from streams.request.lifecycle import Completion, Lifecycle, RequestState
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, Tally
@@ -20,6 +20,7 @@ ROW_BYTES = 4096
 CELLS_PAGE_SIZE = 60
 """Rows of a page whose sizes are unknown: 4 MB of cells of 64 KB."""
 PRODUCT_PAGE_SIZE = 100
+SUMS_PAGE_SIZE = 500
 MONTHS_PER_PAGE = 36
 """Months of product history that are read for one page; its cursor continues after them."""
 
@@ -48,6 +49,16 @@ class StoredImage(NamedTuple):
     cells_bytes: int | None
 
 
+class RequestSums(NamedTuple):
+    """The sums of a finished request; ``failures``: failed images by reason, of a completed one."""
+
+    succeeded: int
+    failed: int
+    input_bytes: int
+    output_bytes: int
+    failures: Mapping[str, int] | None
+
+
 def _select(columns: Iterable[Column], condition: str) -> str:
     names = ", ".join(["image_index", *(column.name for column in columns)])
     return f"SELECT {names} FROM images_by_request WHERE request_id = ? AND bucket = ?{condition}"  # noqa: S608 - ours
@@ -70,6 +81,8 @@ _SELECT_LISTED_REQUEST = """
 _SELECT_OWNED = """
     SELECT created_at, request_id FROM requests_by_owner
     WHERE owner = ? AND day = ? AND (created_at, request_id) < (?, ?)"""
+_SELECT_SUMS = f"SELECT {', '.join(SUMS)}, failures FROM sums_by_owner WHERE owner = ? AND day = ?"  # noqa: S608 - ours
+_SELECT_REQUEST_SUMS = _SELECT_SUMS + " AND request_id = ?"
 _SELECT_MONTHS = "SELECT month, part FROM months_by_owner WHERE owner = ? AND list = 'images' AND month <= ?"
 _SELECT_PRODUCT_IMAGES = """
     SELECT requested_at, request_id, image_index, input_url, output_url, input_bytes, output_bytes, format, reason
@@ -160,6 +173,16 @@ class HistoryQueries:
                 async for rows in owned:
                     for row in rows:
                         yield utc(row.created_at), row.request_id
+
+    async def sums_of(self, owner: str, day: date) -> AsyncIterator[list[RequestSums]]:
+        """The sums of an owner's finished requests that were created on ``day`` (UTC), in pages."""
+        async for rows in self._session.pages(_SELECT_SUMS, (owner, day), page_size=SUMS_PAGE_SIZE):
+            yield [RequestSums(*row) for row in rows]
+
+    async def sums_of_request(self, owner: str, created_at: datetime, request_id: str) -> RequestSums | None:
+        """The sums of a request as the statistics have them; None before it has finished."""
+        rows = await self._session.execute(_SELECT_REQUEST_SUMS, (owner, created_at.date(), request_id))
+        return RequestSums(*rows[0]) if rows else None
 
     async def product_images(
         self, owner: str, product: str, before: ProductCursor, limit: int

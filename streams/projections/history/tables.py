@@ -98,6 +98,10 @@ INSERT_EXPIRED = Insert("requests", columns("request_id", expired_at="time"))
 ADD_DELIVERED = "UPDATE requests USING TIMESTAMP ? SET delivered_runs = delivered_runs + ? WHERE request_id = ?"
 SET_WEBHOOK = "UPDATE requests USING TIMESTAMP ? SET webhook_states[?] = ? WHERE request_id = ?"
 
+# sums_by_owner
+SUMS = ("succeeded", "failed", "input_bytes", "output_bytes")
+INSERT_SUMS = Insert("sums_by_owner", columns("owner", "request_id", *SUMS), ("day", "failures"))
+
 # requests_by_owner, days_by_owner, months_by_owner
 INSERT_OWNED = Insert(
     "requests_by_owner", columns("owner", "request_id", created_at="time"), ("day",), timestamped=False

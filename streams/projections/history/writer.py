@@ -3,6 +3,8 @@
 import asyncio
 from datetime import datetime
 
+from cassandra.query import UNSET_VALUE
+
 from infra.cassandra.session import RETRY_FOR, Session
 from infra.cassandra.write_batches import WriteBatches
 from streams.events.base import Event
@@ -55,6 +57,7 @@ class HistoryWriter:
                 await self._list_request(event)
             case RequestCompleted():
                 await self._insert(tables.INSERT_COMPLETED, event, clock.summary(event))
+                await self._add_up(event, clock)
                 await self._record_webhook(event, clock)
             case RequestCancelled():
                 await self._insert(tables.INSERT_CANCELLED, event, clock.at(event.time, event.run))
@@ -62,6 +65,7 @@ class HistoryWriter:
                 await self._insert(tables.INSERT_RETRIED, event, clock.at(event.time, event.run))
             case RequestStopped():
                 await self._insert(tables.INSERT_STOPPED, event, clock.summary(event))
+                await self._add_up(event, clock)
             case RequestExpired():
                 await self._insert(tables.INSERT_EXPIRED, event, clock.at(event.time))
             case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
@@ -74,6 +78,15 @@ class HistoryWriter:
 
     async def _insert(self, insert: tables.Insert, event: Event, written: int) -> None:
         await self._session.execute(insert.cql, (*insert.parameters(event), written), retry_for=RETRY_FOR)
+
+    async def _add_up(self, event: RequestCompleted | RequestStopped, clock: WriteClock) -> None:
+        """Write the sums of a request; reasons of an earlier run never stay beside those of a stopped one."""
+        failures: object = {}
+        if isinstance(event, RequestCompleted):
+            # The reconciler's copy of a completion has no reasons: those of the first stay.
+            failures = UNSET_VALUE if event.failures is None else event.failures
+        parameters = tables.INSERT_SUMS.parameters(event, event.created_at.date(), failures)
+        await self._session.execute(tables.INSERT_SUMS.cql, (*parameters, clock.summary(event)), retry_for=RETRY_FOR)
 
     async def _list_request(self, event: RequestCreated) -> None:
         day = event.time.date()

@@ -39,6 +39,7 @@ TABLES = {
     "images_by_request",
     "images_by_product_month",
     "months_by_owner",
+    "sums_by_owner",
     "idempotency_keys",
     "schema_migrations",
 }

@@ -168,7 +168,8 @@ async def test_the_completion_says_what_was_counted_and_where_the_output_is(
         assert event.output_csv_url == f"http://127.0.0.1:8080/api/download/{request_id}"
         assert event.output_csv_path == f"csv/{request_id}/0.csv"
         assert event.time == due.time
-        assert event.model_dump(exclude={"output_csv_url", "output_csv_path"}) == due.model_dump()
+        assert event.failures == {"fetch_http_404": 1}
+        assert event.model_dump(exclude={"output_csv_url", "output_csv_path", "failures"}) == due.model_dump()
         assert await at.copies() == []
 
 
