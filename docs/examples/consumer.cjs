@@ -11,7 +11,7 @@ CompressionCodecs[CompressionTypes.ZSTD] = () => ({
 
 const brokers = (process.env.KAFKA_BROKERS ?? "127.0.0.1:9092").split(",");
 const topic = process.env.TOPIC ?? "shrinkstream.requests";
-const consumer = new Kafka({ clientId: "my-program", brokers }).consumer({ groupId: "my-program" });
+const consumer = new Kafka({ clientId: "my-program", brokers }).consumer({ groupId: "my-node-program" });
 
 async function onEvent(event) {
   // Delivery is at least once. A redelivered event has the same id: write under it, so that a repetition overwrites.

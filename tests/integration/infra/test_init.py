@@ -232,7 +232,7 @@ async def test_whoever_is_told_another_number_of_partitions_than_the_topics_have
     other = fresh.model_copy(update={"partitions": 6})
     for role in (("worker", "progress"), ("worker", "projections"), ("worker", "compress"), ("api",)):
         ended = shrinkstream(*role, settings=other)
-        assert ended.returncode == 1, role
+        assert ended.returncode == (69 if role[0] == "worker" else 1), role
         assert "SHRINKSTREAM_PARTITIONS is 6, but topics have other" in ended.stderr
         assert "Traceback" not in ended.stderr
 

@@ -43,6 +43,7 @@ def test_trying_an_upload_out_counts_its_rows_and_images_and_writes_nothing(api:
         "rows": 1,
         "images": 1,
         "detail": "the file can be used as it is",
+        "header": ["S. No.", "Product Name", "Input Image URLs"],
         "errors": [],
         "errorCount": 0,
     }

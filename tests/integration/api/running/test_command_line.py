@@ -134,7 +134,7 @@ def test_a_terminal_shows_a_bar_and_no_colour_where_none_is_wanted(
     assert "━" in submitting.err
     assert "\x1b[?25h" in submitting.err, "the cursor is back"
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", submitting.err)) == (not colour)
-    assert "goes on" in submitting.err
+    assert "the request continues" in submitting.err
 
 
 def test_a_wait_outlives_a_connection_that_is_cut(api: Api, environment: dict[str, str], file: str, line: Line) -> None:
