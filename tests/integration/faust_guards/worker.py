@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from random import randbytes
 from typing import Any
 
 from faust.types import EventT, StreamT
@@ -79,7 +80,7 @@ async def process(event: EventT[bytes]) -> None:
 def write(place: tuple[int, int], count: int, size: int) -> None:
     if table is not None:
         for number in range(count):
-            table[b"%d/%d/%d" % (*place, number)] = b"x" * size
+            table[b"%d/%d/%d" % (*place, number)] = randbytes(size)  # nothing that compression makes smaller
 
 
 @app.agent(topic, name="agent")

@@ -75,18 +75,23 @@ async def test_outage_longer_than_lease_leaves_exact_counts(tmp_path: Path) -> N
         workers = Workers(settings)
         try:
             await append(log, *(created(request_id, total=IMAGES, rows=IMAGES, time=now) for request_id in ids))
-            for index in range(IMAGES):
-                await append(log, *(processed(requested(request_id, index, time=now)) for request_id in ids))
+
+            async def append_results(indexes: range) -> None:
+                results = (processed(requested(one, index, time=now)) for index in indexes for one in ids)
+                await append(log, *results)
+
+            await append_results(range(IMAGES // 2))
 
             async def is_folding() -> bool:
                 workers.tend()
-                return 50 < await counted(settings, ids) < REQUESTS * IMAGES
+                return await counted(settings, ids) > 50
 
             async def is_counted() -> bool:
                 workers.tend()
                 return await counted(settings, ids) == REQUESTS * IMAGES
 
             await eventually(is_folding, LONG)
+            await append_results(range(IMAGES // 2, IMAGES))
             with paused(kafka):
                 await asyncio.sleep(1.5 * SESSION_TIMEOUT)
             await eventually(is_counted, LONG)

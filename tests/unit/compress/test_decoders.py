@@ -132,7 +132,8 @@ def test_a_decoder_stops_itself_if_its_parent_does_not(tmp_path: Path) -> None:
     hostile = endless_jpeg()
     image = tmp_path / "image"
     image.write_bytes(hostile)
-    request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, "target_format": null}\n' % (len(hostile), LIMIT)
+    request = b'{"bytes": %d, "quality": 50, "max_pixels": %d, ' % (len(hostile), LIMIT)
+    request += b'"target_format": null, "max_width": null, "max_height": null}\n'
     command = [sys.executable, "-m", "streams.compress.decoders.process", str(os.getpid()), "1", str(MEMORY)]
     with image.open("rb") as source, (tmp_path / "result").open("wb") as result:
         files = source.fileno(), result.fileno()
