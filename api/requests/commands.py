@@ -90,6 +90,8 @@ async def retry(request: web.Request) -> web.Response:
     )
     with request.app[QUOTA].spend(request[OWNER], status.total - status.succeeded - kept):
         await _append(context, retried)
+        if context.view.was_forestalled(retried):
+            raise Problem(ProblemCode.STILL_PROCESSING, "cannot retry: another retry of the request was accepted first")
     logger.info("request retried", run=retried.run, **retried.log_fields())
     return json_response(
         Accepted(

@@ -109,7 +109,8 @@ class RequestRetried(Event):
 
     @property
     def occurrence(self) -> str:
-        return str(self.run)
+        # Two retries of one run that differ in their reason are two facts; the first on the log is carried out.
+        return str(self.run) if self.reason is None else f"{self.run}/{self.reason}"
 
 
 class RequestStopped(_RequestSummary):

@@ -140,6 +140,16 @@ class ProgressView:
         retried = request.ahead.get(RequestRetried) if request and request.state is None else None
         return retried if isinstance(retried, RequestRetried) else None
 
+    def was_forestalled(self, retried: RequestRetried) -> bool:
+        """Whether another retry of the same run, with another reason, was read before this one, which has no effect."""
+        request = self._requests.get(retried.request_id)
+        if request is None:
+            return False
+        state, ahead = request.current(), request.ahead.get(RequestRetried)
+        if state is None:  # evicted, and not restored yet
+            return isinstance(ahead, RequestRetried) and ahead.run == retried.run and ahead.reason != retried.reason
+        return state.retried_run == retried.run and state.retried_reason != retried.reason
+
     def requests_of(self, owner: str, before: tuple[datetime, str] | None) -> Iterator[tuple[datetime, str]]:
         """When each request of an owner that is in the progress table was created, and its id, newest first.
 

@@ -169,7 +169,10 @@ def test_different_facts_have_different_ids() -> None:
         for run in (0, 1):
             facts += [completed(request_id, run=run), output_requested([failed(requested(request_id))], run=run)]
             facts += [RequestCancelled(request_id=request_id, run=run)]
-            facts += [RequestRetried(request_id=request_id, run=run + 1, created_at=NOON)]
+            facts += [
+                RequestRetried(request_id=request_id, run=run + 1, created_at=NOON, reason=reason)
+                for reason in (None, "fetch_timeout", "fetch_http_404")
+            ]
             facts += [RequestStopped(**completed(request_id, run=run).model_dump())]
             facts += [ProgressEvicted(request_id=request_id, stage=stage, run=run) for stage in STAGES]
         for webhook_id in ("msg_1", "msg_2"):

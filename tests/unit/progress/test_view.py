@@ -59,3 +59,21 @@ async def test_cancellation_does_not_hide_a_completion(is_cancelled: bool) -> No
         feed.event(RequestCancelled(request_id=REQUEST_ID, run=0, time=NOON))
     feed.event(completed(total=1, succeeded=1, failed=0))
     assert feed.view.get(REQUEST_ID).status == "completed"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("place", ["row", "ahead", "evicted"])
+async def test_first_of_two_retries_counts(place: str) -> None:
+    """Whether its run is in the table, was not folded yet, or is that of an evicted request."""
+    feed = Feed()
+    first, second = (
+        RequestRetried(request_id=REQUEST_ID, run=1, created_at=NOON, reason=reason, time=NOON + timedelta(hours=5))
+        for reason in ("fetch_timeout", "fetch_http_404")
+    )
+    if place != "evicted":
+        feed.rows(created(total=1, rows=1), completed(total=1, succeeded=0, failed=1))
+    for event in (first, second, first):
+        feed.event(event)
+    if place == "row":
+        feed.rows(first, second)
+    assert not feed.view.was_forestalled(first)
+    assert feed.view.was_forestalled(second)
