@@ -395,7 +395,7 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
 
 
 async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Create the missing topics; returns their names. Existing topics are not changed, but checked.
+    """Create the missing topics; returns their names once they are listed. Existing topics are only checked.
 
     Raises KafkaUnavailableError or InsyncReplicasError.
     """
@@ -422,7 +422,19 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
             error = for_code(code)
             if error not in (TopicAlreadyExistsError, for_code(0)):
                 raise KafkaUnavailableError(f"topic {name} can't be created: {error.__name__} {message}")
-        return [topic.name for topic in missing]
+        created = [topic.name for topic in missing]
+        await _wait_until_listed(admin, settings, created)
+        return created
+
+
+async def _wait_until_listed(admin: AIOKafkaAdminClient, settings: Settings, topics: Iterable[str]) -> None:
+    """Metadata propagates a moment after a topic's creation, and who starts next requires the topics."""
+    try:
+        async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+            while not set(topics) <= set(await admin.list_topics()):  # noqa: ASYNC110 - on a server
+                await asyncio.sleep(METADATA_POLL)
+    except TimeoutError as error:
+        raise unreachable(settings, error) from None
 
 
 def min_insync_replicas(replicas: int) -> int:

@@ -4,9 +4,8 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -76,14 +75,6 @@ async def tables(settings: Settings) -> set[str]:
     return {row.table_name for row in rows}
 
 
-async def are_there(settings: Settings, topics: Iterable[str]) -> bool:
-    try:
-        await require_topics(settings, topics)
-    except MissingTopicsError:
-        return False
-    return True
-
-
 @asynccontextmanager
 async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
     client = AIOKafkaAdminClient(bootstrap_servers=settings.kafka_brokers)
@@ -135,13 +126,12 @@ async def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Setting
     configs = topics.configs()
     first = {name: config for name, config in configs.items() if name != topics.webhooks}
     assert set(await create_topics(fresh, first)) == set(first)
-    # A broker knows a new topic a moment after it was created.
-    await eventually(partial(are_there, fresh, first))
+    await require_topics(fresh, first)  # known at once to who starts next
     with pytest.raises(MissingTopicsError, match=f": {topics.webhooks}; `shrinkstream init` creates them"):
         await require_topics(fresh, configs)
     more = fresh.model_copy(update={"partitions": 5})
     assert await create_topics(more, configs) == [topics.webhooks]
-    await eventually(partial(are_there, fresh, configs))
+    await require_topics(fresh, configs)
     async with admin(fresh) as client:
         found = await client.describe_topics([topics.requests, topics.webhooks])
         assert {each["topic"]: len(each["partitions"]) for each in found} == {
@@ -216,7 +206,6 @@ async def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Se
         return (await partitions(fresh))[topics.image_requests] == 5
 
     await initialise(fresh)
-    await eventually(partial(are_there, fresh, topics.configs()))
     assert await initialise(fresh, 5) == [f"5 partitions of {topics.image_requests}"]
     await eventually(grown)
     assert set((await partitions(fresh)).values()) == {3, 5}
@@ -251,6 +240,5 @@ async def test_topics_require_insync_replicas(fresh: Settings) -> None:
 async def test_init_rejects_topic_that_takes_no_write(fresh: Settings) -> None:
     topic = Topics(fresh.topic_prefix).requests
     await create_topics(fresh, {topic: {MIN_INSYNC_REPLICAS: "2"}})
-    await eventually(partial(are_there, fresh, [topic]))
     with pytest.raises(InsyncReplicasError, match=f"topic {topic}: min.insync.replicas is 2 for 1 replicas"):
         await initialise(fresh)
