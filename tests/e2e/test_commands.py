@@ -13,7 +13,8 @@ from streams.events.requests import RequestCancelled
 from tests.e2e.conftest import System
 from tests.support.published_clients import Answer, call, completed, delivered, upload
 from tests.support.shop import Shop, photo
-from tests.support.topic_reader import read_topic
+from tests.support.topic_reader import read_topic, wait_until_read
+from tests.support.waiting import wait_until
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -32,14 +33,21 @@ def rows_of(system: System, request_id: str) -> list[list[str]]:
     return list(csv.reader(io.StringIO(body.decode("utf-8-sig"))))
 
 
-def settled(system: System, request_id: str) -> dict[str, Any]:
-    """The status when whatever was under way is over: nothing changes for longer than a download takes here."""
-    status, since = status_of(system, request_id), time.monotonic()
-    while time.monotonic() < since + 3:
-        time.sleep(0.2)
-        if (now := status_of(system, request_id)) != status:
-            status, since = now, time.monotonic()
-    return status
+def settled(system: System, kafka_address: str, request_id: str) -> dict[str, Any]:
+    """The status with every result: compress has taken or skipped each image, and progress has counted it."""
+    wait_until_read(kafka_address, f"{system.name}-compress", f"{system.name}.image-requests")
+    results = {
+        json.loads(record.value())["id"]
+        for record in read_topic(kafka_address, f"{system.name}.image-results")
+        if record.key() == request_id.encode()
+    }
+
+    def is_counted() -> bool:
+        status = status_of(system, request_id)
+        return int(status["succeeded"] + status["failed"]) == len(results)
+
+    wait_until(is_counted, f"{len(results)} images in the status")
+    return status_of(system, request_id)
 
 
 def verified(system: System, request_id: str) -> None:
@@ -163,7 +171,7 @@ def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop:
         assert call(system.url, "GET", f"/api/requests/{request_id}/{word}").status == 405
 
 
-def test_cancelled_request_is_not_fetched_until_retried(system: System, shop: Shop) -> None:
+def test_cancelled_request_is_not_fetched_until_retried(system: System, shop: Shop, kafka_address: str) -> None:
     """The first images take their time, so that those behind them are still to be fetched when the cancel comes."""
     quick = shop.add("cancelled.jpg")
     slow = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(150))
@@ -176,7 +184,7 @@ def test_cancelled_request_is_not_fetched_until_retried(system: System, shop: Sh
     assert status_of(system, request_id)["status"] == "cancelled"
     for path in (f"/api/download/{request_id}", f"/api/requests/{request_id}/archive.zip"):
         assert call(system.url, "GET", path).status == 409
-    status = settled(system, request_id)
+    status = settled(system, kafka_address, request_id)
     fetched = shop.fetched.count("cancelled.jpg")
     assert (status["status"], status["completedAt"], status["webhook"]) == ("cancelled", None, None)
     assert status["succeeded"] + status["failed"] < status["total"]

@@ -23,6 +23,7 @@ from streams.events.requests import RequestCreated, RequestRetried
 from tests.e2e.conftest import System, start_system, stop_system
 from tests.support.published_clients import call, completed, upload
 from tests.support.shop import Shop
+from tests.support.topic_reader import wait_until_read
 from tests.support.waiting import wait_until
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
@@ -84,13 +85,7 @@ class Topics:
 
     def wait_until_read(self, app: str, *topics: str) -> None:
         """Return when an app has committed all that is on the topics now."""
-
-        async def lag() -> int:
-            async with self._consumer(app) as consumer:
-                ends = await consumer.end_offsets(self._partitions(*topics))
-                return sum([end - (await consumer.committed(place) or 0) for place, end in ends.items()])
-
-        wait_until(lambda: asyncio.run(lag()) == 0, f"{app} has read {topics}")
+        wait_until_read(self.address, f"{self.prefix}-{app}", *map(self.name, topics))
 
     def wait_until_evicted(self, request_id: str, times: int = 1) -> None:
         """Return when the progress table has evicted the request so many times."""

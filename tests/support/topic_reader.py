@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.registry import decode
+from tests.support.waiting import wait_until
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]
 
@@ -60,5 +61,25 @@ def read_topic(address: str, topic: str, statistics: list[str] | None = None) ->
                 assert time.monotonic() < deadline, "no statistics"
                 consumer.poll(0.1)
         return records
+    finally:
+        consumer.close()
+
+
+def wait_until_read(address: str, group: str, *topics: str) -> None:
+    """Return once a consumer group has committed all that is on some topics."""
+    consumer = other.Consumer({"bootstrap.servers": address, "group.id": group, "enable.auto.commit": False})
+    try:
+        places = [
+            other.TopicPartition(topic, number)
+            for topic in topics
+            for number in consumer.list_topics(topic, timeout=60).topics[topic].partitions
+        ]
+
+        def is_read() -> bool:
+            committed = {(one.topic, one.partition): one.offset for one in consumer.committed(places, timeout=60)}
+            ends = {(one.topic, one.partition): consumer.get_watermark_offsets(one, timeout=60)[1] for one in places}
+            return all(max(0, committed[place]) >= end for place, end in ends.items())
+
+        wait_until(is_read, f"{group} has read {topics}")
     finally:
         consumer.close()
