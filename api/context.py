@@ -11,7 +11,7 @@ from aiokafka.errors import KafkaError
 
 from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session, check_cassandra
-from infra.kafka import require_partitions, require_topics
+from infra.kafka.topics import require_partitions, require_topics
 from infra.observability.readiness import CHECK_INTERVAL, NotReady, Readiness
 from infra.outbound.addresses import AllowList
 from infra.settings import Settings

@@ -15,7 +15,7 @@ from api.http.paging import json_response
 from api.http.problems import unavailable, unavailable_on
 from api.http.quotas import ConcurrencyLimit, Turns, share_of
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
-from infra.kafka import KafkaUnavailableError
+from infra.kafka.client import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import UnreadableEvent
 from streams.log.reader import LogReader, Record

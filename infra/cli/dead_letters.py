@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import click
 import orjson
 
-from infra.kafka import Producer, require_topics
+from infra.kafka.producer import Producer
+from infra.kafka.topics import require_topics
 from infra.settings import Settings
 from streams.events.base import HEADERS
 from streams.log.reader import LogReader, Record

@@ -1,7 +1,7 @@
 """``shrinkstream init``: creates topics, keyspace and tables."""
 
 from infra.cassandra.schema import migrate
-from infra.kafka import create_topics, grow_topic
+from infra.kafka.topics import create_topics, grow_topic
 from infra.settings import Settings
 from streams.log.topics import Topics
 

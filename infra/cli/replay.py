@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from infra.cassandra.session import Session
 from infra.errors import ExplainedError
-from infra.kafka import require_partitions, require_topics
+from infra.kafka.topics import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.log.producer import EventLog

@@ -8,7 +8,7 @@ import orjson
 
 from infra.cli.terminal import printable
 from infra.errors import ExplainedError
-from infra.kafka import require_topics
+from infra.kafka.topics import require_topics
 from infra.settings import Settings
 from streams.events.base import UnreadableEvent
 from streams.events.requests import RequestCreated

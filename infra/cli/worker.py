@@ -7,7 +7,7 @@ from infra.cassandra.schema import require_schema
 from infra.cassandra.session import Session
 from infra.errors import EXIT_UNAVAILABLE, ExplainedError
 from infra.faust.app import run_worker
-from infra.kafka import require_partitions, require_topics
+from infra.kafka.topics import require_partitions, require_topics
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.log.topics import Topics

@@ -16,7 +16,6 @@ from faust.types.auth import CredentialsT
 from mode.utils.objects import cached_property
 from mode.utils.queues import FlowControlEvent
 
-from infra import kafka
 from infra.cancellation import no_stray_cancellation
 from infra.errors import EXIT_UNAVAILABLE, ExplainedError, end_process
 from infra.faust.consumer import GuardedConsumer
@@ -26,6 +25,9 @@ from infra.faust.monitor import WorkerMonitor
 from infra.faust.producer import PUBLISH_TIMEOUT, GuardedProducer, GuardedTopic
 from infra.faust.tables import GuardedTable, GuardedTableManager
 from infra.faust.worker_app import STOP_DRAIN, WorkerApp
+from infra.kafka.client import KafkaUnavailableError, ssl_context
+from infra.kafka.producer import COMPRESSION
+from infra.kafka.topics import MissingTopicsError, require_partitions, require_topics
 from infra.observability import metrics
 from infra.observability.metrics import Role
 from infra.observability.probes import ProbesError
@@ -127,7 +129,7 @@ class GuardedApp(WorkerApp):
         try:
             await self.add_async_context(self.worker_monitor.running())
             await require_topics_of(self, self._system_settings)
-        except (kafka.KafkaUnavailableError, kafka.MissingTopicsError, ProbesError) as error:
+        except (KafkaUnavailableError, MissingTopicsError, ProbesError) as error:
             end_process(str(error), EXIT_UNAVAILABLE)
 
     def on_rebalance_start(self) -> None:
@@ -169,14 +171,14 @@ async def require_topics_of(app: faust.App, settings: Settings) -> None:
     """
     tables = set(app.tables.changelog_topics)
     topics = tables | {name for agent in app.agents.values() for name in agent.get_topic_names()}
-    await kafka.require_topics(settings, topics)
+    await require_topics(settings, topics)
     if tables:
-        await kafka.require_partitions(settings, topics, app.conf.topic_partitions)
+        await require_partitions(settings, topics, app.conf.topic_partitions)
 
 
 def credentials_of(settings: Settings) -> CredentialsT | None:
     """The broker credentials in Faust's terms; None for PLAINTEXT."""
-    context = kafka.ssl_context(settings)
+    context = ssl_context(settings)
     if settings.kafka_security_protocol.startswith("SASL"):
         password = settings.kafka_sasl_password
         return SASLCredentials(
@@ -229,7 +231,7 @@ def create_app(
         "stream_buffer_maxsize": max(1024, delivery_window or 0),
         "producer_linger": 0.02,  # seconds that changelog writes wait to share a request
         "producer_max_batch_size": 128 * 1024,
-        "producer_compression_type": kafka.COMPRESSION,
+        "producer_compression_type": COMPRESSION,
         "producer_request_timeout": PUBLISH_TIMEOUT,
         "store": "memory://",  # tables are recovered from their changelog
         "datadir": settings.data_dir.absolute() / "faust" / name,  # not in the current directory

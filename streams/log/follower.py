@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from infra.cancellation import no_stray_cancellation
-from infra.kafka import start_client, stop_client, unreachable
+from infra.kafka.client import start_client, stop_client, unreachable
 from infra.settings import Settings
 from streams.log.reader import Record, RecordsDeletedError, groupless_consumer
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 
 from aiokafka.structs import RecordMetadata
 
-from infra.kafka import DELIVERY_TIMEOUT, Batch, Headers, Producer
+from infra.kafka.producer import DELIVERY_TIMEOUT, Batch, Headers, Producer
 from infra.observability import metrics
 from infra.settings import Settings
 from streams.events.base import HEADERS, Event, Offsets, widen

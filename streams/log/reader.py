@@ -16,15 +16,8 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.partitioner import DefaultPartitioner
 
 from infra.errors import ExplainedError
-from infra.kafka import (
-    admin_client,
-    committed_offsets,
-    connection_options,
-    partitions_of,
-    start_client,
-    stop_client,
-    unreachable,
-)
+from infra.kafka.admin import admin_client, committed_offsets, partitions_of
+from infra.kafka.client import connection_options, start_client, stop_client, unreachable
 from infra.settings import Settings
 
 Record: TypeAlias = ConsumerRecord[bytes, bytes]

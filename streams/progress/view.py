@@ -19,11 +19,7 @@ from aiokafka.structs import RecordMetadata
 
 from infra.cancellation import cancel_and_wait
 from infra.errors import ExplainedError
-from infra.kafka import (
-    admin_client,
-    committed_offsets,
-    partitions_of,
-)
+from infra.kafka.admin import admin_client, committed_offsets, partitions_of
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.registry import decode_or_none

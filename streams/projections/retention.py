@@ -12,7 +12,7 @@ from datetime import timedelta
 import structlog
 from aiokafka import TopicPartition
 
-from infra.kafka import commit_offsets
+from infra.kafka.admin import commit_offsets
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.events.base import Event, utc_now

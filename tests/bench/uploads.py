@@ -20,7 +20,7 @@ from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import remembered_ports
-from infra.kafka import create_topics
+from infra.kafka.topics import create_topics
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
 from tests.bench.report import Row

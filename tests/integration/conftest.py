@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from infra.cassandra.schema import migrate
-from infra.kafka import create_topics
+from infra.kafka.topics import create_topics
 from infra.settings import PREFIX, Settings
 from streams.log.topics import Topics
 

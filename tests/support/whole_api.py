@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 
 from api.app import create_app
 from api.context import open_context
-from infra.kafka import create_topics
+from infra.kafka.topics import create_topics
 from infra.settings import Settings
 from streams.log.topics import Topics
 from tests.support.waiting import eventually

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from infra.errors import EXIT_FATAL
 from infra.faust import app as faust_app
-from infra.kafka import connection_options
+from infra.kafka.client import connection_options
 from infra.settings import Settings
 from tests.integration.faust_guards.cluster import Cluster
 from tests.integration.faust_guards.group import EXIT_SECONDS, Group

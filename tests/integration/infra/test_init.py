@@ -16,10 +16,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from infra.cassandra.schema import SchemaError, migrate, migrations, require_schema, statements
 from infra.cassandra.session import CassandraUnavailableError, Session
 from infra.cli.init import initialise
-from infra.kafka import (
+from infra.kafka.client import KafkaUnavailableError
+from infra.kafka.topics import (
     MIN_INSYNC_REPLICAS,
     InsyncReplicasError,
-    KafkaUnavailableError,
     MissingTopicsError,
     PartitionsError,
     create_topics,

@@ -14,7 +14,8 @@ from aiokafka.errors import KafkaError
 
 from infra.cancellation import cancel_and_wait
 from infra.devserver.kafka import EmbeddedKafka
-from infra.kafka import Producer, create_topics
+from infra.kafka.producer import Producer
+from infra.kafka.topics import create_topics
 from infra.settings import Settings
 from streams.log.topics import Topics
 from tests.support.outage import paused
@@ -55,7 +56,9 @@ async def test_partition_without_leader_is_written_again(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A batch that fails for good leaves a gap in the sequence numbers of its partition."""
-    monkeypatch.setattr("infra.kafka.REQUEST_TIMEOUT_MS", 3000)  # after which aiokafka gives up a leaderless partition
+    monkeypatch.setattr(
+        "infra.kafka.producer.REQUEST_TIMEOUT_MS", 3000
+    )  # after which aiokafka gives up a leaderless partition
     topic = Topics(kafka_settings.topic_prefix).dead_letters
     producer = Producer(kafka_settings)
     await producer.start()

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.errors import KafkaError
 
 from infra.cli.dead_letters import DeadLetter
-from infra.kafka import KafkaUnavailableError
+from infra.kafka.client import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import HEADERS, Event
 from streams.events.registry import decode
@@ -176,7 +176,7 @@ async def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: S
 
 
 async def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.kafka.REQUEST_TIMEOUT_MS", 1000)
+    monkeypatch.setattr("infra.kafka.producer.REQUEST_TIMEOUT_MS", 1000)
 
     async def fails_at(address: str) -> None:
         log = EventLog(Settings(kafka_brokers=address))

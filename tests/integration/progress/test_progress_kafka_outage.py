@@ -8,7 +8,7 @@ import pytest
 
 from infra.devserver.kafka import EmbeddedKafka
 from infra.faust.app import SESSION_TIMEOUT
-from infra.kafka import KafkaUnavailableError
+from infra.kafka.client import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.log.producer import EventLog

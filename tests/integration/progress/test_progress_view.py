@@ -14,7 +14,8 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.structs import OffsetAndMetadata
 
 from infra.devserver.kafka import EmbeddedKafka
-from infra.kafka import KafkaUnavailableError, create_topics
+from infra.kafka.client import KafkaUnavailableError
+from infra.kafka.topics import create_topics
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.events.progress import ProgressEvicted, RequestProjected

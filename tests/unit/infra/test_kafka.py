@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.kafka import insync_replicas_problem, min_insync_replicas
+from infra.kafka.topics import insync_replicas_problem, min_insync_replicas
 
 
 @pytest.mark.parametrize(("replicas", "minimum"), [(1, 1), (2, 1), (3, 2), (5, 4)])

@@ -1,0 +1,1 @@
+"""Kafka client: connections, producer, topics, offsets."""
