@@ -36,7 +36,7 @@ def requests_written(system: System, kafka_address: str) -> set[str]:
     ],
     ids=["empty", "an image", "a spreadsheet", "json", "header only", "wrong header", "unterminated quote"],
 )
-def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: str, csv: bytes) -> None:
+def test_unusable_csv_is_rejected(system: System, kafka_address: str, csv: bytes) -> None:
     before = requests_written(system, kafka_address)
     answer = post(system, csv)
     assert answer.status == 422
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_usable_csv_is_refused(system: System, kafka_address: 
     assert requests_written(system, kafka_address) == before
 
 
-def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: System, kafka_address: str) -> None:
+def test_bad_row_rejects_upload_naming_every_bad_row(system: System, kafka_address: str) -> None:
     before = requests_written(system, kafka_address)
     answer = post(
         system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n2,,http://example.com/b.jpg\n3,Sock,ftp://x/y\n".encode()
@@ -65,7 +65,7 @@ def test_one_bad_row_refuses_the_upload_and_every_bad_row_is_named(system: Syste
 @pytest.mark.parametrize(
     "url", ["ftp://example.com/", "http://user:secret@example.com/", "not a url", "http://127.0.0.1:1/"]
 )
-def test_a_webhook_url_that_can_never_work_is_refused_at_upload(system: System, url: str) -> None:
+def test_unusable_webhook_url_is_rejected_at_upload(system: System, url: str) -> None:
     answer = post(system, f"{HEADER}1,Shoe,http://example.com/a.jpg\n".encode(), webhookUrl=url)
     assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-webhook-url")
     assert "secret" not in answer.json["detail"]
@@ -73,12 +73,12 @@ def test_a_webhook_url_that_can_never_work_is_refused_at_upload(system: System, 
 
 @pytest.mark.parametrize("path", ["/api/status/", "/status/", "/api/download/"])
 @pytest.mark.parametrize("request_id", ["9bac0942-8f8a-4ec0-a651-c1e60a2ce281", "nonsense", "..%2F..%2Fetc%2Fpasswd"])
-def test_an_unknown_request_is_404(system: System, path: str, request_id: str) -> None:
+def test_unknown_request_is_404(system: System, path: str, request_id: str) -> None:
     answer = call(system.url, "GET", path + request_id)
     assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_a_download_before_completion_is_409(system: System, shop: Shop) -> None:
+def test_download_before_completion_is_409(system: System, shop: Shop) -> None:
     request_id = post(system, f"{HEADER}1,Shoe,{shop.url}/slow\n".encode()).json["requestId"]
     answer = call(system.url, "GET", f"/api/download/{request_id}")
     assert (answer.status, answer.json["type"]) == (409, "urn:shrinkstream:problem:not-completed")
@@ -88,7 +88,7 @@ def test_a_download_before_completion_is_409(system: System, shop: Shop) -> None
     ("method", "path", "status"),
     [("GET", "/nothing/here", 404), ("DELETE", "/api/upload", 405), ("GET", "/images/../../etc/passwd", 404)],
 )
-def test_what_is_not_there_is_a_problem_too(system: System, method: str, path: str, status: int) -> None:
+def test_unknown_path_is_a_problem(system: System, method: str, path: str, status: int) -> None:
     answer = call(system.url, method, path)
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
     assert answer.json["status"] == status
@@ -104,17 +104,17 @@ def test_what_is_not_there_is_a_problem_too(system: System, method: str, path: s
     ],
     ids=["json", "no boundary", "broken form", "packed in an unknown way"],
 )
-def test_a_body_that_is_no_upload_is_refused(system: System, headers: dict[str, str], body: bytes, status: int) -> None:
+def test_body_that_is_no_upload_is_rejected(system: System, headers: dict[str, str], body: bytes, status: int) -> None:
     answer = call(system.url, "POST", "/api/upload", body, headers)
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json"), answer.body
 
 
-def test_a_form_without_a_file_is_refused(system: System) -> None:
+def test_form_without_a_file_is_rejected(system: System) -> None:
     body, headers = curl_form(("webhookUrl", "http://example.com/"))
     answer = call(system.url, "POST", "/api/upload", body, headers)
     assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:file-missing")
 
 
-def test_nothing_of_a_refused_upload_stays_on_the_disk(system: System) -> None:
+def test_rejected_upload_leaves_no_file(system: System) -> None:
     post(system, b"no csv")
     assert list((system.data_dir / "spool").glob("upload-*")) == []

@@ -98,7 +98,7 @@ def cluster(environment: dict[str, str]) -> Iterator[System]:
         ("CASSANDRA_CAFILE", "/no/such/file", "the certificates for Cassandra can't be used: .*No such file"),
     ],
 )
-def test_a_server_that_refuses_us_is_one_line_that_says_why(
+def test_refused_connection_is_one_line_with_its_reason(
     environment: dict[str, str], variable: str, value: str, cause: str
 ) -> None:
     refused = shrinkstream(environment, "init", **{f"SHRINKSTREAM_{variable}": value})
@@ -108,7 +108,7 @@ def test_a_server_that_refuses_us_is_one_line_that_says_why(
 
 
 @pytest.mark.parametrize("role", [("api",), ("worker", "compress"), ("worker", "projections")])
-def test_a_bucket_that_is_not_there_is_one_line_of_whoever_needs_it(cluster: System, role: tuple[str, ...]) -> None:
+def test_missing_bucket_is_one_line_of_each_process(cluster: System, role: tuple[str, ...]) -> None:
     failed = shrinkstream(
         cluster.environment, *role, SHRINKSTREAM_STORAGE_URL="s3://no-such-bucket", SHRINKSTREAM_PORT="0"
     )
@@ -121,9 +121,7 @@ def objects_of(s3_server: S3Server, request_id: str) -> list[str]:
     return [key for key in s3_server.keys(BUCKET) if request_id in key]
 
 
-def test_links_lead_to_images_in_the_bucket_until_their_time_is_over(
-    cluster: System, shop: Shop, s3_server: S3Server
-) -> None:
+def test_links_to_bucket_images_work_until_they_expire(cluster: System, shop: Shop, s3_server: S3Server) -> None:
     images = [shop.add(f"cluster-{number}.jpg") for number in range(3)]
     request_id = upload(cluster.url, f'{HEADER}1,Shoe,"{images[0]},{images[1]}"\n2,Hat,{images[2]}\n')
     assert completed(cluster.url, request_id)["succeeded"] == 3

@@ -34,9 +34,7 @@ def documents(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_images_that_failed_are_named_and_make_the_exit_code_4(
-    system: System, shop: Shop, products: Path, tmp_path: Path
-) -> None:
+def test_failed_images_are_named_with_exit_code_4(system: System, shop: Shop, products: Path, tmp_path: Path) -> None:
     output = tmp_path / "output.csv"
     ended = shrinkstream("submit", str(products), "--output", str(output), environment=environment(system))
     assert (ended.returncode, ended.stdout) == (4, "")
@@ -77,9 +75,7 @@ def test_images_that_failed_are_named_and_make_the_exit_code_4(
     assert "13 of 13 images compressed, 0 failed" in retried.stderr
 
 
-def test_a_terminal_shows_how_far_a_request_is_and_standard_output_has_only_data(
-    system: System, shop: Shop, tmp_path: Path
-) -> None:
+def test_progress_is_shown_apart_from_standard_output(system: System, shop: Shop, tmp_path: Path) -> None:
     urls = [shop.add(f"cli-bar-{number}.jpg") for number in range(60)]
     shop.slow_seconds = 4.5  # less than FETCH_TIMEOUT: the request runs until there is something to show
     path = tmp_path / "many.csv"
@@ -97,7 +93,7 @@ def test_a_terminal_shows_how_far_a_request_is_and_standard_output_has_only_data
     assert "failed: row 61, S. No. 61: " in submitting.err
 
 
-def test_a_download_is_whole_or_not_there(system: System, shop: Shop, tmp_path: Path) -> None:
+def test_download_is_complete_or_absent(system: System, shop: Shop, tmp_path: Path) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('cli-download.jpg')}\n")
     assert shrinkstream("watch", request_id, environment=environment(system)).returncode == 0
     output = tmp_path / "output.csv"
@@ -112,7 +108,7 @@ def test_a_download_is_whole_or_not_there(system: System, shop: Shop, tmp_path: 
         assert re.fullmatch(r"shrinkstream: .*output\.csv can't be written: .*\n", ended.stderr)
 
 
-def test_what_is_for_operators_speaks_json_as_well(system: System) -> None:
+def test_operator_commands_print_json(system: System) -> None:
     created = shrinkstream("init", "--json", environment=environment(system))
     assert documents(created.stdout) == [{"created": []}]
     verified = shrinkstream(

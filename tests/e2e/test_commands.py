@@ -160,7 +160,7 @@ def test_deleted_request_has_no_files_and_keeps_its_history(system: System, shop
     assert call(system.url, "DELETE", "/api/requests/unknown").status == 404
 
 
-def test_what_cannot_be_cancelled_or_retried_is_a_conflict(system: System, shop: Shop) -> None:
+def test_impossible_cancel_or_retry_is_a_conflict(system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('conflict.jpg')}\n")
     completed(system.url, request_id)
     for word, code in (("cancel", "already-completed"), ("retry", "nothing-failed")):
@@ -230,7 +230,7 @@ def test_killed_progress_worker_leaves_retry_whole(system: System, shop: Shop) -
     assert {image["attempt"] for image in images} == {1}
 
 
-def test_the_command_line_lists_cancels_and_retries(system: System, shop: Shop, kafka_address: str) -> None:
+def test_command_line_lists_cancels_and_retries(system: System, shop: Shop, kafka_address: str) -> None:
     rows = "".join(f"{number},Slow,{shop.url}/slow?{number}\n" for number in range(100))
     shop.slow_seconds = 1
     request_id = upload(system.url, HEADER + rows)

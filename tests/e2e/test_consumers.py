@@ -7,7 +7,7 @@ from tests.e2e.conftest import System
 from tests.support.topic_reader import read_topic
 
 
-def test_after_the_demo_an_independent_consumer_finds_each_image_once(system: System, kafka_address: str) -> None:
+def test_independent_consumer_finds_each_demo_image_once(system: System, kafka_address: str) -> None:
     # Beside the running system, on the same servers: so it needs names of its own.
     name = f"{system.name}_demo"
     names = {"SHRINKSTREAM_TOPIC_PREFIX": name, "SHRINKSTREAM_CASSANDRA_KEYSPACE": name}

@@ -59,7 +59,7 @@ def is_run(block: Block) -> bool:
     return not block.needs and not is_of_make(block)
 
 
-def test_every_document_with_commands_is_run_somewhere() -> None:
+def test_every_document_with_commands_is_run() -> None:
     with_commands = {
         str(path.relative_to(ROOT))
         for path in markdown.documents()
@@ -70,7 +70,7 @@ def test_every_document_with_commands_is_run_somewhere() -> None:
     assert marks <= MARKS | {"", "keeps-running"}
 
 
-def test_every_target_of_make_exists_and_is_run_by_a_test() -> None:
+def test_every_make_target_exists_and_is_run() -> None:
     makefile = (ROOT / "Makefile").read_text()
     recipes = dict(re.findall(r"^([\w-]+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE))
     for path in markdown.documents():
@@ -130,7 +130,7 @@ class Printed:
         return answers(self.by(command))
 
 
-def test_the_commands_of_the_documents_do_what_they_say(
+def test_documented_commands_do_what_they_say(
     kafka_address: str, cassandra_address: str, path_with_curl: str, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
@@ -210,9 +210,7 @@ def test_the_commands_of_the_documents_do_what_they_say(
 # --- somebody with a second terminal, beside `up`
 
 
-def test_what_up_writes_leads_further_commands_to_the_running_system(
-    system: System, shop: Shop, tmp_path: Path
-) -> None:
+def test_commands_find_the_system_that_up_started(system: System, shop: Shop, tmp_path: Path) -> None:
     folder = reader_folder(tmp_path / "checkout", system.data_dir)
     plain = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     (enter,) = [block.text for block in shell_blocks("docs/operations.md") if "/env" in block.text]

@@ -18,7 +18,7 @@ def many(shop: Shop, name: str, count: int) -> str:
     return HEADER + "".join(f"{number},Shoe {number},{url}\n" for number in range(count))
 
 
-def test_a_client_of_the_batch_habit_uploads_polls_with_the_etag_and_downloads(system: System, shop: Shop) -> None:
+def test_batch_client_uploads_polls_with_etag_and_downloads(system: System, shop: Shop) -> None:
     body, headers = curl_form(("file", "batch.csv", many(shop, "batch.jpg", 120).encode()))
     accepted = call(system.url, "POST", "/api/upload", body, headers)
     assert accepted.status == 202
@@ -66,7 +66,7 @@ async def stream_of(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
     assert text == "", "the stream ends with a whole event"
 
 
-async def test_a_client_follows_a_request_to_its_end_and_comes_back_where_it_was(system: System, shop: Shop) -> None:
+async def test_client_follows_request_and_resumes_its_stream(system: System, shop: Shop) -> None:
     request_id = upload(system.url, many(shop, "followed.jpg", 400))
     url = f"{system.url}/api/requests/{request_id}/events"
 

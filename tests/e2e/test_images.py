@@ -31,14 +31,14 @@ def outputs(system: System, request_id: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("wanted", ["webp", "avif", "png", "jpeg"])
-def test_images_are_made_in_the_format_that_the_upload_asks_for(system: System, shop: Shop, wanted: str) -> None:
+def test_images_have_the_format_of_the_upload(system: System, shop: Shop, wanted: str) -> None:
     request_id = upload(system.url, csv_of(shop.add(f"photo-for-{wanted}.jpg")), format=wanted)
     assert completed(system.url, request_id)["succeeded"] == 1
     (image,) = outputs(system, request_id)
     assert Image.open(io.BytesIO(image)).format == wanted.upper()
 
 
-def test_images_are_made_in_the_quality_that_the_upload_asks_for(system: System, shop: Shop) -> None:
+def test_images_have_the_quality_of_the_upload(system: System, shop: Shop) -> None:
     """In the query of a raw upload as well as in a form; the same URL in two qualities is two images."""
     text = csv_of(shop.add("in-two-qualities.jpg")).encode()
     sizes = []
@@ -50,7 +50,7 @@ def test_images_are_made_in_the_quality_that_the_upload_asks_for(system: System,
     assert sizes[0] < sizes[1] / 1.5
 
 
-def test_the_command_line_asks_for_format_and_quality(system: System, shop: Shop, tmp_path: Path) -> None:
+def test_command_line_sends_format_and_quality(system: System, shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(csv_of(shop.add("from-the-command-line.jpg")))
     ended = system.run("submit", str(tmp_path / "a.csv"), "--no-wait", "--format", "webp", "--quality", "30")
     request_id = ended.stdout.strip()
@@ -59,7 +59,7 @@ def test_the_command_line_asks_for_format_and_quality(system: System, shop: Shop
     assert Image.open(io.BytesIO(image)).format == "WEBP"
 
 
-def test_images_fit_inside_the_size_that_an_upload_has(system: System, shop: Shop, tmp_path: Path) -> None:
+def test_images_fit_inside_the_size_of_the_upload(system: System, shop: Shop, tmp_path: Path) -> None:
     """The same URL in two sizes is two images; 0 is no limit."""
     url = shop.add("in-two-sizes.jpg")
     (tmp_path / "a.csv").write_text(csv_of(url))
@@ -116,7 +116,7 @@ def test_command_line_maps_columns_of_an_export(system: System, shop: Shop, tmp_
         ("columns", "name:Title"),
     ],
 )
-def test_an_option_that_means_nothing_refuses_the_upload(system: System, shop: Shop, field: tuple[str, str]) -> None:
+def test_meaningless_option_rejects_the_upload(system: System, shop: Shop, field: tuple[str, str]) -> None:
     body, headers = curl_form(("file", "a.csv", csv_of(shop.add("unused.jpg")).encode()), field)
     answer = call(system.url, "POST", "/api/upload", body, headers)
     assert answer.status == 422
@@ -124,7 +124,7 @@ def test_an_option_that_means_nothing_refuses_the_upload(system: System, shop: S
     assert field[0] in answer.json["detail"]
 
 
-def test_the_same_url_many_times_is_fetched_once_and_stored_for_each(system: System, shop: Shop) -> None:
+def test_repeated_url_is_fetched_once_and_stored_for_each(system: System, shop: Shop) -> None:
     url = shop.add("popular.jpg")
     first = upload(system.url, csv_of(*[url] * 40))
     assert completed(system.url, first)["succeeded"] == 40
@@ -176,7 +176,7 @@ def test_archive_without_an_image_breaks_off(system: System, shop: Shop) -> None
     assert "image 2" in refused.json["detail"]
 
 
-def test_a_failed_download_is_tried_again_when_it_is_asked_for_again(system: System, shop: Shop) -> None:
+def test_failed_download_is_repeated_for_a_later_request(system: System, shop: Shop) -> None:
     url = f"{shop.url}/files/not-yet.jpg"
     assert completed(system.url, upload(system.url, csv_of(url)))["failed"] == 1
     shop.add("not-yet.jpg")
@@ -187,7 +187,7 @@ def status(system: System, request_id: str) -> Any:
     return call(system.url, "GET", f"/api/status/{request_id}").json
 
 
-def test_a_small_request_does_not_wait_behind_a_large_one(system: System, shop: Shop) -> None:
+def test_small_request_does_not_wait_behind_large_one(system: System, shop: Shop) -> None:
     url = shop.add("one-of-many.jpg")
     large = upload(system.url, csv_of(*(f"{url}?number={number}" for number in range(2_000))))
     small = upload(system.url, csv_of(*(f"{url}?small={number}" for number in range(3))))

@@ -186,7 +186,7 @@ def test_probes_report_hanging_and_dead_servers(resumed: Resumed) -> None:
     wait_until_ready(resumed.data_dir)
 
 
-def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path, shop: Shop) -> None:
+def test_taken_port_is_an_error_of_one_line(tmp_path: Path, shop: Shop) -> None:
     port = shop.address.rpartition(":")[2]
     result = subprocess.run(
         [sys.executable, "-m", "infra.cli", "up", "--port", port, "--data-dir", str(tmp_path)],

@@ -31,9 +31,7 @@ def listed(system: System, path: str, limit: int) -> list[dict[str, Any]]:
     return [item for page in pages(system, path, limit) for item in page]
 
 
-def test_a_request_is_in_the_list_right_after_it_was_accepted_and_the_list_is_the_newest_first(
-    system: System, shop: Shop
-) -> None:
+def test_accepted_request_is_first_in_the_list(system: System, shop: Shop) -> None:
     url = shop.add("listed.jpg")
     ids = []
     for _ in range(5):
@@ -52,7 +50,7 @@ def test_a_request_is_in_the_list_right_after_it_was_accepted_and_the_list_is_th
     assert done[0] == call(system.url, "GET", f"/api/status/{ids[-1]}").json
 
 
-def test_images_say_what_the_output_csv_says_and_more_in_parts_and_by_status(system: System, shop: Shop) -> None:
+def test_image_list_equals_output_csv_by_page_and_status(system: System, shop: Shop) -> None:
     good, missing = shop.add("image-list.jpg"), f"{shop.url}/files/image-list-none.jpg"
     rows = "".join(f"{number},Shoe {number},{missing if number % 500 == 3 else good}\n" for number in range(1100))
     request_id = upload(system.url, HEADER + rows)
@@ -76,7 +74,7 @@ def test_images_say_what_the_output_csv_says_and_more_in_parts_and_by_status(sys
     assert (image["reason"], image["detail"]) == (None, None)
 
 
-def test_images_without_a_result_are_pending_until_the_request_is_cancelled(system: System, shop: Shop) -> None:
+def test_images_without_result_are_pending_until_cancellation(system: System, shop: Shop) -> None:
     request_id = upload(system.url, HEADER + "".join(f"{n},Slow,{shop.url}/slow?{n}\n" for n in range(40)))
     path = f"/api/requests/{request_id}/images"
     assert [(image["index"], image["inputUrl"]) for image in listed(system, f"{path}?status=pending", 15)] == [
@@ -87,7 +85,7 @@ def test_images_without_a_result_are_pending_until_the_request_is_cancelled(syst
 
 
 @pytest.mark.parametrize("name", ["Boot", "Boot/left 50% \N{SNOWMAN} .."])
-def test_a_product_shows_each_time_it_was_processed_newest_first(system: System, shop: Shop, name: str) -> None:
+def test_product_history_is_newest_first(system: System, shop: Shop, name: str) -> None:
     url, missing = shop.add("boot.jpg"), f"{shop.url}/files/no-boot.jpg"
     ids = []
     for _ in range(2):
@@ -121,13 +119,13 @@ def test_a_product_shows_each_time_it_was_processed_newest_first(system: System,
         f"/api/requests/{'x' * 64}/images?cursor=LTE",
     ],
 )
-def test_a_query_that_cannot_be_used_is_a_problem(system: System, path: str) -> None:
+def test_invalid_query_is_a_problem(system: System, path: str) -> None:
     answer = call(system.url, "GET", path)
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json["type"].endswith("bad-query")
 
 
-def test_a_product_nobody_heard_of_has_an_empty_history_and_a_request_nobody_made_no_images(system: System) -> None:
+def test_unknown_product_and_request_have_empty_lists(system: System) -> None:
     assert call(system.url, "GET", "/api/products/nothing/history").json == {"items": [], "nextCursor": None}
     for path in ("images", "events"):
         answer = call(system.url, "GET", f"/api/requests/nobody/{path}")
@@ -147,7 +145,7 @@ def guarded(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert stop_system(process) == 0
 
 
-def test_nobody_sees_or_touches_what_is_anothers(guarded: System, shop: Shop) -> None:
+def test_owner_cannot_read_or_change_requests_of_others(guarded: System, shop: Shop) -> None:
     def ask(key: str, method: str, path: str) -> Answer:
         return call(guarded.url, method, path, headers={"X-API-Key": key})
 

@@ -19,7 +19,7 @@ def log_lines(system: System) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def test_every_line_is_json_with_the_ids_of_what_it_is_about_and_no_secret(system: System, shop: Shop) -> None:
+def test_log_lines_are_json_with_ids_and_no_secret(system: System, shop: Shop) -> None:
     good = shop.add("logged.jpg")
     csv = f'{HEADER}1,Shoe,"{good}?token={SECRET}-good,{shop.url}/files/none.jpg?token={SECRET}-missing"\n'
     request_id = upload(system.url, csv, webhookUrl=f"{shop.url}/webhook/logged?key={SECRET}")

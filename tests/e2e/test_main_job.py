@@ -23,9 +23,7 @@ def path_of(url: str, system: System) -> str:
     return url.removeprefix(system.url)
 
 
-def test_each_output_url_stands_in_the_place_of_its_input_url_and_leads_to_a_smaller_image(
-    system: System, shop: Shop
-) -> None:
+def test_output_urls_lead_to_smaller_images_in_place(system: System, shop: Shop) -> None:
     urls = [shop.add(f"main-{number}.jpg") for number in range(4)]
     request_id = upload(system.url, f'{HEADER}1,Shoe,"{urls[0]},{urls[1]}"\n2,"Hat, red",{urls[2]}\n3,Sock,{urls[3]}\n')
     status = completed(system.url, request_id)
@@ -49,9 +47,7 @@ def test_each_output_url_stands_in_the_place_of_its_input_url_and_leads_to_a_sma
         Image.open(io.BytesIO(image.body)).load()
 
 
-def test_an_image_that_cannot_be_had_or_decoded_fails_with_a_reason_and_the_rest_goes_on(
-    system: System, shop: Shop
-) -> None:
+def test_bad_image_fails_with_reason_and_others_succeed(system: System, shop: Shop) -> None:
     good = shop.add("good.jpg")
     rubbish = shop.add("rubbish.jpg", b"this is no image at all")
     missing = f"{shop.url}/files/missing.jpg"
@@ -66,13 +62,13 @@ def test_an_image_that_cannot_be_had_or_decoded_fails_with_a_reason_and_the_rest
     assert second[3:] == ["", "image 1: fetch_forbidden_address"]
 
 
-def test_a_host_that_never_answers_fails_its_image_within_the_time_limit(system: System, shop: Shop) -> None:
+def test_silent_host_fails_its_image_within_the_deadline(system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.url}/slow\n")
     assert completed(system.url, request_id)["failed"] == 1
     assert b"fetch_timeout" in call(system.url, "GET", f"/api/download/{request_id}").body
 
 
-def test_the_webhook_arrives_once_signed_and_with_the_status_object(system: System, shop: Shop) -> None:
+def test_webhook_arrives_once_signed_with_the_status(system: System, shop: Shop) -> None:
     url = shop.add("hook.jpg")
     request_id = upload(system.url, f"{HEADER}1,Shoe,{url}\n", webhookUrl=f"{shop.url}/webhook/once")
     status = completed(system.url, request_id)
@@ -86,7 +82,7 @@ def test_the_webhook_arrives_once_signed_and_with_the_status_object(system: Syst
     assert told["outputCsvUrl"] == f"{system.url}/api/download/{request_id}" == status["outputCsvUrl"]
 
 
-def test_a_receiver_that_fails_at_first_is_called_again_with_the_same_id(system: System, shop: Shop) -> None:
+def test_failing_receiver_is_called_again_with_same_id(system: System, shop: Shop) -> None:
     shop.webhook_answers["twice"] = [500]
     request_id = upload(
         system.url, f"{HEADER}1,Shoe,{shop.add('twice.jpg')}\n", webhook_url=f"{shop.url}/webhook/twice"
@@ -96,7 +92,7 @@ def test_a_receiver_that_fails_at_first_is_called_again_with_the_same_id(system:
     assert len({delivery.headers["webhook-id"] for delivery in deliveries}) == 1
 
 
-def test_the_extra_columns_of_the_upload_are_carried_to_the_output(system: System, shop: Shop) -> None:
+def test_extra_columns_are_copied_to_the_output(system: System, shop: Shop) -> None:
     url = shop.add("extra.jpg")
     request_id = upload(system.url, f"Colour;Product Name;S. No.;Input Image URLs\r\nred;Shoe;7;{url}\r\n")
     completed(system.url, request_id)
@@ -105,7 +101,7 @@ def test_the_extra_columns_of_the_upload_are_carried_to_the_output(system: Syste
     assert row[:4] == ["red", "Shoe", "7", url]
 
 
-def test_a_request_of_many_images_over_several_chunks_completes(system: System, shop: Shop) -> None:
+def test_request_over_several_chunks_completes(system: System, shop: Shop) -> None:
     url = shop.add("many.jpg")
     rows = "".join(f"{number},Product {number},{url}\n" for number in range(1, 1203))
     request_id = upload(system.url, HEADER + rows)

@@ -36,7 +36,7 @@ def nothing_to_do(found: Scrape) -> bool:
     return found.total(LAG) == found.total("shrinkstream_events_in_progress") == 0
 
 
-def test_an_upload_moves_each_counter_by_what_it_is(system: System, shop: Shop) -> None:
+def test_upload_moves_each_counter_by_its_amount(system: System, shop: Shop) -> None:
     before = wait_for_scrape(system, nothing_to_do)
     urls = [shop.add(f"metered-{number}.jpg") for number in range(2)]
     csv = f'{HEADER}1,Shoe,"{urls[0]},{urls[1]}"\n2,Hat,"{urls[0]},{shop.url}/files/unmetered.jpg"\n'
@@ -79,7 +79,7 @@ def test_an_upload_moves_each_counter_by_what_it_is(system: System, shop: Shop) 
     assert after.total("shrinkstream_decoder_resident_memory_bytes") > 10_000_000
 
 
-def test_what_waits_is_seen_as_lag_and_is_gone_when_it_is_done(system: System, shop: Shop) -> None:
+def test_queued_images_are_lag_until_they_settle(system: System, shop: Shop) -> None:
     shop.slow_seconds = 3
     rows = "".join(f"{number},Sock {number},{shop.url}/slow?{number}\n" for number in range(30))
     request_id = upload(system.url, HEADER + rows)
@@ -103,7 +103,7 @@ def test_what_waits_is_seen_as_lag_and_is_gone_when_it_is_done(system: System, s
     assert own >= {str(number) for number in range(8)}, "each partition has an owner"
 
 
-def test_a_path_or_a_method_that_somebody_makes_up_makes_no_series(system: System) -> None:
+def test_unknown_path_or_method_creates_no_series(system: System) -> None:
     before = scrape(system.data_dir)
     for _ in range(3):
         call(system.url, "GET", f"/{uuid4()}")
@@ -116,7 +116,7 @@ def test_a_path_or_a_method_that_somebody_makes_up_makes_no_series(system: Syste
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_role_tells_its_own_metrics_and_no_label_is_an_id_an_address_or_a_url(system: System, role: str) -> None:
+def test_every_role_has_its_metrics_without_unbounded_labels(system: System, role: str) -> None:
     samples = [sample for sample in scrape(system.data_dir).samples if sample.role == role]
     names = {sample.name for sample in samples if sample.name.startswith("shrinkstream_")}
     unlabelled = {one.name for one in DEFINITIONS if role in one.roles and not one.labels and one.kind != "histogram"}

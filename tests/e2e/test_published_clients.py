@@ -28,7 +28,7 @@ from tests.support.shop import Shop
         ("/api/upload", "csvFile", None, "serialNumber,productName,inputImageUrls", "/api/status/", "requestId"),
     ],
 )
-def test_a_published_client_works_unchanged(
+def test_published_client_works_unchanged(
     system: System,
     shop: Shop,
     upload_path: str,
@@ -61,7 +61,7 @@ def test_a_published_client_works_unchanged(
         assert len(shop.wait_for_deliveries(request_id, 1)) == 1
 
 
-def test_a_csv_can_be_sent_as_the_body_itself(system: System, shop: Shop) -> None:
+def test_csv_can_be_sent_as_the_body_itself(system: System, shop: Shop) -> None:
     csv = f"S. No.,Product Name,Input Image URLs\n1,SKU1,{shop.add('raw.jpg')}\n"
     answer = call(
         system.url,
@@ -75,7 +75,7 @@ def test_a_csv_can_be_sent_as_the_body_itself(system: System, shop: Shop) -> Non
     assert len(shop.wait_for_deliveries(answer.json["requestId"], 1)) == 1
 
 
-def test_the_status_has_every_documented_field(system: System, shop: Shop) -> None:
+def test_status_has_every_documented_field(system: System, shop: Shop) -> None:
     csv = f"S. No.,Product Name,Input Image URLs\n1,SKU1,{shop.add('fields.jpg')}\n"
     body, headers = curl_form(("file", "input.csv", csv.encode()))
     request_id = call(system.url, "POST", "/api/upload", body, headers).json["requestId"]
@@ -85,7 +85,7 @@ def test_the_status_has_every_documented_field(system: System, shop: Shop) -> No
     }  # fmt: skip
 
 
-def test_a_client_that_knows_the_status_is_answered_304_until_it_changes(system: System, shop: Shop) -> None:
+def test_matching_etag_gets_304_until_the_status_changes(system: System, shop: Shop) -> None:
     csv = f"S. No.,Product Name,Input Image URLs\n1,SKU1,{shop.add('etag.jpg')}\n"
     body, headers = curl_form(("file", "input.csv", csv.encode()))
     request_id = call(system.url, "POST", "/api/upload", body, headers).json["requestId"]
@@ -100,7 +100,7 @@ def test_a_client_that_knows_the_status_is_answered_304_until_it_changes(system:
     assert old.status == 200
 
 
-def test_an_upload_repeated_with_its_idempotency_key_makes_one_request(system: System, shop: Shop) -> None:
+def test_upload_repeated_with_its_key_makes_one_request(system: System, shop: Shop) -> None:
     csv = f"S. No.,Product Name,Input Image URLs\n1,SKU1,{shop.add('once.jpg')}\n".encode()
     headers = {"Content-Type": "text/csv", "Idempotency-Key": "an order of 21 November"}
     answers = [call(system.url, "POST", "/api/upload", csv, headers) for _ in range(3)]

@@ -47,9 +47,7 @@ def forge_history(address: str, keyspace: str, request_id: str) -> None:
         session.execute("UPDATE requests SET run = 7 WHERE request_id = %s", (request_id,))
 
 
-def test_every_read_model_is_rebuilt_equal_and_nothing_is_done_twice(
-    system: System, shop: Shop, cassandra_address: str
-) -> None:
+def test_read_models_are_rebuilt_equal_without_side_effects(system: System, shop: Shop, cassandra_address: str) -> None:
     request_id = finished_request(system, shop, "replayed")
     status = call(system.url, "GET", f"/api/status/{request_id}").json
     output = call(system.url, "GET", f"/api/download/{request_id}").body
@@ -77,7 +75,7 @@ def test_every_read_model_is_rebuilt_equal_and_nothing_is_done_twice(
     assert len(shop.fetched) == fetched
 
 
-def test_all_of_progress_is_rebuilt_while_a_request_is_under_way(system: System, shop: Shop) -> None:
+def test_progress_is_rebuilt_while_a_request_runs(system: System, shop: Shop) -> None:
     url = shop.add("under-way.jpg")
     rows = "".join(f"{number},Shoe,{url}\n" for number in range(400))
     request_id = upload(system.url, HEADER + rows)
@@ -89,7 +87,7 @@ def test_all_of_progress_is_rebuilt_while_a_request_is_under_way(system: System,
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-async def test_a_record_that_cannot_be_read_is_put_aside_and_can_be_sent_back(
+async def test_unreadable_record_becomes_dead_letter_and_is_redelivered(
     system: System, shop: Shop, kafka_address: str
 ) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka_address)

@@ -9,7 +9,7 @@ from tests.support.shop import Shop
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
 
-def test_the_log_tells_what_happened_to_this_request_and_to_no_other(system: System, shop: Shop) -> None:
+def test_request_log_has_only_events_of_its_request(system: System, shop: Shop) -> None:
     url = shop.add("log.jpg")
     others = [upload(system.url, f"{HEADER}1,Hat,{url}\n") for _ in range(3)]
     request_id = upload(
@@ -35,6 +35,6 @@ def test_the_log_tells_what_happened_to_this_request_and_to_no_other(system: Sys
         assert sum(each[field] for each in results) == status[field]
 
 
-def test_the_log_of_an_unknown_request_is_not_found(system: System) -> None:
+def test_log_of_an_unknown_request_is_not_found(system: System) -> None:
     answer = call(system.url, "GET", "/api/requests/nobody-knows-it/log")
     assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")

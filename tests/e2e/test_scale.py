@@ -126,7 +126,7 @@ def test_two_apis_agree_while_progress_worker_restarts(system: System, shop: Sho
         assert counts[-1] == 800
 
 
-def test_the_command_line_submits_waits_and_saves_the_output(system: System, shop: Shop, tmp_path: Path) -> None:
+def test_command_line_submits_waits_and_saves_the_output(system: System, shop: Shop, tmp_path: Path) -> None:
     file, output = tmp_path / "products.csv", tmp_path / "output.csv"
     file.write_text(f"{HEADER}1,Shoe,{shop.add('cli.jpg')}\n")
     submitted = system.run("submit", str(file), "--output", str(output))
@@ -138,7 +138,7 @@ def test_the_command_line_submits_waits_and_saves_the_output(system: System, sho
     assert system.run("download", request_id).stdout.encode() == output.read_bytes().replace(b"\r\n", b"\n")
 
 
-def test_command_line_explains_refused_csv_in_one_line(system: System, tmp_path: Path) -> None:
+def test_command_line_explains_rejected_csv_in_one_line(system: System, tmp_path: Path) -> None:
     file = tmp_path / "bad.csv"
     file.write_text("no,such,columns\n1,2,3\n")
     result = system.run("submit", str(file))

@@ -23,7 +23,7 @@ from tests.e2e.conftest import System
         (["worker", "projections"], "cassandra"),
     ],
 )
-def test_servers_that_are_not_there_are_one_clear_line(
+def test_missing_servers_are_one_clear_line(
     system: System, tmp_path: Path, command: list[str], missing: str, kafka_address: str, cassandra_address: str
 ) -> None:
     addresses = {"kafka": kafka_address, "cassandra": cassandra_address, missing: "127.0.0.1:1"}
@@ -45,7 +45,7 @@ def test_servers_that_are_not_there_are_one_clear_line(
     assert re.search(f"{missing}.*127.0.0.1:1", result.stderr, re.IGNORECASE), result.stderr
 
 
-def test_what_a_part_can_not_be_run_with_is_told_at_once(system: System, tmp_path: Path) -> None:
+def test_unusable_settings_of_a_process_are_reported_at_once(system: System, tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "infra.cli", "up", "--port", "0"],
         env={

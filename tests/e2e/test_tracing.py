@@ -33,7 +33,7 @@ def trace(system: System, request_id: str, *options: str) -> list[dict[str, Any]
     return [json.loads(line) for line in ended.stdout.splitlines()]
 
 
-def test_a_request_is_told_from_upload_to_done_with_who_did_what(system: System, shop: Shop) -> None:
+def test_trace_tells_request_from_upload_to_completion_by_process(system: System, shop: Shop) -> None:
     request_id = uploaded(system, shop, "trace.jpg", None)
     head, *lines = trace(system, request_id)
     assert (head["status"], head["traceId"], head["repeats"]) == ("completed", request_id.replace("-", ""), 0)
@@ -66,7 +66,7 @@ def test_a_request_is_told_from_upload_to_done_with_who_did_what(system: System,
     ],
     ids=["a usable one", "a hostile one"],
 )
-def test_the_callers_trace_goes_through_to_the_receiver_and_into_the_logs(
+def test_trace_of_caller_reaches_the_receiver_and_logs(
     system: System, shop: Shop, name: str, sent: str, trace_id: str | None, flags: str
 ) -> None:
     request_id = uploaded(system, shop, name, sent)

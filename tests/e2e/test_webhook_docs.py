@@ -29,7 +29,7 @@ def running(program: str, **variables: str) -> Iterator["subprocess.Popen[str]"]
         process.communicate()
 
 
-def test_the_receiver_and_the_consumer_hear_of_a_completion(system: System, shop: Shop, kafka_address: str) -> None:
+def test_receiver_and_consumer_hear_of_a_completion(system: System, shop: Shop, kafka_address: str) -> None:
     receiver, consumer = (block.text for block in markdown.read("docs/webhooks.md").of_language("python"))
     for program in (receiver, consumer):
         assert len([line for line in program.splitlines() if line.strip()]) <= 11

@@ -34,7 +34,7 @@ def wait_for_attempts(system: System, request_id: str, count: int) -> dict[str, 
         time.sleep(0.1)
 
 
-def test_the_attempts_are_listed_and_a_redelivery_has_the_same_id(system: System, shop: Shop) -> None:
+def test_attempts_are_listed_and_redelivery_keeps_its_id(system: System, shop: Shop) -> None:
     url = f"{shop.url}/webhook/listed"
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('listed.jpg')}\n", webhookUrl=url)
     delivered(system.url, request_id)
@@ -66,7 +66,7 @@ def test_the_attempts_are_listed_and_a_redelivery_has_the_same_id(system: System
     assert shown["webhook"] == "delivered"
 
 
-def test_a_receiver_that_is_gone_is_told_again_when_somebody_asks(system: System, shop: Shop) -> None:
+def test_manual_redelivery_reaches_a_returned_receiver(system: System, shop: Shop) -> None:
     shop.webhook_answers["gone"] = [410]
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('gone.jpg')}\n", webhookUrl=f"{shop.url}/webhook/gone")
     completed(system.url, request_id)
@@ -77,7 +77,7 @@ def test_a_receiver_that_is_gone_is_told_again_when_somebody_asks(system: System
     assert len(shop.received(request_id)) == 2
 
 
-def test_there_is_nothing_to_send_again_without_a_receiver_or_a_request(system: System, shop: Shop) -> None:
+def test_redelivery_without_receiver_or_request_is_rejected(system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('nobody.jpg')}\n")
     completed(system.url, request_id)
     assert webhook(system, request_id) == {"requestId": request_id, "webhook": None, "messages": []}
@@ -88,7 +88,7 @@ def test_there_is_nothing_to_send_again_without_a_receiver_or_a_request(system: 
         assert (unknown.status, unknown.json["type"]) == (404, "urn:shrinkstream:problem:unknown-request")
 
 
-def test_a_receiver_that_wants_to_hears_of_the_images_a_hundred_at_a_time(system: System, shop: Shop) -> None:
+def test_image_messages_carry_at_most_a_hundred_images(system: System, shop: Shop) -> None:
     url = shop.add("told.jpg")
     rows = "".join(f"{number},Shoe {number},{url}\n" for number in range(230))
     rows += f"x,Hat,{shop.url}/files/no-such.jpg\n"
@@ -122,7 +122,7 @@ def test_unknown_webhook_events_are_refused(system: System, shop: Shop) -> None:
     assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-webhook-events")
 
 
-def test_listen_confirms_and_prints_what_is_genuine_and_refuses_the_rest(system: System, shop: Shop) -> None:
+def test_listen_prints_genuine_messages_and_rejects_others(system: System, shop: Shop) -> None:
     shop_port = shop.address.rpartition(":")[2]
     listening = subprocess.Popen(
         [sys.executable, "-m", "infra.cli", "listen", "--port", "0", "--secret", shop.secret],

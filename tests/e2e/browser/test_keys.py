@@ -55,9 +55,7 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
-def test_a_key_is_asked_for_sent_with_everything_and_kept_in_the_tab_only(
-    page: Page, complaints: list[str], guarded: str, shop: Shop
-) -> None:
+def test_page_asks_for_key_and_keeps_it_in_tab(page: Page, complaints: list[str], guarded: str, shop: Shop) -> None:
     page.goto(guarded)
     dialog = page.get_by_role("dialog", name="This server requires an API key")
     dialog.get_by_label("API key").fill("wrong")

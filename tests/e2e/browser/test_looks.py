@@ -33,7 +33,7 @@ def violations(page: Page) -> list[Any]:
     ]
 
 
-def test_the_judge_of_the_next_test_finds_what_hinders(page: Page, system: System) -> None:
+def test_accessibility_check_finds_known_violations(page: Page, system: System) -> None:
     page.goto(system.url)
     page.evaluate("document.querySelector('main').append(document.createElement('button'))")
     assert [name for _, name, _ in violations(page)] == ["button-name"]
@@ -41,7 +41,7 @@ def test_the_judge_of_the_next_test_finds_what_hinders(page: Page, system: Syste
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
-def test_nothing_hinders_anybody_and_nothing_sticks_out(
+def test_pages_have_no_accessibility_violations_and_no_overflow(
     page: Page,
     system: System,
     request_id: str,
@@ -84,7 +84,7 @@ def test_nothing_hinders_anybody_and_nothing_sticks_out(
     assert (max(background) < 64) == (scheme == "dark")
 
 
-def test_everything_can_be_reached_by_keyboard_alone(page: Page, system: System, request_id: str) -> None:
+def test_every_control_is_reachable_by_keyboard(page: Page, system: System, request_id: str) -> None:
     page.goto(f"{system.url}/#/requests/{request_id}")
     expect_end(page, "1 failed")
     expect(page.get_by_role("button", name="Compare Lamp 1 before and after")).to_be_visible()

@@ -29,9 +29,7 @@ def _slow_as_before(shop: Shop) -> Iterator[None]:
     shop.slow_seconds = before
 
 
-def test_a_csv_is_uploaded_followed_to_100_percent_and_its_result_downloaded(
-    page: Page, system: System, shop: Shop
-) -> None:
+def test_csv_is_uploaded_followed_and_its_result_downloaded(page: Page, system: System, shop: Shop) -> None:
     urls = [shop.add(f"page-{number}.jpg") for number in range(3)]
     quoted = HOSTILE.replace('"', '""')
     page.goto(system.url)
@@ -64,9 +62,7 @@ def test_a_csv_is_uploaded_followed_to_100_percent_and_its_result_downloaded(
     expect(entry).to_contain_text("Completed")
 
 
-def test_the_slider_shows_the_original_beside_the_compressed_image_by_keyboard(
-    page: Page, system: System, shop: Shop
-) -> None:
+def test_keyboard_moves_slider_between_original_and_compressed_image(page: Page, system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Lamp,{shop.add('slider.jpg')}\n2,Vase,{shop.add('slider-2.jpg')}\n")
     completed(system.url, request_id)
     page.goto(f"{system.url}/#/requests/{request_id}")
@@ -88,7 +84,7 @@ def test_the_slider_shows_the_original_beside_the_compressed_image_by_keyboard(
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
-def test_a_bad_csv_is_refused_row_by_row_before_anything_starts(page: Page, system: System) -> None:
+def test_invalid_csv_is_rejected_naming_each_bad_row(page: Page, system: System) -> None:
     page.goto(system.url)
     choose(page, f"{HEADER}1,,https://shop.example/a.jpg\n2,Hat,javascript:alert(1)\n", "bad.csv")
     expect(page.get_by_role("heading", name="bad.csv can't be used")).to_be_focused()
@@ -185,7 +181,7 @@ def test_files_are_deleted_after_a_question(page: Page, system: System, shop: Sh
     expect(page.get_by_role("button", name="Download CSV")).to_be_hidden()
 
 
-def test_a_file_can_be_dropped(page: Page, system: System) -> None:
+def test_dropped_file_is_uploaded(page: Page, system: System) -> None:
     page.goto(system.url)
     dropped = page.evaluate_handle(
         """text => {
@@ -199,7 +195,7 @@ def test_a_file_can_be_dropped(page: Page, system: System) -> None:
     expect(page.get_by_role("heading", name="dropped.csv is fine")).to_be_focused()
 
 
-def test_of_two_files_the_later_counts_however_long_checking_the_earlier_takes(page: Page, system: System) -> None:
+def test_later_file_wins_over_slow_check_of_earlier(page: Page, system: System) -> None:
     page.goto(system.url)
     choose(page, HEADER + "1,Hat,https://shop.example/a.jpg\n" * 200_000, "long.csv")
     with page.expect_event("requestfailed", lambda request: "validate_only" in request.url):  # it is given up
@@ -207,7 +203,7 @@ def test_of_two_files_the_later_counts_however_long_checking_the_earlier_takes(p
     expect(page.get_by_role("heading", name="short.csv is fine")).to_be_visible()
 
 
-def test_pasted_urls_become_a_request_and_a_wrong_one_is_named(page: Page, system: System, shop: Shop) -> None:
+def test_pasted_urls_make_request_and_invalid_one_is_named(page: Page, system: System, shop: Shop) -> None:
     page.goto(system.url)
     field = page.get_by_label("Or paste image URLs, one per line")
     check = page.get_by_role("button", name="Check these URLs")
@@ -227,7 +223,7 @@ def test_pasted_urls_become_a_request_and_a_wrong_one_is_named(page: Page, syste
     expect(page.get_by_text("red shoe,1", exact=True)).to_be_visible()
 
 
-def test_what_failed_says_why_and_is_retried(page: Page, system: System, shop: Shop) -> None:
+def test_failed_image_shows_its_reason_and_is_retried(page: Page, system: System, shop: Shop) -> None:
     shop.add("page-good.jpg")
     page.goto(system.url)
     choose(page, f'{HEADER}1,Cup,"{shop.url}/files/page-good.jpg,{shop.url}/files/page-late.jpg"\n')
@@ -249,7 +245,7 @@ def test_what_failed_says_why_and_is_retried(page: Page, system: System, shop: S
     expect(log.filter(has_text="RequestCompleted")).to_have_count(2)
 
 
-def test_a_reload_in_the_middle_goes_on_where_it_was(page: Page, system: System, shop: Shop) -> None:
+def test_reload_resumes_a_running_request(page: Page, system: System, shop: Shop) -> None:
     shop.slow_seconds = 4
     page.goto(system.url)
     choose(page, f'{HEADER}1,Cup,"{shop.add("quick.jpg")},{shop.url}/slow"\n')
@@ -261,7 +257,7 @@ def test_a_reload_in_the_middle_goes_on_where_it_was(page: Page, system: System,
     assert progress(page) == "100"
 
 
-def test_a_page_whose_connection_breaks_comes_back_and_goes_on(
+def test_page_reconnects_after_a_broken_connection(
     page: Page, complaints: list[str], system: System, shop: Shop
 ) -> None:
     shop.slow_seconds = 4
@@ -287,9 +283,7 @@ def test_a_page_whose_connection_breaks_comes_back_and_goes_on(
     complaints.clear()
 
 
-def test_ten_thousand_images_are_shown_a_page_at_a_time_and_can_be_cancelled(
-    page: Page, system: System, shop: Shop
-) -> None:
+def test_large_request_is_paged_and_can_be_cancelled(page: Page, system: System, shop: Shop) -> None:
     shop.slow_seconds = 0.5  # what is under way when it is cancelled keeps its turns at the host until then
     rows = "".join(f"{number},Cup {number},{shop.url}/slow?{number}\n" for number in range(1, 10_001))
     request_id = upload(system.url, HEADER + rows)
@@ -307,7 +301,7 @@ def test_ten_thousand_images_are_shown_a_page_at_a_time_and_can_be_cancelled(
     expect(images.first).to_contain_text(re.compile("Image 1$|Cup 1|Image 1Not"))
 
 
-def test_the_commands_do_in_a_terminal_what_the_page_did(
+def test_shown_commands_do_what_the_page_did(
     page: Page, system: System, shop: Shop, path_with_curl: str, tmp_path: Path
 ) -> None:
     name = 'it\'s; $(touch hacked), "ok".csv'
@@ -338,21 +332,21 @@ def test_the_commands_do_in_a_terminal_what_the_page_did(
     assert {path.name for path in tmp_path.iterdir()} == {name, f"{request_id}.csv"}
 
 
-def test_an_unknown_request_is_said_to_be_unknown(page: Page, complaints: list[str], system: System) -> None:
+def test_page_names_an_unknown_request(page: Page, complaints: list[str], system: System) -> None:
     page.goto(f"{system.url}/#/requests/nobody-knows-it")
     expect(page.get_by_text("there is no request nobody-knows-it")).to_be_visible()
     assert all("404" in each for each in complaints)
     complaints.clear()
 
 
-def test_links_that_could_run_something_are_text(page: Page, system: System) -> None:
+def test_javascript_links_are_shown_as_text(page: Page, system: System) -> None:
     page.goto(system.url)
     for url in ("javascript:alert(1)", " javascript:alert(1)", "data:text/html,x", "//shop.example/", "nonsense"):
         assert page.evaluate("url => import('/page/dom.js').then(dom => dom.linkTo(url).tagName)", url) == "SPAN"
     assert page.evaluate("import('/page/dom.js').then(dom => dom.linkTo('https://shop.example/').tagName)") == "A"
 
 
-def test_the_template_is_a_csv_that_is_accepted(page: Page, system: System) -> None:
+def test_template_csv_is_accepted(page: Page, system: System) -> None:
     page.goto(system.url)
     with page.expect_download() as download:
         page.get_by_role("link", name="Download a template").click()
@@ -360,7 +354,7 @@ def test_the_template_is_a_csv_that_is_accepted(page: Page, system: System) -> N
     expect(page.get_by_text("3 images in 2 rows.")).to_be_visible()
 
 
-def test_the_page_has_a_policy_and_its_files_are_sent_only_when_they_changed(system: System) -> None:
+def test_page_has_csp_and_its_files_are_cached(system: System) -> None:
     answer = call(system.url, "GET", "/")
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -376,5 +370,5 @@ def test_the_page_has_a_policy_and_its_files_are_sent_only_when_they_changed(sys
     "path",
     ["/page/index.html", "/page/", "/page/..%2f..%2fapp.py", "/page/../../app.py", "/page/%2e%2e/docs.html", "/page/x"],
 )
-def test_nothing_but_the_files_of_the_page_is_sent(path: str, system: System) -> None:
+def test_only_files_of_the_page_are_served(path: str, system: System) -> None:
     assert call(system.url, "GET", path).status == 404

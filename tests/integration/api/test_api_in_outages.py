@@ -31,7 +31,7 @@ async def require_come_back(server: BaseTestServer, key: str) -> None:
         assert int(answer.headers["Retry-After"]) > 0
 
 
-async def test_without_cassandra_nobody_knows_whether_the_key_was_used(settings: Settings, request_id: str) -> None:
+async def test_idempotency_key_without_cassandra_is_unavailable(settings: Settings, request_id: str) -> None:
     assert settings.cassandra_hosts is not None
     door = TcpProxy(settings.cassandra_hosts)
     await door.open()
@@ -50,9 +50,7 @@ async def lag(app: web.Application, settings: Settings) -> None:
         await changelog.fold(created(str(uuid4())))
 
 
-async def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_through(
-    settings: Settings, request_id: str
-) -> None:
+async def test_idempotency_key_with_lagging_view_is_unavailable(settings: Settings, request_id: str) -> None:
     async with serving_api(settings) as (server, app):
         claim = Claim(request_id, hashlib.sha256(CSV).hexdigest(), NOON, is_new=True)
         await IdempotencyKeys(app[CONTEXT].session).claim("", request_id, claim)
@@ -60,7 +58,7 @@ async def test_with_a_view_that_lags_nobody_knows_whether_the_first_upload_got_t
         await require_come_back(server, request_id)
 
 
-async def test_who_guesses_the_address_of_an_image_makes_nobody_ask_kafka(settings: Settings, request_id: str) -> None:
+async def test_guessed_image_url_causes_no_kafka_read(settings: Settings, request_id: str) -> None:
     async with serving_api(settings) as (server, app), aiohttp.ClientSession() as client:
         await lag(app, settings)
         async with client.get(server.make_url(f"/images/{request_id}/0.jpg")) as answer:

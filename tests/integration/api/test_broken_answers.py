@@ -37,7 +37,7 @@ async def until_broken_off(logs: list[EventDict]) -> None:
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
 
 
-async def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_other_answer_follows(
+async def test_storage_failure_during_image_closes_the_connection(
     settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def pieces() -> AsyncIterator[bytes]:
@@ -57,7 +57,7 @@ async def test_a_storage_that_breaks_within_an_image_ends_the_connection_and_no_
         writer.close()
 
 
-async def test_a_client_that_reads_nothing_is_dropped(
+async def test_idle_reader_is_disconnected(
     settings: Settings, logs: list[EventDict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(results, "WRITE_TIMEOUT", 0.3)

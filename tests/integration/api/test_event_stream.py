@@ -15,7 +15,7 @@ from tests.support.examples import created, processed, requested
 from tests.support.waiting import eventually
 
 
-async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_that_it_lives(
+async def test_changes_are_coalesced_and_silent_stream_sends_heartbeats(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "HEARTBEAT", 0.5)
@@ -42,7 +42,7 @@ async def test_many_changes_are_told_in_few_events_and_a_silent_stream_shows_tha
             await eventually(lambda: has(b": still here\n\n"))
 
 
-async def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(settings: Settings, request_id: str) -> None:
+async def test_streams_are_limited_and_freed_on_disconnect(settings: Settings, request_id: str) -> None:
     bounded = settings.model_copy(update={"max_event_streams": 2})
     async with (
         serving_api(bounded) as (server, app),
@@ -65,7 +65,7 @@ async def test_streams_are_bounded_and_a_client_that_goes_leaves_nothing(setting
         await eventually(none_left)
 
 
-async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memory(
+async def test_idle_stream_reader_is_disconnected_in_bounded_memory(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_stream, "WRITE_TIMEOUT", 0.5)
@@ -87,7 +87,7 @@ async def test_a_client_that_reads_nothing_is_dropped_and_does_not_fill_the_memo
         writer.close()
 
 
-async def test_the_end_of_the_server_does_not_wait_for_those_who_follow(settings: Settings, request_id: str) -> None:
+async def test_server_shutdown_does_not_wait_for_streams(settings: Settings, request_id: str) -> None:
     async with aiohttp.ClientSession() as client:
         async with serving_api(settings) as (server, app), Changelog(settings) as changelog:
             await changelog.fold(created(request_id))

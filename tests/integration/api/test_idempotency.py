@@ -32,7 +32,7 @@ def claim(body: str = "body") -> Claim:
     return Claim(str(uuid4()), body, NOON, is_new=True)
 
 
-async def test_the_first_upload_with_a_key_is_new_and_the_others_get_its_request(cassandra_settings: Settings) -> None:
+async def test_repeated_uploads_with_a_key_get_first_request(cassandra_settings: Settings) -> None:
     async with keys(cassandra_settings) as (idempotency_keys, _):
         owner, first = str(uuid4()), claim("one body")
         assert await idempotency_keys.claim(owner, "key", first) == first
@@ -41,7 +41,7 @@ async def test_the_first_upload_with_a_key_is_new_and_the_others_get_its_request
         assert found == Claim(first.request_id, "one body", NOON, is_new=False)
 
 
-async def test_of_uploads_at_the_same_moment_exactly_one_is_new(cassandra_settings: Settings) -> None:
+async def test_exactly_one_of_concurrent_uploads_is_new(cassandra_settings: Settings) -> None:
     async with keys(cassandra_settings) as (one, _), keys(cassandra_settings) as (two, _):
         for _ in range(3):
             owner = str(uuid4())
@@ -50,7 +50,7 @@ async def test_of_uploads_at_the_same_moment_exactly_one_is_new(cassandra_settin
             assert len({each.request_id for each in claims}) == 1
 
 
-async def test_a_claim_whose_answer_was_lost_is_still_ours(cassandra_settings: Settings) -> None:
+async def test_claim_with_lost_answer_is_still_ours(cassandra_settings: Settings) -> None:
     """The statement is run again, finds its own row, and must not take it for somebody else's upload."""
 
     async with keys(cassandra_settings) as (idempotency_keys, _):
@@ -62,23 +62,21 @@ async def test_a_claim_whose_answer_was_lost_is_still_ours(cassandra_settings: S
 @pytest.mark.parametrize(
     ("owner", "key"), [("a", "other"), ("b", "key"), ("", "key"), ("a", "ü\u0000'; --"), ("a", " ")]
 )
-async def test_keys_are_told_apart_by_owner_and_every_letter(
-    cassandra_settings: Settings, owner: str, key: str
-) -> None:
+async def test_keys_differ_by_owner_and_every_letter(cassandra_settings: Settings, owner: str, key: str) -> None:
     async with keys(cassandra_settings) as (idempotency_keys, _):
         prefix = str(uuid4())
         await idempotency_keys.claim(f"{prefix}a", "key", claim())
         assert (await idempotency_keys.claim(prefix + owner, key, claim())).is_new
 
 
-async def test_an_owner_without_a_name_has_keys_too(cassandra_settings: Settings) -> None:
+async def test_owner_without_a_name_has_keys(cassandra_settings: Settings) -> None:
     async with keys(cassandra_settings) as (idempotency_keys, _):
         key = str(uuid4())
         assert (await idempotency_keys.claim("", key, claim())).is_new
         assert not (await idempotency_keys.claim("", key, claim())).is_new
 
 
-async def test_a_key_is_forgotten_after_its_lifetime(
+async def test_key_is_forgotten_after_its_lifetime(
     cassandra_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with keys(cassandra_settings) as (idempotency_keys, session):

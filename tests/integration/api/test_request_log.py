@@ -34,7 +34,7 @@ def status_of(request_id: str, **fields: object) -> Status:
     )  # fmt: skip
 
 
-async def test_other_requests_events_are_left_out(settings: Settings, request_id: str) -> None:
+async def test_log_leaves_out_events_of_other_requests(settings: Settings, request_id: str) -> None:
     status = status_of(request_id)
     events: list[Event] = []
     for each in (str(uuid4()), request_id, str(uuid4()), str(uuid4())):
@@ -46,7 +46,7 @@ async def test_other_requests_events_are_left_out(settings: Settings, request_id
     assert log.whole
 
 
-async def test_no_more_than_so_many_records_are_read_and_that_is_said(settings: Settings, request_id: str) -> None:
+async def test_reading_stops_at_record_limit_and_says_so(settings: Settings, request_id: str) -> None:
     status = status_of(request_id, status="completed")
     events = [failed(requested(request_id, index=index)) for index in range(20)]
     log = await log_of(settings, events, status, max_records=15)
@@ -54,5 +54,5 @@ async def test_no_more_than_so_many_records_are_read_and_that_is_said(settings: 
     assert not log.whole
 
 
-async def test_an_empty_log_is_an_answer_too(settings: Settings, request_id: str) -> None:
+async def test_empty_log_is_a_valid_answer(settings: Settings, request_id: str) -> None:
     assert (await log_of(settings, [], status_of(request_id))).entries == []

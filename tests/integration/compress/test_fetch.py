@@ -95,7 +95,7 @@ async def failure(script: Script, pauses: Pauses, **options: Any) -> FetchFailed
     return caught.value
 
 
-async def test_a_good_answer_is_taken_at_once() -> None:
+async def test_success_is_returned_after_one_attempt() -> None:
     script, pauses = Script(OK), Pauses()
     fetched = await download(script, pauses)
     assert fetched.body == b"pixels"
@@ -104,7 +104,7 @@ async def test_a_good_answer_is_taken_at_once() -> None:
 
 
 @pytest.mark.parametrize("trouble", [BREAK, Step(429), Step(500), Step(502), Step(503), Step(504)])
-async def test_trouble_that_passes_is_retried(trouble: Step) -> None:
+async def test_transient_error_is_retried(trouble: Step) -> None:
     script, pauses = Script(trouble, trouble, OK), Pauses()
     assert (await download(script, pauses)).body == b"pixels"
     assert script.requests == 3
@@ -112,7 +112,7 @@ async def test_trouble_that_passes_is_retried(trouble: Step) -> None:
 
 
 @pytest.mark.parametrize(("trouble", "reason"), [(BREAK, "fetch_incomplete"), (Step(503), "fetch_http_503")])
-async def test_trouble_that_stays_ends_after_the_last_attempt(trouble: Step, reason: str) -> None:
+async def test_lasting_error_ends_after_the_last_attempt(trouble: Step, reason: str) -> None:
     script, pauses = Script(trouble), Pauses()
     error = await failure(script, pauses, attempts=4)
     assert error.reason == reason
@@ -120,7 +120,7 @@ async def test_trouble_that_stays_ends_after_the_last_attempt(trouble: Step, rea
     assert len(pauses) == 3
 
 
-async def test_a_connection_that_is_reset_is_made_again() -> None:
+async def test_reset_connection_is_retried() -> None:
     script, pauses = Script(HANG_UP, HANG_UP, OK), Pauses()
     assert (await download(script, pauses)).body == b"pixels"
     assert script.requests == 3
@@ -128,19 +128,19 @@ async def test_a_connection_that_is_reset_is_made_again() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 501])
-async def test_an_answer_that_will_not_change_is_not_asked_for_again(status: int) -> None:
+async def test_permanent_status_is_not_retried(status: int) -> None:
     script, pauses = Script(Step(status), OK), Pauses()
     assert (await failure(script, pauses)).reason == f"fetch_http_{status}"
     assert (script.requests, pauses) == (1, [])
 
 
-async def test_a_wait_that_the_server_asks_for_is_kept() -> None:
+async def test_retry_after_in_seconds_is_respected() -> None:
     script, pauses = Script(Step(503, {"Retry-After": "7"}), OK), Pauses()
     assert (await download(script, pauses)).body == b"pixels"
     assert pauses == [7.25]
 
 
-async def test_a_wait_given_as_a_date_is_kept() -> None:
+async def test_retry_after_as_a_date_is_respected() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
     script, pauses = Script(Step(429, {"Retry-After": date}), OK), Pauses()
     assert (await download(script, pauses, timeout=25)).body == b"pixels"
@@ -148,20 +148,20 @@ async def test_a_wait_given_as_a_date_is_kept() -> None:
     assert 5 < pause <= 10.25
 
 
-async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
+async def test_retry_after_beyond_the_deadline_fails_at_once() -> None:
     script, pauses = Script(Step(503, {"Retry-After": "21"}), OK), Pauses()
     assert (await failure(script, pauses, timeout=20)).reason == "fetch_http_503"
     assert (script.requests, pauses) == (1, [])
 
 
-async def test_pauses_really_pass_and_count_as_download_time() -> None:
+async def test_backoff_counts_as_download_time() -> None:
     async with serving(Script(Step(503), OK).answer) as server, OutboundClient(LOOPBACK) as client:
         url = str(server.make_url("/a.jpg"))
         fetched = await fetch(client, url, max_bytes=1000, timeout=20, jitter=lambda: 0.2)
     assert fetched.milliseconds >= 100
 
 
-async def test_all_attempts_share_one_deadline() -> None:
+async def test_attempts_share_one_deadline() -> None:
     async def answer(_: web.Request) -> web.Response:
         await asyncio.sleep(0.2)
         return web.Response(status=503)
@@ -181,7 +181,7 @@ async def test_all_attempts_share_one_deadline() -> None:
     assert caught.value.reason == Reason.TIMEOUT
 
 
-async def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
+async def test_stalled_attempt_is_retried_within_the_deadline() -> None:
     requests = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -199,7 +199,7 @@ async def test_a_stalled_attempt_is_retried_within_the_deadline() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204])
-async def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
+async def test_empty_body_is_a_failure(status: int) -> None:
     async def answer(_: web.Request) -> web.Response:
         return web.Response(status=status)
 
@@ -218,7 +218,7 @@ async def test_an_answer_without_a_body_is_a_failure(status: int) -> None:
         ("http://images.test:22/", "fetch_forbidden_port"),
     ],
 )
-async def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str) -> None:
+async def test_forbidden_url_is_a_failure(url: str, reason: str) -> None:
     with pytest.raises(FetchFailed) as caught:
         async with OutboundClient(AllowList()) as client:
             await fetch(client, url, max_bytes=10, timeout=10)
@@ -226,7 +226,7 @@ async def test_a_forbidden_url_is_a_failure_like_any_other(url: str, reason: str
     assert caught.value.detail
 
 
-async def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
+async def test_too_large_image_is_not_retried() -> None:
     requests = 0
 
     async def answer(_: web.Request) -> web.Response:
@@ -245,13 +245,13 @@ async def test_an_image_that_is_too_large_is_not_asked_for_again() -> None:
 
 
 @given(st.integers(1, 1000), st.floats(0, 1, exclude_max=True), st.none() | st.floats(0, 86400))
-def test_a_pause_is_random_bounded_and_never_shorter_than_asked_for(
+def test_backoff_is_jittered_bounded_and_at_least_retry_after(
     attempt: int, jitter: float, retry_after: float | None
 ) -> None:
     asked = retry_after or 0.0
     assert asked <= pause_after(attempt, retry_after, jitter) <= asked + MAX_PAUSE
 
 
-def test_pauses_grow_until_the_longest() -> None:
+def test_backoff_grows_to_its_maximum() -> None:
     longest = [pause_after(attempt, None, 1.0) for attempt in range(1, 7)]
     assert longest == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]

@@ -11,7 +11,7 @@ from streams.log.producer import EventLog
 from tests.support.examples import failed, processed, requested
 
 
-async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(settings: Settings, request_id: str) -> None:
+async def test_every_result_on_the_log_is_known(settings: Settings, request_id: str) -> None:
     done, broken, waiting = (requested(request_id, index) for index in range(3))
     again = requested(request_id, 1, run=1)
 
@@ -31,7 +31,7 @@ async def test_what_has_its_result_on_the_log_is_known_whatever_it_came_to(setti
         await log.stop()
 
 
-async def test_only_the_end_of_the_topic_is_read(
+async def test_only_the_tail_of_the_topic_is_read(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recent_results, "TAIL", 50)
@@ -48,7 +48,7 @@ async def test_only_the_end_of_the_topic_is_read(
         await log.stop()
 
 
-async def test_what_expires_while_it_is_read_is_read_again(settings: Settings, request_id: str) -> None:
+async def test_records_expiring_during_a_read_are_read_again(settings: Settings, request_id: str) -> None:
     image = requested(request_id)
 
     log = EventLog(settings)
@@ -70,7 +70,7 @@ async def test_what_expires_while_it_is_read_is_read_again(settings: Settings, r
         await log.stop()
 
 
-async def test_many_that_ask_at_once_read_it_once(settings: Settings, request_id: str) -> None:
+async def test_concurrent_callers_share_one_read(settings: Settings, request_id: str) -> None:
     recent = RecentResults(settings)
     loads = 0
     load = recent._load

@@ -76,7 +76,7 @@ def test_refused_changelog_write_ends_process(new_group: Callable[..., Group]) -
     assert len(unguarded.written()) < 5
 
 
-def test_an_event_is_committed_after_its_changelog_writes(new_group: Callable[..., Group]) -> None:
+def test_event_is_committed_after_its_changelog_writes(new_group: Callable[..., Group]) -> None:
     writes = 10
 
     def kill_once_committed(group: Group) -> None:

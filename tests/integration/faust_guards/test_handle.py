@@ -45,7 +45,7 @@ def test_killed_worker_has_committed_no_unfinished_event(
     assert guarded.started()[0, 0] == 2
 
 
-def test_sigterm_finishes_and_commits_the_events_under_way(new_group: Callable[..., Group]) -> None:
+def test_sigterm_finishes_and_commits_in_flight_events(new_group: Callable[..., Group]) -> None:
     group = new_group(in_flight=4, partitions=2)
     group.produce([b"sleep 1.5"] * 40)
     worker = group.start()

@@ -67,7 +67,7 @@ def test_records_older_than_group_count_as_lag(new_group: Callable[..., Group], 
     wait_until(lambda: is_ready(port) and lag_at(port) >= 10, "all of a partition")
 
 
-def test_who_gets_no_partition_is_ready_for_one(new_group: Callable[..., Group], tmp_path: Path) -> None:
+def test_worker_without_partitions_is_ready(new_group: Callable[..., Group], tmp_path: Path) -> None:
     group, ports = new_group(), list(islice(free_ports(), 2))
     workers = [group.start(port=port) for port in ports]
     wait_until(lambda: all(map(is_ready, ports)), "both")
@@ -83,7 +83,7 @@ def partitions_at(port: int) -> int:
     return sum(sample.name == "shrinkstream_consumer_lag_records" for sample in metrics_at(port).samples)
 
 
-def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group], tmp_path: Path) -> None:
+def test_table_recovery_is_measured(new_group: Callable[..., Group], tmp_path: Path) -> None:
     group, port = new_group(table=True), next(free_ports())
     group.produce([b"write 50 10"] * 4)
     first = group.start(port=port)
@@ -100,7 +100,7 @@ def test_a_table_that_is_read_again_is_measured(new_group: Callable[..., Group],
     assert after.total("shrinkstream_table_recovery_remaining_records") == 0
 
 
-def test_a_port_that_is_taken_is_one_clear_line(new_group: Callable[..., Group], tmp_path: Path) -> None:
+def test_taken_port_is_an_error_of_one_line(new_group: Callable[..., Group], tmp_path: Path) -> None:
     group, port = new_group(), next(free_ports())
     group.start(port=port)
     wait_until(lambda: health_at(port), "somebody at the port")

@@ -12,7 +12,7 @@ ascending = st.lists(st.integers(0, 10_000), min_size=1, max_size=50, unique=Tru
 
 
 @given(delivered=ascending, data=st.data())
-def test_everything_before_a_committable_offset_is_finished(delivered: list[int], data: st.DataObject) -> None:
+def test_every_event_before_committable_offset_is_finished(delivered: list[int], data: st.DataObject) -> None:
     offsets = PartitionOffsets()
     for offset in delivered:
         offsets.deliver(offset)
@@ -29,14 +29,14 @@ def test_everything_before_a_committable_offset_is_finished(delivered: list[int]
     assert offsets.committable() == delivered[-1] + 1
 
 
-def test_the_first_of_the_dropped_offsets_is_remembered() -> None:
+def test_first_dropped_offset_is_remembered() -> None:
     offsets = PartitionOffsets()
     for dropped in (9, 7, 8):
         offsets.drop(dropped)
     assert offsets.dropped == 7
 
 
-def test_nothing_is_committable_twice() -> None:
+def test_offset_is_committable_once() -> None:
     offsets = PartitionOffsets(committed=7)
     assert offsets.committable() is None
     offsets.deliver(7)

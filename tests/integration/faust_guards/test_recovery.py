@@ -34,7 +34,7 @@ def test_restart_in_backlog_skips_no_event(new_group: Callable[..., Group]) -> N
     assert unguarded.skipped()
 
 
-def test_a_changelog_of_nothing_but_tombstones_is_recovered_from(new_group: Callable[..., Group]) -> None:
+def test_table_recovers_from_changelog_of_tombstones(new_group: Callable[..., Group]) -> None:
     group = new_group(table=True)
     group.cluster.produce(group.changelog, [None] * 20_000, partition=0)
     group.produce([b""])

@@ -43,7 +43,7 @@ def test_worker_refuses_changelog_with_other_partitions(new_group: Callable[...,
     assert "SHRINKSTREAM_PARTITIONS is 4, but topics have other" in group.output()
 
 
-def test_brokers_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
+def test_unreachable_brokers_are_named(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{nobody.getsockname()[1]}"
@@ -56,7 +56,7 @@ def test_brokers_that_cannot_be_reached_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in group.output()
 
 
-def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[..., Group]) -> None:
+def test_faust_command_runs_the_guarded_worker(new_group: Callable[..., Group]) -> None:
     group = new_group(in_flight=2)
     group.produce([b"", b""])
     app = "tests.integration.faust_guards.worker"
@@ -71,14 +71,14 @@ def test_fausts_own_command_runs_the_same_guarded_worker(new_group: Callable[...
 
 
 @pytest.mark.parametrize("setting", sorted(faust_app.FIXED))
-def test_no_override_takes_a_guard_away(setting: str, tmp_path: Path) -> None:
+def test_no_override_removes_a_guard(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=setting):
         faust_app.create_app(
             "app", role="progress", settings=Settings(data_dir=tmp_path), partitions=1, **{setting: None}
         )
 
 
-def test_another_version_of_faust_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_version_of_faust_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(faust, "__version__", "0.15.4")
     with pytest.raises(RuntimeError, match=r"0\.15\.4"):
         faust_app.create_app("app", role="progress", settings=Settings(data_dir=tmp_path), partitions=1)

@@ -46,7 +46,7 @@ async def content(storage: Storage, key: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 12 * MIB + 1])
-async def test_what_was_put_is_what_is_got(bucket: str, size: int, tmp_path: Path) -> None:
+async def test_stored_object_is_read_back(bucket: str, size: int, tmp_path: Path) -> None:
     storage = opened(bucket)
     data = os.urandom(size)
     await storage.put("images/a/0.jpg", data, "image/jpeg")
@@ -57,7 +57,7 @@ async def test_what_was_put_is_what_is_got(bucket: str, size: int, tmp_path: Pat
     assert await content(storage, "csv/a/0.csv") == data
 
 
-async def test_an_object_has_its_headers_and_its_place_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
+async def test_object_has_its_headers_and_key_in_the_bucket(bucket: str, s3_server: S3Server) -> None:
     await opened(bucket).put("images/a/0.jpg", b"x", "image/jpeg", cache_control=IMAGE_CACHE_CONTROL)
     assert s3_server.keys(bucket) == ["a shop/images/images/a/0.jpg"]
     head = s3_server.client().head_object(Bucket=bucket, Key="a shop/images/images/a/0.jpg")
@@ -82,7 +82,7 @@ async def _write_all(storage: Storage, versions: list[bytes]) -> None:
         await storage.put("object", version, "image/jpeg")
 
 
-async def test_a_signed_link_downloads_the_object_and_nothing_has_none(bucket: str) -> None:
+async def test_signed_link_downloads_only_an_existing_object(bucket: str) -> None:
     storage = opened(bucket)
     await storage.put("images/a/ü 0.jpg", b"an image", "image/jpeg")
     link = await storage.signed_link("images/a/ü 0.jpg")
@@ -96,7 +96,7 @@ def _download(url: str) -> tuple[bytes, str]:
         return response.read(), response.headers["Content-Type"]
 
 
-async def test_a_public_bucket_gives_links_that_download(bucket: str, s3_server: S3Server) -> None:
+async def test_public_bucket_gives_links_that_download(bucket: str, s3_server: S3Server) -> None:
     s3_server.publish(bucket)
     storage = Storage(f"s3://{bucket}", PUBLIC, f"{s3_server.url}/{bucket}")
 
@@ -130,12 +130,12 @@ async def failure_of(storage: Storage) -> str:
     return message
 
 
-async def test_a_bucket_that_is_not_there_is_told_in_one_line(bucket: str) -> None:
+async def test_missing_bucket_is_an_error_of_one_line(bucket: str) -> None:
     message = await failure_of(opened("no-such-bucket"))
     assert message.startswith(".shrinkstream-check can't be written to s3://no-such-bucket/a shop/images: NoSuchBucket")
 
 
-async def test_keys_that_are_not_known_are_told_in_one_line(
+async def test_unknown_access_keys_are_an_error_of_one_line(
     bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, secret = s3_server.new_key()
@@ -150,7 +150,7 @@ async def test_keys_that_are_not_known_are_told_in_one_line(
         s3_server.ask_for_keys(ask=False)
 
 
-async def test_an_endpoint_that_nobody_answers_at_is_told_in_one_line_after_some_attempts(
+async def test_unreachable_endpoint_is_one_line_after_bounded_retries(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
@@ -159,9 +159,7 @@ async def test_an_endpoint_that_nobody_answers_at_is_told_in_one_line_after_some
         await opened(bucket).check()
 
 
-async def test_asking_whether_a_bucket_answers_writes_to_it_once_and_tells_when_it_is_gone(
-    bucket: str, s3_server: S3Server
-) -> None:
+async def test_bucket_check_writes_once_and_notices_removal(bucket: str, s3_server: S3Server) -> None:
     client = s3_server.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     storage = opened(bucket, "shop")

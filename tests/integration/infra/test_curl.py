@@ -89,9 +89,7 @@ def run(program: str, arguments: str, folder: Path) -> "subprocess.CompletedProc
 
 
 @pytest.mark.parametrize("arguments", REQUESTS)
-def test_curl_sends_the_request_that_the_options_ask_for(
-    arguments: str, program: str, url: str, tmp_path: Path
-) -> None:
+def test_curl_sends_the_request_of_its_options(arguments: str, program: str, url: str, tmp_path: Path) -> None:
     for name in ("plain.csv", HOSTILE_NAME):
         (tmp_path / name).write_text("A,B")
     done = run(program, arguments.format(url=url), tmp_path)
@@ -102,14 +100,14 @@ def test_curl_sends_the_request_that_the_options_ask_for(
 @pytest.mark.parametrize(
     ("arguments", "name"), [("-sS -o chosen", "chosen"), ("-O", "of-the-url"), ("-OJ", "named.csv")]
 )
-def test_curl_saves_the_answer_under_the_right_name(
+def test_curl_saves_the_response_under_the_right_name(
     arguments: str, name: str, program: str, url: str, tmp_path: Path
 ) -> None:
     assert run(program, f"{arguments} {url}/of-the-url", tmp_path).returncode == 0
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "the answer"}
 
 
-def test_curl_tries_again_only_when_told_to(program: str, url: str, tmp_path: Path) -> None:
+def test_curl_retries_only_with_the_option(program: str, url: str, tmp_path: Path) -> None:
     Echo.failures = 3
     assert run(program, url, tmp_path).stdout == "the answer"
     failed = run(program, f"--silent --fail {url}", tmp_path)

@@ -43,7 +43,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-async def test_output_is_appended_to_the_log_and_the_exit_status_is_reported(tmp_path: Path) -> None:
+async def test_output_is_appended_and_exit_status_reported(tmp_path: Path) -> None:
     log_path = tmp_path / "logs" / "child.log"
 
     for status in (0, 3):
@@ -53,7 +53,7 @@ async def test_output_is_appended_to_the_log_and_the_exit_status_is_reported(tmp
     assert log_path.read_text() == "out 0\nerr\nout 3\nerr\n"
 
 
-async def test_the_environment_and_the_working_directory_reach_the_child(tmp_path: Path) -> None:
+async def test_child_gets_environment_and_working_directory(tmp_path: Path) -> None:
     child = ChildProcess(
         "child",
         [sys.executable, "-c", "import os; print(os.environ['GREETING'], 'HOME' in os.environ, os.getcwd())"],
@@ -66,7 +66,7 @@ async def test_the_environment_and_the_working_directory_reach_the_child(tmp_pat
     assert (tmp_path / "log").read_text() == f"hello False {tmp_path}\n"
 
 
-async def test_stop_asks_first_and_lets_the_child_finish(tmp_path: Path) -> None:
+async def test_stop_sends_sigterm_and_lets_child_finish(tmp_path: Path) -> None:
     child = python(
         tmp_path / "log",
         "import signal, sys, time\n"
@@ -80,7 +80,7 @@ async def test_stop_asks_first_and_lets_the_child_finish(tmp_path: Path) -> None
     assert (tmp_path / "log").read_text() == "ready\nfinished\n"
 
 
-async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_path: Path) -> None:
+async def test_child_ignoring_sigterm_is_killed_after_the_grace_time(tmp_path: Path) -> None:
     child = python(
         tmp_path / "log",
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready'); time.sleep(60)",
@@ -93,7 +93,7 @@ async def test_a_child_that_ignores_sigterm_is_killed_after_the_grace_time(tmp_p
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
-async def test_what_the_child_started_ends_with_it_however_the_child_ends(end: signal.Signals, tmp_path: Path) -> None:
+async def test_grandchildren_end_with_the_child_however_it_ends(end: signal.Signals, tmp_path: Path) -> None:
     child = python(
         tmp_path / "log",
         "import subprocess, time; print(subprocess.Popen(['sleep', '60']).pid, 'left'); time.sleep(60)",
@@ -106,7 +106,7 @@ async def test_what_the_child_started_ends_with_it_however_the_child_ends(end: s
     assert is_gone(grandchild)
 
 
-async def test_the_child_has_a_session_of_its_own_so_ctrl_c_reaches_only_the_parent(tmp_path: Path) -> None:
+async def test_ctrl_c_reaches_the_parent_and_not_the_child(tmp_path: Path) -> None:
     child = python(tmp_path / "log", "import time; time.sleep(60)")
     await child.start()
     try:
@@ -115,7 +115,7 @@ async def test_the_child_has_a_session_of_its_own_so_ctrl_c_reaches_only_the_par
         await child.stop(0)
 
 
-async def test_no_process_is_added_and_a_broken_pipe_ends_a_command_as_usual(tmp_path: Path) -> None:
+async def test_leash_adds_no_process_and_keeps_broken_pipes_working(tmp_path: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ties a process to its parent without a process in between")
     child = ChildProcess("yes", ["sh", "-c", "yes | head -n 1; echo pid $$"], log_path=tmp_path / "log")
@@ -125,7 +125,7 @@ async def test_no_process_is_added_and_a_broken_pipe_ends_a_command_as_usual(tmp
     assert (tmp_path / "log").read_text() == f"y\npid {pid}\n"
 
 
-async def test_a_log_over_the_limit_is_moved_aside_at_start(tmp_path: Path) -> None:
+async def test_log_over_the_limit_is_rotated_at_start(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
     log_path.write_bytes(b"x" * (MAX_LOG_BYTES + 1))
 
@@ -136,7 +136,7 @@ async def test_a_log_over_the_limit_is_moved_aside_at_start(tmp_path: Path) -> N
     assert (tmp_path / "log.1").stat().st_size == MAX_LOG_BYTES + 1
 
 
-async def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of_an_earlier_run(tmp_path: Path) -> None:
+async def test_last_error_line_names_log_and_ignores_earlier_runs(tmp_path: Path) -> None:
     log_path = tmp_path / "log"
     log_path.write_text("ERROR of yesterday\n")
     child = python(log_path, "print('INFO fine'); raise ValueError('the disk is full')")
@@ -145,7 +145,7 @@ async def test_last_words_are_one_line_with_the_error_and_the_log_and_nothing_of
     assert child.exit_summary() == f"child ended with status 1: ValueError: the disk is full (log: {log_path})"
 
 
-async def test_a_command_that_does_not_exist_is_named(tmp_path: Path) -> None:
+async def test_missing_command_is_named(tmp_path: Path) -> None:
     child = ChildProcess("child", ["/no/such/command"], log_path=tmp_path / "log")
     await child.start()
     await child.wait()
@@ -179,7 +179,7 @@ subprocess.run([sys.executable, "-c", code])
 
 @pytest.mark.parametrize("code", [PARENT, WATCHING_PARENT], ids=["kernel", "watching"])
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_the_child_ends_with_its_parent_however_the_parent_ends(code: str, end: signal.Signals, tmp_path: Path) -> None:
+def test_child_ends_with_its_parent_however_that_ends(code: str, end: signal.Signals, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -192,7 +192,7 @@ def test_the_child_ends_with_its_parent_however_the_parent_ends(code: str, end: 
 
 
 @pytest.mark.parametrize(("command", "status"), [("exit 7", 7), ("kill -9 $$", 128 + 9)])
-def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, status: int) -> None:
+def test_watching_leash_reports_status_as_a_shell_does(command: str, status: int) -> None:
     code = (
         "import os, sys; from infra.devserver.leash import watch;"
         f"sys.exit(watch(os.getppid(), ['sh', '-c', {command!r}]))"
@@ -200,7 +200,7 @@ def test_the_watching_leash_reports_the_status_as_a_shell_does(command: str, sta
     assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == status
 
 
-def test_the_watching_leash_passes_on_sigterm_during_start() -> None:
+def test_watching_leash_forwards_sigterm_during_start() -> None:
     code = (
         "import os, signal, subprocess, sys; from infra.devserver.leash import watch; start = subprocess.Popen\n"
         "def interrupted(*arguments, **options):\n"
@@ -210,7 +210,7 @@ def test_the_watching_leash_passes_on_sigterm_during_start() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=END_SECONDS, check=False).returncode == 128 + 15
 
 
-def test_the_watching_leash_passes_sigterm_on() -> None:
+def test_watching_leash_forwards_sigterm() -> None:
     code = (
         "import os, sys; from infra.devserver.leash import watch;"
         "sys.exit(watch(os.getppid(), ['sh', '-c', 'trap \"exit 5\" TERM; echo ready; while :; do sleep 0.1; done']))"

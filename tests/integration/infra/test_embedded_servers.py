@@ -119,9 +119,7 @@ async def read(server: EmbeddedServer) -> list[str]:
 
 
 @each_server
-async def test_data_and_address_survive_a_kill_9_and_the_data_a_move_to_another_port(
-    kind: type[EmbeddedServer], tmp_path: Path
-) -> None:
+async def test_data_survives_kill_9_and_a_change_of_port(kind: type[EmbeddedServer], tmp_path: Path) -> None:
     data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
     values = [f"{number:03}" for number in range(200)]
 
@@ -148,9 +146,7 @@ def children() -> set[psutil.Process]:
 
 
 @each_server
-async def test_only_loopback_is_listened_on_a_second_instance_is_refused_and_stop_leaves_nothing(
-    kind: type[EmbeddedServer], tmp_path: Path
-) -> None:
+async def test_servers_listen_on_loopback_once_and_stop_cleanly(kind: type[EmbeddedServer], tmp_path: Path) -> None:
     before = children()
     async with kind(tmp_path) as server:
         process = psutil.Process(server.process.pid)
@@ -183,9 +179,7 @@ asyncio.run(main())
 
 
 @each_server
-async def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_at_once(
-    kind: type[EmbeddedServer], tmp_path: Path
-) -> None:
+async def test_server_dies_with_killed_parent_and_restarts_at_once(kind: type[EmbeddedServer], tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, kind.server, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -200,9 +194,7 @@ async def test_a_server_dies_with_its_killed_parent_and_the_next_one_can_start_a
 
 
 @each_server
-async def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reason_and_its_log(
-    kind: type[EmbeddedServer], tmp_path: Path
-) -> None:
+async def test_server_dying_at_start_is_reported_with_its_log(kind: type[EmbeddedServer], tmp_path: Path) -> None:
     server = kind(tmp_path)
     server.directory.mkdir()
     (server.directory / "data").write_text("not a directory")
@@ -216,16 +208,14 @@ async def test_a_server_that_dies_at_start_is_reported_in_one_line_with_its_reas
 
 
 @each_server
-async def test_a_server_that_does_not_answer_in_time_is_not_left_behind(
-    kind: type[EmbeddedServer], tmp_path: Path
-) -> None:
+async def test_server_missing_its_start_deadline_is_stopped(kind: type[EmbeddedServer], tmp_path: Path) -> None:
     server = kind(tmp_path)
     with pytest.raises(EmbeddedServerError, match=r"no answer within 0\.05 s: .* \(log: "):
         await server.start(timeout=0.05)
     assert is_gone(server.process.pid)
 
 
-async def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path) -> None:
+async def test_failure_of_one_server_stops_the_other(tmp_path: Path) -> None:
     kafka, cassandra = EmbeddedKafka(tmp_path), EmbeddedCassandra(tmp_path)
     kafka.directory.mkdir()
     (kafka.directory / "data").write_text("not a directory")
@@ -237,9 +227,7 @@ async def test_when_one_of_two_servers_fails_the_other_is_stopped(tmp_path: Path
     assert children() == before
 
 
-async def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_cluster_id_with_leading_dash_is_no_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dash_in_base64 = uuid.UUID(bytes=bytes([0b111110_00]) + bytes(15))
     monkeypatch.setattr(uuid, "uuid4", lambda: dash_in_base64)
 
@@ -247,7 +235,7 @@ async def test_a_cluster_id_that_begins_with_a_dash_is_not_taken_for_an_option(
         assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
 
 
-async def test_kafka_creates_no_topic_by_itself(kafka_address: str) -> None:
+async def test_kafka_creates_no_topics_automatically(kafka_address: str) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=kafka_address, request_timeout_ms=3000)
     await producer.start()
     try:

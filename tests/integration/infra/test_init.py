@@ -85,7 +85,7 @@ async def admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await client.close()
 
 
-async def test_several_at_once_do_no_harm(fresh: Settings) -> None:
+async def test_concurrent_migrations_make_one_schema(fresh: Settings) -> None:
     created = await asyncio.gather(*(initialise(fresh) for _ in range(4)))
     everything = {*Topics(fresh.topic_prefix).configs(), *(name for _, name, _ in migrations())}
     assert set().union(*map(set, created)) == everything
@@ -93,7 +93,7 @@ async def test_several_at_once_do_no_harm(fresh: Settings) -> None:
     assert await initialise(fresh) == []
 
 
-async def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> None:
+async def test_interrupted_migration_is_completed(fresh: Settings) -> None:
     await migrate(fresh)
     async with connected(fresh) as session:
         # As after a kill between the first statement and the second.
@@ -108,7 +108,7 @@ async def test_a_migration_that_was_cut_off_is_completed(fresh: Settings) -> Non
         assert row.total == 7
 
 
-async def test_a_schema_of_another_version_is_an_error_that_names_what_is_missing(fresh: Settings) -> None:
+async def test_schema_of_other_version_is_error_naming_missing_migrations(fresh: Settings) -> None:
     await migrate(fresh)
     async with connected(fresh) as session:
         await require_schema(session, fresh.cassandra_keyspace)
@@ -120,7 +120,7 @@ async def test_a_schema_of_another_version_is_an_error_that_names_what_is_missin
             await require_schema(session, fresh.cassandra_keyspace)
 
 
-async def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Settings) -> None:
+async def test_missing_topic_is_created_and_others_are_kept(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix)
 
     configs = topics.configs()
@@ -140,14 +140,14 @@ async def test_a_missing_topic_is_created_and_the_others_are_kept(fresh: Setting
         }
 
 
-async def test_every_statement_of_the_migrations_can_be_run_again(cassandra_settings: Settings) -> None:
+async def test_every_migration_statement_is_idempotent(cassandra_settings: Settings) -> None:
     async with connected(cassandra_settings) as session:
         for _, _, text in migrations():
             for statement in statements(text):
                 await session.execute_script(statement)
 
 
-async def test_servers_that_are_away_are_clear_errors(fresh: Settings) -> None:
+async def test_unreachable_servers_are_clear_errors(fresh: Settings) -> None:
     async with asyncio.timeout(120):
         with pytest.raises(KafkaUnavailableError, match=r"127\.0\.0\.1:1"):
             await create_topics(fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}), {})
@@ -166,7 +166,7 @@ def shrinkstream(*arguments: str, settings: Settings) -> "subprocess.CompletedPr
     )
 
 
-async def test_the_command_creates_everything_once_and_leaves_it_alone_the_second_time(fresh: Settings) -> None:
+async def test_init_creates_all_once_and_changes_nothing_later(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix).configs()
     first = shrinkstream("init", settings=fresh)
     assert first.returncode == 0, first.stderr
@@ -186,7 +186,7 @@ async def test_the_command_creates_everything_once_and_leaves_it_alone_the_secon
             assert {entry[0]: entry[1] for entry in entries} == config, name
 
 
-def test_the_command_without_servers_ends_with_one_clear_line(fresh: Settings) -> None:
+def test_init_without_servers_ends_with_one_clear_line(fresh: Settings) -> None:
     failed = shrinkstream("init", settings=fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}))
     assert failed.returncode == 1
     (line,) = failed.stderr.splitlines()
@@ -199,7 +199,7 @@ async def partitions(settings: Settings) -> dict[str, int]:
     return {each["topic"]: len(each["partitions"]) for each in found}
 
 
-async def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Settings) -> None:
+async def test_only_the_topic_of_queued_images_grows(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix)
 
     async def grown() -> bool:
@@ -214,7 +214,7 @@ async def test_the_topic_of_waiting_images_grows_and_no_other_one_does(fresh: Se
         await initialise(fresh, 4)
 
 
-async def test_whoever_is_told_another_number_of_partitions_than_the_topics_have_says_so_and_ends(
+async def test_process_with_other_partition_count_ends_with_error(
     fresh: Settings,
 ) -> None:
     await initialise(fresh)

@@ -84,7 +84,7 @@ def point_jgo_to(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("JGO_CONFIG_FILE", str(folder / "jgo.conf"))
 
 
-def test_missing_jars_are_fetched_and_a_second_install_asks_for_nothing(repository: Repository, tmp_path: Path) -> None:
+def test_second_install_fetches_no_jar(repository: Repository, tmp_path: Path) -> None:
     wanted = [repository.publish(f"org.example:part{n}:1.{n}", b"content %d" % n) for n in range(20)]
     wanted.append(repository.publish("org.example:native:osx:2", b"with a classifier"))
     installed = tmp_path / "environment" / "jars"
@@ -99,7 +99,7 @@ def test_missing_jars_are_fetched_and_a_second_install_asks_for_nothing(reposito
     assert len(repository.asked) == 21
 
 
-def test_a_jar_with_another_checksum_than_the_lock_is_refused(repository: Repository, tmp_path: Path) -> None:
+def test_jar_contradicting_the_lock_is_rejected(repository: Repository, tmp_path: Path) -> None:
     jar = repository.publish("org.example:part:1", b"what was locked")
     (repository.root / jar.repository_path).write_bytes(b"what somebody put there")
 
@@ -110,7 +110,7 @@ def test_a_jar_with_another_checksum_than_the_lock_is_refused(repository: Reposi
     assert len(repository.asked) == 1  # asking again would not make it right
 
 
-def test_an_installed_jar_that_was_damaged_is_fetched_again(repository: Repository, tmp_path: Path) -> None:
+def test_damaged_jar_is_fetched_again(repository: Repository, tmp_path: Path) -> None:
     jar = repository.publish("org.example:part:1", b"right")
     jars.install([jar], tmp_path)
     (tmp_path / jar.filename).write_bytes(b"wrong")
@@ -119,7 +119,7 @@ def test_an_installed_jar_that_was_damaged_is_fetched_again(repository: Reposito
     assert (tmp_path / jar.filename).read_bytes() == b"right"
 
 
-def test_a_passing_failure_is_tried_again(repository: Repository, tmp_path: Path) -> None:
+def test_transient_failure_is_retried(repository: Repository, tmp_path: Path) -> None:
     jar = repository.publish("org.example:part:1", b"right")
     repository.failures = 1
 
@@ -127,9 +127,7 @@ def test_a_passing_failure_is_tried_again(repository: Repository, tmp_path: Path
     assert len(repository.asked) == 2
 
 
-def test_a_jar_that_stays_away_is_one_clear_error_after_a_bounded_number_of_attempts(
-    repository: Repository, tmp_path: Path
-) -> None:
+def test_missing_jar_is_one_error_after_bounded_attempts(repository: Repository, tmp_path: Path) -> None:
     jar = Jar.parse("org.example:nowhere:1", "0" * 64)
     with pytest.raises(JarError, match=r"^cannot fetch org\.example:nowhere:1 \(3 attempts\): 404") as failure:
         jars.install([jar], tmp_path / "jars")
@@ -137,7 +135,7 @@ def test_a_jar_that_stays_away_is_one_clear_error_after_a_bounded_number_of_atte
     assert len(repository.asked) == jars.ATTEMPTS
 
 
-def test_the_command_ends_with_status_1_and_one_line_when_no_repository_can_be_reached(
+def test_command_without_repository_exits_1_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     point_jgo_to("http://127.0.0.1:1", tmp_path, monkeypatch)  # tcpmux: nobody listens there
@@ -150,7 +148,7 @@ def test_the_command_ends_with_status_1_and_one_line_when_no_repository_can_be_r
     assert re.match(r"error: cannot fetch \S+ \(3 attempts\): .*refused", rest[0])
 
 
-def test_the_lock_holds_what_the_roots_need_and_installs_from_it(
+def test_lock_holds_dependencies_of_roots_and_installs_from_it(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kafka = repository.publish("org.example:kafka:1", b"kafka", "org.example:shared:3")
@@ -170,13 +168,13 @@ def test_the_lock_holds_what_the_roots_need_and_installs_from_it(
 
 
 @pytest.mark.parametrize("server", ["kafka", "cassandra"])
-def test_the_committed_lock_is_that_of_the_roots_with_a_checksum_for_each_jar(server: jars.Server) -> None:
+def test_committed_lock_matches_roots_and_has_every_checksum(server: jars.Server) -> None:
     locked = jars.read_lock(server)
     assert set(jars.ROOTS[server]) <= {jar.coordinates for jar in locked}
     assert all(re.fullmatch("[0-9a-f]{64}", jar.sha256) for jar in locked)
 
 
-def test_no_two_jars_of_the_committed_lock_share_a_file_name() -> None:
+def test_jars_of_committed_lock_have_distinct_file_names() -> None:
     locked = {*jars.read_lock("kafka"), *jars.read_lock("cassandra")}
     assert len({jar.filename for jar in locked}) == len(locked)
 
@@ -185,18 +183,18 @@ part = st.text("abcxyz019._", min_size=1)
 
 
 @given(group=part, artifact=part, classifier=st.one_of(st.just(""), part), version=part)
-def test_coordinates_are_read_as_they_are_written(group: str, artifact: str, classifier: str, version: str) -> None:
+def test_coordinates_survive_a_round_trip(group: str, artifact: str, classifier: str, version: str) -> None:
     jar = Jar(group, artifact, version, classifier, "")
     assert Jar.parse(jar.coordinates, "") == jar
 
 
 @pytest.mark.parametrize("coordinates", ["", "a", "a:b", "a:b:c:d:e"])
-def test_anything_else_than_coordinates_is_refused(coordinates: str) -> None:
+def test_malformed_coordinates_are_rejected(coordinates: str) -> None:
     with pytest.raises(JarError, match="group:artifact"):
         Jar.parse(coordinates, "")
 
 
-def test_native_code_of_other_systems_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_code_of_other_platforms_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     classifiers = ["", "native", "shaded", "linux-x86_64", "linux-aarch_64", "osx-aarch_64", "windows-x86_64"]
     for system, machine, own in (
         ("linux", "x86_64", "linux-x86_64"),

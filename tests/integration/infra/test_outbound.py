@@ -71,7 +71,7 @@ async def refusal(url: str, allow: AllowList = LOOPBACK, **options: Any) -> Outb
 # --- plain requests ---
 
 
-async def test_an_image_is_fetched() -> None:
+async def test_image_is_fetched() -> None:
     async with serving(says(200, b"pixels", {"Content-Type": "image/jpeg"})) as site:
         response = await get(site.url("/a.jpg"))
         assert response.status == 200
@@ -80,7 +80,7 @@ async def test_an_image_is_fetched() -> None:
         assert str(response.url) == site.url("/a.jpg")
 
 
-async def test_a_request_names_its_sender_and_asks_for_an_uncompressed_body() -> None:
+async def test_request_names_user_agent_and_asks_for_identity_encoding() -> None:
     async with serving(says()) as site:
         await get(site.url())
         headers = site.heard[0].headers
@@ -99,7 +99,7 @@ async def test_a_request_names_its_sender_and_asks_for_an_uncompressed_body() ->
         ("?url=http%3A%2F%2Fb.test%2Fy", "/?url=http%3A%2F%2Fb.test%2Fy"),
     ],
 )
-async def test_the_url_on_the_wire_is_encoded_exactly_once(given: str, requested: str) -> None:
+async def test_url_on_the_wire_is_encoded_exactly_once(given: str, requested: str) -> None:
     async with serving(says()) as site:
         await get(site.url(given))
         assert site.heard[0].target == requested
@@ -145,7 +145,7 @@ async def test_connections_to_one_host_are_bounded() -> None:
         assert most == 3
 
 
-async def test_wait_for_a_connection_costs_no_budget() -> None:
+async def test_waiting_for_a_connection_costs_no_budget() -> None:
     release = asyncio.Event()
     asked = asyncio.Event()
 
@@ -167,14 +167,14 @@ async def test_wait_for_a_connection_costs_no_budget() -> None:
 # --- the allow-list, addresses and names ---
 
 
-async def test_with_an_address_allowed_every_port_of_it_can_be_fetched() -> None:
+async def test_allowed_address_is_fetched_on_every_port() -> None:
     async with serving(says(200, b"one")) as one, serving(says(200, b"two")) as two:
         allow = AllowList.parse("127.0.0.1")
         assert (await get(one.url(), allow)).body == b"one"
         assert (await get(two.url(), allow)).body == b"two"
 
 
-async def test_with_an_address_and_port_allowed_only_that_port_can_be_fetched() -> None:
+async def test_allowed_address_with_port_is_fetched_there_only() -> None:
     async with serving(says(200, b"one")) as one, serving(says(200, b"two")) as two:
         allow = AllowList.parse(f"127.0.0.1:{one.port}")
         assert (await get(one.url(), allow)).body == b"one"
@@ -215,7 +215,7 @@ async def test_no_spelling_of_loopback_is_connected_to(host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1."])
-async def test_an_allowed_address_may_be_spelled_in_any_way(host: str) -> None:
+async def test_allowed_address_may_be_spelled_in_any_way(host: str) -> None:
     async with serving(says(200, b"pixels")) as site:
         assert (await get(site.url(host=host))).body == b"pixels"
 
@@ -238,7 +238,7 @@ async def test_an_allowed_address_may_be_spelled_in_any_way(host: str) -> None:
         "not-an-address",
     ],
 )
-async def test_a_name_that_leads_to_a_forbidden_address_is_refused(address: str) -> None:
+async def test_name_of_forbidden_address_is_rejected(address: str) -> None:
     # the port is allowed, so that only the address can be the reason
     async with serving(says()) as site:
         allow = AllowList.parse(f"192.0.2.1:{site.port}")
@@ -249,7 +249,7 @@ async def test_a_name_that_leads_to_a_forbidden_address_is_refused(address: str)
         assert site.connections == 0
 
 
-async def test_a_name_whose_answer_changes_after_the_check_is_refused() -> None:
+async def test_name_rebound_after_the_check_is_rejected() -> None:
     names = http_site.Names(rebind_test=[["1.1.1.1"], ["127.0.0.1"]])
     async with serving(says()) as site:
         checked = names("rebind.test")  # what a check before the connection would see
@@ -261,7 +261,7 @@ async def test_a_name_whose_answer_changes_after_the_check_is_refused() -> None:
         assert site.connections == 0
 
 
-async def test_a_name_whose_answer_changes_between_two_requests_is_checked_again() -> None:
+async def test_name_is_checked_again_for_every_request() -> None:
     names = http_site.Names(rebind_test=[["127.0.0.1"], ["169.254.169.254"]])
     async with (
         serving(says(200, b"pixels")) as site,
@@ -275,20 +275,20 @@ async def test_a_name_whose_answer_changes_between_two_requests_is_checked_again
         assert len(names.lookups) == 2
 
 
-async def test_of_several_addresses_only_the_allowed_ones_are_connected_to() -> None:
+async def test_only_allowed_addresses_of_a_name_are_connected_to() -> None:
     names = http_site.Names(mixed_test=[["169.254.169.254", "::1", "10.0.0.1", "127.0.0.1"]])
     async with serving(says(200, b"pixels")) as site:
         assert (await get(site.url(host="mixed.test"), look_up=names)).body == b"pixels"
 
 
-async def test_an_allowed_name_is_trusted_wherever_it_leads() -> None:
+async def test_allowed_name_is_trusted_at_every_address() -> None:
     names = http_site.Names(minio_test=[["::1", "127.0.0.1"]])  # nobody listens on ::1
     async with serving(says(200, b"pixels")) as site:
         allow = AllowList.parse(f"minio.test:{site.port}")
         assert (await get(site.url(host="MINIO.test."), allow, look_up=names)).body == b"pixels"
 
 
-async def test_trust_in_one_name_opens_nothing_for_another_that_leads_to_the_same_address() -> None:
+async def test_allowed_name_does_not_allow_names_sharing_its_address() -> None:
     names = http_site.Names(good_test=[["127.0.0.1"]], evil_test=[["127.0.0.1"]])
 
     async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
@@ -312,7 +312,7 @@ async def test_trust_in_one_name_opens_nothing_for_another_that_leads_to_the_sam
         assert {heard.headers["host"] for heard in site.heard} == {f"good.test:{site.port}"}
 
 
-async def test_localhost_is_refused_unless_its_address_or_name_is_allowed() -> None:
+async def test_localhost_is_rejected_unless_allowed() -> None:
     async with serving(says(200, b"pixels")) as site:
         url = site.url(host="localhost")
         assert (await refusal(url, AllowList.parse(f"192.0.2.1:{site.port}"))).reason == Reason.DNS_FAILED
@@ -321,7 +321,7 @@ async def test_localhost_is_refused_unless_its_address_or_name_is_allowed() -> N
         assert (await get(url, AllowList.parse(f"localhost:{site.port}"))).body == b"pixels"
 
 
-async def test_a_dns_answer_of_thousands_of_addresses_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_dns_answer_with_thousands_of_addresses_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     many = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"10.0.{i // 256}.{i % 256}", 80)) for i in range(4000)]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: many)
 
@@ -329,7 +329,7 @@ async def test_a_dns_answer_of_thousands_of_addresses_is_cut(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("code", "retryable"), [(socket.EAI_AGAIN, True), (socket.EAI_NONAME, False)])
-async def test_a_name_that_cannot_be_resolved_is_an_error_that_may_pass_or_not(code: int, retryable: bool) -> None:
+async def test_unresolvable_name_is_transient_or_permanent_by_cause(code: int, retryable: bool) -> None:
     def broken(_: str) -> Sequence[str]:
         raise socket.gaierror(code, "no")
 
@@ -351,7 +351,7 @@ async def test_private_name_fails_as_unknown_name_does() -> None:
     assert private.retryable is unknown.retryable
 
 
-async def test_a_closed_port_is_an_error_that_may_pass() -> None:
+async def test_closed_port_is_a_transient_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         error = await refusal(f"http://127.0.0.1:{unused.getsockname()[1]}/")
@@ -359,7 +359,7 @@ async def test_a_closed_port_is_an_error_that_may_pass() -> None:
     assert error.retryable
 
 
-async def test_of_several_addresses_a_refused_one_does_not_hide_that_another_may_come_back() -> None:
+async def test_forbidden_address_does_not_hide_a_transient_error() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         names = http_site.Names(mixed_test=[["10.0.0.1", "127.0.0.1"]])
@@ -389,7 +389,7 @@ async def test_redirects_are_followed_to_the_limit() -> None:
         assert str(response.url) == site.url(f"/{MAX_REDIRECTS}")
 
 
-async def test_one_redirect_more_is_refused() -> None:
+async def test_redirect_over_the_limit_is_rejected() -> None:
     async with serving(redirects(hops=MAX_REDIRECTS + 1)) as site:
         error = await refusal(site.url("/0"))
         assert error.reason == Reason.TOO_MANY_REDIRECTS
@@ -419,7 +419,7 @@ async def test_one_redirect_more_is_refused() -> None:
         ("\\\\\\/169.254.169.254/", Reason.FORBIDDEN_ADDRESS),
     ],
 )
-async def test_a_redirect_to_a_forbidden_url_is_refused(location: str, reason: Reason) -> None:
+async def test_redirect_to_a_forbidden_url_is_rejected(location: str, reason: Reason) -> None:
     names = http_site.Names(metadata_test=[["169.254.169.254"]])
     async with serving(says(302, headers={"Location": location})) as site:
         assert (await refusal(site.url(), look_up=names)).reason == reason
@@ -439,7 +439,7 @@ async def test_a_redirect_to_a_forbidden_url_is_refused(location: str, reason: R
         (b"/x/../b.jpg\r\nLocation: /x/../b.jpg", "/b.jpg"),
     ],
 )
-async def test_a_redirect_may_be_relative_and_in_raw_bytes(location: bytes, requested: str) -> None:
+async def test_redirect_may_be_relative_and_in_raw_bytes(location: bytes, requested: str) -> None:
     async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
         moved = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nConnection: close\r\nLocation: " + location + b"\r\n\r\n"
         writer.write(moved if heard.target == "/dir/a.jpg" else message(200, b"pixels"))
@@ -453,7 +453,7 @@ async def test_a_redirect_may_be_relative_and_in_raw_bytes(location: bytes, requ
 
 
 @pytest.mark.parametrize("status", [204, 206, 300, 302, 304, 400, 401, 403, 404, 410, 416, 501])
-async def test_an_answer_without_an_image_has_its_status_in_the_reason(status: int) -> None:
+async def test_response_without_image_has_status_in_its_reason(status: int) -> None:
     octets = f"HTTP/1.1 {status} Whatever\r\nConnection: close\r\n\r\n".encode()
     async with serving(writes(octets)) as site:
         if status == 204:
@@ -465,7 +465,7 @@ async def test_an_answer_without_an_image_has_its_status_in_the_reason(status: i
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-async def test_an_answer_that_may_pass_says_when_to_come_back(status: int) -> None:
+async def test_transient_status_carries_its_retry_after(status: int) -> None:
     async with serving(says(status, headers={"Retry-After": "17"})) as site:
         error = await refusal(site.url())
         assert error.reason == f"fetch_http_{status}"
@@ -473,7 +473,7 @@ async def test_an_answer_that_may_pass_says_when_to_come_back(status: int) -> No
         assert error.retry_after == 17
 
 
-async def test_a_date_in_retry_after_becomes_seconds() -> None:
+async def test_retry_after_date_becomes_seconds() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
     async with serving(says(429, headers={"Retry-After": date})) as site:
         error = await refusal(site.url())
@@ -491,7 +491,7 @@ async def test_a_date_in_retry_after_becomes_seconds() -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
     ],
 )
-async def test_an_answer_that_is_not_http_is_an_error(octets: bytes) -> None:
+async def test_response_that_is_not_http_is_an_error(octets: bytes) -> None:
     async with serving(writes(octets)) as site:
         error = await refusal(site.url())
         assert error.reason == Reason.BAD_RESPONSE
@@ -501,13 +501,13 @@ async def test_an_answer_that_is_not_http_is_an_error(octets: bytes) -> None:
 # --- size ---
 
 
-async def test_a_body_of_exactly_the_limit_is_taken_and_one_byte_more_is_not() -> None:
+async def test_body_is_limited_to_the_exact_byte() -> None:
     async with serving(says(200, b"a" * 1000)) as site:
         assert len((await get(site.url(), max_bytes=1000)).body) == 1000
         assert (await refusal(site.url(), max_bytes=999)).reason == Reason.TOO_LARGE
 
 
-async def test_a_content_length_over_the_limit_is_refused_before_the_body() -> None:
+async def test_content_length_over_limit_is_rejected_before_reading() -> None:
     # no byte of a body ever comes: who waits for one sees a time-out instead
     async with serving(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", b"")) as site:
         error = await refusal(site.url())
@@ -515,7 +515,7 @@ async def test_a_content_length_over_the_limit_is_refused_before_the_body() -> N
         assert not error.retryable
 
 
-async def test_a_body_shorter_than_its_content_length_is_incomplete() -> None:
+async def test_body_shorter_than_its_content_length_is_incomplete() -> None:
     async with serving(writes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort")) as site:
         error = await refusal(site.url())
         assert error.reason == Reason.INCOMPLETE
@@ -523,7 +523,7 @@ async def test_a_body_shorter_than_its_content_length_is_incomplete() -> None:
 
 
 @pytest.mark.parametrize("connection", ["close", "keep-alive"])
-async def test_nothing_behind_the_content_length_is_taken_for_the_body(connection: str) -> None:
+async def test_bytes_beyond_the_content_length_are_ignored(connection: str) -> None:
     head = f"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: {connection}\r\n\r\n".encode()
 
     async with serving(writes(head + b"whole and more")) as site:
@@ -539,19 +539,19 @@ async def test_nothing_behind_the_content_length_is_taken_for_the_body(connectio
         (b"", b"a" * 0x4000),
     ],
 )
-async def test_a_body_without_end_stops_at_the_limit(head: bytes, part: bytes) -> None:
+async def test_endless_body_stops_at_the_limit(head: bytes, part: bytes) -> None:
     async with serving(drips(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", part, every=0)) as site:
         assert (await refusal(site.url(), max_bytes=MIB)).reason == Reason.TOO_LARGE
 
 
-async def test_a_chunked_body_that_breaks_off_is_incomplete() -> None:
+async def test_truncated_chunked_body_is_incomplete() -> None:
     octets = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n5\r\nab"
     async with serving(writes(octets)) as site:
         assert (await refusal(site.url())).reason == Reason.INCOMPLETE
 
 
 @pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"])
-async def test_a_connection_that_is_reset_leaves_an_incomplete_answer(first: bytes) -> None:
+async def test_reset_connection_leaves_an_incomplete_response(first: bytes) -> None:
     async def answer(_: Heard, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
         await writer.drain()
@@ -580,14 +580,14 @@ async def test_a_connection_that_is_reset_leaves_an_incomplete_answer(first: byt
     ],
     ids=["silence", "headers", "body", "chunks"],
 )
-async def test_a_slow_drip_is_cut_at_the_deadline(answer: Answer) -> None:
+async def test_slow_drip_is_cut_at_the_deadline(answer: Answer) -> None:
     async with serving(answer) as site:
         error = await refusal(site.url(), timeout=0.3)
         assert error.reason == Reason.TIMEOUT
         assert error.retryable
 
 
-async def test_the_deadline_counts_over_all_redirects() -> None:
+async def test_deadline_covers_all_redirects() -> None:
     async def answer(heard: Heard, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.2)
         writer.write(message(302, headers={"Location": heard.target + "x"}))
@@ -596,7 +596,7 @@ async def test_the_deadline_counts_over_all_redirects() -> None:
         assert (await refusal(site.url(), timeout=0.5)).reason == Reason.TIMEOUT
 
 
-async def test_waiting_for_room_for_the_body_does_not_count_as_time_of_the_download() -> None:
+async def test_waiting_for_memory_budget_costs_no_download_time() -> None:
     sizes: list[int] = []
 
     async def admit(size: int) -> None:
@@ -609,7 +609,7 @@ async def test_waiting_for_room_for_the_body_does_not_count_as_time_of_the_downl
         assert sum(sizes) == 6
 
 
-async def test_a_long_silence_is_cut_before_the_deadline() -> None:
+async def test_long_silence_is_cut_before_the_deadline() -> None:
     async with serving(drips(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", b"")) as site:
         error = await refusal(site.url(), timeout=25, stall_timeout=0.2)
         assert error.reason == Reason.TIMEOUT
@@ -630,20 +630,20 @@ async def test_a_long_silence_is_cut_before_the_deadline() -> None:
         ("", b"pixels" * 1000),
     ],
 )
-async def test_a_body_that_was_compressed_unasked_is_restored(encoding: str, compressed: bytes) -> None:
+async def test_unrequested_compression_is_decompressed(encoding: str, compressed: bytes) -> None:
     async with serving(says(200, compressed, {"Content-Encoding": encoding})) as site:
         assert (await get(site.url())).body == b"pixels" * 1000
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "deflate, gzip", "none, br"])
-async def test_another_encoding_is_refused(encoding: str) -> None:
+async def test_unknown_encoding_is_rejected(encoding: str) -> None:
     async with serving(says(200, gzip.compress(b"pixels"), {"Content-Encoding": encoding})) as site:
         error = await refusal(site.url())
         assert error.reason == Reason.BAD_ENCODING
         assert not error.retryable
 
 
-async def test_a_compressed_body_that_is_damaged_or_cut_off_is_an_error() -> None:
+async def test_damaged_or_truncated_compressed_body_is_an_error() -> None:
     headers = {"Content-Encoding": "gzip"}
     async with serving(says(200, b"pixels", headers)) as damaged:
         assert (await refusal(damaged.url())).reason == Reason.BAD_ENCODING
@@ -651,14 +651,14 @@ async def test_a_compressed_body_that_is_damaged_or_cut_off_is_an_error() -> Non
         assert (await refusal(cut.url())).reason == Reason.INCOMPLETE
 
 
-async def test_a_compression_bomb_stops_at_the_limit() -> None:
+async def test_compression_bomb_stops_at_the_limit() -> None:
     bomb = gzip.compress(bytes(256 * MIB), compresslevel=9)
     assert len(bomb) < MIB
     async with serving(says(200, bomb, {"Content-Encoding": "gzip"})) as site:
         assert (await refusal(site.url(), max_bytes=MIB)).reason == Reason.TOO_LARGE
 
 
-async def test_compressed_bytes_that_unfold_to_nothing_count_too() -> None:
+async def test_compressed_bytes_without_content_count_too() -> None:
     body = gzip.compress(b"") * 100
     async with serving(says(200, body, {"Content-Encoding": "gzip"})) as site:
         assert (await get(site.url(), max_bytes=len(body))).body == b""
@@ -669,7 +669,7 @@ async def test_compressed_bytes_that_unfold_to_nothing_count_too() -> None:
         assert (await refusal(site.url(), max_bytes=MIB)).reason == Reason.TOO_LARGE
 
 
-async def test_the_event_loop_keeps_turning_while_a_bomb_unfolds() -> None:
+async def test_decompression_bomb_does_not_block_the_event_loop() -> None:
     turns = 0
 
     async def turn() -> None:
@@ -700,7 +700,7 @@ def server_tls(tmp_path: Path) -> ssl.SSLContext:
 TRUSTING = ssl.create_default_context(cadata=CERTIFICATE)
 
 
-async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) -> None:
+async def test_self_signed_certificate_is_rejected(server_tls: ssl.SSLContext) -> None:
     async with serving(says(200, b"pixels"), server_tls) as site:
         error = await refusal(site.url(scheme="https"))
         assert error.reason == Reason.TLS_FAILED
@@ -719,7 +719,7 @@ async def test_http1_is_negotiated(server_tls: ssl.SSLContext) -> None:
         assert (await get(site.url(scheme="https"), tls=TRUSTING)).body == b"http/1.1"
 
 
-async def test_a_certificate_of_another_host_is_refused(server_tls: ssl.SSLContext) -> None:
+async def test_certificate_of_another_host_is_rejected(server_tls: ssl.SSLContext) -> None:
     names = http_site.Names(images_test=[["127.0.0.1"]], other_test=[["127.0.0.1"]])
     async with serving(says(200, b"pixels"), server_tls) as site:
         own, other = (site.url(host=host, scheme="https") for host in ("images.test", "other.test"))
@@ -727,7 +727,7 @@ async def test_a_certificate_of_another_host_is_refused(server_tls: ssl.SSLConte
         assert (await refusal(other, look_up=names, tls=TRUSTING)).reason == Reason.TLS_FAILED
 
 
-async def test_a_server_without_tls_on_an_https_url_is_an_error() -> None:
+async def test_https_url_of_a_plain_server_is_an_error() -> None:
     # the server hears a TLS hello that has no end of line, as far as HTTP is concerned
     async with serving_bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         error = await refusal(f"https://127.0.0.1:{port}/")
@@ -745,7 +745,7 @@ async def post(url: str, allow: AllowList = LOOPBACK, *, timeout: float = 10) ->
         )
 
 
-async def test_a_post_carries_its_body_and_headers() -> None:
+async def test_post_carries_its_body_and_headers() -> None:
     async with serving(says(201, b"thanks")) as site:
         response = await post(site.url("/hook?key=1,2"))
         assert (response.status, response.body) == (201, b"thanks")
@@ -757,7 +757,7 @@ async def test_a_post_carries_its_body_and_headers() -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 404, 410, 500])
-async def test_a_post_follows_no_redirect_and_returns_any_status(status: int) -> None:
+async def test_post_follows_no_redirect_and_returns_any_status(status: int) -> None:
     async with serving(says()) as other:
         headers = {"Location": other.url(), "Retry-After": "5"}
         async with serving(says(status, b"moved", headers)) as site:
@@ -767,14 +767,14 @@ async def test_a_post_follows_no_redirect_and_returns_any_status(status: int) ->
             assert other.connections == 0
 
 
-async def test_a_post_to_a_forbidden_address_is_refused() -> None:
+async def test_post_to_a_forbidden_address_is_rejected() -> None:
     async with serving(says()) as site:
         with pytest.raises(ForbiddenUrl):
             await post(site.url(), NOTHING)
         assert site.connections == 0
 
 
-async def test_the_answer_to_a_post_is_capped_and_the_rest_is_not_read() -> None:
+async def test_response_to_a_post_is_read_up_to_limit() -> None:
     sent = 0
 
     async def endless(_: Heard, writer: asyncio.StreamWriter) -> None:
@@ -802,14 +802,14 @@ async def test_the_answer_to_a_post_is_capped_and_the_rest_is_not_read() -> None
     ],
     ids=["stalls", "breaks off", "turns to garbage"],
 )
-async def test_the_status_of_a_post_counts_whatever_becomes_of_the_answers_body(answer: Answer) -> None:
+async def test_status_of_a_post_counts_despite_broken_body(answer: Answer) -> None:
     async with serving(answer) as site:
         response = await post(site.url(), timeout=1)
         assert response.status == 200
         assert response.body == b"thanks"
 
 
-async def test_a_receiver_that_never_answers_a_post_is_cut_at_the_deadline() -> None:
+async def test_silent_receiver_of_a_post_is_cut_at_deadline() -> None:
     async with serving(drips(b"", b"")) as site:
         with pytest.raises(OutboundError) as caught:
             await post(site.url(), timeout=0.3)
@@ -834,7 +834,7 @@ async def test_a_receiver_that_never_answers_a_post_is_cut_at_the_deadline() -> 
         drips(b"", b""),
     ],
 )
-async def test_no_error_tells_the_query_or_what_the_server_said(answer: Answer) -> None:
+async def test_errors_contain_neither_query_nor_server_text(answer: Answer) -> None:
     async with serving(answer) as site:
         error = await refusal(site.url("/a.jpg?token=hunter2"), max_bytes=1000, timeout=0.5)
         assert "hunter2" not in "".join(traceback.format_exception(error))

@@ -19,7 +19,7 @@ sys.stdin.read()
 """
 
 
-def test_a_port_is_given_to_one_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_is_given_to_one_process_only(monkeypatch: pytest.MonkeyPatch) -> None:
     first = next(port for port in free_ports() if is_free(port + 1))
     two = range(first, first + 2)
     monkeypatch.setattr(ports, "CANDIDATES", two)

@@ -56,7 +56,7 @@ async def test_concurrent_writes_share_batches_within_cassandras_limits(
         await session.close()
 
 
-async def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settings: Settings, request_id: str) -> None:
+async def test_write_larger_than_a_batch_travels_alone(cassandra_settings: Settings, request_id: str) -> None:
     session = await connect(cassandra_settings)
     try:
         writes = WriteBatches(session, retry_for=5, in_flight=1)
@@ -71,9 +71,7 @@ async def test_a_write_larger_than_a_batch_may_be_travels_alone(cassandra_settin
         await session.close()
 
 
-async def test_whoever_asked_for_a_write_that_cassandra_refuses_is_told_and_the_next_ones_are_made(
-    cassandra_settings: Settings, request_id: str
-) -> None:
+async def test_refused_write_fails_its_caller_and_no_later_write(cassandra_settings: Settings, request_id: str) -> None:
     session = await connect(cassandra_settings)
     try:
         writes = WriteBatches(session, retry_for=5, in_flight=1)

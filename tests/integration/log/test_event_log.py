@@ -21,9 +21,7 @@ from tests.support.examples import completed, created, failed, output_requested,
 from tests.support.topic_reader import events_in, read_topic, records_in
 
 
-async def test_an_event_is_on_its_topic_under_its_key_once_it_is_acknowledged(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_acknowledged_event_is_on_its_topic_under_its_key(kafka_settings: Settings, request_id: str) -> None:
     image = requested(request_id)
     told = WebhookDelivered(request_id=request_id, webhook_id="msg_1", attempts=1)
     events: list[Event] = [
@@ -73,7 +71,7 @@ async def test_other_clients_read_compressed_events(kafka_settings: Settings, re
     assert received < sum(map(len, values)) / 4
 
 
-async def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_topic(kafka_settings: Settings) -> None:
+async def test_request_has_the_same_partition_in_every_topic(kafka_settings: Settings) -> None:
     """So that one progress worker sees it all."""
 
     log = EventLog(kafka_settings)
@@ -92,9 +90,7 @@ async def test_all_that_happens_to_a_request_is_in_the_same_partition_of_every_t
         await log.stop()
 
 
-async def test_many_events_at_once_are_all_there_each_once_and_in_order(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_concurrent_events_are_written_once_and_in_order(kafka_settings: Settings, request_id: str) -> None:
     events = [processed(requested(request_id, index)) for index in range(2000)]
 
     log = EventLog(kafka_settings)
@@ -107,9 +103,7 @@ async def test_many_events_at_once_are_all_there_each_once_and_in_order(
     assert await events_in(kafka_settings, log.topics.image_results) == events
 
 
-async def test_what_is_under_way_when_the_log_is_stopped_is_still_written(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_stopping_the_log_writes_in_flight_events(kafka_settings: Settings, request_id: str) -> None:
     log = EventLog(kafka_settings)
     await log.start()
     under_way = [await log.enqueue(processed(requested(request_id, index))) for index in range(100)]
@@ -118,7 +112,7 @@ async def test_what_is_under_way_when_the_log_is_stopped_is_still_written(
     assert len(await events_in(kafka_settings, log.topics.image_results)) == 100
 
 
-async def test_an_event_that_the_brokers_refuse_is_an_error(kafka_settings: Settings, request_id: str) -> None:
+async def test_event_refused_by_the_brokers_is_an_error(kafka_settings: Settings, request_id: str) -> None:
     log = EventLog(kafka_settings)
     await log.start()
     try:
@@ -131,9 +125,7 @@ async def test_an_event_that_the_brokers_refuse_is_an_error(kafka_settings: Sett
 
 
 @pytest.mark.parametrize("value", [b"\xff\x00", b"", b"{}"])
-async def test_a_dead_letter_keeps_the_record_its_place_and_what_is_wrong(
-    kafka_settings: Settings, value: bytes
-) -> None:
+async def test_dead_letter_keeps_record_its_offset_and_the_error(kafka_settings: Settings, value: bytes) -> None:
     log = EventLog(kafka_settings)
     await log.start()
     try:
@@ -163,7 +155,7 @@ async def test_dead_letter_of_maximum_size_is_truncated(kafka_settings: Settings
     assert letter.value == b"x" * 1_000_000
 
 
-async def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: Settings) -> None:
+async def test_record_without_value_and_key_becomes_dead_letter(kafka_settings: Settings) -> None:
     log = EventLog(kafka_settings)
     await log.start()
     try:
@@ -175,7 +167,7 @@ async def test_a_record_without_value_and_key_can_be_put_aside(kafka_settings: S
     assert record.key is None
 
 
-async def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_kafka_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.kafka.producer.REQUEST_TIMEOUT_MS", 1000)
 
     async def fails_at(address: str) -> None:
@@ -192,12 +184,12 @@ async def test_a_kafka_that_cannot_be_reached_is_a_clear_error(monkeypatch: pyte
         await fails_at(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
-async def test_without_brokers_the_error_says_what_to_set() -> None:
+async def test_missing_brokers_error_names_the_setting() -> None:
     with pytest.raises(KafkaUnavailableError, match="SHRINKSTREAM_KAFKA_BROKERS"):
         await EventLog(Settings()).start()
 
 
-async def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Settings, request_id: str) -> None:
+async def test_record_timestamp_is_its_write_time(kafka_settings: Settings, request_id: str) -> None:
     # The events of these examples are years away: replays by time go by the record's.
     log = EventLog(kafka_settings)
     await log.start()
@@ -208,9 +200,7 @@ async def test_the_time_of_a_record_is_when_it_was_written(kafka_settings: Setti
     assert abs(place.timestamp / 1000 - time.time()) < 60
 
 
-async def test_events_written_in_batches_are_the_same_records_as_those_written_one_by_one(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_batched_events_equal_events_written_one_by_one(kafka_settings: Settings, request_id: str) -> None:
     images = [requested(request_id, index) for index in range(3000)]
     topic = Topics(kafka_settings.topic_prefix).image_requests
 
@@ -239,7 +229,7 @@ async def test_events_written_in_batches_are_the_same_records_as_those_written_o
         await log.stop()
 
 
-async def test_many_writers_of_batches_all_get_their_turn(kafka_settings: Settings) -> None:
+async def test_concurrent_batch_writers_do_not_starve_each_other(kafka_settings: Settings) -> None:
     async def write(log: EventLog, number: int) -> int:
         batches = await log.start_batches()
         for index in range(40):

@@ -24,7 +24,7 @@ async def results_of(settings: Settings, request_id: str, count: int) -> None:
         await log.stop()
 
 
-async def test_who_takes_long_over_a_batch_is_not_told_that_kafka_is_silent(
+async def test_slow_consumer_of_a_batch_sees_no_timeout(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(log_reader, "SILENCE_SECONDS", 1.0)
@@ -41,9 +41,7 @@ async def test_who_takes_long_over_a_batch_is_not_told_that_kafka_is_silent(
         assert seen == 3
 
 
-async def test_what_a_machine_whose_clock_is_behind_has_written_since_a_time_is_found(
-    settings: Settings, request_id: str
-) -> None:
+async def test_reader_since_time_finds_records_of_slow_clock(settings: Settings, request_id: str) -> None:
     await results_of(settings, request_id, 1)
     now = datetime.now(UTC)
     async with LogReader.open(settings) as reader:

@@ -50,7 +50,7 @@ def names(lines: Sequence[dict[str, Any]]) -> list[str]:
     return [line["event"] for line in lines if line["kind"] == "event"]
 
 
-async def test_a_trace_has_the_requests_events_and_no_others(settings: Settings, request_id: str) -> None:
+async def test_trace_has_only_the_events_of_its_request(settings: Settings, request_id: str) -> None:
     others = [event for _ in range(20) for event in request_of(str(uuid4()), 2)]
     events = request_of(request_id, 4)
     await write(settings, *others, *events, *others, events[-1])
@@ -71,7 +71,7 @@ async def test_a_trace_has_the_requests_events_and_no_others(settings: Settings,
     assert [line["repeat"] for line in told if line["event"] == "ImageFailed"] == [False, True]
 
 
-async def test_a_large_request_is_counted_unless_every_line_is_wanted(settings: Settings, request_id: str) -> None:
+async def test_large_request_is_summarised_unless_all_lines_are_requested(settings: Settings, request_id: str) -> None:
     await write(settings, *request_of(request_id, 400))
     _, *lines = traced(settings, request_id)
     assert names(lines) == ["RequestCreated"]
@@ -80,14 +80,14 @@ async def test_a_large_request_is_counted_unless_every_line_is_wanted(settings: 
     assert len(names(lines)) == 403
 
 
-def test_an_unknown_request_is_said_to_be_one(settings: Settings, request_id: str) -> None:
+def test_trace_of_unknown_request_says_so(settings: Settings, request_id: str) -> None:
     ended = shrinkstream("trace", request_id, environment={**os.environ, **environment_of(settings)})
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"shrinkstream: there is no RequestCreated of {request_id} on ")
 
 
 @pytest.mark.parametrize(("most", "is_found"), [(1000, True), (200, False)])
-async def test_a_request_of_long_ago_is_looked_for_backwards_and_not_for_ever(
+async def test_search_for_old_request_is_backwards_and_bounded(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch, most: int, is_found: bool
 ) -> None:
     monkeypatch.setattr(request_records, "FIRST_READ", 16)
@@ -105,7 +105,7 @@ async def test_a_request_of_long_ago_is_looked_for_backwards_and_not_for_ever(
         assert await find_created(reader, topic, request_id, most) == (wanted if is_found else None)
 
 
-def test_without_a_kafka_it_says_so_in_a_line(settings: Settings) -> None:
+def test_trace_without_kafka_is_an_error_of_one_line(settings: Settings) -> None:
     variables = environment_of(settings)
     del variables["SHRINKSTREAM_KAFKA_BROKERS"]
     ended = shrinkstream("trace", "some-id", environment={**os.environ, **variables})

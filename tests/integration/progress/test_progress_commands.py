@@ -58,7 +58,7 @@ async def results(settings: Settings, log: EventLog) -> list[Event]:
     return [event for event in found if not isinstance(event, ProgressRebuildRequested)]
 
 
-async def test_rebuild_makes_table_what_log_says(kafka_settings: Settings, request_id: str) -> None:
+async def test_rebuild_makes_the_table_equal_the_log(kafka_settings: Settings, request_id: str) -> None:
     table = {b"stray": b"evicted 1 0"}
     async with commands(kafka_settings, table) as (owner, log):
         events: list[Event] = [created(request_id, total=2), processed(requested(request_id))]

@@ -70,7 +70,7 @@ async def commit(settings: Settings, offsets: dict[TopicPartition, int]) -> None
 # --- a request is known as soon as Kafka has it
 
 
-async def test_a_request_is_found_right_after_its_creation_by_every_view(kafka_settings: Settings) -> None:
+async def test_every_view_finds_a_request_after_its_creation(kafka_settings: Settings) -> None:
     async with viewing(kafka_settings) as one, viewing(kafka_settings) as two, logging(kafka_settings) as log:
         for number in range(20):
             await log.append(created(f"request-{number}", total=3, owner="shop"))
@@ -83,13 +83,13 @@ async def test_a_request_is_found_right_after_its_creation_by_every_view(kafka_s
         assert later.get("request-19") is not None
 
 
-async def test_an_unknown_request_is_none(kafka_settings: Settings) -> None:
+async def test_unknown_request_is_none(kafka_settings: Settings) -> None:
     async with viewing(kafka_settings) as view:
         assert view.get("nobody") is None
         assert await view.get_fresh("nobody", timeout=SOON) is None
 
 
-async def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Settings, request_id: str) -> None:
+async def test_view_shows_writes_of_the_progress_app(kafka_settings: Settings, request_id: str) -> None:
     images = [requested(request_id, index) for index in (0, 1, 1500)]
     results = [processed(images[0]), failed(images[1]), processed(images[2], input_bytes=10, output_bytes=5)]
     events: Sequence[Event] = [created(request_id, total=2000, webhook_url="https://r.example/"), *results]
@@ -117,9 +117,7 @@ async def test_what_the_progress_app_writes_is_what_is_seen(kafka_settings: Sett
         assert later.get(request_id) == status
 
 
-async def test_a_change_wakes_who_watches_that_request_and_nobody_else(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_change_wakes_only_watchers_of_its_request(kafka_settings: Settings, request_id: str) -> None:
     async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
         with view.watching(request_id) as changed, view.watching("another") as other:
             await changelog.fold(created(request_id))
@@ -131,9 +129,7 @@ async def test_a_change_wakes_who_watches_that_request_and_nobody_else(
         assert view._watchers == {}
 
 
-async def test_a_command_is_known_before_the_progress_workers_have_read_it_and_after(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_command_is_visible_before_and_after_progress_reads_it(kafka_settings: Settings, request_id: str) -> None:
     cancelled = RequestCancelled(request_id=request_id, time=NOON + timedelta(hours=2))
     retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
     image = requested(request_id)
@@ -164,9 +160,7 @@ async def test_a_command_is_known_before_the_progress_workers_have_read_it_and_a
         assert view._requests[request_id].ahead == {}
 
 
-async def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_back(
-    kafka_settings: Settings, request_id: str
-) -> None:
+async def test_retry_of_evicted_request_is_visible_until_it_returns(kafka_settings: Settings, request_id: str) -> None:
     retried = RequestRetried(request_id=request_id, run=1, created_at=NOON, time=NOON + timedelta(hours=3))
     async with (
         viewing(kafka_settings) as view,
@@ -188,7 +182,7 @@ async def test_the_retry_of_a_request_that_left_the_table_is_known_until_it_is_b
         assert status.run == 1
 
 
-async def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Settings, request_id: str) -> None:
+async def test_request_with_deleted_records_is_gone(kafka_settings: Settings, request_id: str) -> None:
     other = f"{request_id}-other"
     events = [created(request_id), processed(requested(request_id)), created(other), processed(requested(other))]
     async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
@@ -207,7 +201,7 @@ async def test_a_request_whose_records_are_removed_is_gone(kafka_settings: Setti
 # --- where reading begins, and that it goes on
 
 
-async def test_what_the_progress_app_has_committed_is_taken_from_its_table_alone(kafka_settings: Settings) -> None:
+async def test_committed_progress_comes_from_the_table_alone(kafka_settings: Settings) -> None:
     """A request that left the table long ago must not come back with each start of the API."""
 
     async with logging(kafka_settings) as log:
@@ -222,7 +216,7 @@ async def test_what_the_progress_app_has_committed_is_taken_from_its_table_alone
             assert [number for number in range(4) if view.get(f"new-{number}") is None] == []
 
 
-async def test_offsets_without_a_record_do_not_hold_the_view_up(kafka_settings: Settings) -> None:
+async def test_offsets_without_a_record_do_not_block_the_view(kafka_settings: Settings) -> None:
     """The marks of transactions, and partitions whose records were deleted, end in offsets that no reader gets."""
 
     topics = Topics(kafka_settings.topic_prefix)
@@ -264,7 +258,7 @@ async def test_view_ends_where_its_records_are_gone(kafka_settings: Settings) ->
             await view.broken()
 
 
-async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_address: str, request_id: str) -> None:
+async def test_view_waits_for_topics_unknown_to_the_brokers(kafka_address: str, request_id: str) -> None:
     """As just after their creation: a view that took them for empty would answer 404 for ever."""
     settings = Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=2)
 
@@ -282,7 +276,7 @@ async def test_topics_that_the_brokers_do_not_know_yet_are_waited_for(kafka_addr
         await view.stop()
 
 
-async def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address: str) -> None:
+async def test_missing_topics_are_an_error_in_bounded_time(kafka_address: str) -> None:
     view = ProgressView(Settings(kafka_brokers=kafka_address, topic_prefix=f"test-{uuid4().hex[:12]}"))
     async with asyncio.timeout(60):
         with pytest.raises(KafkaUnavailableError):
@@ -290,7 +284,7 @@ async def test_topics_that_never_come_are_an_error_in_bounded_time(kafka_address
         await view.stop()
 
 
-async def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
+async def test_unreadable_record_does_not_end_the_view(kafka_settings: Settings, request_id: str) -> None:
     topic = Topics(kafka_settings.topic_prefix).requests
     writer = AIOKafkaProducer(bootstrap_servers=kafka_settings.kafka_brokers)
     await writer.start()
@@ -308,14 +302,14 @@ async def test_what_cannot_be_read_does_not_end_the_view(kafka_settings: Setting
 # --- Kafka is away
 
 
-async def test_a_view_that_was_not_started_is_stale() -> None:
+async def test_view_that_was_not_started_is_stale() -> None:
     view = ProgressView(Settings(kafka_brokers="127.0.0.1:1"))
     with pytest.raises(StaleViewError):
         await view.get_fresh("anything", timeout=1)
 
 
 @pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "who listens says nothing"])
-async def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(listens: bool) -> None:
+async def test_unreachable_kafka_fails_the_view_in_bounded_time(listens: bool) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listens:
@@ -328,7 +322,7 @@ async def test_a_kafka_that_cannot_be_reached_is_a_clear_error_in_bounded_time(l
             await view.stop()
 
 
-async def test_a_view_says_so_while_kafka_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+async def test_view_is_stale_in_an_outage_and_recovers_afterwards(tmp_path: Path) -> None:
     async with EmbeddedKafka(tmp_path) as kafka:
         settings = Settings(
             kafka_brokers=kafka.address, topic_prefix=f"test-{uuid4().hex[:12]}", partitions=1, data_dir=tmp_path

@@ -131,7 +131,7 @@ async def test_queued_images_do_not_starve_other_requests(
         await log.stop()
 
 
-async def test_unreadable_request_and_foreign_offsets_do_not_stop_a_pass(
+async def test_unreadable_request_or_foreign_offset_stops_no_pass(
     kafka_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = EventLog(kafka_settings)

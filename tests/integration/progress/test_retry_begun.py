@@ -16,9 +16,7 @@ from tests.support.examples import NOON, completed, created, failed, processed, 
 from tests.support.topic_reader import events_in, records_in
 
 
-async def test_a_retry_asks_once_for_what_has_not_succeeded_even_before_the_table_knows_that_it_did(
-    settings: Settings, request_id: str
-) -> None:
+async def test_early_retry_requests_each_unsuccessful_image_once(settings: Settings, request_id: str) -> None:
     log = EventLog(settings)
     await log.start()
     try:

@@ -142,7 +142,7 @@ async def wait_for(
         raise AssertionError(newcomer.log) from None
 
 
-async def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_the_log(
+async def test_worked_example_survives_a_kill_and_a_replay(
     newcomer: Newcomer, settings: Settings, request_id: str
 ) -> None:
     events = failures(request_id)
@@ -174,7 +174,7 @@ async def test_the_worked_example_keeps_right_over_a_kill_and_comes_back_from_th
     assert newcomer.shown() == wanted
 
 
-def test_the_worked_example_is_in_the_style_of_the_house(newcomer: Newcomer) -> None:
+def test_worked_example_passes_ruff(newcomer: Newcomer) -> None:
     names = [name for name in newcomer.files if name.endswith(".py")]
     for check in (["check"], ["format", "--check"]):
         ran = subprocess.run(

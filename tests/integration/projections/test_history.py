@@ -78,7 +78,7 @@ def of_request(event: Event, request_id: str) -> Event:
 # --- rows
 
 
-async def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(cassandra_settings: Settings) -> None:
+async def test_reordered_and_repeated_events_make_the_same_rows(cassandra_settings: Settings) -> None:
     images = [requested(index=index) for index in range(4)]
     again = requested(index=1, run=1)
     events: list[Event] = [
@@ -110,7 +110,7 @@ async def test_events_in_any_order_and_any_number_of_times_make_the_same_rows(ca
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-async def test_a_late_failure_does_not_overwrite_a_success(
+async def test_late_failure_does_not_overwrite_a_success(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     image = requested(request_id, product_name=request_id)
@@ -130,7 +130,7 @@ async def test_a_late_failure_does_not_overwrite_a_success(
 
 
 @pytest.mark.parametrize("order", list(permutations(range(2))))
-async def test_a_retry_outlives_the_first_run(
+async def test_later_run_outranks_the_first_run(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     first = failed(requested(request_id), "fetch_http_404")
@@ -142,7 +142,7 @@ async def test_a_retry_outlives_the_first_run(
         assert (row.run, row.reason) == (1, "fetch_http_410")
 
 
-async def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings: Settings, request_id: str) -> None:
+async def test_images_are_listed_in_order_across_chunks(cassandra_settings: Settings, request_id: str) -> None:
     indexes = [0, 1, 999, 1000, 1001, 2500]
 
     async with connected(cassandra_settings) as session:
@@ -156,9 +156,7 @@ async def test_images_are_found_in_order_a_thousand_at_a_time(cassandra_settings
         assert row.row_number == 2500
 
 
-async def test_a_product_shows_each_time_its_images_were_processed_newest_first(
-    cassandra_settings: Settings, request_id: str
-) -> None:
+async def test_product_history_lists_newest_processing_first(cassandra_settings: Settings, request_id: str) -> None:
     product = f"Shoe {request_id}"
     ids = [f"{request_id}-{number}" for number in range(3)]
 
@@ -255,7 +253,7 @@ async def test_product_history_reads_a_bounded_number_of_months(cassandra_settin
         assert pages == 3
 
 
-async def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: Settings, request_id: str) -> None:
+async def test_events_outside_the_history_write_no_row(cassandra_settings: Settings, request_id: str) -> None:
     events = [
         requested(request_id),
         output_requested([failed(requested(request_id))]),
@@ -268,9 +266,7 @@ async def test_what_the_history_does_not_keep_leaves_no_row(cassandra_settings: 
 
 
 @pytest.mark.parametrize("product", ["ü" * 500, "a'b; DROP TABLE requests; --", "\u0000", " ", "Ἀ/\\%"])
-async def test_any_product_name_that_an_upload_may_have_is_stored(
-    cassandra_settings: Settings, request_id: str, product: str
-) -> None:
+async def test_every_valid_product_name_is_stored(cassandra_settings: Settings, request_id: str, product: str) -> None:
     async with connected(cassandra_settings) as session:
         await record_all(session, [processed(requested(request_id, product_name=product))])
         (row,) = await session.execute(
@@ -281,7 +277,7 @@ async def test_any_product_name_that_an_upload_may_have_is_stored(
         assert request_id in {row.request_id for row in rows}
 
 
-async def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settings: Settings, request_id: str) -> None:
+async def test_largest_numbers_of_an_event_are_stored(cassandra_settings: Settings, request_id: str) -> None:
     last = 2**31 - 1
     image = requested(request_id, 2**24 - 1, row=last, position=last, run=2**16 - 1)
     done = processed(image, input_bytes=2**40 - 1, output_bytes=2**40 - 1).model_copy(
@@ -307,7 +303,7 @@ async def test_the_largest_numbers_an_event_may_have_are_stored(cassandra_settin
 # --- status
 
 
-async def test_the_status_follows_the_life_of_a_request(cassandra_settings: Settings, request_id: str) -> None:
+async def test_status_follows_the_lifecycle_of_a_request(cassandra_settings: Settings, request_id: str) -> None:
     done = completed(request_id, webhook_url=RECEIVER, owner="shop")
     told = WebhookDelivered(request_id=request_id, time=NOON + timedelta(minutes=2), webhook_id="msg_1", attempts=1)
 
@@ -327,7 +323,7 @@ async def test_the_status_follows_the_life_of_a_request(cassandra_settings: Sett
         assert await history.status(request_id) == completed_status(done, "delivered")
 
 
-async def test_a_webhook_that_was_given_up_is_failed(cassandra_settings: Settings, request_id: str) -> None:
+async def test_webhook_that_was_given_up_is_failed(cassandra_settings: Settings, request_id: str) -> None:
     given_up = WebhookFailed(request_id=request_id, webhook_id="msg_1", attempts=9, reason="http_500")
 
     async with connected(cassandra_settings) as session:
@@ -338,7 +334,7 @@ async def test_a_webhook_that_was_given_up_is_failed(cassandra_settings: Setting
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-async def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it(
+async def test_delivered_webhook_stays_delivered_whatever_follows(
     cassandra_settings: Settings, request_id: str, order: Sequence[int]
 ) -> None:
     told: dict[str, Any] = {"request_id": request_id, "webhook_id": "msg_1", "attempts": 1}
@@ -355,7 +351,7 @@ async def test_a_receiver_that_confirmed_has_confirmed_whatever_is_said_after_it
         assert status.webhook == "delivered"
 
 
-async def test_the_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
+async def test_header_of_the_upload_is_kept(cassandra_settings: Settings, request_id: str) -> None:
     async with connected(cassandra_settings) as session:
         await record_all(session, [completed(request_id), created(request_id)])
         (row,) = await session.execute("SELECT header FROM requests WHERE request_id = ?", (request_id,))
@@ -377,25 +373,23 @@ async def through_a_door(settings: Settings) -> AsyncIterator[tuple[TcpProxy, Se
         await door.shut()
 
 
-async def test_a_cassandra_that_cannot_be_reached_is_a_clear_error() -> None:
+async def test_unreachable_cassandra_is_a_clear_error() -> None:
     async with asyncio.timeout(60):
         with pytest.raises(CassandraUnavailableError, match=r"^Cassandra can't be used at 127\.0\.0\.1:1: .+"):
             await Session.connect(Settings(cassandra_hosts="127.0.0.1:1"))
 
 
-async def test_a_keyspace_that_is_not_there_is_a_clear_error(cassandra_address: str) -> None:
+async def test_missing_keyspace_is_a_clear_error(cassandra_address: str) -> None:
     with pytest.raises(CassandraUnavailableError, match="nothing_here"):
         await Session.connect(Settings(cassandra_hosts=cassandra_address, cassandra_keyspace="nothing_here"))
 
 
-async def test_without_hosts_the_error_says_what_to_set() -> None:
+async def test_missing_hosts_error_names_the_setting() -> None:
     with pytest.raises(CassandraUnavailableError, match="SHRINKSTREAM_CASSANDRA_HOSTS"):
         await Session.connect(Settings())
 
 
-async def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
-    cassandra_settings: Settings, request_id: str
-) -> None:
+async def test_query_to_stopped_cassandra_fails_in_bounded_time(cassandra_settings: Settings, request_id: str) -> None:
     async with through_a_door(cassandra_settings) as (door, session):
         history = History(session)
         assert await history.status(request_id) is None
@@ -405,7 +399,7 @@ async def test_a_question_to_a_cassandra_that_went_away_fails_in_bounded_time(
                 await history.status(request_id)
 
 
-async def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
+async def test_query_to_silent_cassandra_fails_in_bounded_time(
     cassandra_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with through_a_door(cassandra_settings) as (door, session):
@@ -418,7 +412,7 @@ async def test_a_cassandra_that_says_nothing_is_waited_for_in_bounded_time(
                 await history.status(request_id)
 
 
-async def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings: Settings, request_id: str) -> None:
+async def test_write_waits_for_a_returning_cassandra(cassandra_settings: Settings, request_id: str) -> None:
     async with through_a_door(cassandra_settings) as (door, session):
         history = History(session)
         await history.record(created(request_id))
@@ -433,7 +427,7 @@ async def test_a_write_waits_for_a_cassandra_that_comes_back(cassandra_settings:
         assert status.status == "completed"
 
 
-async def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings) -> None:
+async def test_invalid_statement_is_not_retried(cassandra_settings: Settings) -> None:
     async with connected(cassandra_settings) as session, asyncio.timeout(60):
         with pytest.raises(Exception, match="nothing_here") as error:
             await session.execute("SELECT * FROM nothing_here", retry_for=300)
@@ -443,9 +437,7 @@ async def test_a_wrong_statement_is_not_tried_again(cassandra_settings: Settings
 # --- pages
 
 
-async def test_a_query_gives_all_its_rows_however_many_there_are_and_a_part_of_them_at_a_time(
-    cassandra_settings: Settings, request_id: str
-) -> None:
+async def test_query_pages_through_any_number_of_rows(cassandra_settings: Settings, request_id: str) -> None:
     async with connected(cassandra_settings) as session:
         await asyncio.gather(
             *(
@@ -468,7 +460,7 @@ async def test_a_query_gives_all_its_rows_however_many_there_are_and_a_part_of_t
 # --- commands
 
 
-async def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whatever_order_its_events_came_in(
+async def test_cancelled_and_retried_status_is_independent_of_event_order(
     cassandra_settings: Settings,
 ) -> None:
     at = [NOON + timedelta(minutes=minutes) for minutes in range(10)]
@@ -507,7 +499,7 @@ async def test_the_status_of_a_cancelled_and_retried_request_is_the_same_whateve
                 assert told == story[length - 1][1], f"after {length} events"
 
 
-async def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_settings: Settings) -> None:
+async def test_requests_of_owner_are_listed_over_days_without_gap(cassandra_settings: Settings) -> None:
     owner = f"owner-{uuid4()}"
     days = (0, 0, 1, 40, 400)
     events = [
@@ -526,7 +518,7 @@ async def test_an_owners_requests_are_listed_over_days_without_a_gap(cassandra_s
 # --- retention
 
 
-async def test_a_request_whose_files_were_removed_is_expired_whatever_comes_in_which_order(
+async def test_expired_request_stays_expired_in_any_event_order(
     cassandra_settings: Settings,
 ) -> None:
     events: list[Event] = [

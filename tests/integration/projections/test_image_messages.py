@@ -39,9 +39,7 @@ async def connected(settings: Settings) -> AsyncIterator[tuple[History, Deliveri
         await session.close()
 
 
-async def test_second_reading_makes_no_message_that_was_never_due(
-    cassandra_settings: Settings, request_id: str
-) -> None:
+async def test_rereading_creates_no_message_that_was_never_due(cassandra_settings: Settings, request_id: str) -> None:
     first, second = settled(request_id, 0), settled(request_id, 1)
 
     async with connected(cassandra_settings) as (history, deliveries, messages):

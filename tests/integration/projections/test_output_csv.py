@@ -100,9 +100,7 @@ def images_of(request_id: str, urls_per_row: Sequence[int]) -> list[ImageRequest
     return images
 
 
-async def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(
-    settings: Settings, request_id: str
-) -> None:
+async def test_output_has_uploaded_rows_and_output_urls(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
         await at.record(list(reversed(results)))
@@ -115,9 +113,7 @@ async def test_the_output_has_the_rows_of_the_upload_and_where_their_images_are(
         )
 
 
-async def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_why(
-    settings: Settings, request_id: str
-) -> None:
+async def test_failed_image_has_empty_url_and_a_reason(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         a, b, c, d = images_of(request_id, [3, 1])
         results: list[Result] = [processed(a), failed(b, "too_large"), processed(c), failed(d)]
@@ -130,7 +126,7 @@ async def test_a_failed_image_leaves_its_place_empty_and_the_last_column_says_wh
         assert [row[4] for row in rows] == ["image 2: too_large", "image 1: fetch_http_404"]
 
 
-async def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: Settings, request_id: str) -> None:
+async def test_rows_across_a_chunk_boundary_stay_whole(settings: Settings, request_id: str) -> None:
     """A row over three of the history's partitions, one that ends with a partition, and one that begins with one."""
     urls_per_row = [3, 2050, 7, 940, 5, 1]
 
@@ -155,9 +151,7 @@ async def test_rows_that_go_on_in_the_next_thousand_images_stay_whole(settings: 
         ]  # fmt: skip
 
 
-async def test_the_completion_says_what_was_counted_and_where_the_output_is(
-    settings: Settings, request_id: str
-) -> None:
+async def test_completion_carries_counts_and_the_output_url(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         due = output_requested([processed(a), failed(b)], webhook_url="https://r.example/", owner="shop")
@@ -173,7 +167,7 @@ async def test_the_completion_says_what_was_counted_and_where_the_output_is(
         assert await at.copies() == []
 
 
-async def test_a_repeat_makes_the_same_bytes_and_the_same_event(settings: Settings, request_id: str) -> None:
+async def test_redelivery_makes_the_same_bytes_and_event(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b)])
@@ -237,7 +231,7 @@ async def test_completed_run_is_not_written_again(settings: Settings, request_id
         assert await at.stored() is None
 
 
-async def test_a_history_that_lags_a_little_is_waited_for(
+async def test_output_waits_for_a_lagging_history(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 60.0)
@@ -255,7 +249,7 @@ async def test_a_history_that_lags_a_little_is_waited_for(
         assert len(await at.completions()) == 1
 
 
-async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes(
+async def test_output_waits_while_history_makes_progress(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lag, "HISTORY_TIMEOUT", 0.6)
@@ -272,7 +266,7 @@ async def test_a_history_that_goes_on_is_waited_for_however_long_all_of_it_takes
         assert len(await at.completions()) == 1
 
 
-async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Settings, request_id: str) -> None:
+async def test_failure_of_earlier_run_is_a_gap(settings: Settings, request_id: str) -> None:
     """Even where the sums agree: the reason would be that of the first run."""
 
     async with fixture(settings, request_id) as at:
@@ -290,9 +284,7 @@ async def test_a_failure_of_the_first_run_is_a_gap_in_the_second(settings: Setti
         assert await at.stored(run=0) is None
 
 
-async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_for(
-    settings: Settings, request_id: str
-) -> None:
+async def test_output_of_cancelled_and_retried_run_is_skipped(settings: Settings, request_id: str) -> None:
     """Its images are being replaced, so that its sums may never be right again."""
 
     async with fixture(settings, request_id) as at:
@@ -310,9 +302,7 @@ async def test_an_output_of_a_run_that_was_cancelled_and_retried_is_not_waited_f
         assert len(await at.completions()) == 1
 
 
-async def test_a_success_after_the_completion_comes_into_the_output_csv_once_the_history_has_it(
-    settings: Settings, request_id: str
-) -> None:
+async def test_success_after_completion_updates_the_output_csv(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         a, b = images_of(request_id, [2])
         await at.record([processed(a), failed(b)])
@@ -409,7 +399,7 @@ async def test_sums_that_history_contradicts_are_dropped(settings: Settings, req
         assert await at.stored() == first
 
 
-async def test_the_spool_folder_is_made_when_it_is_missing(settings: Settings, request_id: str) -> None:
+async def test_missing_spool_folder_is_created(settings: Settings, request_id: str) -> None:
     assert not (settings.data_dir / "spool").exists()
 
     async with fixture(settings, request_id) as at:

@@ -104,9 +104,7 @@ def again(request_id: str, index: int) -> Any:
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
-async def test_a_result_that_comes_while_the_rows_are_looked_through_stays(
-    settings: Settings, request_id: str, has_ended: bool
-) -> None:
+async def test_result_arriving_during_rebuild_is_kept(settings: Settings, request_id: str, has_ended: bool) -> None:
     async with room(settings, request_id) as at:
         await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
         late: list[Event] = [processed(requested(request_id, 1))]
@@ -123,9 +121,7 @@ async def test_a_result_that_comes_while_the_rows_are_looked_through_stays(
         assert bool(await at.row(2)) is not has_ended, "only of what has ended all is known"
 
 
-async def test_what_comes_of_a_retry_that_was_under_way_outlives_the_rebuild(
-    settings: Settings, request_id: str
-) -> None:
+async def test_results_of_running_retry_survive_the_rebuild(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         images = [requested(request_id, index) for index in range(2)]
         await at.happen(
@@ -145,7 +141,7 @@ async def test_what_comes_of_a_retry_that_was_under_way_outlives_the_rebuild(
         assert (status.status, status.run, status.succeeded) == ("completed", 1, 1)
 
 
-async def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(settings: Settings, request_id: str) -> None:
+async def test_rebuild_of_completed_request_overwrites_wrong_rows(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         image = requested(request_id)
         await at.happen(created(request_id), processed(image), completed(request_id, total=1))
@@ -161,7 +157,7 @@ async def test_a_rebuild_of_what_has_ended_writes_over_whatever_is_there(setting
         assert (await at.row(0))["run"] == 1
 
 
-async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, request_id: str) -> None:
+async def test_recalled_result_survives_a_younger_deletion(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         images = [requested(request_id), requested(request_id, run=1, time=NOON + timedelta(hours=1))]
         await at.happen(processed(images[1]), failed(images[0]))
@@ -174,9 +170,7 @@ async def test_what_is_recalled_outlives_a_younger_deletion(settings: Settings, 
 # --- comparison
 
 
-async def test_a_result_that_comes_during_a_comparison_is_no_difference_at_the_second_look(
-    settings: Settings, request_id: str
-) -> None:
+async def test_result_arriving_during_verification_is_no_difference(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         await at.happen(created(request_id, total=3), processed(requested(request_id, 0)))
         first = await at.verify(Interrupted(at, processed(requested(request_id, 1))))
@@ -190,9 +184,7 @@ async def test_a_result_that_comes_during_a_comparison_is_no_difference_at_the_s
         assert fourth.differences == third.differences, "what is new isn't there for a second time"
 
 
-async def test_a_success_stays_when_a_later_attempt_fails_and_that_is_no_difference(
-    settings: Settings, request_id: str
-) -> None:
+async def test_success_before_a_later_failure_is_no_difference(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         await at.happen(
             created(request_id),
@@ -217,9 +209,7 @@ async def test_wrong_sums_of_a_completed_request_are_found(settings: Settings, r
         assert "'output bytes': 7" in difference
 
 
-async def test_an_output_csv_is_compared_once_its_request_is_complete_with_what_its_last_completion_counts(
-    settings: Settings, request_id: str
-) -> None:
+async def test_output_csv_is_compared_with_its_last_completion(settings: Settings, request_id: str) -> None:
     async with room(settings, request_id) as at:
         storage = Storage.of(settings)
         output = OutputCsv(at.history, storage, at.log, settings.data_dir / "spool", history_timeout=0)

@@ -44,7 +44,7 @@ def files(settings: Settings, request_id: str) -> list[Path]:
     return [path for path in (settings.data_dir / "storage").rglob("*") if path.is_file() and request_id in str(path)]
 
 
-async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(kafka_settings: Settings) -> None:
+async def test_retention_removes_old_requests_once_and_keeps_active_ones(kafka_settings: Settings) -> None:
     over, still_running, run_again = str(uuid4()), str(uuid4()), str(uuid4())
 
     async with retention(kafka_settings, days=1e-9) as (keeper, event_log, storage):
@@ -72,7 +72,7 @@ async def test_what_finished_long_ago_is_removed_once_and_what_is_in_use_is_not(
     assert not (kafka_settings.data_dir / "storage" / "images" / over).exists(), "no empty folder stays"
 
 
-async def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> None:
+async def test_retention_keeps_recently_finished_requests(kafka_settings: Settings) -> None:
     async with retention(kafka_settings, days=1) as (keeper, event_log, _):
         await event_log.append(completed(str(uuid4())))
         assert await keeper.run_pass(PARTITIONS) == 0
@@ -81,7 +81,7 @@ async def test_what_finished_a_moment_ago_stays(kafka_settings: Settings) -> Non
     assert await removed(kafka_settings) == []
 
 
-async def test_a_worker_that_died_before_it_remembered_says_the_same_again(kafka_settings: Settings) -> None:
+async def test_restarted_retention_repeats_the_same_event(kafka_settings: Settings) -> None:
     request_id = str(uuid4())
 
     async with retention(kafka_settings, days=1e-9) as (keeper, event_log, _):

@@ -171,7 +171,7 @@ async def test_redelivery_has_same_id_and_whole_schedule(system: Settings, reque
 
 
 @pytest.mark.usefixtures("worker")
-async def test_receivers_that_are_silent_do_not_delay_the_others(system: Settings, request_id: str) -> None:
+async def test_silent_receivers_do_not_delay_the_others(system: Settings, request_id: str) -> None:
     async with AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(Receiver(seconds=60).listening()) for _ in range(4)]
         prompt = await stack.enter_async_context(Receiver().listening())

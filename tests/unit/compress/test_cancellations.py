@@ -16,7 +16,7 @@ def test_cancellation_covers_its_run_but_not_later_retry() -> None:
     assert not known.covers(requested("two"))
 
 
-def test_images_of_an_expired_request_are_covered_in_every_run() -> None:
+def test_images_of_expired_request_are_cancelled_in_every_run() -> None:
     known = CancelledRequests()
     known.take([RequestExpired(request_id="one").encode(), cancelled("one")])
     assert [known.covers(requested("one", run=run)) for run in (0, 7)] == [True, True]

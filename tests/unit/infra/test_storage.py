@@ -33,7 +33,7 @@ async def content(storage: Storage, key: str) -> bytes | None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 * 1024, 3 * MIB + 1])
-async def test_what_was_put_is_what_is_got(tmp_path: Path, size: int) -> None:
+async def test_stored_object_is_read_back(tmp_path: Path, size: int) -> None:
     storage = folder(tmp_path)
     data = os.urandom(size)
     await storage.put("images/a/0.jpg", data, "image/jpeg")

@@ -23,5 +23,5 @@ def test_server_errors_are_worth_a_retry() -> None:
     assert "later" not in failure_of("fetch_http_410").advice
 
 
-def test_reason_of_a_later_release_is_shown_as_it_is() -> None:
+def test_reason_of_a_later_release_is_shown_unchanged() -> None:
     assert failure_of("new_reason").title == "new_reason"

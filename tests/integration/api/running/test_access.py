@@ -34,7 +34,7 @@ def events_written(settings: Settings) -> int:
 
 
 @pytest.mark.parametrize("path", ["/api/upload", "/api/images/upload", "/upload"])
-def test_trying_an_upload_out_counts_its_rows_and_images_and_writes_nothing(api: Api, path: str) -> None:
+def test_dry_run_counts_rows_and_images_without_writing(api: Api, path: str) -> None:
     before = events_written(api.settings)
     answer = api.call("POST", f"{path}?validate_only=true", CSV, Content_Type="text/csv", Idempotency_Key="tried")
     assert answer.status == 200
@@ -54,7 +54,7 @@ def test_trying_an_upload_out_counts_its_rows_and_images_and_writes_nothing(api:
     assert real.status == 202
 
 
-def test_trying_out_a_file_that_would_be_refused_names_what_is_wrong(api: Api) -> None:
+def test_dry_run_of_invalid_csv_names_its_errors(api: Api) -> None:
     tried = api.call("POST", "/api/upload?validate_only=1", BAD_CSV, Content_Type="text/csv")
     refused = api.call("POST", "/api/upload", BAD_CSV, Content_Type="text/csv")
     assert (tried.status, refused.status) == (200, 422)
@@ -66,7 +66,7 @@ def test_trying_out_a_file_that_would_be_refused_names_what_is_wrong(api: Api) -
     assert {error["row"] for error in report["errors"]} == {3}
 
 
-def test_a_flag_that_is_neither_true_nor_false_is_refused(api: Api) -> None:
+def test_flag_neither_true_nor_false_is_rejected(api: Api) -> None:
     answer = api.call("POST", "/api/upload?validate_only=perhaps", CSV, Content_Type="text/csv")
     assert (answer.status, answer.json["type"]) == (422, "urn:shrinkstream:problem:bad-parameter")
 
@@ -75,7 +75,7 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused(api: Api) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/api/upload"), ("GET", "/api/status/x"), ("GET", "/download/x"), ("GET", "/x")]
 )
-def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: dict[str, str]) -> None:
+def test_every_route_requires_a_key(api: Api, method: str, path: str, headers: dict[str, str]) -> None:
     answer = call(api.url, method, path, b"" if method == "POST" else None, headers)
     assert (answer.status, answer.json["type"]) == (401, "urn:shrinkstream:problem:unauthorized")
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -95,12 +95,12 @@ def test_every_route_asks_for_a_key(api: Api, method: str, path: str, headers: d
         ("/images/b2da3e5f-e062-435c-aaa5-a9d67346ed1d/0.jpg", 404),
     ],
 )
-def test_probes_metrics_documents_and_images_ask_for_none(api: Api, path: str, status: int) -> None:
+def test_probes_metrics_documents_and_images_need_no_key(api: Api, path: str, status: int) -> None:
     # An API that has just started is not ready yet.
     wait_until(lambda: call(api.url, "GET", path).status == status, f"{status} for {path}")
 
 
-def test_a_request_belongs_to_the_key_that_made_it(api: Api) -> None:
+def test_request_belongs_to_the_key_that_made_it(api: Api) -> None:
     accepted = api.call("POST", "/api/upload", CSV, Content_Type="text/csv").json["requestId"]
     assert api.call("GET", f"/api/status/{accepted}", Authorization=f"Bearer {KEY}").status == 200
     for path in (
@@ -114,7 +114,7 @@ def test_a_request_belongs_to_the_key_that_made_it(api: Api) -> None:
         assert strange.body.replace(accepted.encode(), b"0" * 36) == unknown.body
 
 
-def test_without_keys_it_refuses_to_serve_the_network_and_says_why(api: Api) -> None:
+def test_api_without_keys_refuses_to_serve_the_network(api: Api) -> None:
     settings = api.settings.model_copy(update={"api_keys": None, "host": "0.0.0.0"})
     done = subprocess.run(
         [sys.executable, "-m", "infra.cli", "api"],
@@ -128,7 +128,7 @@ def test_without_keys_it_refuses_to_serve_the_network_and_says_why(api: Api) -> 
     assert "SHRINKSTREAM_API_KEYS" in done.stderr
 
 
-def test_every_answer_is_safe_to_look_at(api: Api) -> None:
+def test_every_response_has_security_headers(api: Api) -> None:
     for path in ("/healthz", "/docs", "/nowhere", "/openapi.json"):
         headers = api.call("GET", path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -137,7 +137,7 @@ def test_every_answer_is_safe_to_look_at(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("path", "document"), [("/docs", "/openapi.json"), ("/docs/events", "/asyncapi.json")])
-def test_the_pages_of_the_documents_let_nothing_run_but_their_own_files(api: Api, path: str, document: str) -> None:
+def test_documentation_pages_run_only_their_own_scripts(api: Api, path: str, document: str) -> None:
     page = api.call("GET", path)
     policy = page.headers["content-security-policy"]
     assert "unsafe" not in policy
@@ -146,12 +146,12 @@ def test_the_pages_of_the_documents_let_nothing_run_but_their_own_files(api: Api
     assert page.headers["content-security-policy"] != api.call("GET", path).headers["content-security-policy"]
 
 
-def test_without_the_setting_no_page_may_read_an_answer(api: Api) -> None:
+def test_no_origin_may_read_responses_by_default(api: Api) -> None:
     answer = api.call("GET", "/healthz", Origin="https://shop.example")
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-def test_the_pages_of_a_named_origin_may_read_answers_and_errors_and_others_may_not(strict_api: Api) -> None:
+def test_only_allowed_origin_may_read_responses_and_errors(strict_api: Api) -> None:
     for path in ("/healthz", "/nowhere"):
         friend = strict_api.call("GET", path, Origin="https://shop.example")
         assert friend.headers["access-control-allow-origin"] == "https://shop.example"
@@ -160,7 +160,7 @@ def test_the_pages_of_a_named_origin_may_read_answers_and_errors_and_others_may_
         assert "access-control-allow-origin" not in stranger.headers
 
 
-def test_a_browser_is_told_before_an_upload_that_it_may_send_it(strict_api: Api) -> None:
+def test_preflight_allows_upload_from_allowed_origin(strict_api: Api) -> None:
     answer = call(
         strict_api.url,
         "OPTIONS",
@@ -196,7 +196,7 @@ def open_api(api: Api) -> Iterator[Api]:
         yield running
 
 
-def test_without_keys_a_page_of_another_site_can_not_upload(open_api: Api) -> None:
+def test_api_without_keys_rejects_cross_site_uploads(open_api: Api) -> None:
     strange = upload_of_page(open_api, Sec_Fetch_Site="cross-site", Origin="https://evil.example")
     assert (strange.status, strange.json["type"]) == (403, "urn:shrinkstream:problem:foreign-page")
     for headers in (
@@ -210,7 +210,7 @@ def test_without_keys_a_page_of_another_site_can_not_upload(open_api: Api) -> No
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example."]
 )
-def test_without_keys_it_does_not_answer_to_a_name_that_somebody_else_may_own(open_api: Api, host: str) -> None:
+def test_api_without_keys_rejects_foreign_host_names(open_api: Api, host: str) -> None:
     for answer in (open_api.call("GET", "/api/requests", Host=host), upload_of_page(open_api, Host=host)):
         assert (answer.status, answer.json["type"]) == (403, "urn:shrinkstream:problem:foreign-page")
     assert open_api.call("GET", "/healthz", Host=host).status == 200
@@ -220,17 +220,17 @@ def test_without_keys_it_does_not_answer_to_a_name_that_somebody_else_may_own(op
     "host",
     ["localhost", "LOCALHOST:8080", "a.localhost:1", "127.0.0.1:8080", "[::1]:8080", "x", "", "SHRINK.example:8080"],
 )
-def test_without_keys_it_answers_to_the_names_of_its_machine_and_to_its_public_one(open_api: Api, host: str) -> None:
+def test_api_without_keys_accepts_local_and_public_host_names(open_api: Api, host: str) -> None:
     assert open_api.call("GET", "/api/requests", Host=host).status == 200
     assert upload_of_page(open_api, Host=host).status == 200
 
 
-def test_with_keys_any_name_and_any_page_will_do(api: Api) -> None:
+def test_api_with_keys_accepts_any_host_and_origin(api: Api) -> None:
     headers = {"Host": "shrink.example", "Sec_Fetch_Site": "cross-site", "Origin": "https://evil.example"}
     assert upload_of_page(api, **headers).status == 200
 
 
-def test_who_asks_too_often_is_told_when_to_come_back_and_probes_are_not_counted(limited_api: Api) -> None:
+def test_rate_limit_sends_retry_after_and_exempts_probes(limited_api: Api) -> None:
     answers = [limited_api.call("GET", "/api/status/x") for _ in range(20)]
     refused = [answer for answer in answers if answer.status == 429]
     assert refused

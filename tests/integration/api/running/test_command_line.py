@@ -102,7 +102,7 @@ def request_in(text: str) -> str:
     return found[1]
 
 
-def test_ctrl_c_leaves_the_request_running_and_says_how_to_come_back(
+def test_ctrl_c_keeps_request_running_and_prints_resume_command(
     api: Api, environment: dict[str, str], file: str
 ) -> None:
     with Running("submit", file, environment=environment) as submitting:
@@ -123,7 +123,7 @@ def test_ctrl_c_leaves_the_request_running_and_says_how_to_come_back(
 
 
 @pytest.mark.parametrize("colour", ["", "1"], ids=["colours", "NO_COLOR"])
-def test_a_terminal_shows_a_bar_and_no_colour_where_none_is_wanted(
+def test_terminal_shows_progress_bar_without_unwanted_colour(
     environment: dict[str, str], file: str, colour: str
 ) -> None:
     variables = {**environment, **({"NO_COLOR": colour} if colour else {})}
@@ -137,7 +137,7 @@ def test_a_terminal_shows_a_bar_and_no_colour_where_none_is_wanted(
     assert "the request continues" in submitting.err
 
 
-def test_a_wait_outlives_a_connection_that_is_cut(api: Api, environment: dict[str, str], file: str, line: Line) -> None:
+def test_wait_survives_cut_connection(api: Api, environment: dict[str, str], file: str, line: Line) -> None:
     with Running("submit", file, "--server", line.url, environment=environment) as submitting:
         submitting.wait_until(lambda: "request " in submitting.err)
         line.cut()
@@ -150,20 +150,20 @@ def test_a_wait_outlives_a_connection_that_is_cut(api: Api, environment: dict[st
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["watch"], ["images"], ["download"], ["cancel"], ["retry"]])
-def test_an_unknown_request_is_refused_in_a_line(environment: dict[str, str], arguments: list[str]) -> None:
+def test_unknown_request_is_an_error_of_one_line(environment: dict[str, str], arguments: list[str]) -> None:
     ended = shrinkstream(*arguments, "nobody-knows-it", environment=environment)
     assert (ended.returncode, ended.stdout) == (3, "")
     assert ended.stderr == "shrinkstream: there is no request nobody-knows-it\n"
 
 
-def test_a_wrong_key_is_refused_in_a_line(environment: dict[str, str], file: str) -> None:
+def test_wrong_key_is_an_error_of_one_line(environment: dict[str, str], file: str) -> None:
     for arguments in (["submit", file], ["list"]):
         ended = shrinkstream(*arguments, environment={**environment, "SHRINKSTREAM_API_KEYS": "guess"})
         assert (ended.returncode, ended.stdout) == (3, "")
         assert re.fullmatch(r"shrinkstream: send a valid key .*\n", ended.stderr)
 
 
-def test_a_csv_that_is_refused_has_its_bad_rows_named(environment: dict[str, str], tmp_path: Path) -> None:
+def test_rejected_csv_has_its_bad_rows_named(environment: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     rows = "".join(f"{number},Shoe,no-url-\x1b[31m{number}\n" for number in range(30))
     path.write_text("S. No.,Product Name,Input Image URLs\n" + rows)
@@ -177,7 +177,7 @@ def test_a_csv_that_is_refused_has_its_bad_rows_named(environment: dict[str, str
     assert "\x1b" not in ended.stderr, "what a file says does nothing to the terminal"
 
 
-def test_what_can_not_go_on_is_an_error_of_one_line(environment: dict[str, str], file: str, tmp_path: Path) -> None:
+def test_fatal_response_is_an_error_of_one_line(environment: dict[str, str], file: str, tmp_path: Path) -> None:
     nowhere = "http://127.0.0.1:{}".format(remembered_ports(tmp_path / "ports.json", ["none"])["none"])
     for code, arguments, said in (
         (1, ["status", "r", "--server", nowhere], f"no answer from {nowhere}"),
@@ -196,7 +196,7 @@ def test_what_can_not_go_on_is_an_error_of_one_line(environment: dict[str, str],
         assert code == 2 or len(ended.stderr.splitlines()) == 1
 
 
-def test_what_can_not_be_read_again_is_not_uploaded(environment: dict[str, str], tmp_path: Path) -> None:
+def test_file_that_cannot_be_reread_is_not_uploaded(environment: dict[str, str], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     ended = shrinkstream("submit", str(tmp_path / "pipe"), environment=environment)
     assert ended.returncode == 1
@@ -212,7 +212,7 @@ def test_what_can_not_be_read_again_is_not_uploaded(environment: dict[str, str],
         (200, "application/json", "[1, 2"),
     ],
 )
-def test_another_server_is_recognised(
+def test_other_server_is_recognised(
     environment: dict[str, str], file: str, status: int, content_type: str, body: str
 ) -> None:
     with site(status, content_type, body) as url:
@@ -246,7 +246,7 @@ def site(status: int, content_type: str, body: str, *, missing: int = 0) -> Iter
         server.shutdown()
 
 
-def test_a_download_that_breaks_off_leaves_what_was_there(environment: dict[str, str], tmp_path: Path) -> None:
+def test_broken_download_keeps_the_earlier_file(environment: dict[str, str], tmp_path: Path) -> None:
     output = tmp_path / "output.csv"
     output.write_text("before")
     with site(200, "text/csv", "S. No.,", missing=1000) as url:
@@ -256,7 +256,7 @@ def test_a_download_that_breaks_off_leaves_what_was_there(environment: dict[str,
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("output.csv", "before")]
 
 
-def test_what_is_asked_for_as_json_is_json(api: Api, environment: dict[str, str], file: str) -> None:
+def test_json_option_prints_json(api: Api, environment: dict[str, str], file: str) -> None:
     submitted = shrinkstream("submit", file, "--no-wait", "--json", environment=environment)
     assert submitted.returncode == 0
     request_id = json.loads(submitted.stdout)["requestId"]

@@ -30,15 +30,13 @@ def openapi(api: Api) -> Any:
     return api.call("GET", "/openapi.json").json
 
 
-def test_the_openapi_document_is_valid(openapi: Any) -> None:
+def test_openapi_document_is_valid(openapi: Any) -> None:
     validate(openapi)
     assert openapi["openapi"].startswith("3.1.")
     assert "request.completed" in openapi["webhooks"]
 
 
-def test_the_asyncapi_initiatives_parser_finds_nothing_to_say_about_the_asyncapi_document(
-    api: Api, tmp_path: Path
-) -> None:
+def test_asyncapi_parser_accepts_asyncapi_document(api: Api, tmp_path: Path) -> None:
     if not (NODE / "node_modules").is_dir():
         pytest.skip("`make test` installs the parser from npm; this environment has none")
     file = tmp_path / "asyncapi.json"
@@ -54,7 +52,7 @@ def test_the_asyncapi_initiatives_parser_finds_nothing_to_say_about_the_asyncapi
     assert json.loads(done.stdout) == {"valid": True, "diagnostics": []}
 
 
-def test_every_event_is_on_the_channel_that_it_is_written_to() -> None:
+def test_asyncapi_names_channel_of_every_event() -> None:
     described = document(Topics(), version="1")
     channels = {
         name: set(channel["messages"]) for name, channel in described["channels"].items() if name != "dead_letters"
@@ -65,20 +63,20 @@ def test_every_event_is_on_the_channel_that_it_is_written_to() -> None:
     assert channels == expected
 
 
-def test_every_operation_has_a_name_of_its_own_and_describes_its_answers(openapi: Any) -> None:
+def test_every_operation_has_unique_id_and_described_responses(openapi: Any) -> None:
     operations = [operation for path in openapi["paths"].values() for operation in path.values()]
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(answer["description"] for operation in operations for answer in operation["responses"].values())
 
 
-def test_every_route_that_needs_a_key_says_so(openapi: Any) -> None:
+def test_document_names_every_route_that_needs_a_key(openapi: Any) -> None:
     for route in chain.from_iterable(route.expanded() for route in route_table()):
         operation = openapi["paths"][route.path.replace(":.+", "")][route.method.lower()]
         assert bool(operation["security"]) == route.needs_key
         assert ("401" in operation["responses"]) == route.needs_key
 
 
-def test_schemathesis_finds_no_contradiction_between_the_document_and_the_running_api(api: Api) -> None:
+def test_schemathesis_finds_no_contradiction_to_openapi_document(api: Api) -> None:
     """All its checks, on what the document allows and what it forbids; a bounded and repeatable run."""
     done = subprocess.run(
         [

@@ -43,7 +43,7 @@ def answer_of(connection: socket.socket) -> http.client.HTTPResponse:
 CHUNKED = "Content-Type: text/csv\r\nTransfer-Encoding: chunked\r\n"
 
 
-def test_a_streamed_body_is_refused_once_it_passes_the_limit_though_it_never_ends(api: Api) -> None:
+def test_endless_streamed_body_is_rejected_at_the_limit(api: Api) -> None:
     with connect(api, CHUNKED) as connection:
         for _ in range(LIMIT // 65536 + 8):
             connection.sendall(b"%x\r\n%s\r\n" % (65536, b"x" * 65536))
@@ -52,7 +52,7 @@ def test_a_streamed_body_is_refused_once_it_passes_the_limit_though_it_never_end
         assert api.spooled() == []
 
 
-def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(api: Api) -> None:
+def test_content_length_over_limit_is_rejected_before_the_body(api: Api) -> None:
     connection = connect(api, f"Content-Type: text/csv\r\nContent-Length: {10 * LIMIT}\r\n")
     response = answer_of(connection)
     assert response.status == 413
@@ -61,7 +61,7 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_is_sent(api: Api) 
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zlib.compress], ids=["gzip", "deflate"])
-def test_a_packed_csv_is_unpacked_and_checked(api: Api, pack: Callable[[bytes], bytes]) -> None:
+def test_compressed_csv_is_decompressed_and_checked(api: Api, pack: Callable[[bytes], bytes]) -> None:
     encoding = "gzip" if pack is gzip.compress else "deflate"
     answer = api.call(
         "POST", "/api/upload?validate_only=true", pack(CSV), Content_Type="text/csv", Content_Encoding=encoding
@@ -69,7 +69,7 @@ def test_a_packed_csv_is_unpacked_and_checked(api: Api, pack: Callable[[bytes], 
     assert (answer.status, answer.json["images"]) == (200, 1)
 
 
-def test_a_bomb_of_packed_bytes_is_counted_unpacked_and_fills_no_memory(api: Api) -> None:
+def test_decompression_bomb_stops_at_limit_in_flat_memory(api: Api) -> None:
     bomb = gzip.compress(HEADER + b" " * 300 * LIMIT)
     assert len(bomb) < LIMIT
     before = psutil.Process(api.process.pid).memory_info().rss
@@ -78,21 +78,21 @@ def test_a_bomb_of_packed_bytes_is_counted_unpacked_and_fills_no_memory(api: Api
     assert psutil.Process(api.process.pid).memory_info().rss - before < 50 * LIMIT
 
 
-def test_bytes_that_are_not_packed_as_they_say_are_refused(api: Api) -> None:
+def test_body_contradicting_its_content_encoding_is_rejected(api: Api) -> None:
     answer = api.call("POST", "/api/upload", CSV, Content_Type="text/csv", Content_Encoding="gzip")
     assert answer.status == 400
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip"])
-def test_another_packing_is_refused_and_the_known_ones_are_named(api: Api, encoding: str) -> None:
+def test_unknown_content_encoding_is_rejected_naming_supported_ones(api: Api, encoding: str) -> None:
     answer = api.call("POST", "/api/upload", CSV, Content_Type="text/csv", Content_Encoding=encoding)
     assert answer.status in (400, 415), answer.body
     assert answer.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("begun", [CHUNKED, "Content-Type: text/csv\r\nContent-Length: 5000\r\n"])
-def test_a_client_that_hangs_up_leaves_no_file_behind(api: Api, begun: str) -> None:
+def test_disconnecting_client_leaves_no_spool_file(api: Api, begun: str) -> None:
     connection = connect(api, begun)
     connection.sendall(b"100\r\n" + b"x" * 0x100 + b"\r\n")
     wait_until(lambda: len(api.spooled()) == 1, "an upload in the spool")
@@ -105,7 +105,7 @@ def images_answered(api: Api, status: int) -> float:
     return scrape.total("shrinkstream_http_requests_total", route="/images/{path}", status=str(status))
 
 
-def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api) -> None:
+def test_client_disconnecting_during_image_logs_no_error(api: Api) -> None:
     store_large_image(api.settings)
     parts = urlsplit(api.url)
     before = images_answered(api, 200)
@@ -117,7 +117,7 @@ def test_a_client_that_hangs_up_within_an_image_is_no_error_of_the_api(api: Api)
     assert images_answered(api, 500) == 0
 
 
-def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api) -> None:
+def test_concurrent_uploads_over_limit_get_retry_after(strict_api: Api) -> None:
     first, second = connect(strict_api, CHUNKED), connect(strict_api, CHUNKED)
     try:
         wait_until(lambda: len(strict_api.spooled()) == 2, "two uploads in the spool")
@@ -131,7 +131,7 @@ def test_more_uploads_at_once_than_allowed_are_told_to_come_back(strict_api: Api
     assert strict_api.call("POST", "/api/upload?validate_only=1", CSV, Content_Type="text/csv").status == 200
 
 
-def test_uploads_leave_some_room_on_the_disk(api: Api) -> None:
+def test_uploads_keep_a_reserve_on_the_disk(api: Api) -> None:
     free = int(free_bytes(api.settings.data_dir))
     with running_api(api.settings, min_free_bytes=free * 2) as full:
         refused = full.call("POST", "/api/upload", CSV, Content_Type="text/csv")
@@ -140,13 +140,13 @@ def test_uploads_leave_some_room_on_the_disk(api: Api) -> None:
     assert api.spooled() == []
 
 
-def test_a_form_with_fields_without_end_is_refused(api: Api) -> None:
+def test_form_with_endless_fields_is_rejected(api: Api) -> None:
     fields = b"".join(b'--b\r\nContent-Disposition: form-data; name="n%d"\r\n\r\nx\r\n' % n for n in range(1000))
     answer = api.call("POST", "/api/upload", fields + b"--b--\r\n", Content_Type="multipart/form-data; boundary=b")
     assert (answer.status, answer.json["type"]) == (400, "urn:shrinkstream:problem:bad-form")
 
 
-def test_uploads_side_by_side_keep_the_memory_flat(api: Api) -> None:
+def test_concurrent_uploads_keep_memory_flat(api: Api) -> None:
     rows = b"".join(b"%d,Shoe,https://shop.example/%d.jpg\n" % (number, number) for number in range(20_000))
     statuses: list[int] = []
 
@@ -177,7 +177,7 @@ def test_uploads_side_by_side_keep_the_memory_flat(api: Api) -> None:
     ],
     ids=["no HTTP", "broken header", "long header", "broken length", "unknown expectation"],
 )
-def test_broken_http_is_answered_with_a_problem_that_repeats_nothing_of_it(api: Api, sent: bytes, status: int) -> None:
+def test_malformed_http_gets_problem_without_echoed_input(api: Api, sent: bytes, status: int) -> None:
     parts = urlsplit(api.url)
     with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60) as connection:
         connection.sendall(sent)
@@ -188,7 +188,7 @@ def test_broken_http_is_answered_with_a_problem_that_repeats_nothing_of_it(api: 
         assert inside not in body + str(response.headers)
 
 
-def test_a_client_that_asks_whether_to_go_on_is_told_to(api: Api) -> None:
+def test_expect_header_gets_100_continue(api: Api) -> None:
     connection = connect(
         api,
         f"Content-Type: text/csv\r\nContent-Length: {len(CSV)}\r\nExpect: 100-continue\r\n",
@@ -211,14 +211,14 @@ def test_a_client_that_asks_whether_to_go_on_is_told_to(api: Api) -> None:
         ("GET", "/docs/%2e%2e%2fapp.py", 404),
     ],
 )
-def test_wrong_addresses_and_methods_are_problems(api: Api, method: str, path: str, status: int) -> None:
+def test_unknown_paths_and_methods_are_problems(api: Api, method: str, path: str, status: int) -> None:
     answer = api.call(method, path)
     assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
     if status == 405:
         assert answer.headers["allow"]
 
 
-def test_a_body_that_is_neither_form_nor_csv_is_refused(api: Api) -> None:
+def test_body_neither_form_nor_csv_is_rejected(api: Api) -> None:
     answer = api.call("POST", "/api/upload", b"{}", Content_Type="application/json")
     assert (answer.status, answer.json["type"]) == (415, "urn:shrinkstream:problem:unsupported-media-type")
 
