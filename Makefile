@@ -43,7 +43,7 @@ $(DEV): infra/locks/dev.txt tests/npm/package-lock.json tests/npm/chromium.mjs $
 
 $(JARS): infra/locks/jars.toml $(RUNTIME)
 	@$(VENV)/bin/python -m infra.devserver.jars
-	@$(VENV)/bin/python -m infra.devserver.class_data
+	@$(VENV)/bin/python -m infra.devserver.class_data_install
 	@touch $@
 
 install: $(RUNTIME) $(JARS)

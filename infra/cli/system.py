@@ -16,12 +16,13 @@ import structlog
 from pydantic import SecretStr
 
 from infra.cli.init import initialise
-from infra.devserver import EmbeddedServer, EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK, free_ports, remembered_ports
 from infra.devserver.process import ChildProcess
 from infra.devserver.security import Security
+from infra.devserver.server import EmbeddedServer
+from infra.devserver.servers import EmbeddedServers
 from infra.devserver.supervisor import Supervised, Supervisor
 from infra.errors import EXIT_FAILED, ExplainedError
 from infra.observability.metrics import Role

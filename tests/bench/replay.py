@@ -15,9 +15,9 @@ from cassandra.query import tuple_factory
 
 from infra.cassandra.session import Session
 from infra.cli.init import initialise
-from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.servers import EmbeddedServers
 from infra.settings import Settings
 from streams.events.base import HEADERS, utc_now
 from streams.events.images import ImageProcessed

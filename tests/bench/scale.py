@@ -8,10 +8,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK
+from infra.devserver.servers import EmbeddedServers
 from tests.bench.images import through_the_system
 from tests.bench.report import Row
 from tests.e2e.conftest import start_system, stop_system

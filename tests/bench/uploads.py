@@ -16,10 +16,10 @@ import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 
 from infra.cli.init import initialise
-from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import remembered_ports
+from infra.devserver.servers import EmbeddedServers
 from infra.kafka.topics import create_topics
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics

@@ -19,9 +19,9 @@ import psutil
 from aiohttp import web
 
 from infra.cli.init import initialise
-from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.servers import EmbeddedServers
 from infra.settings import Settings
 from streams.events.base import utc_now
 from streams.events.requests import RequestCompleted

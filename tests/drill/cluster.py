@@ -11,10 +11,10 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from infra.devserver import EmbeddedServer
 from infra.devserver.cassandra import PROTOCOL_VERSION, EmbeddedCassandra
 from infra.devserver.kafka import JVM_OPTIONS, EmbeddedKafka
 from infra.devserver.ports import remembered_ports
+from infra.devserver.server import EmbeddedServer
 
 NODES = 3
 CLUSTER_ID = "c2hyaW5rc3RyZWFtLWRyaQ=="

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from infra.devserver import EmbeddedServer, EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.ports import LOOPBACK, free_ports
 from infra.devserver.process import ChildProcess
+from infra.devserver.server import EmbeddedServer
+from infra.devserver.servers import EmbeddedServers
 from infra.devserver.supervisor import Supervised, Supervisor
 from tests.drill.cluster import NODES, ClusterCassandra, ClusterKafka, ProxiedKafka, is_answered_by_all, is_in_sync
 from tests.support.waiting import wait_until

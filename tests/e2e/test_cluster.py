@@ -14,10 +14,10 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from infra.devserver import EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.security import Security
+from infra.devserver.servers import EmbeddedServers
 from tests.e2e.conftest import System, start_system, stop_system
 from tests.support.certificates import write_certificates
 from tests.support.published_clients import call, completed, upload, wait_for

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from infra.devserver import EmbeddedServer
+from infra.devserver.server import EmbeddedServer
 from tests.support.waiting import wait_until
 
 

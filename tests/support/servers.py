@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from infra.devserver import EmbeddedServer
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK
+from infra.devserver.server import EmbeddedServer
 
 VARIABLE = "TEST_SERVERS"  # tells the workers the port on which the controlling process answers
 START_SECONDS = 240.0

@@ -21,10 +21,11 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
-from infra.devserver import EmbeddedServer, EmbeddedServerError, EmbeddedServers
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.security import Security
+from infra.devserver.server import EmbeddedServer, EmbeddedServerError
+from infra.devserver.servers import EmbeddedServers
 
 END_SECONDS = 120.0
 
