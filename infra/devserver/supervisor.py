@@ -12,7 +12,8 @@ from infra.cancellation import cancel_and_wait, run_in_background
 logger = structlog.get_logger(__name__)
 
 MIN_BACKOFF = 0.5
-MAX_BACKOFF = 30.0
+MAX_BACKOFF = 8.0
+"""Bounds (s) how long after an outage of Kafka, Cassandra or the storage a worker that ended meanwhile is started."""
 STEADY_SECONDS = 30.0  # a run that lasted this long resets the backoff
 
 
