@@ -32,6 +32,7 @@ logger = structlog.get_logger(__name__)
 
 TARGETS = "prometheus-targets.json"
 """Prometheus file_sd targets, in the data dir."""
+WORKER_PORTS = "worker-ports.json"
 READY_TIMEOUT = 120.0
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 12.0  # SIGTERM drains and commits within 10 s
@@ -86,7 +87,7 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
         supervisor = Supervisor()
         stack.push_async_callback(supervisor.stop)
         workers = _workers(compress_workers)
-        ports = remembered_ports(settings.data_dir / "worker-ports.json", list(workers))
+        ports = remembered_ports(settings.data_dir / WORKER_PORTS, list(workers))
         addresses = {"api": settings.own_address, **{name: f"{LOOPBACK}:{at}" for name, at in ports.items()}}
         roles: dict[str, Role] = {"api": "api", **workers}
         _write_targets(settings.data_dir / TARGETS, addresses, roles)
@@ -109,10 +110,16 @@ async def running_system(settings: Settings, *, compress_workers: int) -> AsyncI
 def _make_private(data_dir: Path) -> None:
     """Keep other users of this machine out of what `up` writes; a data dir that was there before keeps its mode."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in ("logs", "spool", "storage"):
+    for name in ("faust", "logs", "spool", "storage"):
         folder = data_dir / name
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
+    _make_file_private(data_dir / WORKER_PORTS)
+
+
+def _make_file_private(file: Path) -> None:
+    file.touch(mode=0o600)
+    file.chmod(0o600)
 
 
 def _environment(settings: Settings, role: Role) -> dict[str, str]:
@@ -137,6 +144,7 @@ def _write_targets(file: Path, addresses: Mapping[str, str], roles: Mapping[str,
         for name, address in addresses.items()
     ]
     partial_file = file.with_suffix(".partial")
+    _make_file_private(partial_file)
     partial_file.write_text(json.dumps(targets, indent=2) + "\n")
     partial_file.replace(file)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from infra.cli.system import TARGETS, WORKER_PORTS
 from infra.observability.readiness import CHECK_INTERVAL
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.published_clients import Answer, call, completed, upload
@@ -99,7 +100,11 @@ def test_second_up_resumes_killed_one(resumed: Resumed) -> None:
 
 def test_up_keeps_its_files_from_other_users(resumed: Resumed) -> None:
     assert resumed.data_dir.stat().st_mode & 0o077 == 0
-    for name in ("kafka", "cassandra", "storage", "spool", "logs", "env", "password"):
+    folders, files = (
+        ("kafka", "cassandra", "faust", "storage", "spool", "logs"),
+        ("env", "password", TARGETS, WORKER_PORTS),
+    )
+    for name in (*folders, *files):
         assert (resumed.data_dir / name).stat().st_mode & 0o077 == 0, name
 
 
