@@ -1,7 +1,8 @@
-"""``python -m tests.bench [NAME …] [--json FILE] [--against FILE]``: what it measures, in one table.
+"""``python -m tests.bench [NAME …] [--json FILE] [--against FILE]``: a table, printed row by row.
 
 Bounded in time, on loopback only. Without names all of them run; ``animations``, ``formats`` and ``hostile`` only when
-named, as they print tables of their own. ``--json`` keeps the figures, ``--against`` compares them with another run's.
+named, as they print tables of their own. ``--json`` keeps the figures, also those of an interrupted run; ``--against``
+compares them with another run's. Steps go to standard error.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.bench import animations, formats, hostile, images, replay, scale, sizes, uploads, webhooks
-from tests.bench.report import comparison, load, save, table
+from tests.bench.report import Row, comparison, heading, line, load, progress, save
 
 MEASURED = {
     "images": images.measure,
@@ -35,16 +36,21 @@ def main() -> None:
     # What is measured is a system of our own, whatever the environment says.
     for variable in [variable for variable in os.environ if variable.startswith("SHRINKSTREAM_")]:
         del os.environ[variable]
-    rows = []
-    for name in names:
-        if name in PRINTED:
-            PRINTED[name]()
-            continue
-        started = time.monotonic()
-        rows += (found := list(MEASURED[name]()))
-        print(f"\n{name}, {time.monotonic() - started:.0f} s\n{table(found)}", flush=True)
-    if arguments.json:
-        save(rows, arguments.json)
+    rows: list[Row] = []
+    try:
+        for name in names:
+            if name in PRINTED:
+                PRINTED[name]()
+                continue
+            started = time.monotonic()
+            print(f"\n{heading(name)}", flush=True)
+            for row in MEASURED[name]():
+                rows.append(row)
+                print(line(row), flush=True)
+            progress(f"{name} took {time.monotonic() - started:.0f} s")
+    finally:
+        if arguments.json:
+            save(rows, arguments.json)
     if arguments.against:
         print(f"\nagainst {arguments.against}\n{comparison(load(arguments.against), rows)}")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.bench.processes import watched_memory
+from tests.bench.system import watched_memory
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.images import endless_jpeg, jpeg
 from tests.support.published_clients import Answer, call

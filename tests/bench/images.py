@@ -1,27 +1,26 @@
 """Requests of photos, end to end, beside the raw loop over the same photos."""
 
+import io
 import os
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 
 from PIL import Image
 
 from tests.bench import raw_loop
-from tests.bench.processes import COMPRESSING, cpu_seconds, watched_memory
 from tests.bench.raw_loop import Measured
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
+from tests.bench.system import COMPRESSING, complete, cpu_seconds, kafka_bytes, watched_memory
 from tests.e2e.conftest import start_system, stop_system
-from tests.support.published_clients import call, upload
 from tests.support.shop import Shop, photo
 
 ROUNDS = 3
-WARM_UP = 200  # images: Java compiles what it runs often
-PHOTOS = Path(os.environ.get("TEST_SHARED", Path(__file__).parents[3] / "shared")) / "photos"
+WARM_UP = 800  # images: Java compiles methods that run often
+SHARED = Path(os.environ.get("TEST_SHARED", Path(__file__).parents[3] / "shared"))
 TIME_LIMIT = 300.0
 OURS, PLAIN, OPTIMISED = "shrinkstream, end to end", "raw loop, plain", "raw loop, optimised"
 
@@ -30,86 +29,90 @@ _runs = count()
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos between two sizes, in megapixels, and made ones of ``size`` pixels where there are none."""
+    """Files of ``SHARED`` between two sizes, in megapixels; generated ones of ``size`` pixels where there are none."""
 
     name: str
+    files: str
     images: int
     smallest: float
     largest: float
     size: tuple[int, int]
-    aim: float
+    aim: float | None
 
 
 SETS = (
-    PhotoSet("0.3 MP", 2_000, 0.2, 0.5, (640, 480), aim=0.5),
-    PhotoSet("3 MP", 400, 0.0, 16.0, (2048, 1536), aim=1.0),
+    PhotoSet("0.3 MP photos", "photos/*.jpg", 2_000, 0.2, 0.5, (640, 480), aim=0.5),
+    PhotoSet("3 MP photos", "photos/*.jpg", 400, 0.0, 16.0, (2048, 1536), aim=1.0),
+    PhotoSet("0.3 MP PNG", "formats/*.png", 200, 0.1, 0.6, (640, 480), aim=None),
 )
 
 
 @dataclass
 class Run:
-    """One run of the system: what it took, by role, and for how many images."""
+    """One run: its cost, by role where it was the system's, and bytes on Kafka by topic."""
 
     measured: Measured
     cpu_by_role: Counter[str] = field(default_factory=Counter)
+    kafka_bytes: Counter[str] = field(default_factory=Counter)
 
 
 def photos(shop: Shop, wanted: PhotoSet) -> list[str]:
-    """The URLs of the photos that a set is made of: real ones where there are any."""
-    sized = {file: _megapixels(file) for file in sorted(PHOTOS.glob("*.jpg"))}
+    """The URLs of the photos of a set."""
+    sized = {file: _megapixels(file) for file in sorted(SHARED.glob(wanted.files))}
     files = [file for file, megapixels in sized.items() if wanted.smallest <= megapixels <= wanted.largest]
-    if not files:
-        print(f"no photos of {wanted.name} at {PHOTOS} (set TEST_SHARED): made ones are used")
-        return [shop.add(f"{wanted.name[0]}-{number}.jpg", photo(*wanted.size, number)) for number in range(20)]
-    return [shop.add(file.name, file.read_bytes()) for file in files]
+    if files:
+        return [shop.add(file.name, file.read_bytes()) for file in files]
+    progress(f"no {wanted.name} at {SHARED} (set TEST_SHARED): generated ones are used")
+    ending = wanted.files.rpartition(".")[2]
+    made = [photo(*wanted.size, number) for number in range(20)]
+    return [
+        shop.add(f"{number}.{ending}", _as_png(content) if ending == "png" else content)
+        for number, content in enumerate(made)
+    ]
 
 
-def through_the_system(url: str, root: int, images: list[str]) -> Run:
+def through_the_system(url: str, root: int, images: list[str], data_dir: Path = Path("/nowhere")) -> Run:
     """From the first byte of the upload to `completed`. No URL comes twice: each image is fetched and shrunk."""
     run = next(_runs)
     rows = "".join(f"{number},Photo {number},{image}?{run}-{number}\n" for number, image in enumerate(images, 1))
-    before = cpu_seconds(root)
-    started = time.perf_counter()
+    cpu, written = cpu_seconds(root), kafka_bytes(data_dir)
     with watched_memory(root) as memory:
-        request_id = upload(url, "S. No.,Product Name,Input Image URLs\n" + rows)
-        while True:
-            status = call(url, "GET", f"/api/status/{request_id}").json
-            if status["status"] == "completed":
-                break
-            if time.perf_counter() - started > TIME_LIMIT:
-                raise SystemExit(f"not completed within {TIME_LIMIT:g} s: {status}")
-            time.sleep(0.05)
-        seconds = time.perf_counter() - started
-    assert status["failed"] == 0, status
-    used = cpu_seconds(root)
-    used.subtract(before)
+        seconds, status = complete(url, "S. No.,Product Name,Input Image URLs\n" + rows, TIME_LIMIT)
+    used, wrote = cpu_seconds(root), kafka_bytes(data_dir)
+    used.subtract(cpu)
+    wrote.subtract(written)
     peak = max(sum(sample[role] for role in COMPRESSING) for sample in memory)
-    return Run(Measured(seconds, used.total(), peak, status["outputBytes"]), used)
+    return Run(Measured(seconds, used.total(), peak, status["outputBytes"]), used, wrote)
 
 
 def measure() -> Iterator[Row]:
     for wanted in SETS:
         with Shop() as shop, tempfile.TemporaryDirectory() as folder:
-            urls = photos(shop, wanted)
-            images = [urls[number % len(urls)] for number in range(wanted.images)]
+            urls = list(islice(cycle(photos(shop, wanted)), max(WARM_UP, wanted.images)))
             environment = {**os.environ, "SHRINKSTREAM_FETCH_ALLOW": shop.address}
-            process, url = start_system(environment, "--port", "0", "--data-dir", f"{folder}/system")
+            data_dir = Path(folder) / "system"
+            process, url = start_system(environment, "--port", "0", "--data-dir", str(data_dir))
             try:
-                through_the_system(url, process.pid, images[:WARM_UP])
-                runs = _rounds(url, process.pid, images, Path(folder))
+                progress(f"{wanted.name}: warm-up of {WARM_UP} images")
+                through_the_system(url, process.pid, urls[:WARM_UP])
+                runs = _rounds(url, process.pid, wanted, urls[: wanted.images], data_dir)
             finally:
                 stop_system(process)
         yield from _rows(wanted, runs)
 
 
-def _rounds(url: str, root: int, images: list[str], folder: Path) -> dict[str, list[Run]]:
-    """Each way in turn, round after round, so that a change of the machine's speed meets all of them."""
+def _rounds(url: str, root: int, wanted: PhotoSet, images: list[str], data_dir: Path) -> dict[str, list[Run]]:
+    """Each way in turn, round after round, so that a change of the machine's speed affects all of them."""
     runs: dict[str, list[Run]] = {OURS: [], PLAIN: [], OPTIMISED: []}
-    for _ in range(ROUNDS):
-        runs[OURS].append(through_the_system(url, root, images))
-        for name in (PLAIN, OPTIMISED):
-            measured = raw_loop.measure(images, folder, optimize=name == OPTIMISED, timeout=TIME_LIMIT)
-            runs[name].append(Run(measured))
+    for number in range(1, ROUNDS + 1):
+        for name, done in runs.items():
+            if name == OURS:
+                done.append(through_the_system(url, root, images, data_dir))
+            else:
+                optimize = name == OPTIMISED
+                done.append(Run(raw_loop.measure(images, data_dir.parent, optimize=optimize, timeout=TIME_LIMIT)))
+            rate = len(images) / done[-1].measured.seconds
+            progress(f"{wanted.name}: round {number} of {ROUNDS}, {name}: {rate:.0f} images/s")
     return runs
 
 
@@ -123,7 +126,7 @@ def _rows(wanted: PhotoSet, runs: Mapping[str, list[Run]]) -> Iterator[Row]:
     def cpu(measured: Measured) -> float:
         return measured.cpu_seconds / wanted.images * 1e3
 
-    ours, title = runs[OURS], f"{wanted.name} photos"
+    ours, title = runs[OURS], wanted.name
     yield Row(
         f"{title}: upload to completed", "images/s", each(OURS, rate), each(PLAIN, rate), "raw Pillow loop", wanted.aim
     )
@@ -145,6 +148,10 @@ def _rows(wanted: PhotoSet, runs: Mapping[str, list[Run]]) -> Iterator[Row]:
     for role in sorted(ours[0].cpu_by_role, key=lambda role: -ours[0].cpu_by_role[role]):
         spent = [run.cpu_by_role[role] / wanted.images * 1e3 for run in ours]
         yield Row(f"{title}:   of it {role}", "ms/image", spent, more_is_better=False)
+    for topic in sorted(ours[0].kafka_bytes, key=lambda topic: -ours[0].kafka_bytes[topic]):
+        written = [run.kafka_bytes[topic] / wanted.images for run in ours]
+        if max(written) >= 1:
+            yield Row(f"{title}: on Kafka, {topic}", "bytes/image", written, more_is_better=False)
     yield Row(
         f"{title}: bytes out",
         "KB/image",
@@ -162,6 +169,12 @@ def _rows(wanted: PhotoSet, runs: Mapping[str, list[Run]]) -> Iterator[Row]:
         "raw Pillow loop",
         more_is_better=False,
     )
+
+
+def _as_png(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _megapixels(file: Path) -> float:

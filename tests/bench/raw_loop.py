@@ -33,11 +33,14 @@ class Measured:
 
 
 def shrink_to_file(content: bytes, path: Path, *, optimize: bool) -> int:
-    image = Image.open(io.BytesIO(content))
-    with path.open("wb") as file:  # to a real file: Pillow lets go of the GIL
-        (image if image.mode in ("RGB", "L") else image.convert("RGB")).save(
-            file, "JPEG", quality=50, optimize=optimize
-        )
+    image: Image.Image = Image.open(io.BytesIO(content))
+    encoding = "PNG" if image.format == "PNG" else "JPEG"
+    if image.mode not in ("RGB", "L"):
+        image = image.convert("RGB")
+    if encoding == "PNG":
+        image = image.quantize()
+    with path.open("wb") as file:  # to a real file: Pillow releases the GIL
+        image.save(file, encoding, quality=50, optimize=optimize)
         return file.tell()
 
 

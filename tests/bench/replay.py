@@ -28,7 +28,7 @@ from streams.progress.rebuild import KafkaPartitionLog, Rebuild
 from streams.projections.history import History
 from streams.projections.rebuild import WRITES_IN_FLIGHT, rebuild_history
 from streams.webhooks.store import Deliveries
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
 
 EVENTS = 100_000
 RAW_ROWS = 20_000
@@ -139,13 +139,15 @@ async def run() -> list[Row]:
             settings = Settings(kafka_brokers=kafka.address, cassandra_hosts=cassandra.address, partitions=1)
             await initialise(settings)
             await fill(settings)
-            for _ in range(ROUNDS):
+            for number in range(ROUNDS):
+                progress(f"replay of progress: round {number + 1} of {ROUNDS}")
                 folds[0].append(await folded(settings))
                 folds[1].append(await raw(settings))
             session = await Session.connect(settings)
             try:
                 await history_written(settings, session)  # Java compiles what it runs often
-                for _ in range(ROUNDS):
+                for number in range(ROUNDS):
+                    progress(f"replay of the history: round {number + 1} of {ROUNDS}")
                     writes[0].append(await history_written(settings, session))
                     writes[1].append(await asyncio.to_thread(rows_written, settings))
             finally:

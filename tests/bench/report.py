@@ -1,7 +1,9 @@
-"""What the benchmarks measured: one table to read, and JSON to compare with another run."""
+"""Results of the benchmarks: lines of a table as they come, and JSON to compare with another run."""
 
 import json
 import statistics
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,20 +44,28 @@ class Row:
         return reached >= self.aim if self.more_is_better else reached <= self.aim
 
 
-HEADINGS = ("", "", "ours", "spread", "limit", "ratio", "aim", "")
+_WIDTHS = (68, 11, 8, 15, 8, 6, 7)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows as text, in columns."""
-    cells = [HEADINGS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEADINGS))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in (0, 1, 7) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
+def heading(name: str) -> str:
+    """The first line of a table of rows."""
+    return _columns((name, "", "ours", "spread", "limit", "ratio", "aim", ""))
+
+
+def line(row: Row) -> str:
+    """A row in columns of fixed widths: it is printed as soon as it is measured."""
+    return _columns(_cells(row))
+
+
+def progress(text: str) -> None:
+    """Print a step of a benchmark, with the time, on standard error."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _columns(cells: Sequence[str]) -> str:
+    left, unit, *figures, verdict = cells
+    aligned = [figure.rjust(width) for figure, width in zip(figures, _WIDTHS[2:], strict=True)]
+    return "  ".join((left.ljust(_WIDTHS[0]), unit.ljust(_WIDTHS[1]), *aligned, verdict)).rstrip()
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -80,7 +90,7 @@ def load(path: Path) -> list[Row]:
 
 
 def comparison(before: Iterable[Row], after: Iterable[Row]) -> str:
-    """What two runs share, and how much the second has of the first; by ratio where there is one."""
+    """The rows that two runs share, with the second as a multiple of the first; by ratio where there is one."""
     earlier = {row.name: row for row in before}
     lines = []
     for row in after:
@@ -91,5 +101,5 @@ def comparison(before: Iterable[Row], after: Iterable[Row]) -> str:
         assert was is not None
         assert is_now is not None
         change = f"{is_now / was:.2f} times" if was else "from nothing"
-        lines.append(f"{row.name:50} {'ratio' if by_ratio else row.unit:12} {was:10.3g} → {is_now:<10.3g} {change}")
+        lines.append(f"{row.name:68} {'ratio' if by_ratio else row.unit:12} {was:10.3g} → {is_now:<10.3g} {change}")
     return "\n".join(lines)

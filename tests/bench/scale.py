@@ -13,7 +13,7 @@ from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.ports import LOOPBACK
 from infra.devserver.servers import EmbeddedServers
 from tests.bench.images import through_the_system
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
 from tests.e2e.conftest import start_system, stop_system
 from tests.support.shop import photo
 
@@ -69,6 +69,7 @@ async def run() -> dict[int, float]:
                     "SHRINKSTREAM_CODEC_PROCESSES": "1",
                 }
                 for workers in WORKERS:
+                    progress(f"{workers} compress workers")
                     rates[workers] = await asyncio.to_thread(rate, environment, address, workers)
         finally:
             await runner.cleanup()

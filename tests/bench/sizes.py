@@ -1,7 +1,8 @@
-"""What an image costs as requests grow, a small request beside a large one, memory at rest and at most, start-up.
+"""The cost of an image as requests grow, a small request beside a large one, memory at rest and at most, start-up.
 
-The images are known to the compress worker already, so that it copies its results: all the rest is as ever. What is
-measured is the cost around the codec, which for 100,000 images would take most of the time.
+The compress worker has processed the images before, so it copies its results; everything else is as usual. So the cost
+around the codec is measured, which would take most of the time of 100,000 images. A second API process shows the cost
+of an image that another one has accepted.
 """
 
 import os
@@ -15,10 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-from tests.bench.processes import cpu_seconds, resident_bytes, watched_memory
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
+from tests.bench.system import (
+    complete,
+    cpu_seconds,
+    environment_of_role,
+    kafka_bytes,
+    resident_bytes,
+    running_api,
+    seconds_of,
+    watched_memory,
+)
 from tests.e2e.conftest import start_system, stop_system
-from tests.support.published_clients import call, upload
 from tests.support.shop import Shop
 
 # Images of a request, and how many requests one after another.
@@ -29,38 +38,26 @@ FILES = 10
 SMALL = 3  # images
 ALONE = 10  # requests
 EVERY = 5.0  # seconds between two small requests beside the large one
-REST_SECONDS = 10.0
+SETTLING_SECONDS, REST_SECONDS = 10.0, 60.0
+REST_AIM = 4.0  # % of a core
+FOREIGN_AIM = 0.03  # ms per image
 TIME_LIMIT = 900.0
 READY_AIM = 20.0  # seconds
 
 
 @dataclass
 class Cost:
-    """What the requests of one size took."""
+    """The cost of the requests of one size."""
 
     images: int
-    stored: int  # images on the disk, with those that the worker was shown before
+    stored: int  # images on the disk, including those of the warm-up
     seconds: float = 0.0
     cpu_by_role: Counter[str] = field(default_factory=Counter)
+    foreign_api: float = 0.0  # seconds of a second API process
     kafka_bytes: Counter[str] = field(default_factory=Counter)
     cassandra_bytes: int = 0
     peak_by_role: Counter[str] = field(default_factory=Counter)
     small: list[float] = field(default_factory=list)
-
-
-def complete(url: str, csv: str, timeout: float = TIME_LIMIT) -> float:
-    """Seconds from the first byte of the upload to `completed`."""
-    started = time.perf_counter()
-    request_id = upload(url, csv)
-    while True:
-        status = call(url, "GET", f"/api/status/{request_id}").json
-        seconds = time.perf_counter() - started
-        if status["status"] == "completed":
-            assert status["failed"] == 0, status
-            return seconds
-        if seconds > timeout:
-            raise SystemExit(f"not completed within {timeout:g} s: {status}")
-        time.sleep(0.05)
 
 
 def table(urls: list[str], images: int) -> str:
@@ -89,26 +86,31 @@ class Bench:
             stop_system(process)
 
     def small_request(self, url: str, number: int) -> float:
-        """Seconds of a request whose images nobody knows."""
-        return complete(url, table([f"{known}?small={number}" for known in self.urls], SMALL))
+        """Seconds of a request of new images."""
+        return complete(url, table([f"{known}?small={number}" for known in self.urls], SMALL), TIME_LIMIT)[0]
 
     def cost(self, size: int, times: int) -> Cost:
         cost = Cost(size * times, size * times + COMPARED)
-        disk = self._kafka_bytes(), self._cassandra_bytes()
-        with self.running() as (process, url):
-            complete(url, table(self.urls, COMPARED))  # the worker has to know the images, and Java its work
-            before = cpu_seconds(process.pid)
+        disk = kafka_bytes(self._folder), self._cassandra_bytes()
+        progress(f"{times} requests of {size:,} images")
+        with (
+            self.running() as (process, url),
+            running_api(environment_of_role(process.pid, "api")) as (foreign_api, _),
+        ):
+            complete(url, table(self.urls, COMPARED), TIME_LIMIT)  # the worker caches the images, Java compiles
+            before, foreign_before = cpu_seconds(process.pid), seconds_of(foreign_api)
             with watched_memory(process.pid) as memory, self._small_ones_beside(url, cost):
                 started = time.perf_counter()
                 for _ in range(times):
-                    complete(url, table(self.urls, size))
+                    complete(url, table(self.urls, size), TIME_LIMIT)
                 cost.seconds = time.perf_counter() - started
+            cost.foreign_api = seconds_of(foreign_api) - foreign_before
             cost.cpu_by_role = cpu_seconds(process.pid)
             cost.cpu_by_role.subtract(before)
             for sample in memory:
                 cost.peak_by_role |= sample
         # Cassandra has written its memory to its tables when it was stopped.
-        cost.kafka_bytes = self._kafka_bytes()
+        cost.kafka_bytes = kafka_bytes(self._folder)
         cost.kafka_bytes.subtract(disk[0])
         cost.cassandra_bytes = self._cassandra_bytes() - disk[1]
         return cost
@@ -130,23 +132,17 @@ class Bench:
             stop.set()
             asking.join(TIME_LIMIT)
 
-    def _kafka_bytes(self) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for file in (self._folder / "kafka" / "data").glob("shrinkstream*/*.log"):
-            topic = file.parent.name.rpartition("-")[0].partition("shrinkstream")[2][1:]
-            found[topic] += file.stat().st_size
-        return found
-
     def _cassandra_bytes(self) -> int:
         tables = (self._folder / "cassandra" / "data" / "shrinkstream").rglob("*")
         return sum(file.stat().st_size for file in tables if file.is_file())
 
 
 def at_rest(bench: Bench) -> Iterator[Row]:
-    """A fresh system: start-up, memory and processor while nothing is asked of it; then small requests alone."""
+    """A fresh system: start-up, small requests alone, then memory and processor while it is idle."""
     with bench.running() as (process, url):
         alone = [bench.small_request(url, number) for number in range(ALONE)]
-        time.sleep(REST_SECONDS)
+        progress(f"idle for {REST_SECONDS:g} s")
+        time.sleep(SETTLING_SECONDS)
         before = cpu_seconds(process.pid)
         time.sleep(REST_SECONDS)
         used = cpu_seconds(process.pid)
@@ -156,8 +152,10 @@ def at_rest(bench: Bench) -> Iterator[Row]:
     yield Row(f"a request of {SMALL} images, alone", "s", alone, more_is_better=False)
     for role, size in resident.most_common():
         yield Row(f"at rest: {role}", "MB", [size / 1e6], more_is_better=False)
+    busy = used.total() / REST_SECONDS * 100
+    yield Row("at rest: processor, all processes", "% of a core", [busy], aim=REST_AIM, more_is_better=False)
     for role, seconds in used.most_common():
-        yield Row(f"at rest: {role}", "% of a core", [seconds / REST_SECONDS * 100], more_is_better=False)
+        yield Row(f"at rest: processor, {role}", "% of a core", [seconds / REST_SECONDS * 100], more_is_better=False)
 
 
 def rows_of(size: int, cost: Cost, compared: Cost) -> Iterator[Row]:
@@ -182,6 +180,14 @@ def rows_of(size: int, cost: Cost, compared: Cost) -> Iterator[Row]:
     yield row("processor time around the codec", "ms", lambda of: of.cpu_by_role.total() / of.images * 1e3, aim=1.1)
     for role in [role for role, seconds in cost.cpu_by_role.most_common() if seconds > 0]:
         yield row(f"  of it {role}", "ms", spent_by(role))
+    foreign = cost.foreign_api / cost.images * 1e3
+    yield Row(
+        f"image in a request of {size:,}: another API process",
+        "ms",
+        [foreign],
+        aim=FOREIGN_AIM if size == LARGEST else None,
+        more_is_better=False,
+    )
     yield row("changelog", "bytes", written_to(CHANGELOG), aim=1.1)
     yield row("all topics", "bytes", lambda of: of.kafka_bytes.total() / of.stored)
     for topic in ("image-requests", "image-results"):
@@ -195,9 +201,11 @@ def measure() -> Iterator[Row]:
         rest = list(at_rest(bench))
         yield from rest
         alone = next(row for row in rest if row.name.startswith(f"a request of {SMALL}"))
-        costs = {size: bench.cost(size, times) for size, times in SIZES}
-        for size, cost in costs.items():
-            yield from rows_of(size, cost, costs[COMPARED])
+        costs = {COMPARED: bench.cost(COMPARED, dict(SIZES)[COMPARED])}
+        for size, times in SIZES:
+            if size not in costs:
+                costs[size] = bench.cost(size, times)
+            yield from rows_of(size, costs[size], costs[COMPARED])
         cost = costs[LARGEST]
         yield Row(
             f"a request of {SMALL} images, beside one of {LARGEST:,}",

@@ -1,14 +1,10 @@
 """Uploads of many rows beside a raw producer that writes the same bytes; only the API, Kafka and Cassandra run."""
 
 import asyncio
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -18,12 +14,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from infra.cli.init import initialise
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
-from infra.devserver.ports import remembered_ports
 from infra.devserver.servers import EmbeddedServers
 from infra.kafka.topics import create_topics
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
+from tests.bench.system import running_api, seconds_of
 
 SMALL_UPLOADS, SMALL_ROWS = 100, 1_000
 LARGE_ROWS = 1_000_000
@@ -39,29 +35,6 @@ MIB = 1024 * 1024
 def table(rows: int) -> bytes:
     lines = (f"{number},Product {number},https://shop.example/images/{number}.jpg\n" for number in range(rows))
     return b"S. No.,Product Name,Input Image URLs\n" + "".join(lines).encode()
-
-
-@asynccontextmanager
-async def running_api(settings: Settings) -> AsyncIterator[psutil.Process]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)}
-    )
-    try:
-        async with client() as session:
-            for _ in range(600):
-                try:
-                    async with session.get(f"http://127.0.0.1:{settings.port}/readyz") as answer:
-                        if answer.status == 200:
-                            break
-                except aiohttp.ClientConnectionError:
-                    pass
-                await asyncio.sleep(0.1)
-            else:
-                raise SystemExit("the API is not ready after 60 s")
-        yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def client() -> aiohttp.ClientSession:
@@ -159,17 +132,16 @@ async def run() -> list[Row]:
                 data_dir=Path(folder),
                 partitions=PARTITIONS,
                 log_level="WARNING",
-                port=remembered_ports(Path(folder) / "port.json", ["api"])["api"],
             )
             await initialise(settings)
             await create_topics(settings, {"raw": {}})
-            async with running_api(settings) as process, client() as session:
-                return await in_turn(settings, session, process)
+            with running_api(environment_of(settings)) as (process, url):
+                async with client() as session:
+                    return await in_turn(settings, session, process, url)
 
 
-async def in_turn(settings: Settings, session: aiohttp.ClientSession, process: psutil.Process) -> list[Row]:
+async def in_turn(settings: Settings, session: aiohttp.ClientSession, process: psutil.Process, url: str) -> list[Row]:
     """Ours and the raw producer by turns: it is measured before and after each of ours, and the mean is the limit."""
-    url = f"http://127.0.0.1:{settings.port}"
     status_url = f"{url}/api/status/{await post(session, url, table(1))}"
     idle = Watch(session, status_url, process)
     await idle.during(asyncio.sleep(IDLE_SECONDS, 0.0))
@@ -187,10 +159,11 @@ async def in_turn(settings: Settings, session: aiohttp.ClientSession, process: p
     ):
         watch = Watch(session, status_url, process)
         ours, limits, cpu, cpu_limits = [], [], [], []
-        for _ in range(rounds):
-            worked = sum(process.cpu_times()[:2])
+        for number in range(rounds):
+            progress(f"{name}: round {number + 1} of {rounds}")
+            worked = seconds_of(process)
             ours.append(await watch.during(uploads(session, url, csvs, each)))
-            cpu.append((sum(process.cpu_times()[:2]) - worked) / (len(csvs) * each) * 1e6)
+            cpu.append((seconds_of(process) - worked) / (len(csvs) * each) * 1e6)
             after = await raw(settings)
             limits.append((before[0] + after[0]) / 2)
             cpu_limits.append((before[1] + after[1]) / 2)

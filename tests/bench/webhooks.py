@@ -29,7 +29,7 @@ from streams.log.producer import EventLog
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
 from streams.webhooks.message import completion_id
-from tests.bench.report import Row
+from tests.bench.report import Row, progress
 from tests.support.worker_process import ProjectionsWorker
 
 COMPLETIONS = 1000
@@ -141,6 +141,7 @@ async def until(question: Callable[[], bool], timeout: float = LIMIT) -> bool:
 
 async def delays(settings: Settings, *, bad: bool) -> list[float]:
     """Seconds from completion to arrival at each good receiver; half of all receivers are good if ``bad``."""
+    progress(f"{COMPLETIONS} webhooks{', half of the receivers dead or silent' * bad}")
     receivers = Receivers()
     good, silent = [address(n) for n in range(HOSTS)], [address(n) for n in range(HOSTS, HOSTS * 3 // 2)]
     dead = [address(n) for n in range(HOSTS * 3 // 2, HOSTS * 2)]
@@ -166,6 +167,7 @@ async def over_kills(settings: Settings, worker: ProjectionsWorker) -> float:
 
     Returns how many messages were confirmed more than once.
     """
+    progress(f"{KILLED} webhooks, {KILLS} kill -9")
     receivers = Receivers()
     chance = random.Random(7)
     hosts = [address(n) for n in range(20)]
@@ -207,6 +209,7 @@ async def recorded(settings: Settings) -> None:
 
 async def waiting(settings: Settings, worker: ProjectionsWorker) -> list[Row]:
     """What ten thousand messages cost that wait for an hour."""
+    progress(f"{WAITING:,} waiting webhooks")
     receivers = Receivers()
     hosts = [address(n) for n in range(50)]
     none = await cost(worker)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.report import Row, comparison, load, save
+from tests.bench.report import Row, comparison, heading, line, load, save
 
 SPEED = Row("photos", "images/s", [30.0, 40.0, 10.0], limit=[60.0, 50.0, 40.0], against="the raw loop", aim=0.5)
 DELAY = Row("status", "ms", [20.0], aim=50, more_is_better=False)
@@ -27,6 +27,13 @@ def test_ratio_is_median_of_ratios() -> None:
 )
 def test_aim_is_compared_with_ratio_or_value(row: Row, reached: bool | None) -> None:
     assert row.reached is reached
+
+
+def test_figures_align_with_heading() -> None:
+    for name in ("ours", "limit", "ratio"):
+        end = heading("").index(name) + len(name)
+        assert line(SPEED)[end - 1].isdigit()
+        assert line(SPEED)[end] == " "
 
 
 def test_what_is_saved_is_read_again_and_compared(tmp_path: Path) -> None:
