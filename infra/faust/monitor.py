@@ -8,7 +8,7 @@ import structlog
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from infra.cancellation import cancel_and_wait, run_in_background
+from infra.cancellation import StrayCancellationError, cancel_and_wait, no_stray_cancellation, run_in_background
 from infra.disk import free_bytes
 from infra.errors import end_process
 from infra.faust.worker_app import WorkerApp
@@ -131,12 +131,21 @@ class WorkerMonitor:
             raise NotReady(NOT_OPEN)
         inputs = self._inputs() or {TP(topic, 0) for topic in self._topics()}
         try:
-            self._end_offsets = await app.consumer.end_offsets(inputs)
-            unread = {tp for tp, end in self._end_offsets.items() if end and app.consumer.first_unfinished(tp) is None}
-            if unknown := unread - self._beginning_offsets.keys():
-                self._beginning_offsets |= await app.consumer.beginning_offsets(unknown)
+            with no_stray_cancellation():
+                await self._ask_offsets(inputs)
         except KafkaError as error:
             raise NotReady("Kafka doesn't answer", str(error)) from None
+        except StrayCancellationError:
+            # A stop ends the consumer's thread, and the queries that run in it.
+            if not app.should_stop:
+                raise
+
+    async def _ask_offsets(self, inputs: set[TP]) -> None:
+        consumer = self._app.consumer
+        self._end_offsets = await consumer.end_offsets(inputs)
+        unread = {tp for tp, end in self._end_offsets.items() if end and consumer.first_unfinished(tp) is None}
+        if unknown := unread - self._beginning_offsets.keys():
+            self._beginning_offsets |= await consumer.beginning_offsets(unknown)
 
     # Consumer lag
 

@@ -48,6 +48,7 @@ class Group:
         options: dict[str, Any] | None = None,
         changelog: dict[str, str] | None = None,
         task_error: str = "",
+        without_answers: bool = False,
         create: bool = True,
     ) -> None:
         self.cluster = cluster
@@ -73,6 +74,7 @@ class Group:
             "constants": constants or {},
             "options": options or {},
             "task_error": task_error,
+            "without_answers": without_answers,
         }
         if create:
             cluster.create_topic(self.topic, partitions)

@@ -1,8 +1,9 @@
 """Puts Faust's own code back in place of a guard, so that a test can show what the guard is for."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from aiokafka import AIOKafkaConsumer
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from faust.transport.producer import ProducerBuffer
 from faust.types import TP
@@ -83,3 +84,14 @@ def delay_seeking(seconds: float) -> None:
         return committed
 
     AIOKafkaConsumerThread.seek_to_committed = seek_late  # type: ignore[method-assign]
+
+
+def answer_no_query(note: Callable[[str], None]) -> None:
+    """Let the queries of offsets hang, as those to a broker that was stopped; ``note``: told of each."""
+
+    async def end_offsets(_: AIOKafkaConsumer, __: Iterable[TP]) -> Mapping[TP, int]:
+        note("asked")
+        await asyncio.sleep(600)
+        return {}
+
+    AIOKafkaConsumer.end_offsets = end_offsets

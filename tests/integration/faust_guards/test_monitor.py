@@ -118,3 +118,14 @@ def test_stalled_event_is_named_and_ends_worker(new_group: Callable[..., Group],
     assert worker.wait(EXIT_SECONDS) == FATAL
     assert f"is stalled at {place}" in group.output()
     assert group.committed().get(0, 0) <= 1
+
+
+def test_stop_during_check_of_kafka_logs_no_error(new_group: Callable[..., Group]) -> None:
+    """It ends the consumer's thread, and with it the query of the check."""
+    group, port = new_group(without_answers=True), next(free_ports())
+    worker = group.start(port=port)
+    wait_until(lambda: group.lines("assigned"), "member of the group")
+    known = len(group.lines("asked"))
+    wait_until(lambda: len(group.lines("asked")) > known, "a query that is not answered")
+    assert group.stop(worker) == 0
+    assert "unexpected error" not in group.output()

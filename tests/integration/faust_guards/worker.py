@@ -3,7 +3,7 @@
 An event's value is one of: nothing · ``sleep SECONDS`` · ``wait FILE`` (until it is there) · ``raise`` · ``stray`` (a
 cancellation that nobody sent) · ``write COUNT SIZE`` (table records, one of one byte otherwise) · ``last SECONDS`` (the
 event's offset becomes the value of one key, after so long) · ``keys`` (of the table, to the journal). Each line of the
-journal file is ``start``, ``end``, ``assigned``, ``keys`` or ``closed``, with its details.
+journal file is ``start``, ``end``, ``assigned``, ``keys``, ``asked`` (offsets) or ``closed``, with its details.
 """
 
 import asyncio
@@ -48,6 +48,10 @@ journal = os.open(spec["journal"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def note(what: str, *details: object) -> None:
     os.write(journal, f"{' '.join(map(str, (what, *details)))}\n".encode())
+
+
+if spec["without_answers"]:
+    left_out.answer_no_query(note)
 
 
 async def process(event: EventT[bytes]) -> None:
