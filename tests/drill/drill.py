@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ HEADER = "S. No.,Product Name,Input Image URLs\n"
 FINISH_SECONDS = 300.0  # for healing, from the end of the last fault on
 FILES = 20
 CLOCK = Path(__file__).with_name("clock")
+EXPELLED = ("expelled from the group", "another worker may own")  # in the last line of a worker that ended with 70
 SECOND_WORKERS = ("progress", "projections")
 """Roles that have a second worker, so that the first one that is away has a successor."""
 
@@ -137,6 +138,7 @@ def run_drill(
                 outcome.healed, outcome.seconds = watch.now - ended, watch.now
                 for made, following in zip(outcome.made, [*outcome.made[1:], None], strict=True):
                     made.outages = watch.outages(made.at, following.at if following else watch.now)
+            outcome.wrong += _silent_expulsions(outcome.made, data_dir / "system/logs")
             found = _find(outcome, url, shop, statuses, environment)
             outcome.fetched = found.fetched
             outcome.webhooks = sum(len(request.webhook_ids) for request in found.requests.values())
@@ -147,6 +149,13 @@ def run_drill(
             if (status := stop_system(process)) != 0:
                 outcome.wrong.append(f"`up` ended with status {status}")
     return outcome
+
+
+def _silent_expulsions(made: Iterable[Made], logs: Path) -> Iterator[str]:
+    expelled = sum(each.fault.kind is Kind.EXPEL for each in made)
+    text = "".join(log.read_text() for log in logs.glob("progress*.log"))
+    if (told := sum(text.count(each) for each in EXPELLED)) < expelled:
+        yield f"{expelled} progress workers were expelled, and {told} ended because of it"
 
 
 def _addresses(data_dir: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from infra.faust.app import SESSION_TIMEOUT
 from tests.drill.cluster import has_preferred_leaders
 from tests.drill.servers import Cut, DrillServers
 from tests.support.waiting import wait_until
@@ -35,11 +36,13 @@ WHOLE_SECONDS = 180.0
 STORAGE_BYTES = 64 * 1024 * 1024
 MOUNT_SECONDS = 60.0
 BETWEEN_SECONDS = (1.0, 4.0)
+EXPULSION_SECONDS = 2 * SESSION_TIMEOUT
 
 
 class Kind(StrEnum):
     KILL = "kill"  # SIGKILL
     PAUSE = "pause"  # SIGSTOP, then SIGCONT
+    EXPEL = "expel"  # the same, of a progress worker for longer than its session: it must end
     RESTART = "restart"  # SIGTERM of a server
     CLOCK = "clock"  # of one worker, off by a minute
     CUT_KAFKA = "cut kafka"
@@ -90,6 +93,7 @@ def plan(seed: int, count: int, seconds: tuple[float, float], kinds: Iterable[Ki
     while len(faults) < count:
         for kind in chance.sample(kinds, len(kinds)):
             lasts = 0.0 if kind in INSTANT else chance.uniform(*seconds)
+            lasts = max(lasts, EXPULSION_SECONDS) if kind is Kind.EXPEL else lasts
             ahead = chance.choice((-CLOCK_SECONDS, CLOCK_SECONDS)) if kind is Kind.CLOCK else 0.0
             wait = chance.uniform(*BETWEEN_SECONDS)
             faults.append(Fault(kind, chance.choice(_targets(kind)), lasts, wait, chance.random(), ahead))
@@ -103,6 +107,8 @@ def _targets(kind: Kind) -> Sequence[str]:
         return (STORAGE,)
     if kind is Kind.CLOCK:
         return CLOCKED
+    if kind is Kind.EXPEL:
+        return ("progress",)
     if kind is Kind.ELECT:
         return ("kafka",)
     return tuple(CLIENTS) if kind in (Kind.RESTART, Kind.ROLL) else tuple(ROLES)
@@ -154,12 +160,14 @@ def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> No
             one_of(fault).kill()
         case Kind.RESTART:
             one_of(fault).terminate()
-        case Kind.PAUSE:
+        case Kind.PAUSE | Kind.EXPEL:
             process = one_of(fault)
             process.suspend()
             time.sleep(fault.seconds)
             with suppress(psutil.NoSuchProcess):
                 process.resume()
+            if fault.kind is Kind.EXPEL:
+                wait_until(partial(_has_ended, process), "the expelled worker ends", WHOLE_SECONDS)
         case Kind.CLOCK:
             clock = clocks / str(one_of(fault).pid)
             clock.with_suffix(".new").write_text(str(fault.ahead))

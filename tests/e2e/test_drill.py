@@ -7,7 +7,7 @@ from tests.drill.faults import Kind
 
 
 def test_requests_stay_exact_under_faults(tmp_path: Path) -> None:
-    kinds = (Kind.KILL, Kind.PAUSE, Kind.CUT_KAFKA, Kind.HALF_KAFKA, Kind.CLOCK)
+    kinds = (Kind.KILL, Kind.EXPEL, Kind.CUT_KAFKA, Kind.HALF_KAFKA, Kind.CLOCK)
     outcome = run_drill(
         4, images=300, more_images=20, faults=5, seconds=(5, 8), data_dir=tmp_path / "drill", kinds=kinds
     )

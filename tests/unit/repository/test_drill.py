@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from infra.devserver.ports import LOOPBACK
+from infra.faust.app import SESSION_TIMEOUT
 from tests.drill.drill import CLOCK
 from tests.drill.faults import Kind, plan
 from tests.drill.servers import Cut, CutProxy
@@ -24,6 +25,7 @@ def test_a_seed_repeats_its_plan_with_each_kind() -> None:
     assert faults == plan(1, 2 * len(Kind), SECONDS, Kind) != plan(2, 2 * len(Kind), SECONDS, Kind)
     assert [sum(fault.kind is kind for fault in faults) for kind in Kind] == [2] * len(Kind)
     assert {fault.target for fault in faults if fault.kind is Kind.HALF_CASSANDRA} <= {"api", "projections"}
+    assert all(fault.seconds > SESSION_TIMEOUT for fault in faults if fault.kind is Kind.EXPEL)
     assert all((fault.kind is Kind.CLOCK) == (fault.ahead in (-60.0, 60.0)) for fault in faults)
 
 
