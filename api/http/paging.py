@@ -70,6 +70,16 @@ def choice_of(request: web.Request, name: str, choices: tuple[str, ...]) -> str 
     return word
 
 
+def flag_of(request: web.Request, name: str) -> bool:
+    """A boolean query parameter; absent: false. Raises Problem (422) for anything but true, false, 1 and 0."""
+    match request.query.get(name, "false").lower():
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+    raise Problem(ProblemCode.BAD_PARAMETER, f"{name} must be true or false")
+
+
 def bad_query(name: str, why: str) -> Problem:
     return Problem(ProblemCode.BAD_QUERY, f"invalid {name}: {why}")
 

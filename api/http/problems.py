@@ -51,7 +51,7 @@ class ProblemCode(StrEnum):
         422,
         "`columns` has an unknown role, a role twice, a role without a column, or broken quotes",
     )
-    BAD_PARAMETER = "bad-parameter", 422, "`validate_only` is neither true nor false"
+    BAD_PARAMETER = "bad-parameter", 422, "`validate_only` or `forget` is neither true nor false"
     BAD_IDEMPOTENCY_KEY = (
         "bad-idempotency-key",
         422,

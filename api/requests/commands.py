@@ -12,7 +12,7 @@ from api.context import CONTEXT, Context
 from api.contract.models import Accepted
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
-from api.http.paging import bad_query, json_response
+from api.http.paging import bad_query, flag_of, json_response
 from api.http.problems import Problem, ProblemCode, answered_in_time, expired, unavailable, unavailable_on
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
@@ -20,7 +20,7 @@ from api.requests.failures import count_failures
 from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
 from infra.settings import Settings
 from streams.events.base import Event, ReasonCode, utc_now
-from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried
+from streams.events.requests import RequestCancelled, RequestExpired, RequestForgotten, RequestRetried
 from streams.progress.view import StaleViewError
 from streams.request.failures import is_reason
 from streams.request.lifecycle import Phase
@@ -106,17 +106,23 @@ async def retry(request: web.Request) -> web.Response:
 
 @answered_in_time()
 async def delete(request: web.Request) -> web.Response:
-    """``DELETE /api/requests/{id}``: expire the request now. Idempotent."""
+    """``DELETE /api/requests/{id}``: expire the request now, and with ``?forget=true`` forget it. Idempotent."""
+    forget = flag_of(request, "forget")
     status = await _fresh_status(request)
     if status.status == "processing":
         raise Problem(ProblemCode.STILL_PROCESSING, "cannot delete: the request is still processing; cancel it first")
-    if status.status != "expired":
-        expiry = RequestExpired(request_id=status.request_id, time=time_after(status), traceparent=context_of(request))
+    if status.status != "expired" or (forget and not status.forgotten):
+        of_request = {"request_id": status.request_id, "time": time_after(status), "traceparent": context_of(request)}
+        expiry = (
+            RequestForgotten.model_validate({**of_request, "created_at": status.created_at})
+            if forget
+            else RequestExpired.model_validate(of_request)
+        )
         await _append(request.app[CONTEXT], expiry)
-        logger.info("request deleted", **expiry.log_fields())
+        logger.info("request deleted", **expiry.log_fields(), forgotten=forget)
         # The history, which has the requests that left the progress table, may take a moment.
         gone = {"status": Phase.EXPIRED, "updated_at": expiry.time, "output_csv_url": None, "output_csv_path": None}
-        status = status.model_copy(update=gone)
+        status = status.model_copy(update=gone | ({"forgotten": True, "webhook": None} if forget else {}))
     return json_response(status, headers={"Cache-Control": "no-store"})
 
 
@@ -171,10 +177,19 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Delete the files of a request",
             description="Its images and output CSV are deleted, and its status becomes `expired`, as at the end of the"
-            " retention time. Final and idempotent. Its results stay in the history.",
-            parameters=(REQUEST_ID, TRACEPARENT),
+            " retention time. Final and idempotent. Its results stay in the history, unless `forget` is true: then its"
+            " images leave the lists, with their product names and URLs. Its events stay on the Kafka topics.",
+            parameters=(
+                REQUEST_ID,
+                Parameter("forget", "query", bool, "remove its product names and URLs, too; also once it has expired"),
+                TRACEPARENT,
+            ),
             responses={HTTPStatus.OK: Response("The request is expired", {"application/json": Status})},
-            problems={**REQUEST_PROBLEMS, HTTPStatus.CONFLICT: "The request is still processing: cancel it first."},
+            problems={
+                **REQUEST_PROBLEMS,
+                HTTPStatus.UNPROCESSABLE_ENTITY: "`forget` is neither `true` nor `false`.",
+                HTTPStatus.CONFLICT: "The request is still processing: cancel it first.",
+            },
         ),
         Route(
             "POST",

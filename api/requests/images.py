@@ -36,6 +36,8 @@ async def list_images(request: web.Request) -> web.Response:
     wanted = choice_of(request, "status", get_args(ImageStatus))
     start = cursor_of(request, _INDEX) or 0
     status = await status_of(request)
+    if status.forgotten:
+        return json_response(ImagePage(items=[], next_cursor=None))
     with unavailable_on(CassandraUnavailableError, reason="cannot read the images: Cassandra is unavailable"):
         return json_response(await _page(request.app[CONTEXT], status, start, limit, wanted))
 

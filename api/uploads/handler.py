@@ -18,7 +18,7 @@ from api.context import CONTEXT
 from api.contract.models import Accepted
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
-from api.http.paging import json_response
+from api.http.paging import flag_of, json_response
 from api.http.problems import Problem, ProblemCode, RowProblem
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT
@@ -84,19 +84,10 @@ class UploadForm(BaseModel):
 
 async def upload(request: web.Request) -> web.Response:
     """``POST /api/upload`` and its aliases."""
-    validate_only = _flag(request, "validate_only")
+    validate_only = flag_of(request, "validate_only")
     key = idempotency_key(request)
     with request.app[UPLOADS].admit(request[OWNER]):
         return await (_validate(request) if validate_only else _accept(request, key))
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    match request.query.get(name, "false").lower():
-        case "true" | "1":
-            return True
-        case "false" | "0":
-            return False
-    raise Problem(ProblemCode.BAD_PARAMETER, f"{name} must be true or false")
 
 
 async def _validate(request: web.Request) -> web.Response:

@@ -182,9 +182,10 @@ class Client:
         async with self._request("POST", f"/api/requests/{request_id}/cancel") as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
-    async def delete(self, request_id: str) -> dict[str, Any]:
-        """Delete the files of a request; returns its status."""
-        async with self._request("DELETE", f"/api/requests/{request_id}") as response:
+    async def delete(self, request_id: str, *, forget: bool) -> dict[str, Any]:
+        """Delete the files of a request, with ``forget`` also its product names and URLs; returns its status."""
+        parameters = {"forget": "true"} if forget else {}
+        async with self._request("DELETE", f"/api/requests/{request_id}", params=parameters) as response:
             return await self._json(response, *_STATUS_MEMBERS)
 
     async def retry(self, request_id: str, reason: str | None = None) -> None:

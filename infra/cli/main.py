@@ -292,6 +292,7 @@ def cancel(**given: Any) -> None:
 
 @main.section(REQUESTS)
 @REQUEST_ID
+@click.option("--forget", is_flag=True, help="Also remove its product names and URLs from lists and histories.")
 @click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @AS_JSON
 @SERVER
@@ -300,7 +301,8 @@ def delete(*, yes: bool, **given: Any) -> None:
     from infra.cli.requests import delete_request
 
     if not yes:
-        click.confirm(f"Delete the images and the output CSV of {given['request_id']}?", abort=True, err=True)
+        names = ", and its product names and URLs," if given["forget"] else ""
+        click.confirm(f"Delete the images and the output CSV{names} of {given['request_id']}?", abort=True, err=True)
     _run(delete_request(**given))
 
 

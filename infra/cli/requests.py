@@ -213,12 +213,12 @@ async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) 
     click.echo(f"cancelled: {summary(status)}", err=True)
 
 
-async def delete_request(settings: Settings, request_id: str, *, as_json: bool) -> None:
+async def delete_request(settings: Settings, request_id: str, *, forget: bool, as_json: bool) -> None:
     async with _client(settings) as client:
-        status = await client.delete(request_id)
+        status = await client.delete(request_id, forget=forget)
     if as_json:
         print_json(status)
-    click.echo(f"deleted: {summary(status)}", err=True)
+    click.echo(f"{'deleted and forgotten' if forget else 'deleted'}: {summary(status)}", err=True)
 
 
 async def download_csv(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:

@@ -17,10 +17,10 @@ from aiokafka.errors import KafkaError
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.errors import end_process
 from infra.settings import Settings
-from streams.events.base import UnreadableEvent, utc_now
+from streams.events.base import RUNS, UnreadableEvent, utc_now
 from streams.events.images import ImageRequested
 from streams.events.registry import decode
-from streams.events.requests import RequestCancelled, RequestExpired
+from streams.events.requests import RequestCancelled, RequestExpired, RequestForgotten
 from streams.log.follower import Follower
 from streams.log.topics import Topics
 
@@ -29,8 +29,7 @@ LOOK_BACK = timedelta(days=2)
 REMEMBERED = 100_000
 CONNECT_SECONDS = 30.0
 CATCH_UP_SECONDS = 10.0
-_MARKS = tuple(event.event_type().encode() for event in (RequestCancelled, RequestExpired))
-_EVERY_RUN = 2**16
+_MARKS = tuple(event.event_type().encode() for event in (RequestCancelled, RequestExpired, RequestForgotten))
 
 
 class CancelledRequests:
@@ -52,7 +51,7 @@ class CancelledRequests:
             with contextlib.suppress(UnreadableEvent):  # the progress workers dead-letter it
                 event = decode(value)
                 if isinstance(event, RequestCancelled | RequestExpired):
-                    run = event.run if isinstance(event, RequestCancelled) else _EVERY_RUN
+                    run = event.run if isinstance(event, RequestCancelled) else RUNS
                     self._runs[event.request_id] = max(run, self._runs.get(event.request_id, 0))
                     self._runs.move_to_end(event.request_id)
         while len(self._runs) > self._limit:

@@ -61,7 +61,9 @@ ProductName = Annotated[str, Field(min_length=1, max_length=1000)]
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
-Run = Annotated[int, Field(ge=0, lt=2**16)]
+RUNS = 2**16
+
+Run = Annotated[int, Field(ge=0, lt=RUNS)]
 
 Owner = Annotated[str, Field(max_length=1000)]
 

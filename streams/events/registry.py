@@ -22,6 +22,7 @@ from streams.events.requests import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestForgotten,
     RequestRetried,
     RequestStopped,
 )
@@ -38,6 +39,7 @@ EVENT_CLASSES: tuple[type[Event], ...] = (
     RequestRetried,
     RequestStopped,
     RequestExpired,
+    RequestForgotten,
     WebhookAttempted,
     WebhookDelivered,
     WebhookFailed,

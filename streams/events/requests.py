@@ -129,3 +129,12 @@ class RequestExpired(Event):
     """
 
     topic = "requests"
+
+
+class RequestForgotten(RequestExpired):
+    """A client had the request deleted and forgotten: read models remove its product names and URLs, and stay so.
+
+    A request that has expired may be forgotten later. The events before this one keep both.
+    """
+
+    created_at: Time = Field(description="creation of the request: its events are on the log from then on")

@@ -23,11 +23,18 @@ from infra.spool import sweep
 from infra.storage import STORAGE_CHECK_INTERVAL, Storage, check_storage
 from streams.events.base import Event
 from streams.events.progress import ImagesSettled, RequestProjected
-from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestExpired, RequestStopped
+from streams.events.requests import (
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestExpired,
+    RequestForgotten,
+    RequestStopped,
+)
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered
 from streams.log.consume import consume
 from streams.log.producer import EventLog
 from streams.log.topics import Topics
+from streams.projections.forget import forget
 from streams.projections.history import History
 from streams.projections.image_messages import ImageMessages
 from streams.projections.last_resort import LastResort
@@ -199,6 +206,8 @@ async def keep_deliveries(shared: Projections, event: Event) -> None:
 async def remove_files(shared: Projections, event: Event) -> None:
     if isinstance(event, RequestExpired) or (isinstance(event, RequestStopped) and event.expired):
         await shared.retention.remove(event.request_id)
+        if isinstance(event, RequestForgotten | RequestStopped):
+            await forget(settings(), shared.history, shared.deliveries, event.request_id, event.created_at)
 
 
 @app.task  # type: ignore[untyped-decorator]

@@ -30,7 +30,9 @@ class ImageMessages:
         self._recall = recall
 
     async def take(self, event: ImagesSettled) -> list[Hint]:
-        """Record the messages once the history has the images; none if they are not on the log either."""
+        """Record the messages once the history has the images; none if they are not on the log, or are forgotten."""
+        if (await self._history.lifecycle(event.request_id)).is_forgotten:
+            return []
 
         async def recall() -> None:
             if self._recall is not None:

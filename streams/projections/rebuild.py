@@ -14,10 +14,17 @@ from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesSettled
 from streams.events.registry import decode_or_none
-from streams.events.requests import OutputCsvRequested, RequestCompleted, RequestCreated, RequestRetried
+from streams.events.requests import (
+    OutputCsvRequested,
+    RequestCompleted,
+    RequestCreated,
+    RequestForgotten,
+    RequestRetried,
+)
 from streams.log.reader import LogReader, partition_of
 from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
+from streams.projections.forget import erase, without_urls
 from streams.projections.history import History
 from streams.projections.history.queries import RequestSums
 from streams.projections.history.tables import SUMS
@@ -85,13 +92,18 @@ async def rebuild_history(
     topics = Topics(settings.topic_prefix)
     log = LogOfRequests(settings, request_id, on_events)
     began = utc_now()
-    under_way = await _under_way(settings, request_id)
+    under_way, forgotten = await _under_way(settings, request_id)
     slots = asyncio.Semaphore(WRITES_IN_FLIGHT)
     indexes: set[int] = set()
     image_messages = ImageMessages(history, deliveries)
 
     async def write(event: Event) -> None:
         async with slots:
+            if (forgetting := forgotten.get(event.request_id)) is not None:
+                await erase(history, deliveries, [event], forgetting)
+                if not isinstance(event, ImageProcessed | ImageFailed | ImagesSettled):
+                    await history.record(without_urls(event), rebuilt_at=began)
+                return
             # Later writes of live agents about an unfinished request may be dated before this rebuild, and must win.
             await history.record(event, rebuilt_at=None if event.request_id in under_way else began)
             if isinstance(event, ImagesSettled):
@@ -109,24 +121,27 @@ async def rebuild_history(
     report = Report(events=log.read)
     if request_id is not None and indexes and request_id not in under_way:
         for index in sorted(await _orphan_rows(history, log, request_id, indexes)):
-            await history.forget_image(request_id, index)
+            await history.delete_image(request_id, index)
             report.differs(f"{request_id}/{index}: a row without an event, deleted")
     return report
 
 
-async def _under_way(settings: Settings, request_id: str | None) -> Set[str]:
-    """The requests whose current run has no end on the log."""
+async def _under_way(settings: Settings, request_id: str | None) -> tuple[Set[str], dict[str, RequestForgotten]]:
+    """The requests whose current run has no end on the log, and those that are forgotten."""
+    forgotten: dict[str, RequestForgotten] = {}
     lives: dict[str, Lifecycle] = {}
     async for events in LogOfRequests(settings, request_id, lambda _, __: None).events(
         Topics(settings.topic_prefix).requests
     ):
         for event in events:
+            if isinstance(event, RequestForgotten):
+                forgotten[event.request_id] = event
             # Requests that have ended are not remembered: only a retry, not an event about an earlier run, counts.
             if event.request_id in lives or isinstance(event, RequestCreated | RequestRetried):
                 life = advance(lives.pop(event.request_id, Lifecycle()), event)
                 if not life.is_ended:
                     lives[event.request_id] = life
-    return lives.keys()
+    return lives.keys(), forgotten
 
 
 async def _orphan_rows(history: History, log: LogOfRequests, request_id: str, indexes: set[int]) -> set[int]:
@@ -208,12 +223,16 @@ async def _verify_partition(history: History, log: LogOfRequests, partition: int
             report.differs(f"{of_request}: it is not in the list of its owner")
     for of_request, images in results.items():
         total = max(images) + 1
+        is_forgotten = of_request in lives and lives[of_request].is_forgotten
         for bucket in range(chunk_count(total) + 1):
             rows = await history.whole_images(of_request, bucket)
             on_log = images.keys() & chunk_range(bucket, total)
             for index in sorted(on_log | rows.keys()):
                 row, image = rows.get(index), images.get(index)
-                if image is None:
+                if is_forgotten:
+                    if row is not None:
+                        report.differs(f"{of_request}/{index}: a row, but the request is forgotten")
+                elif image is None:
                     report.differs(f"{of_request}/{index}: a row, but no event")
                 elif row is None:
                     report.differs(f"{of_request}/{index}: an event, but no row")
@@ -236,6 +255,7 @@ def _facts(life: Lifecycle, summary: RequestCompleted | Tally | None) -> dict[st
         "cancelled run": life.cancelled_run,
         "retried run": life.retried_run,
         "expired": life.is_expired,
+        "forgotten": life.is_forgotten,
     }
     if life.completion is not None and summary is not None:
         facts |= {

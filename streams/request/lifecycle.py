@@ -21,6 +21,7 @@ from streams.events.requests import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestForgotten,
     RequestRetried,
     RequestStopped,
 )
@@ -67,6 +68,7 @@ class Lifecycle:
     stopped_run: int | None = None
     completion: Completion | None = None
     is_expired: bool = False
+    is_forgotten: bool = False
 
     @property
     def run(self) -> int:
@@ -123,6 +125,8 @@ def advance(life: L, event: Event) -> L:
             return replace(life, stopped_run=event.run)
         case RequestCompleted() if (completion := Completion.of(event)).supersedes(life.completion):
             return replace(life, completion=completion)
+        case RequestForgotten() if not life.is_forgotten:
+            return replace(life, is_expired=True, is_forgotten=True)
         case RequestExpired() if not life.is_expired:
             return replace(life, is_expired=True)
         case _:
@@ -173,8 +177,10 @@ class RequestState(Lifecycle):
 
     @property
     def webhook(self) -> WebhookState | None:
-        """Delivery status of the webhook about the current run's completion."""
-        return self.delivery.state if self.delivery is not None and self.delivery.run >= self.run else None
+        """Delivery status of the webhook about the current run's completion; None once its receiver is forgotten."""
+        if self.delivery is None or self.delivery.run < self.run or self.is_forgotten:
+            return None
+        return self.delivery.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +209,8 @@ def evolve(state: RequestState | Tombstone | None, event: Event) -> RequestState
             return advance(state, event)
         case RequestCompleted() | WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
             return _updated(_with_delivery(advance(state, event), delivery_status(event)), event)
+        case RequestForgotten() if not state.is_forgotten:
+            return _updated(replace(advance(state, event), webhook_url=None, webhook_events=()), event)
         case RequestRetried() | RequestCancelled() | RequestExpired():
             return _updated(advance(state, event), event)
         case ImagesRerequested():

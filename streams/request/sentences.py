@@ -9,6 +9,7 @@ from streams.events.requests import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestForgotten,
     RequestRetried,
     RequestStopped,
 )
@@ -39,6 +40,8 @@ def sentence(event: Event) -> str:
             return "Every image has its result; the output CSV is requested"
         case RequestCompleted():
             return f"Completed: {_outcome(event)}"
+        case RequestForgotten():
+            return "The request was forgotten: its files, product names and URLs were deleted"
         case RequestExpired():
             return "The request expired; its images and output CSVs were deleted"
         case ImagesRerequested():

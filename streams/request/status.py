@@ -40,6 +40,11 @@ class Status(OfRequest):
     owner: str = Field("", exclude=True, description="name of the API key that made the request")
     webhook: WebhookState | None = None
     run: int = Field(0, exclude=True, description="0, and one more after each retry")
+    forgotten: bool = Field(
+        False,
+        exclude_if=lambda forgotten: not forgotten,
+        description="true: its product names and URLs were removed; else absent",
+    )
 
     @computed_field
     def progress(self) -> Annotated[int, Field(ge=0, le=100)]:
@@ -74,6 +79,7 @@ class Status(OfRequest):
             owner=state.owner,
             webhook=state.webhook,
             run=state.run,
+            forgotten=state.is_forgotten,
         )
 
 

@@ -15,11 +15,12 @@ from cassandra.query import UNSET_VALUE
 
 from infra.cassandra.session import RETRY_FOR, Session, microseconds, utc
 from streams.events.base import Event, utc_now
-from streams.events.requests import RequestCompleted
+from streams.events.progress import ImagesSettled
+from streams.events.requests import RequestCompleted, RequestForgotten
 from streams.events.webhooks import WebhookAttempted, WebhookFailed, WebhookRedeliveryRequested
 from streams.log.reader import partition_of
 from streams.webhooks.delivery import Attempt, Delivery, Origin
-from streams.webhooks.message import completion_id, message
+from streams.webhooks.message import completion_id, images_id, message
 
 SLOT = timedelta(minutes=10)
 """The time that the hints of one partition span: see the migration that makes the table."""
@@ -36,6 +37,7 @@ _ADD_CONFIRMED = "UPDATE webhook_deliveries SET confirmed = confirmed + ? WHERE 
 _ADD_REDELIVERY = "UPDATE webhook_deliveries SET redeliveries = redeliveries + ? WHERE webhook_id = ?"
 _ADD_GIVEN_UP = "UPDATE webhook_deliveries SET given_up = given_up + ? WHERE webhook_id = ?"
 _SELECT_DELIVERY = "SELECT * FROM webhook_deliveries WHERE webhook_id = ?"
+_ERASE = "DELETE FROM webhook_deliveries USING TIMESTAMP ? WHERE webhook_id = ?"
 _CLAIM = "UPDATE webhook_deliveries SET claim = ? WHERE webhook_id = ? IF claim = ?"
 
 _INSERT_SLOT = "INSERT INTO webhook_due_slots (shard, host, slot) VALUES (?, ?, ?)"
@@ -174,6 +176,21 @@ class Deliveries:
             origin.owner,
             microseconds(origin.created_at),
         )
+
+    async def erase(self, event: Event, forgotten: RequestForgotten) -> None:
+        """Remove the messages that an event of a forgotten request made: they have its receiver, and may have names.
+
+        Their delivery attempts go, too, and no more follow. Other events are ignored.
+        """
+        match event:
+            case RequestCompleted():
+                messages = [completion_id(event.request_id, event.run)]
+            case ImagesSettled():
+                messages = [images_id(event, kind) for kind in event.webhook_events]
+            case _:
+                return
+        for webhook_id in messages:
+            await self._execute(_ERASE, microseconds(forgotten.time), webhook_id)
 
     async def load(self, webhook_id: str) -> Delivery:
         """A message with its attempts; an unknown one has neither origin nor attempts."""

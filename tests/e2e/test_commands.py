@@ -160,6 +160,38 @@ def test_deleted_request_has_no_files_and_keeps_its_history(system: System, shop
     assert call(system.url, "DELETE", "/api/requests/unknown").status == 404
 
 
+def test_forgotten_request_leaves_lists_and_product_histories(system: System, shop: Shop) -> None:
+    """At once or once it is expired; a rebuild doesn't bring it back, and the verification is green."""
+    product = "Forgettable%20shoe"
+    requests = [upload(system.url, f"{HEADER}1,Forgettable shoe,{shop.add(f'forgotten-{n}.jpg')}\n") for n in range(2)]
+    for request_id in requests:
+        completed(system.url, request_id)
+    history = call(system.url, "GET", f"/api/products/{product}/history").json["items"]
+    assert {item["requestId"] for item in history} == set(requests)
+    refused = call(system.url, "DELETE", f"/api/requests/{requests[0]}?forget=maybe")
+    assert (refused.status, "forget" in refused.json["detail"]) == (422, True)
+    assert call(system.url, "DELETE", "/api/requests/unknown?forget=true").status == 404
+
+    assert call(system.url, "DELETE", f"/api/requests/{requests[0]}").json.get("forgotten") is None
+    for request_id in requests:
+        answer = call(system.url, "DELETE", f"/api/requests/{request_id}?forget=true")
+        assert (answer.status, answer.json["status"], answer.json["forgotten"]) == (200, "expired", True)
+    assert "forgotten" in system.run("delete", requests[1], "--forget", "--yes").stderr
+    deadline = time.monotonic() + 120
+    while call(system.url, "GET", f"/api/products/{product}/history").json["items"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for request_id in requests:
+        verified(system, request_id)
+        rebuilt(system, request_id)
+        verified(system, request_id)
+        status = status_of(system, request_id)
+        assert (status["status"], status["forgotten"], status["succeeded"]) == ("expired", True, 1)
+        assert call(system.url, "GET", f"/api/requests/{request_id}/images").json == {"items": [], "nextCursor": None}
+        assert call(system.url, "GET", f"/api/requests/{request_id}/failures").json["reasons"] == []
+    assert call(system.url, "GET", f"/api/products/{product}/history").json["items"] == []
+
+
 def test_impossible_cancel_or_retry_is_a_conflict(system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Shoe,{shop.add('conflict.jpg')}\n")
     completed(system.url, request_id)

@@ -10,7 +10,7 @@ from streams.events.maintenance import (
     ProgressRebuilt,
 )
 from streams.events.progress import ImagesRerequested, ImagesSettled, ProgressEvicted, RequestProjected
-from streams.events.requests import RequestCancelled, RequestExpired, RequestRetried, RequestStopped
+from streams.events.requests import RequestCancelled, RequestExpired, RequestForgotten, RequestRetried, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed, WebhookRedeliveryRequested
 from tests.support.examples import NOON, REQUEST_ID, completed, created, failed, output_requested, processed, requested
 
@@ -78,6 +78,7 @@ STORED: dict[str, Event] = {
     ),
     "ProgressEvicted.v1": ProgressEvicted(request_id=REQUEST_ID, time=NOON, stage="evicted"),
     "RequestExpired.v1": RequestExpired(request_id=REQUEST_ID, time=NOON),
+    "RequestForgotten.v1": RequestForgotten(request_id=REQUEST_ID, time=NOON, created_at=NOON - timedelta(days=2)),
     "ProgressRebuildRequested.v1": ProgressRebuildRequested(
         request_id="rebuild", time=NOON, rebuild_id="r1", partition=3, only_request=REQUEST_ID
     ),

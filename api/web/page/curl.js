@@ -19,6 +19,9 @@ export function commandsFor(status, upload) {
   if (status.status !== "processing" && status.status !== "expired") {
     commands.push(["Delete", `curl -X DELETE ${authorization()}${address(`/api/requests/${id}`)}`]);
   }
+  if (status.status !== "processing" && !status.forgotten) {
+    commands.push(["Forget", `curl -X DELETE ${authorization()}${address(`/api/requests/${id}?forget=true`)}`]);
+  }
   if (status.outputCsvUrl) {
     commands.push(["Download", `curl -OJ ${authorization()}${address(`/api/download/${id}`)}`]);
     commands.push(["Download images", `curl -OJ ${authorization()}${address(`/api/requests/${id}/archive.zip`)}`]);

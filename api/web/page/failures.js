@@ -34,10 +34,10 @@ export function failureList(path, signal, retry) {
     /** Show a new status: loads the reasons when the number of failures is another one. */
     show(status) {
       const ended = status.status !== "processing";
-      const state = JSON.stringify([status.status, status.completedAt, ended && status.failed]);
+      const state = JSON.stringify([status.status, status.completedAt, ended && status.failed, status.forgotten]);
       if (state === shown) return;
       shown = state;
-      if (status.failed > 0 && ended) load(status.status !== "expired");
+      if (status.failed > 0 && ended && !status.forgotten) load(status.status !== "expired");
       else element.hidden = true;
     },
   };

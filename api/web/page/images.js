@@ -52,6 +52,12 @@ export function imageList(path, signal) {
     const mine = ++loading;
     let found = [];
     let cursor = cursors[page];
+    if (status?.forgotten) { // the lists may take a moment to forget them
+      cursors = [null];
+      page = 0;
+      draw(found);
+      return;
+    }
     try {
       for (let calls = 0; calls < MAX_CALLS && found.length < PAGE; calls += 1) {
         const query = new URLSearchParams({ limit: PAGE - found.length, ...(kind && { status: kind }), ...(cursor && { cursor }) });
@@ -82,7 +88,8 @@ export function imageList(path, signal) {
     // Unchanged nodes are not touched, which preserves focus and scroll position.
     wanted.forEach((each, index) => { if (grid.children[index] !== each) grid.insertBefore(each, grid.children[index] ?? null); });
     while (grid.children.length > wanted.length) grid.lastElementChild.remove();
-    note.textContent = found.length ? "" : kind === "failed" ? "No image has failed." : "No images here yet.";
+    note.textContent = found.length ? "" : status?.forgotten ? "The images of this request are forgotten."
+      : kind === "failed" ? "No image has failed." : "No images here yet.";
     const more = cursors[page + 1] !== null && cursors[page + 1] !== undefined;
     pager.hidden = page === 0 && !more;
     back.disabled = page === 0;
@@ -100,8 +107,8 @@ export function imageList(path, signal) {
 
     /** Show a new status: reloads the page of images, throttled, if results were added. */
     show(now) {
-      const ended = now.status !== "processing" && status?.status !== now.status;
-      const changed = status === null || status.succeeded + status.failed !== now.succeeded + now.failed || status.status !== now.status;
+      const ended = now.status !== "processing" && (status?.status !== now.status || status?.forgotten !== now.forgotten);
+      const changed = status === null || status.succeeded + status.failed !== now.succeeded + now.failed || status.status !== now.status || status.forgotten !== now.forgotten;
       status = now;
       kinds.forEach((button, index) => {
         const amount = [now.total, now.succeeded, now.failed][index];

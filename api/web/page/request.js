@@ -44,12 +44,18 @@ export function requestView(id, signal) {
   const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
   const archive = action("Download images (ZIP)", "", () => saveLarge(`${path}/archive.zip`, `${id}.zip`), "Download images");
   const remove = action("Delete", "quiet", async () => {
-    const question = "Its images and output CSV are deleted for good; every URL of them stops working. The results stay listed.";
-    if (await confirmed("Delete the files of this request?", question, "Delete the files")) {
-      show(await json(path, { method: "DELETE" }));
-    }
+    const answer = await confirmed("Delete the files of this request?",
+      "Its images and output CSV are deleted for good; every URL of them stops working. The results stay listed.",
+      "Delete the files", "Also remove its product names and URLs from all lists");
+    if (answer) show(await json(path + (answer.checked ? "?forget=true" : ""), { method: "DELETE" }));
   }, "Delete");
-  actions.append(cancel, remove, retry, archive, download);
+  const forget = action("Forget names", "quiet", async () => {
+    const answer = await confirmed("Forget this request?",
+      "Its product names and URLs are removed from all lists for good. Its number of images and the bytes saved stay.",
+      "Forget them");
+    if (answer) show(await json(`${path}?forget=true`, { method: "DELETE" }));
+  }, "Forget");
+  actions.append(cancel, remove, forget, retry, archive, download);
 
   function action(label, kind, run, name, properties = { hidden: true }) {
     const button = el("button", { type: "button", class: kind, ...properties }, label);
@@ -89,6 +95,7 @@ export function requestView(id, signal) {
     download.hidden = !status.outputCsvUrl;
     archive.hidden = download.hidden || status.succeeded === 0;
     remove.hidden = !ended || status.status === "expired";
+    forget.hidden = status.status !== "expired" || status.forgotten === true;
     download.classList.toggle("primary", retry.hidden);
     if (focused?.hidden && actions.contains(focused)) heading.focus();
     document.title = `${ended ? "" : `${status.progress} % · `}Request ${shortId(id)} · shrinkstream`;

@@ -251,7 +251,7 @@ def _cursor_of(row: Any) -> ProductCursor:
 
 
 def _state_of(row: Any) -> RequestState:
-    changes = (row.updated_at, row.cancelled_at, row.retried_at, row.expired_at)
+    changes = (row.updated_at, row.cancelled_at, row.retried_at, row.expired_at, row.forgotten_at)
     return RequestState(
         request_id=row.request_id,
         total=row.total,
@@ -286,6 +286,7 @@ def _runs_of(row: Any) -> dict[str, Any]:
         "cancelled_run": row.cancelled_run,
         "completion": completion,
         "is_expired": row.expired_at is not None,
+        "is_forgotten": row.forgotten_at is not None,
     }
 
 

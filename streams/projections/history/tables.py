@@ -95,6 +95,7 @@ INSERT_STOPPED = Insert("requests", _OF_SUMMARY)
 INSERT_CANCELLED = Insert("requests", columns("request_id", cancelled_run="run", cancelled_at="time"))
 INSERT_RETRIED = Insert("requests", columns("request_id", retried_run="run", retried_at="time"))
 INSERT_EXPIRED = Insert("requests", columns("request_id", expired_at="time"))
+INSERT_FORGOTTEN = Insert("requests", columns("request_id", expired_at="time", forgotten_at="time"))
 ADD_DELIVERED = "UPDATE requests USING TIMESTAMP ? SET delivered_runs = delivered_runs + ? WHERE request_id = ?"
 SET_WEBHOOK = "UPDATE requests USING TIMESTAMP ? SET webhook_states[?] = ? WHERE request_id = ?"
 

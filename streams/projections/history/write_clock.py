@@ -8,8 +8,9 @@ later run outranks the earlier one although clocks differ; within a run, the ran
 from datetime import datetime
 
 from infra.cassandra.session import microseconds
+from streams.events.base import RUNS
 from streams.events.images import ImageFailed, ImageProcessed
-from streams.events.requests import RequestCompleted, RequestStopped
+from streams.events.requests import RequestCompleted, RequestForgotten, RequestStopped
 from streams.request.webhook import DeliveryStatus
 
 FINAL = 2**26
@@ -43,6 +44,10 @@ class WriteClock:
     def webhook(self, status: DeliveryStatus, time: datetime) -> int:
         """Of one run's failed and pending deliveries, the last manual redelivery wins, and its end over its request."""
         return self.at(time, 2 * status.after_attempt + status.failed)
+
+    def forgotten(self, event: RequestForgotten) -> int:
+        """A deletion outranks every run, also in a rebuild that began before it."""
+        return self.at(event.time, RUNS)
 
     def at(self, time: datetime, run: int = 0) -> int:
         return (microseconds(time) + LIVE if self._rebuilt is None else self._rebuilt) + run * RUN

@@ -14,6 +14,7 @@ from streams.events.requests import (
     RequestCompleted,
     RequestCreated,
     RequestExpired,
+    RequestForgotten,
     RequestRetried,
     RequestStopped,
 )
@@ -29,6 +30,13 @@ PRODUCT_PART = 50_000
 KNOWN_MONTHS = 10_000
 """Months of owners that are known to be listed, and not written again."""
 
+_ERASE_REQUEST = "DELETE header, webhook_url FROM requests USING TIMESTAMP ? WHERE request_id = ?"
+_ERASE_IMAGE = """
+    DELETE FROM images_by_request USING TIMESTAMP ? WHERE request_id = ? AND bucket = ? AND image_index = ?"""
+_ERASE_PRODUCT = """
+    DELETE FROM images_by_product_month USING TIMESTAMP ?
+    WHERE owner = ? AND product_name = ? AND month = ? AND part = ?
+    AND requested_at = ? AND request_id = ? AND image_index = ?"""
 _DELETE_IMAGE = "DELETE FROM images_by_request WHERE request_id = ? AND bucket = ? AND image_index = ?"
 
 
@@ -66,6 +74,11 @@ class HistoryWriter:
             case RequestStopped():
                 await self._insert(tables.INSERT_STOPPED, event, clock.summary(event))
                 await self._add_up(event, clock)
+            case RequestForgotten():
+                await self._insert(tables.INSERT_FORGOTTEN, event, clock.at(event.time))
+                await self._session.execute(
+                    _ERASE_REQUEST, (self._live.forgotten(event), event.request_id), retry_for=RETRY_FOR
+                )
             case RequestExpired():
                 await self._insert(tables.INSERT_EXPIRED, event, clock.at(event.time))
             case WebhookDelivered() | WebhookFailed() | WebhookRedeliveryRequested():
@@ -73,7 +86,18 @@ class HistoryWriter:
             case _:
                 pass
 
-    async def forget_image(self, request_id: str, index: int) -> None:
+    async def erase(self, event: Event, forgotten: RequestForgotten) -> None:
+        """Remove the rows that an event about an image of a forgotten request made; other events are ignored."""
+        if not isinstance(event, ImageProcessed | ImageFailed):
+            return
+        written, request_id, index = self._live.forgotten(forgotten), event.request_id, event.index
+        product = (event.owner, event.product_name, tables.month_of(event.requested_at), index // PRODUCT_PART)
+        await asyncio.gather(
+            self._images.write(_ERASE_IMAGE, (written, request_id, chunk_of(index)[0], index)),
+            self._images.write(_ERASE_PRODUCT, (written, *product, event.requested_at, request_id, index)),
+        )
+
+    async def delete_image(self, request_id: str, index: int) -> None:
         await self._session.execute(_DELETE_IMAGE, (request_id, chunk_of(index)[0], index), retry_for=RETRY_FOR)
 
     async def _insert(self, insert: tables.Insert, event: Event, written: int) -> None:

@@ -179,6 +179,21 @@ def test_files_are_deleted_after_a_question(page: Page, system: System, shop: Sh
     page.get_by_role("button", name="Delete the files").click()
     expect_end(page, "Expired")
     expect(page.get_by_role("button", name="Download CSV")).to_be_hidden()
+    page.get_by_role("button", name="Forget names").click()
+    page.get_by_role("button", name="Forget them").click()
+    expect(page.get_by_text("The images of this request are forgotten.")).to_be_visible()
+    expect(page.get_by_role("button", name="Forget names")).to_be_hidden()
+
+
+def test_names_are_forgotten_with_the_files_if_chosen(page: Page, system: System, shop: Shop) -> None:
+    request_id = upload(system.url, f"{HEADER}1,Lamp,{shop.add('page-forgotten.jpg')}\n")
+    completed(system.url, request_id)
+    page.goto(f"{system.url}/#/requests/{request_id}")
+    expect_end(page, "Completed")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("checkbox", name="Also remove its product names and URLs").check()
+    page.get_by_role("button", name="Delete the files").click()
+    expect(page.get_by_text("The images of this request are forgotten.")).to_be_visible()
 
 
 def test_dropped_file_is_uploaded(page: Page, system: System) -> None:

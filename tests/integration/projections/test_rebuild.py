@@ -161,7 +161,7 @@ async def test_recalled_result_survives_a_younger_deletion(settings: Settings, r
     async with room(settings, request_id) as at:
         images = [requested(request_id), requested(request_id, run=1, time=NOON + timedelta(hours=1))]
         await at.happen(processed(images[1]), failed(images[0]))
-        await at.history.forget_image(request_id, 0)
+        await at.history.delete_image(request_id, 0)
         await recall(settings, at.history, request_id, NOON)
         assert (await at.row(0))["output_path"] == "images/0.jpg"
         assert (await at.row(0))["run"] == 1

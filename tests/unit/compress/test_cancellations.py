@@ -1,8 +1,10 @@
 """Which images nobody fetches any more."""
 
+import pytest
+
 from streams.compress.cancellations import CancelledRequests
-from streams.events.requests import RequestCancelled, RequestExpired
-from tests.support.examples import created, requested
+from streams.events.requests import RequestCancelled, RequestExpired, RequestForgotten
+from tests.support.examples import NOON, created, requested
 
 
 def cancelled(request_id: str, run: int = 0) -> bytes:
@@ -16,9 +18,12 @@ def test_cancellation_covers_its_run_but_not_later_retry() -> None:
     assert not known.covers(requested("two"))
 
 
-def test_images_of_expired_request_are_cancelled_in_every_run() -> None:
+@pytest.mark.parametrize(
+    "event", [RequestExpired(request_id="one"), RequestForgotten(request_id="one", created_at=NOON)]
+)
+def test_images_of_expired_request_are_cancelled_in_every_run(event: RequestExpired) -> None:
     known = CancelledRequests()
-    known.take([RequestExpired(request_id="one").encode(), cancelled("one")])
+    known.take([event.encode(), cancelled("one")])
     assert [known.covers(requested("one", run=run)) for run in (0, 7)] == [True, True]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesRerequested, ProgressEvicted
-from streams.events.requests import RequestCancelled, RequestCreated, RequestExpired, RequestRetried
+from streams.events.requests import RequestCancelled, RequestCreated, RequestExpired, RequestForgotten, RequestRetried
 from streams.events.webhooks import WebhookDelivered, WebhookFailed
 from tests.support.examples import NOON, REQUEST_ID, created, failed, processed, requested
 
@@ -50,6 +50,10 @@ def evicted(stage: str, run: int = 0) -> ProgressEvicted:
 
 def expired() -> RequestExpired:
     return RequestExpired(request_id=REQUEST_ID, time=NOON + timedelta(days=30))
+
+
+def forgotten() -> RequestForgotten:
+    return RequestForgotten(request_id=REQUEST_ID, created_at=NOON, time=NOON + timedelta(days=31))
 
 
 def webhook_outcome(kind: type[WebhookDelivered] | type[WebhookFailed], minutes: int, run: int = 0) -> Event:

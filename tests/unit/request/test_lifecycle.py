@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.events.base import Event
-from streams.events.progress import RequestProjected
+from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import OutputCsvRequested, RequestStopped
 from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookFailed
 from streams.request.lifecycle import Lifecycle, Phase, RequestState, Tombstone, advance, evolve, must_restore
+from streams.request.reconcile import Limits, next_task
 from tests.support.examples import NOON, REQUEST_ID, completed, created, processed, requested
 from tests.unit.request.folded import Folded
 from tests.unit.request.stories import (
@@ -24,6 +25,7 @@ from tests.unit.request.stories import (
     cancelled,
     evicted,
     expired,
+    forgotten,
     rerequested,
     result,
     retried,
@@ -49,6 +51,7 @@ EVERY_FACT: list[Event] = [
     *(retried(run) for run in (1, 2)),
     STOPPED,
     expired(),
+    forgotten(),
 ]
 
 
@@ -138,6 +141,20 @@ def test_completion_of_later_run_holds(order: Sequence[Event]) -> None:
     completion = Folded(created(), *order).state.completion
     assert completion is not None
     assert (completion.run, completion.at, completion.output_csv_path) == (1, AGAIN_COMPLETED.time, "csv/1.csv")
+
+
+@pytest.mark.parametrize("order", list(permutations([COMPLETED, expired(), forgotten()])))
+def test_forgotten_request_expires_without_its_receiver(order: Sequence[Event]) -> None:
+    state = Folded(created(webhook_url=RECEIVER, webhook_events=("image.failed",)), *order).state
+    assert (state.phase, state.is_forgotten, state.webhook_url, state.webhook_events) == (Phase.EXPIRED, True, None, ())
+
+
+def test_pending_webhook_of_forgotten_request_does_not_keep_it() -> None:
+    state = Folded(created(webhook_url=RECEIVER), completed(webhook_url=RECEIVER), RECORDED[0], forgotten()).state
+    assert state.webhook is None
+    limits = Limits(timedelta(minutes=1), 3, timedelta(minutes=5), timedelta(days=1))
+    task = next_task(REQUEST_ID, state, tuple, state.updated_at + timedelta(days=2), limits)
+    assert isinstance(task, ProgressEvicted)
 
 
 @pytest.mark.parametrize("order", list(permutations([expired(), retried(1)])))
