@@ -68,6 +68,7 @@ class Client:
     """
 
     def __init__(self, server: str, api_key: str | None = None) -> None:
+        self.server = server
         self._server = server.rstrip("/")
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session = aiohttp.ClientSession(headers=headers, timeout=REQUEST_TIMEOUT)

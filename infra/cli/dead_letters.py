@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 import click
-import orjson
 
+from infra.cli.group import print_json
 from infra.kafka.producer import Producer
 from infra.kafka.topics import require_topics
 from infra.settings import Settings
@@ -58,17 +58,17 @@ class DeadLetter:
         )
 
 
-async def list_dead_letters(settings: Settings, *, as_json: bool) -> None:
+async def print_dead_letters(settings: Settings, *, as_json: bool) -> None:
     for letter in await _letters(settings):
         if as_json:
-            click.echo(orjson.dumps(letter.as_dict()))
+            print_json(letter.as_dict())
             continue
         shown = letter.value[:SHOWN_BYTES].decode(errors="replace")
         size = f"  truncated from {letter.truncated_from:,} bytes" if letter.truncated_from else ""
         click.echo(f"{letter.topic}/{letter.partition}@{letter.offset}  {letter.error}{size}  {shown!r}")
 
 
-async def retry_dead_letters(settings: Settings, topic: str | None) -> None:
+async def republish(settings: Settings, topic: str | None) -> None:
     """Republish dead letters to their original topics, for instance after an upgrade that can decode them.
 
     A record that still can't be decoded becomes a dead letter again; one that was already processed is a duplicate

@@ -1,9 +1,10 @@
-"""Client commands of the API: ``submit``, ``watch``, ``status``, ``images``, ``download`` and the others.
+"""Commands of the API: ``submit``, ``watch``, ``status``, ``images``, ``download`` and the others.
 
 Data goes to standard output, messages for people to standard error.
 """
 
 import asyncio
+import json
 import shutil
 import sys
 import tempfile
@@ -11,17 +12,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import uuid4
 
 import click
-import orjson
 
-from infra.cli.client import ApiError, Client
+from infra.cli.group import AS_JSON, OUTPUT, REQUEST_ID, REQUESTS, WAIT, main, print_json, settings_with, with_client
 from infra.cli.progress_display import progress_display
 from infra.cli.terminal import printable, stats_table, summary
 from infra.errors import EXIT_IMAGES_FAILED, EXIT_STOPPED, ExplainedError
-from infra.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from infra.cli.client import Client
 
 FAILURES_SHOWN = 10
 FAILURES_IN_JSON = 100
@@ -47,49 +49,200 @@ class FileError(ExplainedError):
     """A file can't be read or written."""
 
 
-async def submit_file(
-    settings: Settings,
-    file: Path,
-    *,
-    output: Path | None,
-    wait: bool,
-    as_json: bool,
-    **options: str | int | None,
+@main.section(REQUESTS)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False), metavar="FILE.csv")
+@click.option("--webhook-url", "webhookUrl", metavar="URL", help="Receiver of the completion webhook.")
+@click.option(
+    "--format",
+    type=click.Choice(["jpeg", "png", "webp", "avif"]),
+    help="Format of all output images; default: the format of each input image.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Quality of the output images; default: the server's.")
+@click.option(
+    "--max-width",
+    "maxWidth",
+    type=click.IntRange(0, 65_535),
+    help="Largest width of the output images in pixels, 0: no limit; default: the server's.",
+)
+@click.option("--max-height", "maxHeight", type=click.IntRange(0, 65_535), help="Largest height, as --max-width.")
+@click.option(
+    "--columns",
+    metavar="MAPPING",
+    help="Names of the file's columns by role: serial, product, urls. Example: 'product:Title,urls:Image Src'.",
+)
+@OUTPUT
+@WAIT
+@AS_JSON
+@with_client
+async def submit(
+    client: "Client", file: Path, output: Path | None, *, wait: bool, as_json: bool, **options: str | int | None
 ) -> None:
-    """``options``: see UploadOptions."""
+    """Upload a CSV or spreadsheet and wait for its result.
+
+    Prints the output CSV; with --json the last status and the failed images; with --no-wait the request id.
+    Ctrl-C while waiting does not cancel the request.
+    """
     _require_directory(output)
-    async with _client(settings) as client:
-        request_id = await upload(client, file, options)
-        click.echo(f"request {request_id}", err=True)
-        if wait:
-            await _wait(settings, client, request_id, output, as_json=as_json)
-        elif as_json:
-            print_json({"requestId": request_id})
-        else:
-            click.echo(request_id)
+    request_id = await upload(client, file, options)
+    click.echo(f"request {request_id}", err=True)
+    if wait:
+        await _wait(client, request_id, output, as_json=as_json)
+    elif as_json:
+        print_json({"requestId": request_id})
+    else:
+        click.echo(request_id)
 
 
-async def watch_request(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
-    """Wait for a request that was submitted before."""
+@main.section(REQUESTS)
+@REQUEST_ID
+@OUTPUT
+@AS_JSON
+@with_client
+async def watch(client: "Client", request_id: str, output: Path | None, *, as_json: bool) -> None:
+    """Wait for a request that was submitted before.
+
+    Output and exit code are those of `submit`.
+    """
     _require_directory(output)
-    async with _client(settings) as client:
-        await client.status(request_id)  # fails at once for an unknown request
-        await _wait(settings, client, request_id, output, as_json=as_json)
+    await client.status(request_id)  # fails at once for an unknown request
+    await _wait(client, request_id, output, as_json=as_json)
 
 
-async def retry_request(settings: Settings, request_id: str, *, reason: str | None, wait: bool, as_json: bool) -> None:
-    async with _client(settings) as client:
-        await client.retry(request_id, reason)
-        if wait:
-            await _wait(settings, client, request_id, None, as_json=as_json, prints_csv=False)
-        elif as_json:
-            print_json({"requestId": request_id})
+@main.section(REQUESTS)
+@REQUEST_ID
+@AS_JSON
+@with_client
+async def status(client: "Client", request_id: str, *, as_json: bool) -> None:
+    """Print the status of a request as JSON.
+
+    Indented; with --json on one line. Failures are grouped by reason on standard error.
+    """
+    current = await client.status(request_id)
+    if as_json:
+        print_json(current)
+        return
+    click.echo(json.dumps(current, indent=2, ensure_ascii=False))
+    if current["failed"]:
+        _print_failures(await client.failures(request_id))
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@click.option(
+    "--status",
+    "image_status",
+    type=click.Choice(["succeeded", "failed", "pending", "cancelled"]),
+    help="Only images with this status.",
+)
+@AS_JSON
+@with_client
+async def images(client: "Client", request_id: str, image_status: str | None, *, as_json: bool) -> None:
+    """Print the result of each image.
+
+    One line per image, in CSV order.
+    """
+    async for image in client.images(request_id, image_status):
+        if as_json:
+            print_json(image)
+        elif image["status"] == "failed":
+            click.echo(f"{image['index']}  failed     {_describe_failure(image)}")
         else:
-            click.echo("the failed images are processed again", err=True)
+            urls = f"{image['inputUrl']} → {image['outputUrl']}" if image["outputUrl"] else ""
+            click.echo(printable(f"{image['index']}  {image['status']:<9}  {urls}".rstrip(), 2000))
 
 
-async def upload(client: Client, file: Path, options: UploadOptions) -> str:
+@main.section(REQUESTS)
+@REQUEST_ID
+@OUTPUT
+@click.option("--json", "as_json", is_flag=True, help="With --output: print path and size as JSON.")
+@with_client
+async def download(client: "Client", request_id: str, output: Path | None, *, as_json: bool) -> None:
+    """Download the output CSV of a completed request, atomically."""
+    if as_json and output is None:
+        raise click.UsageError("--json requires --output: otherwise the CSV goes to standard output")
+    size = await _write_output(client, request_id, output)
+    if as_json:
+        print_json({"requestId": request_id, "output": str(output), "bytes": size})
+
+
+@main.section(REQUESTS, "list")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="Maximum number.")
+@AS_JSON
+@with_client
+async def list_requests(client: "Client", limit: int, *, as_json: bool) -> None:
+    """Print the newest requests, one per line."""
+    for request in await client.requests(limit):
+        if as_json:
+            print_json(request)
+        else:
+            line = f"{request['requestId']}  {request['createdAt']}  {request['status']:<10}  {summary(request)}"
+            click.echo(printable(line))
+
+
+@main.section(REQUESTS)
+@AS_JSON
+@with_client
+async def stats(client: "Client", *, as_json: bool) -> None:
+    """Print images, failures and bytes saved of the last 30 days, by day."""
+    sums = await client.stats()
+    if as_json:
+        print_json(sums)
+        return
+    for line in stats_table(sums):
+        click.echo(printable(line))
+    _print_failures(sums["failures"])
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@AS_JSON
+@with_client
+async def cancel(client: "Client", request_id: str, *, as_json: bool) -> None:
+    """Cancel a request: no more of its images are fetched."""
+    _print_outcome("cancelled", await client.cancel(request_id), as_json=as_json)
+
+
+def _confirm(context: click.Context, parameter: click.Parameter, yes: bool) -> None:
+    # Not in the command, whose event loop would hold back a Ctrl-C at the prompt.
+    if not yes and not context.resilient_parsing:
+        names = ", and its product names and URLs," if context.params["forget"] else ""
+        of = context.params["request_id"]
+        click.confirm(f"Delete the images and the output CSV{names} of {of}?", abort=True, err=True)
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@click.option("--forget", is_flag=True, help="Also remove its product names and URLs from lists and histories.")
+@click.option("--yes", is_flag=True, callback=_confirm, expose_value=False, help="Don't ask for confirmation.")
+@AS_JSON
+@with_client
+async def delete(client: "Client", request_id: str, *, forget: bool, as_json: bool) -> None:
+    """Delete the images and the output CSV of a request. Final."""
+    status = await client.delete(request_id, forget=forget)
+    _print_outcome("deleted and forgotten" if forget else "deleted", status, as_json=as_json)
+
+
+@main.section(REQUESTS)
+@REQUEST_ID
+@click.option("--reason", metavar="CODE", help="Only the images that failed for this reason, such as fetch_timeout.")
+@WAIT
+@AS_JSON
+@with_client
+async def retry(client: "Client", request_id: str, *, reason: str | None, wait: bool, as_json: bool) -> None:
+    """Retry the failed images of a request."""
+    await client.retry(request_id, reason)
+    if wait:
+        await _wait(client, request_id, None, as_json=as_json, prints_csv=False)
+    elif as_json:
+        print_json({"requestId": request_id})
+    else:
+        click.echo("the failed images are processed again", err=True)
+
+
+async def upload(client: "Client", file: Path, options: UploadOptions) -> str:
     """Upload a file; returns the request's id. Raises ApiError, with the bad rows of a rejected CSV as details."""
+    from infra.cli.client import ApiError
+
     _require_regular(file)
     try:
         return await client.upload(file, options=options, idempotency_key=str(uuid4()))
@@ -104,7 +257,7 @@ async def upload(client: Client, file: Path, options: UploadOptions) -> str:
 
 
 async def follow(
-    client: Client, request_id: str, on_status: Callable[[dict[str, Any]], None] = lambda _: None
+    client: "Client", request_id: str, on_status: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
     """Show the progress until the request ends; returns its last status. ``on_status`` is called at each change."""
     status: dict[str, Any] = {}
@@ -116,8 +269,7 @@ async def follow(
 
 
 async def _wait(
-    settings: Settings,
-    client: Client,
+    client: "Client",
     request_id: str,
     output: Path | None,
     *,
@@ -128,7 +280,7 @@ async def _wait(
     try:
         status = await follow(client, request_id)
     except asyncio.CancelledError:
-        server = f" --server {settings.url}" if settings.url != load_settings().url else ""
+        server = f" --server {client.server}" if client.server != settings_with().url else ""
         click.echo(f"the request continues; to resume waiting: shrinkstream watch {request_id}{server}", err=True)
         raise
     failed = []
@@ -149,19 +301,10 @@ async def _wait(
         raise ImagesFailedError(f"{status['failed']:,} of {status['total']:,} images failed")
 
 
-async def print_status(settings: Settings, request_id: str, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        status = await client.status(request_id)
-        if as_json:
-            print_json(status)
-            return
-        click.echo(orjson.dumps(status, option=orjson.OPT_INDENT_2).decode())
-        if status["failed"]:
-            await _print_reasons(client, request_id)
-
-
-async def _print_reasons(client: Client, request_id: str) -> None:
-    _print_failures(await client.failures(request_id))
+def _print_outcome(outcome: str, status: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(status)
+    click.echo(f"{outcome}: {summary(status)}", err=True)
 
 
 def _print_failures(groups: Sequence[dict[str, Any]]) -> None:
@@ -171,64 +314,7 @@ def _print_failures(groups: Sequence[dict[str, Any]]) -> None:
         click.echo(printable(told), err=True)
 
 
-async def print_list(settings: Settings, limit: int, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        requests = await client.requests(limit)
-    for status in requests:
-        if as_json:
-            print_json(status)
-        else:
-            line = f"{status['requestId']}  {status['createdAt']}  {status['status']:<10}  {summary(status)}"
-            click.echo(printable(line))
-
-
-async def print_stats(settings: Settings, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        stats = await client.stats()
-    if as_json:
-        print_json(stats)
-        return
-    for line in stats_table(stats):
-        click.echo(printable(line))
-    _print_failures(stats["failures"])
-
-
-async def print_images(settings: Settings, request_id: str, image_status: str | None, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        async for image in client.images(request_id, image_status):
-            if as_json:
-                print_json(image)
-            elif image["status"] == "failed":
-                click.echo(f"{image['index']}  failed     {_describe_failure(image)}")
-            else:
-                urls = f"{image['inputUrl']} → {image['outputUrl']}" if image["outputUrl"] else ""
-                click.echo(printable(f"{image['index']}  {image['status']:<9}  {urls}".rstrip(), 2000))
-
-
-async def cancel_request(settings: Settings, request_id: str, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        status = await client.cancel(request_id)
-    if as_json:
-        print_json(status)
-    click.echo(f"cancelled: {summary(status)}", err=True)
-
-
-async def delete_request(settings: Settings, request_id: str, *, forget: bool, as_json: bool) -> None:
-    async with _client(settings) as client:
-        status = await client.delete(request_id, forget=forget)
-    if as_json:
-        print_json(status)
-    click.echo(f"{'deleted and forgotten' if forget else 'deleted'}: {summary(status)}", err=True)
-
-
-async def download_csv(settings: Settings, request_id: str, output: Path | None, *, as_json: bool) -> None:
-    async with _client(settings) as client:
-        size = await _write_output(client, request_id, output)
-    if as_json:
-        print_json({"requestId": request_id, "output": str(output), "bytes": size})
-
-
-async def _write_output(client: Client, request_id: str, output: Path | None) -> int:
+async def _write_output(client: "Client", request_id: str, output: Path | None) -> int:
     """Write the output CSV atomically to a file or to standard output; returns its bytes."""
     if output is None:
         with tempfile.TemporaryFile() as file:
@@ -260,11 +346,6 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         partial_path.replace(path)
     finally:
         partial_path.unlink(missing_ok=True)
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document on one line."""
-    click.echo(orjson.dumps(value))
 
 
 async def _first(items: AsyncIterator[dict[str, Any]], limit: int) -> AsyncIterator[dict[str, Any]]:
@@ -300,7 +381,3 @@ def _bad_rows(problem: dict[str, Any]) -> Iterator[str]:
         yield f"line {row['row']}{column}: {row['message']}"
     if (count := problem.get("errorCount", 0)) > BAD_ROWS_SHOWN:
         yield f"… {count:,} rows in all"
-
-
-def _client(settings: Settings) -> Client:
-    return Client(settings.url, settings.first_api_key)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from infra import errors
 from infra.cli import main
 from infra.cli.completion import completion_script
-from infra.cli.main import SHELLS, Sections
+from infra.cli.group import Sections
+from infra.cli.main import SHELLS
 from infra.cli.terminal import PACE_SECONDS, Pace, clock, details, printable
 from infra.settings import parse_webhook_secrets
 from streams.webhooks.signature import owner_keys
