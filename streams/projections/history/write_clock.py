@@ -1,8 +1,9 @@
 """Cassandra write timestamps of the history: which of two writes to the same cell wins.
 
 Every write has the same timestamp whenever its event comes again, so neither order nor repetition matters. A timestamp
-is a time in microseconds, plus a rank that decides where times can't: docs/architecture.md has the table of ranks. The
-later run outranks the earlier one although clocks differ; within a run, the rank is less than the step to the next.
+is a time in microseconds, plus a rank that decides where times can't: docs/architecture/workers.md has the table of
+ranks. The later run outranks the earlier one although clocks differ; within a run, the rank is less than the step to
+the next.
 """
 
 from datetime import datetime

@@ -42,7 +42,7 @@ def test_every_link_within_the_repository_leads_somewhere(path: Path) -> None:
 
 def test_the_index_names_every_page() -> None:
     listed = {file for file, _ in targets(INDEX)}
-    assert set((ROOT / "docs").glob("*.md")) - {INDEX} <= listed
+    assert set((ROOT / "docs").rglob("*.md")) - {INDEX} <= listed
 
 
 def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
