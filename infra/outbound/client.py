@@ -25,6 +25,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache, partial
 from importlib.metadata import version
 from types import TracebackType
 from typing import Self
@@ -59,6 +60,9 @@ CONNECT_TIMEOUT = 10.0
 
 # Read timeout within a download. Shorter than the total deadline, so that a retry is still possible.
 STALL_TIMEOUT = 15.0
+
+MAX_CHECKED_URLS = 512
+"""Checked URLs that a client caches: the same one is checked at an image's admission and before its download."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 
@@ -113,7 +117,7 @@ class OutboundClient:
         connect_timeout: float = CONNECT_TIMEOUT,
         stall_timeout: float = STALL_TIMEOUT,
     ) -> None:
-        self.allow = allow
+        self.check_url = lru_cache(MAX_CHECKED_URLS)(partial(check_url, allow=allow))
         self._headers = headers or RequestHeaders()
         self._stall_timeout = stall_timeout
         self._connections = Connections(
@@ -142,7 +146,7 @@ class OutboundClient:
         the size of each piece of the body before it is kept; that time does not count. Cookies live as long as the
         chain of redirects. Raises OutboundError, which is ForbiddenUrl if this URL or a redirect's is not allowed.
         """
-        target = check_url(url, self.allow)
+        target = self.check_url(url)
         cookies = ChainCookies()
 
         async def admitted(size: int) -> None:
@@ -166,7 +170,7 @@ class OutboundClient:
                         return Response(answer.status, answer.headers, body, target)
                     for line in answer.headers.getall("Set-Cookie", ()):
                         cookies.store(line, target)
-                    target = check_url(join_url(target, location), self.allow)
+                    target = self.check_url(join_url(target, location))
         raise OutboundError(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects")
 
     async def post(
@@ -177,7 +181,7 @@ class OutboundClient:
         The status line must arrive within ``timeout`` seconds; it is what matters. The rest is read for at most 2
         seconds, 64 KiB of the body, not decompressed, and nothing in it is an error. Raises OutboundError.
         """
-        target = check_url(url, self.allow)
+        target = self.check_url(url)
         budget = TimeBudget(timeout)
         sent = {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", **headers}
         request = _request("POST", target, {**sent, "Content-Length": str(len(body))}) + body

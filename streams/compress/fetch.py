@@ -9,7 +9,6 @@ from itertools import count
 from infra.outbound.budget import TimeBudget
 from infra.outbound.client import Admit, OutboundClient
 from infra.outbound.reasons import ForbiddenUrl, OutboundError
-from infra.outbound.urls import check_url
 
 EMPTY = "fetch_empty"
 
@@ -41,7 +40,7 @@ class Fetched:
 def host_of(url: str, client: OutboundClient) -> str:
     """``name:port`` of a URL, whose downloads share a limit; "" if the URL is forbidden."""
     try:
-        target = check_url(url, client.allow)
+        target = client.check_url(url)
     except ForbiddenUrl:
         return ""
     return f"{target.raw_host}:{target.port}"
@@ -66,7 +65,7 @@ async def fetch(
     ``owner``. ``admit`` is that of `OutboundClient.get`.
     """
     try:
-        host = check_url(url, client.allow).raw_host or ""
+        host = client.check_url(url).raw_host or ""
     except ForbiddenUrl as error:
         raise FetchFailed(error.reason, error.detail) from None
     budget = TimeBudget(timeout)
