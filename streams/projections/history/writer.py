@@ -1,6 +1,5 @@
 """Writes the rows of events into the history, idempotently and in any order."""
 
-import asyncio
 from datetime import datetime
 
 from cassandra.query import UNSET_VALUE
@@ -141,12 +140,12 @@ class HistoryWriter:
         month = (event.owner, tables.month_of(event.requested_at), event.index // PRODUCT_PART)
         if month not in self._known_months:
             await self._list_month(month)
-        await asyncio.gather(
-            self._images.write(
-                image.cql, (*image.parameters(event, chunk_of(event.index)[0], _cells_bytes(event)), written)
-            ),
-            self._images.write(product.cql, (*product.parameters(event, *month[1:]), written)),
+        first = self._images.write(
+            image.cql, (*image.parameters(event, chunk_of(event.index)[0], _cells_bytes(event)), written)
         )
+        second = self._images.write(product.cql, (*product.parameters(event, *month[1:]), written))
+        await first
+        await second
 
     async def _list_month(self, month: tuple[str, int, int]) -> None:
         await self._session.execute(tables.INSERT_MONTH, month, retry_for=RETRY_FOR)
