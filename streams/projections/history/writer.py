@@ -1,5 +1,6 @@
 """Writes the rows of events into the history, idempotently and in any order."""
 
+import asyncio
 from datetime import datetime
 
 from cassandra.query import UNSET_VALUE
