@@ -154,10 +154,28 @@ async def images(client: "Client", request_id: str, image_status: str | None, *,
 @main.section(REQUESTS)
 @REQUEST_ID
 @OUTPUT
-@click.option("--json", "as_json", is_flag=True, help="With --output: print path and size as JSON.")
+@click.option(
+    "--images",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Download the images to this folder instead; what is there is kept.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --output or --images: print the result as JSON.")
 @with_client
-async def download(client: "Client", request_id: str, output: Path | None, *, as_json: bool) -> None:
-    """Download the output CSV of a completed request, atomically."""
+async def download(
+    client: "Client", request_id: str, output: Path | None, folder: Path | None, *, as_json: bool
+) -> None:
+    """Download the output CSV of a completed request, or its images, atomically."""
+    if folder is not None:
+        from infra.cli.image_files import download_images
+
+        if output is not None:
+            raise click.UsageError("--images and --output exclude each other")
+        result = await download_images(client, request_id, folder)
+        if as_json:
+            print_json(result)
+        return
     if as_json and output is None:
         raise click.UsageError("--json requires --output: otherwise the CSV goes to standard output")
     size = await _write_output(client, request_id, output)

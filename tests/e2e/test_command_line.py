@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from tests.e2e.conftest import System
 from tests.support.console_script import Running, shrinkstream
-from tests.support.published_clients import upload
+from tests.support.published_clients import call, completed, upload
 from tests.support.shop import Shop, photo
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
@@ -106,6 +108,53 @@ def test_download_is_complete_or_absent(system: System, shop: Shop, tmp_path: Pa
         ended = shrinkstream("download", request_id, "--output", str(place), environment=environment(system))
         assert ended.returncode == 1
         assert re.fullmatch(r"shrinkstream: .*output\.csv can't be written: .*\n", ended.stderr)
+
+
+def test_images_are_downloaded_verified_and_resumed(system: System, shop: Shop, tmp_path: Path) -> None:
+    """Named as in the archive; damaged ones are downloaded again, right ones are not touched."""
+    urls = [shop.add(f"cli-image-{n}.jpg") for n in range(12)]
+    rows = "".join(f"{n},Shoe: {n}/2?,{url}\n" for n, url in enumerate(urls))
+    request_id = upload(system.url, f"{HEADER}{rows}x,None,{shop.url}/files/none.jpg\n")
+    completed(system.url, request_id)
+    folder = tmp_path / "new" / "images"
+
+    def download(*options: str) -> "subprocess.CompletedProcess[str]":
+        return shrinkstream("download", request_id, "--images", str(folder), *options, environment=environment(system))
+
+    def found() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    ended = download("--json")
+    archive = call(system.url, "GET", f"/api/requests/{request_id}/archive.zip").body
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        expected = {name: opened.read(name) for name in opened.namelist()}
+    assert (ended.returncode, found()) == (0, expected), ended.stderr
+    assert len(expected) == 12
+    size = sum(map(len, expected.values()))
+    counts = {"downloaded": 12, "alreadyThere": 0, "bytes": size}
+    assert documents(ended.stdout) == [{"requestId": request_id, "images": str(folder), **counts}]
+
+    first, second, third = sorted(expected)[:3]
+    (folder / first).write_bytes(b"cut off")
+    (folder / second).unlink()
+    kept = (folder / third).stat().st_mtime_ns
+    assert "2 images downloaded, 0.0 MB, 10 already there" in download().stderr
+    assert found() == expected
+    assert (folder / third).stat().st_mtime_ns == kept
+
+    stored = system.data_dir / "storage" / "images" / request_id / "0.jpg"
+    stored.write_bytes(b"another image")
+    (folder / first).unlink()
+    ended = download()
+    assert ended.returncode == 1
+    assert first in ended.stderr
+    assert "SHA-256" in ended.stderr
+    assert found() == {name: content for name, content in expected.items() if name != first}
+    (folder / first).mkdir()
+    ended = download()
+    assert (ended.returncode, f"{folder / first} can't be" in ended.stderr) == (1, True), ended.stderr
+    assert download("--output", "x.csv").returncode == 2
+    assert shrinkstream("download", "unknown", "--images", str(folder), environment=environment(system)).returncode == 3
 
 
 def test_operator_commands_print_json(system: System) -> None:
