@@ -14,6 +14,7 @@ from faust.types.tuples import FutureMessage
 
 from infra.errors import end_process
 from infra.faust.fence import FencedProducer
+from infra.faust.tables import GuardedTable
 from infra.faust.worker_app import WorkerApp
 from infra.observability import metrics
 
@@ -69,6 +70,12 @@ class GuardedProducer(driver.Producer):
     @property
     def _producer_type(self) -> type[FencedProducer]:
         return FencedProducer
+
+    async def flush(self) -> None:
+        """F6: deferred table writes are among those that a commit, a rebalance or a stop waits for."""
+        for table in self.app.tables.values():
+            await cast("GuardedTable", table).flush()
+        await super().flush()
 
     async def claim(self, partitions: Iterable[TP]) -> None:
         """Fence off the earlier owners of changelog partitions."""

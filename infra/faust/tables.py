@@ -14,8 +14,15 @@ from faust.types import TP
 from mode import Seconds, Service
 from mode.services import WaitArgT
 
+from infra.cancellation import run_in_background
 from infra.errors import end_process
 from infra.faust.worker_app import WorkerApp
+
+FLUSH_INTERVAL = 0.1
+"""Maximum delay (s) of a deferred write."""
+
+DEFERRED_LIMIT = 1000
+"""Number of deferred keys at which they are written at once."""
 
 CLAIM_RENEWAL = 86_400.0
 """Interval (s) of renewing the producer ids of the claimed partitions, which brokers keep for a week."""
@@ -26,12 +33,50 @@ logger = logging.getLogger(__name__)
 class GuardedTable(faust.Table):  # type: ignore[type-arg]
     """A table in memory that is written with the lease only, and knows each key's partition.
 
+    A value that changes with every event is deferred: its changes within `FLUSH_INTERVAL` share one changelog record.
+    Deferred writes come before every later one, and before the commit of the events that they belong to.
+
     Z4. Trap: Faust notes the partition of the keys that a recovery reads, not of those that are written
     (stores/memory.py), and keeps the keys of a partition that it loses. When the partition comes back, keys that
     others deleted are still there once compaction has removed the tombstones.
     """
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._deferred: dict[Any, tuple[int | None, Any]] = {}
+
+    def defer(self, key: Any, value: Any) -> None:
+        """Set a value whose changelog record may wait for the next changes of it."""
+        if not self._deferred:
+            self._flushing = run_in_background(self._flush_later(), name="deferred table writes", on_failure=_end)
+        partition = self.partition_for_key(key)
+        self._deferred.pop(key, None)  # to the end: the order is that of the last changes
+        self._deferred[key] = partition, value
+        self.data[key] = value
+        self._partitions[key] = partition
+        if len(self._deferred) >= DEFERRED_LIMIT:
+            self._write_deferred()
+
+    async def flush(self) -> None:
+        """Write what is deferred; waits for the lease."""
+        if self._deferred:
+            await cast("WorkerApp", self.app).lease.wait()
+            self._write_deferred()
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(FLUSH_INTERVAL)
+        await self.flush()
+
+    def _write_deferred(self) -> None:
+        deferred, self._deferred = self._deferred, {}
+        for key, (partition, value) in deferred.items():
+            self._write(partition, key, value)
+
     def send_changelog(self, partition: int | None, key: Any, value: Any, *args: Any, **options: Any) -> Any:
+        self._write_deferred()
+        return self._write(partition, key, value, *args, **options)
+
+    def _write(self, partition: int | None, key: Any, value: Any, *args: Any, **options: Any) -> Any:
         cast("WorkerApp", self.app).lease.require("a table write")
         sent = super().send_changelog(partition, key, value, *args, **options)
         if value is None:
@@ -41,7 +86,9 @@ class GuardedTable(faust.Table):  # type: ignore[type-arg]
         return sent
 
     def keep_only(self, partitions: Set[int]) -> None:
-        """Forget the keys of all other partitions."""
+        """Forget the keys of all other partitions. A rebalance has flushed all writes."""
+        if self._deferred:
+            end_process("deferred table writes outlasted a rebalance")
         data = cast("Any", self.data).data
         for key in [key for key, partition in self._partitions.items() if partition not in partitions]:
             del self._partitions[key]
@@ -50,6 +97,10 @@ class GuardedTable(faust.Table):  # type: ignore[type-arg]
     @property
     def _partitions(self) -> dict[Any, int | None]:
         return cast("Any", self.data)._key_partition  # type: ignore[no-any-return]
+
+
+def _end(error: BaseException) -> None:
+    end_process(f"deferred table writes failed: {error!r}", error=error)
 
 
 class GuardedRecovery(Recovery):

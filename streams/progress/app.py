@@ -17,9 +17,11 @@ from faust.types import TP, EventT, StreamT
 from infra.errors import end_process
 from infra.faust.app import create_app
 from infra.faust.resources import Resources
+from infra.faust.tables import GuardedTable
 from infra.observability.logs import log_about
 from infra.settings import settings
 from streams.events.base import Event, utc_now
+from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.maintenance import ProgressRebuildRequested
 from streams.events.requests import RequestRetried
 from streams.log.consume import read
@@ -47,7 +49,9 @@ MAX_READ_SECONDS = 3600.0
 topics = Topics(settings().topic_prefix)
 app = create_app(topics.group("progress"), role="progress", settings=settings(), partitions=settings().partitions)
 _partitions = [TopicPartition(topics.requests, number) for number in range(settings().partitions)]
-table = app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
+table = cast(
+    "GuardedTable", app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
+)
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,11 @@ async def fold_events(stream: StreamT[bytes]) -> None:
 async def _fold(event: Event, shared: Progress) -> None:
     await app.lease.wait()
     folded = fold(event, table.get)
-    apply(folded.changes, table)
+    if isinstance(event, ImageProcessed | ImageFailed):
+        for key, tally in folded.changes.items():
+            table.defer(key, tally)
+    else:
+        apply(folded.changes, table)
     if (rebuild := shared.commands.rebuild) is not None:
         rebuild.tap(event)
     if isinstance(event, RequestRetried):

@@ -1,7 +1,7 @@
 """The progress table: its keys, its codecs, and the fold of an event into it.
 
-A request has a row, its state, which is written a handful of times, and a tally for each chunk of its images, which is
-written once per image: the bytes written per event are constant in the size of the request.
+A request has a row, its state, which is written a handful of times, and a tally for each chunk of its images, which
+changes with each image: the bytes written per event are constant in the size of the request.
 """
 
 import struct

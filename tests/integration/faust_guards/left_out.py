@@ -13,7 +13,7 @@ from infra.faust.consumer import GuardedConsumer
 from infra.faust.flow import GuardedFlowControl, GuardedStream
 from infra.faust.handle import GuardedAgent
 from infra.faust.lease import Lease
-from infra.faust.producer import GuardedBuffer, GuardedTopic
+from infra.faust.producer import GuardedBuffer, GuardedProducer, GuardedTopic
 from infra.faust.tables import GuardedRecovery, GuardedTable
 
 # Faust's fetching and its bookkeeping of offsets hang together: they go back together.
@@ -47,6 +47,7 @@ GUARDS: dict[str, list[dict[type, tuple[str, ...]]]] = {
     "F6": [{GuardedBuffer: ("flush", "wait_until_ebb")}],
     "lease": [],
     "fence": [{GuardedRecovery: ("_build_highwaters",)}],
+    "flush": [{GuardedProducer: ("flush",)}],
     "forgetting": [{GuardedRecovery: ("on_rebalance",), GuardedTable: ("send_changelog",)}],
 }
 

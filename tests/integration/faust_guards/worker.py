@@ -2,8 +2,9 @@
 
 An event's value is one of: nothing · ``sleep SECONDS`` · ``wait FILE`` (until it is there) · ``raise`` · ``stray`` (a
 cancellation that nobody sent) · ``write COUNT SIZE`` (table records, one of one byte otherwise) · ``last SECONDS`` (the
-event's offset becomes the value of one key, after so long) · ``keys`` (of the table, to the journal). Each line of the
-journal file is ``start``, ``end``, ``assigned``, ``keys``, ``asked`` (offsets) or ``closed``, with its details.
+event's offset becomes the value of one key, after so long) · ``defer`` (the same at once, deferred) · ``keys`` (of the
+table, to the journal). Each line of the journal file is ``start``, ``end``, ``assigned``, ``keys``, ``asked`` (offsets)
+or ``closed``, with its details.
 """
 
 import asyncio
@@ -13,20 +14,21 @@ import os
 import sys
 from pathlib import Path
 from random import randbytes
-from typing import Any
+from typing import Any, cast
 
 from faust.types import EventT, StreamT
 
 from infra.errors import ExplainedError
 from infra.faust import app as faust_app
-from infra.faust import consumer, handle, monitor, producer, worker_app
+from infra.faust import consumer, handle, monitor, producer, tables, worker_app
+from infra.faust.tables import GuardedTable
 from infra.settings import Settings
 from tests.integration.faust_guards import left_out
 
 spec = json.loads(os.environ["WORKER_SPEC"])
 logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
 for constant, seconds in spec["constants"].items():
-    for module in (faust_app, consumer, handle, monitor, producer, worker_app):
+    for module in (faust_app, consumer, handle, monitor, producer, tables, worker_app):
         if hasattr(module, constant):
             setattr(module, constant, seconds)
 if spec["without"]:
@@ -74,6 +76,8 @@ async def process(event: EventT[bytes]) -> None:
             await asyncio.sleep(float(seconds))
             if table is not None:
                 table[b"last"] = b"%d" % place[1]
+        case ["defer"]:
+            cast("GuardedTable", table).defer(b"last", b"%d" % place[1])
         case ["write", count, size]:
             write(place, int(count), int(size))
         case _:
