@@ -17,6 +17,9 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 COMPILE := $(VENV)/bin/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 
+# An image sets it, to stay small. Here, each of the many processes would compile every module again when it starts.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo up test test-quick test-containers check bench drill soak docs lock clean
 .DEFAULT_GOAL := install
 
