@@ -4,19 +4,20 @@ import json
 from collections import Counter
 
 from tests.e2e.conftest import System
+from tests.support.published_clients import completed, upload
+from tests.support.shop import Shop
 from tests.support.topic_reader import read_topic
 
+HEADER = "S. No.,Product Name,Input Image URLs\n"
 
-def test_independent_consumer_finds_each_demo_image_once(system: System, kafka_address: str) -> None:
-    # Beside the running system, on the same servers: so it needs names of its own.
-    name = f"{system.name}_demo"
-    names = {"SHRINKSTREAM_TOPIC_PREFIX": name, "SHRINKSTREAM_CASSANDRA_KEYSPACE": name}
-    demo = system.run("demo", timeout=240, **names)
-    assert demo.returncode == 0, demo.stderr
-    request_id = demo.stderr.split("request ")[1].split()[0]
+
+def test_independent_consumer_finds_each_image_once(system: System, shop: Shop, kafka_address: str) -> None:
+    rows = "".join(f"{number},Shoe,{shop.add(f'consumed-{number}.jpg')}\n" for number in range(7))
+    request_id = upload(system.url, HEADER + rows)
+    assert completed(system.url, request_id)["succeeded"] == 7
     events = [
         (record, json.loads(record.value()))
-        for record in read_topic(kafka_address, f"{name}.image-results")
+        for record in read_topic(kafka_address, f"{system.name}.image-results")
         if record.key() == request_id.encode()
     ]
     for record, event in events:
@@ -28,9 +29,9 @@ def test_independent_consumer_finds_each_demo_image_once(system: System, kafka_a
         assert event["data"]["outputBytes"] < event["data"]["inputBytes"]
     assert Counter(event["data"]["index"] for _, event in events) == Counter(range(7))
     assert len({event["id"] for _, event in events}) == 7
-    (completed,) = [
+    (completion,) = [
         json.loads(record.value())
-        for record in read_topic(kafka_address, f"{name}.requests")
+        for record in read_topic(kafka_address, f"{system.name}.requests")
         if record.key() == request_id.encode() and b"RequestCompleted" in record.value()
     ]
-    assert completed["data"]["total"] == completed["data"]["succeeded"] == 7
+    assert completion["data"]["total"] == completion["data"]["succeeded"] == 7
