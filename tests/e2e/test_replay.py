@@ -52,10 +52,6 @@ def test_read_models_are_rebuilt_equal_without_side_effects(system: System, shop
     status = call(system.url, "GET", f"/api/status/{request_id}").json
     output = call(system.url, "GET", f"/api/download/{request_id}").body
     fetched = len(shop.fetched)
-    for what in ("progress", "history", "output"):
-        verified = system.run("replay", what, "--verify", "--request", request_id)
-        assert verified.returncode == 0, verified.stdout + verified.stderr
-
     (system.data_dir / "storage" / "csv" / request_id / "0.csv").write_bytes(b"forged")
     assert "1 differences" in system.run("replay", "output", "--verify", "--request", request_id).stderr
     forge_history(cassandra_address, system.name, request_id)
