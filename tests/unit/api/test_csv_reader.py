@@ -250,11 +250,11 @@ def test_reader_bounds_memory_of_endless_row(file: Path, filler: str) -> None:
 def test_memory_does_not_grow_with_the_file(file: Path) -> None:
     with file.open("w") as output:
         output.write(HEADER)
-        output.writelines(f"{n},Mug {n},https://a.example/{'x' * 100}/{n}.jpg\n" for n in range(30_000))
+        output.writelines(f"{n},Mug {n},https://a.example/{'x' * 1000}/{n}.jpg\n" for n in range(5000))
     tracemalloc.start()
     try:
-        checked = check(file, max_images=30_000)
-        assert sum(len(row.urls) for row in read_rows(file, checked)) == 30_000
+        checked = check(file, max_images=5000)
+        assert sum(len(row.urls) for row in read_rows(file, checked)) == 5000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
