@@ -5,7 +5,6 @@ import queue
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from uuid import uuid4
 import pytest
 
 from tests.support import curl
-from tests.support.processes import leashed
+from tests.support.console_script import shrinkstream
+from tests.support.processes import leashed, running_api
 from tests.support.shop import Shop
 
 READY_SECONDS = 240
@@ -35,15 +35,7 @@ class System:
         self, *arguments: str, timeout: float = 180, typed: str = "", **variables: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run a `shrinkstream` command as a user of this system would."""
-        return subprocess.run(
-            [sys.executable, "-m", "infra.cli", *arguments],
-            env={**self.environment, **variables},
-            capture_output=True,
-            text=True,
-            input=typed,
-            timeout=timeout,
-            check=False,
-        )
+        return shrinkstream(*arguments, environment={**self.environment, **variables}, timeout=timeout, typed=typed)
 
 
 def _pass_on(lines: Iterable[str], to: Callable[[str], None]) -> None:
@@ -119,6 +111,20 @@ def system(
     process, url = start_system(environment, "--port", "0")
     yield System(url, data_dir, process, {**environment, "SHRINKSTREAM_URL": url})
     assert stop_system(process) == 0
+
+
+@pytest.fixture(scope="session")
+def guarded_url(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A second API of the same system, which requires a key; the workers belong to both."""
+    environment = {
+        **system.environment,
+        "SHRINKSTREAM_API_KEYS": "shop:sesame,anna:key-a,bert:key-b",
+        # Files of its own beside the other API, but the images where the workers put them.
+        "SHRINKSTREAM_STORAGE_URL": (system.data_dir / "storage").as_uri(),
+        "SHRINKSTREAM_DATA_DIR": str(tmp_path_factory.mktemp("keyed")),
+    }
+    with running_api(environment) as (_, url):
+        yield url
 
 
 @pytest.fixture(scope="session")

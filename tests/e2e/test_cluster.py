@@ -5,8 +5,6 @@ import csv
 import io
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import urlopen
@@ -20,6 +18,7 @@ from infra.devserver.security import Security
 from infra.devserver.servers import EmbeddedServers
 from tests.e2e.conftest import System, start_system, stop_system
 from tests.support.certificates import write_certificates
+from tests.support.console_script import shrinkstream
 from tests.support.published_clients import call, completed, upload, wait_for
 from tests.support.s3 import S3Server
 from tests.support.shop import Shop
@@ -66,20 +65,9 @@ def environment(s3_server: S3Server, shop: Shop, tmp_path_factory: pytest.TempPa
             runner.run(servers.stop())
 
 
-def shrinkstream(environment: dict[str, str], *command: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", *command],
-        env={**environment, **variables},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-
-
 @pytest.fixture(scope="module")
 def cluster(environment: dict[str, str]) -> Iterator[System]:
-    created = shrinkstream(environment, "init")
+    created = shrinkstream("init", environment=environment)
     assert created.returncode == 0, created.stderr
     assert "created 0001_history.cql" in created.stdout
     process, url = start_system(environment, "--port", "0")
@@ -101,7 +89,7 @@ def cluster(environment: dict[str, str]) -> Iterator[System]:
 def test_refused_connection_is_one_line_with_its_reason(
     environment: dict[str, str], variable: str, value: str, cause: str
 ) -> None:
-    refused = shrinkstream(environment, "init", **{f"SHRINKSTREAM_{variable}": value})
+    refused = shrinkstream("init", environment={**environment, f"SHRINKSTREAM_{variable}": value})
     assert refused.returncode == 1
     (line,) = refused.stderr.splitlines()
     assert re.search(cause, line), line
@@ -109,9 +97,7 @@ def test_refused_connection_is_one_line_with_its_reason(
 
 @pytest.mark.parametrize("role", [("api",), ("worker", "compress"), ("worker", "projections")])
 def test_missing_bucket_is_one_line_of_each_process(cluster: System, role: tuple[str, ...]) -> None:
-    failed = shrinkstream(
-        cluster.environment, *role, SHRINKSTREAM_STORAGE_URL="s3://no-such-bucket", SHRINKSTREAM_PORT="0"
-    )
+    failed = cluster.run(*role, SHRINKSTREAM_STORAGE_URL="s3://no-such-bucket", SHRINKSTREAM_PORT="0")
     assert failed.returncode == (69 if role[0] == "worker" else 1)
     assert "s3://no-such-bucket: NoSuchBucket" in failed.stderr.splitlines()[-1]
     assert "Traceback" not in failed.stderr

@@ -2,9 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,11 +11,12 @@ import psutil
 import pytest
 
 from infra.cli.system import TARGETS, WORKER_PORTS
-from infra.observability.readiness import CHECK_INTERVAL
 from tests.e2e.conftest import start_system, stop_system
-from tests.support.published_clients import Answer, call, completed, upload
+from tests.support.console_script import shrinkstream
+from tests.support.published_clients import call, completed, upload
 from tests.support.scrape import addresses
 from tests.support.shop import Shop
+from tests.support.waiting import wait_until
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -130,24 +128,16 @@ NEEDS = {
     "progress": {"kafka"},
     "projections": {"kafka", "cassandra"},
 }
-ANSWER_SECONDS = CHECK_INTERVAL  # as long as a check of a server that hangs
 NOTICED_SECONDS = 180.0
 
 
-def probe(address: str, path: str) -> Answer:
-    """Ask for a probe, which is answered at once whatever is the matter."""
-    started = time.monotonic()
-    answer = call(f"http://{address}", "GET", path)
-    assert time.monotonic() - started < ANSWER_SECONDS
-    return answer
-
-
 def failing_checks(data_dir: Path) -> dict[str, set[str]]:
-    """Probe every process: role → the checks that fail in it."""
+    """Probe every process: role → the checks that fail in it. Each answers while the servers hang."""
     failing = {}
     for role, address in addresses(data_dir).values():
-        assert probe(address, "/healthz").json == {"status": "ok"}
-        answer = probe(address, "/readyz")
+        url = f"http://{address}"
+        assert call(url, "GET", "/healthz").json == {"status": "ok"}
+        answer = call(url, "GET", "/readyz")
         failing[role] = {name for name, outcome in answer.json["checks"].items() if outcome != "ok"}
         assert answer.status == (503 if failing[role] else 200)
         assert answer.json["status"] == ("not ready" if failing[role] else "ready")
@@ -156,20 +146,18 @@ def failing_checks(data_dir: Path) -> dict[str, set[str]]:
 
 def wait_until_noticed(data_dir: Path) -> None:
     """Return when every process has said of each server that it needs that it is away."""
-    deadline = time.monotonic() + NOTICED_SECONDS
     noticed: dict[str, set[str]] = {role: set() for role in NEEDS}
-    while not all(noticed[role] >= needed for role, needed in NEEDS.items()):
-        assert time.monotonic() < deadline, noticed
+
+    def is_noticed() -> bool:
         for role, failing in failing_checks(data_dir).items():
             noticed[role] |= failing
-        time.sleep(0.1)
+        return all(noticed[role] >= needed for role, needed in NEEDS.items())
+
+    wait_until(is_noticed, f"failing checks {NEEDS}", NOTICED_SECONDS)
 
 
 def wait_until_ready(data_dir: Path) -> None:
-    deadline = time.monotonic() + NOTICED_SECONDS
-    while any((failing := failing_checks(data_dir)).values()):
-        assert time.monotonic() < deadline, failing
-        time.sleep(0.1)
+    wait_until(lambda: not any(failing_checks(data_dir).values()), "ready processes", NOTICED_SECONDS)
 
 
 def test_probes_report_hanging_and_dead_servers(resumed: Resumed) -> None:
@@ -180,7 +168,7 @@ def test_probes_report_hanging_and_dead_servers(resumed: Resumed) -> None:
         for server in servers:
             server.suspend()
         wait_until_noticed(resumed.data_dir)
-        assert failing_checks(resumed.data_dir) == NEEDS
+        wait_until(lambda: failing_checks(resumed.data_dir) == NEEDS, f"{NEEDS} and nothing else", NOTICED_SECONDS)
     finally:
         for server in servers:
             server.resume()
@@ -193,14 +181,7 @@ def test_probes_report_hanging_and_dead_servers(resumed: Resumed) -> None:
 
 def test_taken_port_is_an_error_of_one_line(tmp_path: Path, shop: Shop) -> None:
     port = shop.address.rpartition(":")[2]
-    result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "up", "--port", port, "--data-dir", str(tmp_path)],
-        env=environment(tmp_path, shop),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    result = shrinkstream("up", "--port", port, "--data-dir", str(tmp_path), environment=environment(tmp_path, shop))
     assert result.returncode != 0
     assert len(result.stderr.splitlines()) == 1
     assert port in result.stderr
@@ -211,15 +192,7 @@ def test_demo_prints_results_and_leaves_nothing(tmp_path: Path) -> None:
     temporary.mkdir()
     folder.mkdir()
     plain = {name: value for name, value in os.environ.items() if not name.startswith("SHRINKSTREAM_")}
-    process = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "demo"],
-        env={**plain, "TMPDIR": str(temporary)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        cwd=folder,
-    )
+    process = shrinkstream("demo", environment={**plain, "TMPDIR": str(temporary)}, timeout=300, folder=folder)
     assert process.returncode == 0, process.stderr
     assert "7 of 7 images compressed, 0 failed" in process.stdout
     assert "MB saved" in process.stdout

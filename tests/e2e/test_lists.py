@@ -1,12 +1,11 @@
 """Requests, images and products as lists: complete, in order, in parts, and each owner's own."""
 
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.conftest import System, start_system, stop_system
+from tests.e2e.conftest import System
 from tests.support.published_clients import Answer, call, completed, curl_form, upload
 from tests.support.shop import Shop
 
@@ -132,25 +131,12 @@ def test_unknown_product_and_request_have_empty_lists(system: System) -> None:
         assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-@pytest.fixture(scope="module")
-def guarded(system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """A second API of the same system, with keys."""
-    keys = {"SHRINKSTREAM_API_KEYS": "anna:key-a,bert:key-b", "SHRINKSTREAM_PORT": "0"}
-    environment = {**system.environment, **keys}
-    # Files of its own beside the other system, but the images where workers of both may put them.
-    environment["SHRINKSTREAM_STORAGE_URL"] = (system.data_dir / "storage").as_uri()
-    environment["SHRINKSTREAM_DATA_DIR"] = str(tmp_path_factory.mktemp("keyed"))
-    process, url = start_system(environment, "--port", "0")
-    yield System(url, system.data_dir, process, environment)
-    assert stop_system(process) == 0
-
-
-def test_owner_cannot_read_or_change_requests_of_others(guarded: System, shop: Shop) -> None:
+def test_owner_cannot_read_or_change_requests_of_others(guarded_url: str, shop: Shop) -> None:
     def ask(key: str, method: str, path: str) -> Answer:
-        return call(guarded.url, method, path, headers={"X-API-Key": key})
+        return call(guarded_url, method, path, headers={"X-API-Key": key})
 
     body, headers = curl_form(("file", "a.csv", f"{HEADER}1,Sandal,{shop.add('sandal.jpg')}\n".encode()))
-    answer = call(guarded.url, "POST", "/api/upload", body, {**headers, "Authorization": "Bearer key-a"})
+    answer = call(guarded_url, "POST", "/api/upload", body, {**headers, "Authorization": "Bearer key-a"})
     request_id = answer.json["requestId"]
     assert [item["requestId"] for item in ask("key-a", "GET", "/api/requests").json["items"]] == [request_id]
     assert ask("key-b", "GET", "/api/requests").json["items"] == []

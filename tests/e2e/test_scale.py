@@ -4,17 +4,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.devserver.ports import free_ports
 from tests.e2e.conftest import System
+from tests.support.console_script import shrinkstream
+from tests.support.processes import end
 from tests.support.published_clients import call, completed, upload
+from tests.support.scrape import samples_of
 from tests.support.shop import Shop
+from tests.support.waiting import wait_until
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
+START_SECONDS = 180.0
 
 
 @contextmanager
@@ -32,20 +36,23 @@ def another(
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
+        end(process)
 
 
 def wait_until_ready(url: str) -> None:
-    for _ in range(300):
+    def is_ready() -> bool:
         with suppress(OSError):
-            if call(url, "GET", "/readyz").status == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{url} is not ready")
+            return call(url, "GET", "/readyz").status == 200
+        return False
+
+    wait_until(is_ready, f"{url} is ready", START_SECONDS)
+
+
+def has_partitions(probes: str) -> bool:
+    """Whether a worker that may be starting owns partitions; it measures the lag of each."""
+    with suppress(OSError):
+        return any(sample.name == "shrinkstream_consumer_lag_records" for sample in samples_of("progress", probes))
+    return False
 
 
 def test_other_api_knows_request_after_202(system: System, shop: Shop, tmp_path: Path) -> None:
@@ -103,22 +110,18 @@ def test_two_apis_agree_while_progress_worker_restarts(system: System, shop: Sho
         wait_until_ready(urls[1])
         request_id = upload(system.url, HEADER + rows)
 
-        def ask_both() -> list[str]:
+        def are_completed() -> bool:
             answers = [call(url, "GET", f"/api/status/{request_id}") for url in urls]
             assert [answer.status for answer in answers] == [200, 200]
             for url, answer in zip(urls, answers, strict=True):
                 told[url].append(answer.json["succeeded"])
-            return [answer.json["status"] for answer in answers]
+            return all(answer.json["status"] == "completed" for answer in answers)
 
-        with another(system, "worker", "progress") as joined:
-            deadline = time.monotonic() + 8  # it joins, its share of the partitions moves to it
-            while ask_both() != ["completed", "completed"] and time.monotonic() < deadline:
-                time.sleep(0.05)
-            joined.send_signal(signal.SIGTERM)  # and back
-            deadline = time.monotonic() + 180
-            while ask_both() != ["completed", "completed"]:
-                assert time.monotonic() < deadline, told
-                time.sleep(0.05)
+        probes = f"127.0.0.1:{next(free_ports())}"
+        with another(system, "worker", "progress", SHRINKSTREAM_WORKER_PORT=probes.rpartition(":")[2]) as joined:
+            wait_until(lambda: are_completed() or has_partitions(probes), "it has its share of the partitions")
+            joined.send_signal(signal.SIGTERM)  # which goes back
+            wait_until(are_completed, "both say so", 240)
         statuses = [call(url, "GET", f"/api/status/{request_id}").json for url in urls]
     assert statuses[0] == statuses[1]
     for counts in told.values():
@@ -148,13 +151,7 @@ def test_command_line_explains_rejected_csv_in_one_line(system: System, tmp_path
 
 
 def test_command_line_explains_missing_server_in_one_line() -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "status", "some-id", "--server", f"http://127.0.0.1:{next(free_ports())}"],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    server = f"http://127.0.0.1:{next(free_ports())}"
+    result = shrinkstream("status", "some-id", "--server", server, environment=os.environ)
     assert result.returncode == 1
     assert len(result.stderr.splitlines()) == 1

@@ -1,8 +1,6 @@
 """What can't be started says why in one line."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,18 +25,11 @@ def test_missing_servers_are_one_clear_line(
     system: System, tmp_path: Path, command: list[str], missing: str, kafka_address: str, cassandra_address: str
 ) -> None:
     addresses = {"kafka": kafka_address, "cassandra": cassandra_address, missing: "127.0.0.1:1"}
-    result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", *command],
-        env={
-            **system.environment,
-            "SHRINKSTREAM_DATA_DIR": str(tmp_path),
-            "SHRINKSTREAM_KAFKA_BROKERS": addresses["kafka"],
-            "SHRINKSTREAM_CASSANDRA_HOSTS": addresses["cassandra"],
-        },
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
+    result = system.run(
+        *command,
+        SHRINKSTREAM_DATA_DIR=str(tmp_path),
+        SHRINKSTREAM_KAFKA_BROKERS=addresses["kafka"],
+        SHRINKSTREAM_CASSANDRA_HOSTS=addresses["cassandra"],
     )
     assert result.returncode == (69 if command[0] == "worker" else 1)
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -71,32 +62,14 @@ def test_each_start_error_has_its_exit_code(
     """69: a dependency of a worker is missing, which a supervisor may try again."""
     taken = system.url.rpartition(":")[2]
     own = {f"SHRINKSTREAM_{name}": taken if value == "TAKEN" else value for name, value in variables.items()}
-    result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", *command.split()],
-        env={**system.environment, "SHRINKSTREAM_DATA_DIR": str(tmp_path), **own},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    result = system.run(*command.split(), SHRINKSTREAM_DATA_DIR=str(tmp_path), **own)
     assert result.returncode == status, result.stderr
     assert re.search(says, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_unusable_settings_of_a_process_are_reported_at_once(system: System, tmp_path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "up", "--port", "0"],
-        env={
-            **system.environment,
-            "SHRINKSTREAM_DATA_DIR": str(tmp_path),
-            "SHRINKSTREAM_HOST": "0.0.0.0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    result = system.run("up", "--port", "0", SHRINKSTREAM_DATA_DIR=str(tmp_path), SHRINKSTREAM_HOST="0.0.0.0")
     assert result.returncode == 1
     *before, line = result.stderr.splitlines()
     assert all("process ended, restarting" in said for said in before), result.stderr

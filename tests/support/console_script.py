@@ -15,14 +15,22 @@ PROGRAM = Path(sys.executable).with_name("shrinkstream")
 SECONDS = 180
 
 
-def shrinkstream(*arguments: str, environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end, in pipes."""
+def shrinkstream(
+    *arguments: str,
+    environment: Mapping[str, str],
+    timeout: float = SECONDS,
+    typed: str = "",
+    folder: Path | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in pipes; ``typed`` is its standard input, ``folder`` where it runs."""
     return subprocess.run(
         [PROGRAM, *arguments],
         env=dict(environment),
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        input=typed,
+        timeout=timeout,
         check=False,
     )
 

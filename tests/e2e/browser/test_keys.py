@@ -1,62 +1,13 @@
 """The page where keys are set."""
 
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from http.client import HTTPConnection
-
-import pytest
 from playwright.sync_api import Page, expect
 
-from infra.devserver.ports import free_ports
 from tests.e2e.browser.visitor import HEADER, choose, expect_end, start
-from tests.e2e.conftest import System
 from tests.support.shop import Shop
 
 
-@pytest.fixture(scope="module")
-def guarded(system: System) -> Iterator[str]:
-    """The address of one more API of the system, which wants keys."""
-    port = next(free_ports())
-    process = subprocess.Popen(
-        [sys.executable, "-m", "infra.cli", "api"],
-        env={
-            **os.environ,
-            **system.environment,
-            "SHRINKSTREAM_API_KEYS": "shop:sesame",
-            "SHRINKSTREAM_PORT": str(port),
-        },
-    )
-    try:
-        deadline = time.monotonic() + 180
-        while not _answers(port):
-            assert process.poll() is None, "the API ended"
-            assert time.monotonic() < deadline, "the API does not answer"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-
-
-def _answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
-
-
-def test_page_asks_for_key_and_keeps_it_in_tab(page: Page, complaints: list[str], guarded: str, shop: Shop) -> None:
-    page.goto(guarded)
+def test_page_asks_for_key_and_keeps_it_in_tab(page: Page, complaints: list[str], guarded_url: str, shop: Shop) -> None:
+    page.goto(guarded_url)
     dialog = page.get_by_role("dialog", name="This server requires an API key")
     dialog.get_by_label("API key").fill("wrong")
     page.keyboard.press("Enter")

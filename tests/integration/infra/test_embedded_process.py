@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from infra.devserver.process import MAX_LOG_BYTES, ChildProcess
+from tests.support.processes import is_gone
 
 pytestmark = pytest.mark.slow
 
@@ -28,19 +29,6 @@ def until_logged(log_path: Path, text: str) -> str:
         assert time.monotonic() < deadline, f"{text!r} is not in {log!r}"
         time.sleep(0.02)
     return log
-
-
-def is_gone(pid: int) -> bool:
-    """Ended; a zombie that init hasn't collected yet has ended, too."""
-    deadline = time.monotonic() + END_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 async def test_output_is_appended_and_exit_status_reported(tmp_path: Path) -> None:

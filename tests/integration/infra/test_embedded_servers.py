@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,23 +25,13 @@ from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.security import Security
 from infra.devserver.server import EmbeddedServer, EmbeddedServerError
 from infra.devserver.servers import EmbeddedServers
+from tests.support.processes import is_gone
+
+pytestmark = pytest.mark.slow
 
 END_SECONDS = 120.0
 
 each_server = pytest.mark.parametrize("kind", [EmbeddedKafka, EmbeddedCassandra])
-
-
-def is_gone(pid: int) -> bool:
-    """Ended; a zombie that init hasn't collected yet has ended, too."""
-    deadline = time.monotonic() + END_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 async def write_to_kafka(address: str, values: Sequence[str], then: Callable[[], None]) -> None:
@@ -105,12 +94,12 @@ def read_from_cassandra(address: str) -> list[str]:
         return [row.v for row in cluster.connect().execute("SELECT v FROM kept.v WHERE k = 0")]
 
 
-async def write(server: EmbeddedServer, values: Sequence[str], then: Callable[[], None] = lambda: None) -> None:
+async def write(kind: type[EmbeddedServer], address: str, values: Sequence[str], then: Callable[[], None]) -> None:
     """Write each and wait for its acknowledgement; after the last do ``then`` at once."""
-    if isinstance(server, EmbeddedKafka):
-        await write_to_kafka(server.address, values, then)
+    if kind is EmbeddedKafka:
+        await write_to_kafka(address, values, then)
     else:
-        await asyncio.to_thread(write_to_cassandra, server.address, values, then)
+        await asyncio.to_thread(write_to_cassandra, address, values, then)
 
 
 async def read(server: EmbeddedServer) -> list[str]:
@@ -119,26 +108,20 @@ async def read(server: EmbeddedServer) -> list[str]:
     return await asyncio.to_thread(read_from_cassandra, server.address)
 
 
-@each_server
-async def test_data_survives_kill_9_and_a_change_of_port(kind: type[EmbeddedServer], tmp_path: Path) -> None:
-    data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
-    values = [f"{number:03}" for number in range(200)]
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from infra.devserver.kafka import EmbeddedKafka
+from infra.devserver.cassandra import EmbeddedCassandra
 
-    async with kind(data_dir) as server:
-        address = server.address
-        await write(server, values[:100], then=lambda: os.kill(server.process.pid, signal.SIGKILL))
-        assert await server.process.wait() == -signal.SIGKILL
+async def main():
+    server = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}[sys.argv[1]](Path(sys.argv[2]))
+    await server.start()
+    print(server.process.pid, server.address, flush=True)
+    await server.process.wait()
 
-    async with kind(data_dir) as server:
-        assert server.address == address
-        assert await read(server) == values[:100]
-        await write(server, values[100:])
-
-    # Somebody else has the port now: the server moves to another one, with its data.
-    taken = await asyncio.start_server(lambda _reader, _writer: None, *address.split(":"))
-    async with taken, kind(data_dir) as server:
-        assert server.address != address
-        assert await read(server) == values
+asyncio.run(main())
+"""
 
 
 def children() -> set[psutil.Process]:
@@ -146,52 +129,47 @@ def children() -> set[psutil.Process]:
     return set(psutil.Process().children(recursive=True))
 
 
+def listens_on(server: EmbeddedServer) -> set[str]:
+    """Addresses, of which there is one for each port; the ports are checked."""
+    process = psutil.Process(server.process.pid)
+    listening = {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+    assert len(listening) == len(server.port_names)
+    return {address.ip.removeprefix("::ffff:") for address in listening}
+
+
+# One test for all that needs a started server: each start of one costs seconds of both cores.
 @each_server
-async def test_servers_listen_on_loopback_once_and_stop_cleanly(kind: type[EmbeddedServer], tmp_path: Path) -> None:
-    before = children()
-    async with kind(tmp_path) as server:
-        process = psutil.Process(server.process.pid)
-        listening = {c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
-        assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-        assert len(listening) == len(server.port_names)
-
-        with pytest.raises(EmbeddedServerError, match=f"another {kind.name} is running on .*{kind.server}"):
-            await kind(tmp_path).start()
-        assert process.is_running()
-    assert not process.is_running()
-    assert children() == before
-
-
-PARENT = """
-import asyncio, sys
-from pathlib import Path
-from infra.devserver.kafka import EmbeddedKafka
-from infra.devserver.security import Security
-from infra.devserver.cassandra import EmbeddedCassandra
-
-async def main():
-    server = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}[sys.argv[1]](Path(sys.argv[2]))
-    await server.start()
-    print(server.process.pid, flush=True)
-    await server.process.wait()
-
-asyncio.run(main())
-"""
-
-
-@each_server
-async def test_server_dies_with_killed_parent_and_restarts_at_once(kind: type[EmbeddedServer], tmp_path: Path) -> None:
+async def test_server_keeps_data_and_serves_only_its_owner(kind: type[EmbeddedServer], tmp_path: Path) -> None:
+    data_dir = tmp_path / "data dir ü"  # neither a space nor a letter outside of ASCII does harm
+    values = [f"{number:03}" for number in range(200)]
     with subprocess.Popen(
-        [sys.executable, "-c", PARENT, kind.server, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", PARENT, kind.server, str(data_dir)], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        java = int(parent.stdout.readline())
-        assert psutil.pid_exists(java)
-        parent.kill()
+        started, address = (await asyncio.to_thread(parent.stdout.readline)).split()
+        assert psutil.pid_exists(int(started))
+        await write(kind, address, values[:100], then=parent.kill)
 
-    async with kind(tmp_path) as server:
-        assert is_gone(java)
-        assert server.process.pid != java
+    # It died with its parent, and the next one starts at once.
+    async with kind(data_dir) as server:
+        assert is_gone(int(started))
+        assert server.address == address
+        assert await read(server) == values[:100]
+        await write(kind, address, values[100:], then=lambda: os.kill(server.process.pid, signal.SIGKILL))
+        assert await server.process.wait() == -signal.SIGKILL
+
+    # Somebody else has the port now: the server moves to another one, with its data.
+    taken = await asyncio.start_server(lambda _reader, _writer: None, *address.split(":"))
+    before = children()
+    async with taken, kind(data_dir) as server:
+        assert server.address != address
+        assert await read(server) == values
+        assert listens_on(server) == {"127.0.0.1"}
+        with pytest.raises(EmbeddedServerError, match=f"another {kind.name} is running on .*{kind.server}"):
+            await kind(data_dir).start()
+        assert server.process.returncode is None
+    assert is_gone(server.process.pid)
+    assert children() == before
 
 
 @each_server
@@ -232,8 +210,10 @@ async def test_cluster_id_with_leading_dash_is_no_option(tmp_path: Path, monkeyp
     dash_in_base64 = uuid.UUID(bytes=bytes([0b111110_00]) + bytes(15))
     monkeypatch.setattr(uuid, "uuid4", lambda: dash_in_base64)
 
-    async with EmbeddedKafka(tmp_path) as kafka:
-        assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
+    kafka = EmbeddedKafka(tmp_path)
+    with pytest.raises(EmbeddedServerError, match="no answer"):  # it is formatted before that time counts
+        await kafka.start(timeout=0.05)
+    assert "cluster.id=-" in (kafka.directory / "data" / "meta.properties").read_text()
 
 
 async def test_kafka_creates_no_topics_automatically(kafka_address: str) -> None:

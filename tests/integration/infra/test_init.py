@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,6 +25,7 @@ from infra.kafka.topics import (
 )
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
+from tests.support.console_script import shrinkstream
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.slow
@@ -155,24 +154,17 @@ async def test_unreachable_servers_are_clear_errors(fresh: Settings) -> None:
             await migrate(fresh.model_copy(update={"cassandra_hosts": "127.0.0.1:1"}))
 
 
-def shrinkstream(*arguments: str, settings: Settings) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", *arguments],
-        env={**os.environ, **environment_of(settings)},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+def environment(settings: Settings) -> dict[str, str]:
+    return {**os.environ, **environment_of(settings)}
 
 
 async def test_init_creates_all_once_and_changes_nothing_later(fresh: Settings) -> None:
     topics = Topics(fresh.topic_prefix).configs()
-    first = shrinkstream("init", settings=fresh)
+    first = shrinkstream("init", environment=environment(fresh))
     assert first.returncode == 0, first.stderr
     names = {*topics, *(name for _, name, _ in migrations())}
     assert set(first.stdout.splitlines()) == {f"created {name}" for name in names}
-    second = shrinkstream("init", settings=fresh)
+    second = shrinkstream("init", environment=environment(fresh))
     assert (second.returncode, second.stdout) == (0, "")
 
     assert await tables(fresh) >= TABLES
@@ -187,7 +179,7 @@ async def test_init_creates_all_once_and_changes_nothing_later(fresh: Settings) 
 
 
 def test_init_without_servers_ends_with_one_clear_line(fresh: Settings) -> None:
-    failed = shrinkstream("init", settings=fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"}))
+    failed = shrinkstream("init", environment=environment(fresh.model_copy(update={"kafka_brokers": "127.0.0.1:1"})))
     assert failed.returncode == 1
     (line,) = failed.stderr.splitlines()
     assert "127.0.0.1:1" in line
@@ -220,7 +212,7 @@ async def test_process_with_other_partition_count_ends_with_error(
     await initialise(fresh)
     other = fresh.model_copy(update={"partitions": 6})
     for role in (("worker", "progress"), ("worker", "projections"), ("worker", "compress"), ("api",)):
-        ended = shrinkstream(*role, settings=other)
+        ended = shrinkstream(*role, environment=environment(other))
         assert ended.returncode == (69 if role[0] == "worker" else 1), role
         assert "SHRINKSTREAM_PARTITIONS is 6, but topics have other" in ended.stderr
         assert "Traceback" not in ended.stderr

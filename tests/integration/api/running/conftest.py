@@ -1,9 +1,7 @@
 """Running APIs, as processes of their own, on the servers that all tests share; no worker runs beside them."""
 
-import http.client
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,13 +11,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.devserver.ports import free_ports
 from infra.settings import Settings, environment_of
 from tests.integration.conftest import system_with_topics
-from tests.support.processes import leashed
+from tests.support import processes
 from tests.support.published_clients import Answer, call
 
-READY_SECONDS = 180
 KEY, OTHER_KEY = "sesame", "open"
 
 
@@ -44,33 +40,9 @@ class Api:
 @contextmanager
 def running_api(settings: Settings, **changes: Any) -> Iterator[Api]:
     """Start an API with these settings but for the ``changes``; end it with the block."""
-    port = next(free_ports())
-    settings = settings.model_copy(update={"port": port, **changes})
-    process = subprocess.Popen([*leashed(), "-m", "infra.cli", "api"], env={**os.environ, **environment_of(settings)})
-    try:
-        deadline = time.monotonic() + READY_SECONDS
-        while not _answers(port):
-            assert process.poll() is None, "the API ended"
-            assert time.monotonic() < deadline, "the API does not answer"
-            time.sleep(0.05)
-        yield Api(f"http://127.0.0.1:{port}", settings, process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-
-
-def _answers(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()
+    settings = settings.model_copy(update=changes)
+    with processes.running_api({**os.environ, **environment_of(settings)}) as (process, url):
+        yield Api(url, settings, process)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """Who may use the API, how often, and from which web pages."""
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from infra.settings import Settings, environment_of
 from streams.log.topics import Topics
 from tests.integration.api.running.conftest import KEY, OTHER_KEY, Api, running_api
+from tests.support.console_script import shrinkstream
 from tests.support.published_clients import Answer, call
 from tests.support.waiting import wait_until
 
@@ -116,14 +115,7 @@ def test_request_belongs_to_the_key_that_made_it(api: Api) -> None:
 
 def test_api_without_keys_refuses_to_serve_the_network(api: Api) -> None:
     settings = api.settings.model_copy(update={"api_keys": None, "host": "0.0.0.0"})
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "api"],
-        env=environment_of(settings),
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    done = shrinkstream("api", environment=environment_of(settings))
     assert done.returncode != 0
     assert "SHRINKSTREAM_API_KEYS" in done.stderr
 
