@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import System
+from tests.support.console_script import shrinkstream
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,8 @@ def test_each_start_error_has_its_exit_code(
     """69: a dependency of a worker is missing, which a supervisor may try again."""
     taken = system.url.rpartition(":")[2]
     own = {f"SHRINKSTREAM_{name}": taken if value == "TAKEN" else value for name, value in variables.items()}
-    result = system.run(*command.split(), SHRINKSTREAM_DATA_DIR=str(tmp_path), **own)
+    environment = {**system.environment, "SHRINKSTREAM_DATA_DIR": str(tmp_path), **own}
+    result = shrinkstream(*command.split(), environment=environment)
     assert result.returncode == status, result.stderr
     assert re.search(says, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
