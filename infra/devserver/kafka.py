@@ -21,6 +21,7 @@ PROBE_SECONDS = 5.0
 FORMAT_SECONDS = 60.0
 JVM_OPTIONS = (
     *("-Xms64m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"),
+    "-XX:-UsePerfData",  # nobody reads the samples that it takes 20 times a second
     "-DZstdTempFolder=.",  # zstd's native library: the machine's temporary folder may forbid execution
 )
 
