@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from enum import StrEnum
+from enum import Enum
 from http import HTTPStatus
-from typing import Any, Self
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -22,97 +22,59 @@ RETRY_AFTER_SECONDS = "2"
 ANSWER_SECONDS = 14.0
 
 
-class ProblemCode(StrEnum):
+class ProblemCode(Enum):
     """Stable code of an error response, with its HTTP status and its meaning for docs/api.md (`make docs`)."""
 
-    status: HTTPStatus
-    meaning: str
+    def __init__(self, status: int, meaning: str) -> None:
+        self.status = HTTPStatus(status)
+        self.meaning = meaning
 
-    def __new__(cls, code: str, status: int, meaning: str) -> Self:
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.status = HTTPStatus(status)
-        member.meaning = meaning
-        return member
+    @property
+    def code(self) -> str:
+        return self.name.lower().replace("_", "-")
 
-    CSV_REJECTED = (
-        "csv-rejected",
-        422,
-        "the CSV is invalid; `errors` has the errors of the first 100 bad rows, `errorCount` the number of bad rows",
-    )
-    FILE_MISSING = "file-missing", 422, "the form has no file"
-    BAD_WEBHOOK_URL = "bad-webhook-url", 422, "`webhookUrl` is malformed or a forbidden address"
-    BAD_WEBHOOK_EVENTS = "bad-webhook-events", 422, "`webhookEvents` has an unknown event"
-    BAD_FORMAT = "bad-format", 422, "`format` is unknown"
-    BAD_QUALITY = "bad-quality", 422, "`quality` is not an integer from 1 to 100"
-    BAD_SIZE = "bad-size", 422, "`maxWidth` or `maxHeight` is not an integer from 0 to 65535"
-    BAD_COLUMNS = (
-        "bad-columns",
-        422,
-        "`columns` has an unknown role, a role twice, a role without a column, or broken quotes",
-    )
-    BAD_PARAMETER = "bad-parameter", 422, "`validate_only` or `forget` is neither true nor false"
-    BAD_IDEMPOTENCY_KEY = (
-        "bad-idempotency-key",
-        422,
-        "`Idempotency-Key` is longer than 255 characters or not printable ASCII",
-    )
-    IDEMPOTENCY_KEY_REUSED = (
-        "idempotency-key-reused",
-        422,
-        "the key was used with another file or other fields in the last 24 hours",
-    )
-    BODY_MISSING = "body-missing", 400, "the request body is empty"
-    BAD_FORM = "bad-form", 400, "the multipart form is malformed"
-    UPLOAD_UNREADABLE = "upload-unreadable", 400, "the upload was aborted, or can't be decompressed"
-    BAD_QUERY = "bad-query", 400, "`limit`, `cursor`, `status`, `reason` or `from` is invalid"
-    BROKEN_HTTP = "broken-http", 400, "malformed HTTP/1.1 request"
-    UNAUTHORIZED = "unauthorized", 401, "the API key is missing or invalid"
-    FOREIGN_PAGE = (
-        "foreign-page",
-        403,
-        "rejected by the [CSRF or DNS-rebinding protection](#keys) of an API without keys",
-    )
-    UNKNOWN_REQUEST = "unknown-request", 404, "there is no such request, or it belongs to another key"
-    UNKNOWN_IMAGE = "unknown-image", 404, "there is no such image"
-    UPLOAD_TOO_SLOW = "upload-too-slow", 408, "the upload timed out, or was slower than 10 KB/s"
-    NOT_COMPLETED = "not-completed", 409, "there is no output CSV or archive before the request is completed"
-    NOTHING_TO_CANCEL = "nothing-to-cancel", 409, "every image already has its result"
-    ALREADY_COMPLETED = "already-completed", 409, "a completed request can't be cancelled"
-    STILL_PROCESSING = "still-processing", 409, "a processing request can't be retried or deleted"
-    NOTHING_FAILED = "nothing-failed", 409, "there is nothing to retry"
-    TOO_MANY_RETRIES = "too-many-retries", 409, "the request was retried 1,000 times"
-    UPLOAD_IN_PROGRESS = (
-        "upload-in-progress",
-        409,
-        "another upload with this `Idempotency-Key` is being processed; repeat it after `Retry-After`",
-    )
-    NO_WEBHOOK = "no-webhook", 409, "there is no webhook to redeliver: no receiver, or not completed"
-    EXPIRED = "expired", 410, "the request's files have expired and were deleted"
-    OUTPUT_GONE = "output-gone", 410, "the output CSV or an image was deleted from the storage by another program"
-    TOO_LARGE = "too-large", 413, "the CSV is too large"
-    FIELD_TOO_LARGE = "field-too-large", 413, "a form field other than the CSV is larger than 8 KiB"
-    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "the body is neither a form nor a CSV"
-    UNSUPPORTED_ENCODING = "unsupported-encoding", 415, "`Content-Encoding` is not `gzip`, `deflate` or `identity`"
-    EXPECTATION_FAILED = "expectation-failed", 417, "`Expect` is not `100-continue`"
-    TOO_MANY_REQUESTS = "too-many-requests", 429, "the rate limit is exceeded; retry after `Retry-After`"
-    QUOTA_EXCEEDED = (
-        "quota-exceeded",
-        429,
-        "`SHRINKSTREAM_MAX_IMAGES_PER_DAY` or `SHRINKSTREAM_MAX_UPLOAD_BYTES_PER_DAY` is used up",
-    )
-    INTERNAL = "internal", 500, "internal server error; see the server's log"
-    UNAVAILABLE = (
-        "unavailable",
-        503,
-        "Kafka, Cassandra or the storage is unavailable, or too many concurrent uploads; retry after `Retry-After`",
-    )
-    TOO_MANY_STREAMS = (
-        "too-many-streams",
-        503,
-        "there are already `SHRINKSTREAM_MAX_EVENT_STREAMS` event streams (a quarter with one key); poll instead",
-    )
-    NO_ROOM = "no-room", 507, "the server's disk is full; retry after `Retry-After`"
+    CSV_REJECTED = 422, "the CSV is invalid: `errors` names the first 100 bad rows, `errorCount` counts all"
+    FILE_MISSING = 422, "the form has no file"
+    BAD_WEBHOOK_URL = 422, "`webhookUrl` is malformed or a forbidden address"
+    BAD_WEBHOOK_EVENTS = 422, "`webhookEvents` has an unknown event"
+    BAD_FORMAT = 422, "`format` is unknown"
+    BAD_QUALITY = 422, "`quality` is not an integer from 1 to 100"
+    BAD_SIZE = 422, "`maxWidth` or `maxHeight` is not an integer from 0 to 65535"
+    BAD_COLUMNS = 422, "`columns` has an unknown or repeated role, a role without a column, or broken quotes"
+    BAD_PARAMETER = 422, "`validate_only` or `forget` is neither true nor false"
+    BAD_IDEMPOTENCY_KEY = 422, "`Idempotency-Key` is longer than 255 characters or not printable ASCII"
+    IDEMPOTENCY_KEY_REUSED = 422, "the key was used with another file or other fields in the last 24 hours"
+    BODY_MISSING = 400, "the request body is empty"
+    BAD_FORM = 400, "the multipart form is malformed"
+    UPLOAD_UNREADABLE = 400, "the upload was aborted, or can't be decompressed"
+    BAD_QUERY = 400, "`limit`, `cursor`, `status`, `reason` or `from` is invalid"
+    BROKEN_HTTP = 400, "malformed HTTP/1.1 request"
+    UNAUTHORIZED = 401, "the API key is missing or invalid"
+    FOREIGN_PAGE = 403, "rejected by the [CSRF or DNS-rebinding protection](#keys) of an API without keys"
+    UNKNOWN_REQUEST = 404, "there is no such request, or it belongs to another key"
+    UNKNOWN_IMAGE = 404, "there is no such image"
+    UPLOAD_TOO_SLOW = 408, "the upload timed out, or was slower than 10 KB/s"
+    NOT_COMPLETED = 409, "there is no output CSV or archive before the request is completed"
+    NOTHING_TO_CANCEL = 409, "every image already has its result"
+    ALREADY_COMPLETED = 409, "a completed request can't be cancelled"
+    STILL_PROCESSING = 409, "a processing request can't be retried or deleted"
+    NOTHING_FAILED = 409, "there is nothing to retry"
+    TOO_MANY_RETRIES = 409, "the request was retried 1,000 times"
+    UPLOAD_IN_PROGRESS = 409, "another upload with this `Idempotency-Key` is in progress; repeat it after `Retry-After`"
+    NO_WEBHOOK = 409, "there is no webhook to redeliver: no receiver, or not completed"
+    EXPIRED = 410, "the request's files have expired and were deleted"
+    OUTPUT_GONE = 410, "the output CSV or an image was deleted from the storage by another program"
+    TOO_LARGE = 413, "the CSV is too large"
+    FIELD_TOO_LARGE = 413, "a form field other than the CSV is larger than 8 KiB"
+    UNSUPPORTED_MEDIA_TYPE = 415, "the body is neither a form nor a CSV"
+    UNSUPPORTED_ENCODING = 415, "`Content-Encoding` is not `gzip`, `deflate` or `identity`"
+    EXPECTATION_FAILED = 417, "`Expect` is not `100-continue`"
+    TOO_MANY_REQUESTS = 429, "the rate limit is exceeded; retry after `Retry-After`"
+    QUOTA_EXCEEDED = 429, "`SHRINKSTREAM_MAX_IMAGES_PER_DAY` or `SHRINKSTREAM_MAX_UPLOAD_BYTES_PER_DAY` is used up"
+    INTERNAL = 500, "internal server error; see the server's log"
+    UNAVAILABLE = 503, "Kafka, Cassandra or the storage is unavailable, or too many uploads; see `Retry-After`"
+    TOO_MANY_STREAMS = 503, "`SHRINKSTREAM_MAX_EVENT_STREAMS` streams are open (a quarter with one key); poll instead"
+    NO_ROOM = 507, "the server's disk is full; retry after `Retry-After`"
 
 
 class RowProblem(BaseModel):
@@ -155,7 +117,7 @@ class Problem(Exception):
     ) -> None:
         super().__init__(detail)
         self.status = status or (code.status if isinstance(code, ProblemCode) else code)
-        self.code = code.value if isinstance(code, ProblemCode) else _code(code)
+        self.code = code.code if isinstance(code, ProblemCode) else _code(code)
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}

@@ -20,7 +20,7 @@ def settings() -> str:
 
 
 def errors() -> str:
-    rows = [(f"`{one}`", str(one.status.value), one.meaning) for one in ProblemCode]
+    rows = [(f"`{one.code}`", str(one.status.value), one.meaning) for one in ProblemCode]
     return _table(("code", "status", "error"), rows)
 
 

@@ -19,7 +19,7 @@ def accepts(settings: Settings, method: str = "GET", **headers: str) -> bool:
     try:
         CsrfGuard(settings).check(make_mocked_request(method, "/api/upload", headers=given))
     except Problem as problem:
-        return problem.code != ProblemCode.FOREIGN_PAGE
+        return problem.code != ProblemCode.FOREIGN_PAGE.code
     return True
 
 

@@ -77,7 +77,7 @@ def test_daily_quota_is_refused_with_an_honest_retry_after() -> None:
         pass
     with pytest.raises(Problem) as refusal, quota.spend("alice", 200):
         pass
-    assert (refusal.value.code, refusal.value.status) == (ProblemCode.QUOTA_EXCEEDED, 429)
+    assert (refusal.value.code, refusal.value.status) == (ProblemCode.QUOTA_EXCEEDED.code, 429)
     # 100 of 1,000 images a day are missing.
     assert 8630 <= int(refusal.value.headers["Retry-After"]) <= 8640
     with quota.spend("bob", 1000, 500), pytest.raises(Problem), quota.spend("bob", 0, 1):
