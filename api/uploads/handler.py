@@ -5,11 +5,11 @@ images without a visible request; a crash after it leaves a request that complet
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args, get_type_hints
 
 from aiohttp import web
 from pydantic import BaseModel, Field, StringConstraints, WithJsonSchema
@@ -33,7 +33,7 @@ from api.uploads.idempotency import (
     sole_writer,
 )
 from api.uploads.limiter import UPLOADS
-from api.uploads.options import WEBHOOK_EVENTS, UploadOptions
+from api.uploads.options import UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
 from api.uploads.receive import RAW_TYPES, Received, receive
 from api.uploads.spreadsheet import as_csv
@@ -49,7 +49,6 @@ WebhookEvents = Annotated[
 
 # A line of CSV, `role:column,role:column`; which columns there are is up to the file.
 Columns = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "column-mapping"}, {"maxLength": 0}]})]
-COLUMNS = "names of the file's columns by role, such as `product:Title,urls:Image Src`; default: the usual names"
 
 
 MaxSide = Annotated[int, Field(ge=0, le=MAX_SIDE)]
@@ -71,15 +70,35 @@ class UploadForm(BaseModel):
     """The form of an upload. The one part with a file name is the CSV, whatever the part's name."""
 
     file: bytes = Field(description="the CSV or spreadsheet")
-    webhookUrl: WebhookUrl = Field("", description="receives the completion webhook; also `webhook_url`")
+    webhookUrl: WebhookUrl = Field(
+        "", description="receives the completion webhook; also `webhook_url`", examples=["https://shop.example/hook"]
+    )
     webhookEvents: WebhookEvents = Field(
-        "", description="additional webhook events, comma-separated: image.processed, image.failed"
+        "", description="additional webhook events, comma-separated", examples=["image.processed,image.failed"]
     )
     format: ImageFormat | Literal[""] = Field("", description="output format; empty: the format of each input image")
-    quality: Quality | Literal[""] = Field("", description="empty: the default of the settings")
-    maxWidth: MaxSide | Literal[""] = Field("", description="pixels; 0: no limit; empty: the default of the settings")
-    maxHeight: MaxSide | Literal[""] = Field("", description="as `maxWidth`")
-    columns: Columns = Field("", description=COLUMNS)
+    quality: Quality | Literal[""] = Field("", description="1 to 100; empty: the default of the settings")
+    maxWidth: MaxSide | Literal[""] = Field(
+        "",
+        description="largest width of the results in pixels: images are made smaller in proportion, never larger; 0: no"
+        " limit; empty: the default of the settings",
+        examples=[1600],
+    )
+    maxHeight: MaxSide | Literal[""] = Field("", description="largest height, as `maxWidth`", examples=[1600])
+    columns: Columns = Field(
+        "",
+        description="names of the file's columns by role, as in `product:Title,urls:Image Src`; empty: the usual ones",
+        examples=["product:Product Name,urls:Input Image URLs"],
+    )
+
+
+def _query_parameters() -> Iterator[Parameter]:
+    """The fields of the form other than the file, which a query may have as well."""
+    types = get_type_hints(UploadForm, include_extras=True)
+    for name, field in UploadForm.model_fields.items():
+        if name != "file":
+            example = field.examples[0] if field.examples else None
+            yield Parameter(name, "query", types[name], f"{field.description}; also a form field", example)
 
 
 async def upload(request: web.Request) -> web.Response:
@@ -194,47 +213,7 @@ def routes() -> list[Route]:
                 Parameter(
                     "validate_only", "query", bool, "validate only and answer with a report (200); publish no events"
                 ),
-                Parameter(
-                    "webhookUrl",
-                    "query",
-                    WebhookUrl,
-                    "receives the completion webhook; also `webhook_url`; also accepted as a form field",
-                    "https://shop.example/hook",
-                ),
-                Parameter(
-                    WEBHOOK_EVENTS,
-                    "query",
-                    WebhookEvents,
-                    "additional webhook events, comma-separated; also accepted as a form field",
-                    "image.processed,image.failed",
-                ),
-                Parameter(
-                    "format",
-                    "query",
-                    ImageFormat,
-                    "output format, default: the format of each input image; also accepted as a form field",
-                ),
-                Parameter(
-                    "quality", "query", Quality, "1 to 100, default: from the settings; also accepted as a form field"
-                ),
-                *(
-                    Parameter(
-                        f"max{side}",
-                        "query",
-                        MaxSide,
-                        f"largest {side.lower()} of the results in pixels: images are made smaller in proportion, never"
-                        " larger; 0: no limit; default: from the settings; also accepted as a form field",
-                        1600,
-                    )
-                    for side in ("Width", "Height")
-                ),
-                Parameter(
-                    "columns",
-                    "query",
-                    Columns,
-                    f"{COLUMNS}; also accepted as a form field",
-                    "product:Product Name,urls:Input Image URLs",
-                ),
+                *_query_parameters(),
                 Parameter(
                     "Idempotency-Key",
                     "header",
