@@ -27,7 +27,8 @@ from streams.log.producer import EventLog
 from streams.log.reader import LogReader, partition_of
 from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
-from streams.progress.rebuild import KafkaPartitionLog, Rebuild, unless_interrupted
+from streams.progress.partition_log import KafkaPartitionLog
+from streams.progress.rebuild import Rebuild, unless_interrupted
 from streams.progress.store import split_key
 
 logger = structlog.get_logger(__name__)

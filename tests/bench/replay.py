@@ -24,7 +24,8 @@ from streams.events.images import ImageProcessed
 from streams.events.requests import RequestCreated
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
-from streams.progress.rebuild import KafkaPartitionLog, Rebuild
+from streams.progress.partition_log import KafkaPartitionLog
+from streams.progress.rebuild import Rebuild
 from streams.projections.history import History
 from streams.projections.rebuild import WRITES_IN_FLIGHT, rebuild_history
 from streams.webhooks.store import Deliveries

@@ -13,8 +13,11 @@ from streams.events.base import Event
 from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.progress import rebuild as rebuild_module
-from streams.progress.rebuild import Ends, Rebuild, RebuildError, Survivors
+from streams.progress import shadow, survivors
+from streams.progress.partition_log import Ends
+from streams.progress.rebuild import Rebuild, RebuildError
 from streams.progress.store import apply, encode_row, encode_tally, fold, read_row, row_key, split_key, tally_key
+from streams.progress.survivors import Survivors
 from streams.request.lifecycle import Tombstone, must_restore
 from streams.request.tally import EMPTY
 from tests.support.examples import NOON, completed, created, failed, processed, requested
@@ -176,7 +179,7 @@ def test_rebuild_beside_live_fold_is_the_whole_fold(random: Random) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rebuild_module, "REQUESTS_PER_BATCH", random.choice((1, 2, 100)))
         patch.setattr(rebuild_module, "REQUESTS_AT_ONCE", random.choice((1, 100)))
-        patch.setattr(rebuild_module, "SCAN_WINDOW", random.choice((1, 3, 100)))
+        patch.setattr(survivors, "SCAN_WINDOW", random.choice((1, 3, 100)))
         asyncio.run(run())
     while world.taken < len(world.all):
         world.write()
@@ -188,7 +191,7 @@ def test_too_many_events_at_the_end_give_up(monkeypatch: pytest.MonkeyPatch) -> 
     events: list[Event] = [created("r0", total=3), *(processed(requested("r0", index)) for index in (0, 1, 2))] * 500
     world = World(events, Random(1))
     world.rebuild = rebuild = Rebuild(world, "r0")
-    monkeypatch.setattr(rebuild_module, "TAPPED_EVENTS", 0)
+    monkeypatch.setattr(shadow, "TAPPED_EVENTS", 0)
     monkeypatch.setattr(rebuild_module, "ROUNDS", 2)
 
     async def run() -> None:
