@@ -22,7 +22,8 @@ from streams.log.topics import Topics
 from streams.progress.maintenance import request_rebuild, verify_progress
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
-from streams.projections.rebuild import rebuild_history, rebuild_outputs, verify_history
+from streams.projections.rebuild import rebuild_history, rebuild_outputs
+from streams.projections.verify import verify_history
 from streams.webhooks.store import Deliveries
 
 RECHECK_SECONDS = 3.0

@@ -1,13 +1,11 @@
-"""Rebuilds the history and the output CSVs from the log, or verifies them against it.
+"""Rebuilds the history and the output CSVs from the log; compares the output CSVs with the history.
 
 It makes the same writes as the live agents, in batches, over the rows that exist: readers see them all the time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Set
+from collections.abc import Set
 from datetime import datetime
-
-from aiokafka import TopicPartition
 
 from infra.settings import Settings
 from streams.events.base import Event, utc_now
@@ -21,64 +19,20 @@ from streams.events.requests import (
     RequestForgotten,
     RequestRetried,
 )
-from streams.log.reader import LogReader, partition_of
+from streams.log.reader import LogReader
 from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
 from streams.projections.forget import erase, without_urls
 from streams.projections.history import History
-from streams.projections.history.queries import RequestSums
-from streams.projections.history.tables import SUMS
-from streams.projections.image_digest import ImageDigest
 from streams.projections.image_messages import ImageMessages
 from streams.projections.lag import HistoryLagsError
+from streams.projections.log_of_requests import LogOfRequests
 from streams.projections.output_csv import OutputCsv
 from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
-from streams.request.tally import Tally, chunk_count, chunk_range
+from streams.request.tally import chunk_count
 from streams.webhooks.store import Deliveries
 
 WRITES_IN_FLIGHT = 256
-
-
-class LogOfRequests:
-    """The events of some topics, about all requests or one, as far as the log goes now."""
-
-    def __init__(self, settings: Settings, request_id: str | None, on_events: OnEvents) -> None:
-        self.topics = Topics(settings.topic_prefix)
-        self._settings = settings
-        self._request_id = request_id
-        self._on_events = on_events
-        self._passed = 0  # records, of what was read before
-        self.read = 0
-
-    async def partitions(self) -> list[int]:
-        """The numbers of the partitions to be read, the same of every topic that is keyed by request."""
-        async with LogReader.open(self._settings) as reader:
-            partitions = await reader.partitions(self.topics.requests)
-        if self._request_id is not None:
-            partitions = [partition_of(self._request_id.encode(), partitions)]
-        return [partition.partition for partition in partitions]
-
-    async def events(self, *names: str, only_partition: int | None = None) -> AsyncIterator[list[Event]]:
-        """Batch after batch; within a request and a topic in order."""
-        async with LogReader.open(self._settings) as reader:
-            partitions: list[TopicPartition] = []
-            for name in names:
-                of_topic = await reader.partitions(name)
-                if self._request_id is not None:
-                    of_topic = [partition_of(self._request_id.encode(), of_topic)]
-                partitions += [tp for tp in of_topic if only_partition in (None, tp.partition)]
-            ends = await reader.ends(partitions)
-            total = self._passed + sum(ends.values())
-            async for records in reader.read(dict.fromkeys(partitions), ends):
-                self._passed += len(records)
-                self._on_events(self._passed, total)
-                wanted = (record for record in records if self._is_wanted(record.key))
-                batch = [event for record in wanted if (event := decode_or_none(record.value)) is not None]
-                self.read += len(batch)
-                yield batch
-
-    def _is_wanted(self, key: bytes | None) -> bool:
-        return self._request_id is None or key == self._request_id.encode()
 
 
 async def rebuild_history(
@@ -178,95 +132,6 @@ async def recall(settings: Settings, history: History, request_id: str, created_
             events = [decode_or_none(record.value) for record in records if record.key == request_id.encode()]
             recalled = [event for event in events if isinstance(event, RequestCreated | ImageProcessed | ImageFailed)]
             await asyncio.gather(*(history.record(event, rebuilt_at=began) for event in recalled))
-
-
-async def verify_history(
-    settings: Settings, history: History, request_id: str | None, on_events: OnEvents, report: Report
-) -> None:
-    """Compare every image's row, and what was done with each request, with what the log says.
-
-    A partition of the log at a time, which has all about its requests: no more is remembered at once.
-    """
-    log = LogOfRequests(settings, request_id, on_events)
-    for partition in await log.partitions():
-        await _verify_partition(history, log, partition, report)
-    report.events += log.read
-
-
-async def _verify_partition(history: History, log: LogOfRequests, partition: int, report: Report) -> None:
-    results: dict[str, dict[int, ImageDigest]] = {}
-    created: dict[str, tuple[str, datetime]] = {}
-    lives: dict[str, Lifecycle] = {}
-    summaries: dict[str, RequestCompleted] = {}  # of each request, the event of its completion
-    async for events in log.events(log.topics.image_results, log.topics.requests, only_partition=partition):
-        for event in events:
-            if isinstance(event, ImageProcessed | ImageFailed):
-                images = results.setdefault(event.request_id, {})
-                images[event.index] = images.get(event.index, ImageDigest()).after(event)
-            elif isinstance(event, RequestCreated):
-                created[event.request_id] = (event.owner, event.time)
-            else:
-                life = lives[event.request_id] = advance(lives.get(event.request_id, Lifecycle()), event)
-                if isinstance(event, RequestCompleted) and life.completion == Completion.of(event):
-                    summaries[event.request_id] = event
-    for of_request, (owner, created_at) in created.items():
-        life = lives.get(of_request, Lifecycle())
-        summary = summaries.get(of_request) if life.is_completed else None
-        expected = _facts(life, summary)
-        kept = await history.request(of_request)
-        found = _facts(await history.lifecycle(of_request), None if summary is None or kept is None else kept[1])
-        if found != expected:
-            report.differs(f"{of_request}: {found}, but {expected} on the log")
-        if summary is not None and not _adds_up(summary, await history.sums_of_request(owner, created_at, of_request)):
-            report.differs(f"{of_request}: its sums in the statistics differ from the log")
-        if not await history.is_listed(owner, created_at, of_request):
-            report.differs(f"{of_request}: it is not in the list of its owner")
-    for of_request, images in results.items():
-        total = max(images) + 1
-        is_forgotten = of_request in lives and lives[of_request].is_forgotten
-        for bucket in range(chunk_count(total) + 1):
-            rows = await history.whole_images(of_request, bucket)
-            on_log = images.keys() & chunk_range(bucket, total)
-            for index in sorted(on_log | rows.keys()):
-                row, image = rows.get(index), images.get(index)
-                if is_forgotten:
-                    if row is not None:
-                        report.differs(f"{of_request}/{index}: a row, but the request is forgotten")
-                elif image is None:
-                    report.differs(f"{of_request}/{index}: a row, but no event")
-                elif row is None:
-                    report.differs(f"{of_request}/{index}: an event, but no row")
-                elif wrong := image.wrong_columns(row):
-                    report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
-
-
-def _adds_up(summary: RequestCompleted, sums: RequestSums | None) -> bool:
-    """Whether the statistics have the sums of a completion; an event without reasons leaves them open."""
-    if sums is None:
-        return False
-    expected = tuple(getattr(summary, name) for name in SUMS)
-    return sums[:-1] == expected and summary.failures in (None, dict(sums.failures or {}))
-
-
-def _facts(life: Lifecycle, summary: RequestCompleted | Tally | None) -> dict[str, object]:
-    """The facts about a request's runs that the history keeps; ``summary``: the sums of a completed one."""
-    facts: dict[str, object] = {
-        "completed run": None if life.completion is None else life.completion.run,
-        "cancelled run": life.cancelled_run,
-        "retried run": life.retried_run,
-        "expired": life.is_expired,
-        "forgotten": life.is_forgotten,
-    }
-    if life.completion is not None and summary is not None:
-        facts |= {
-            "completed at": life.completion.at.isoformat(),
-            "output CSV": life.completion.output_csv_url,
-            "succeeded": summary.succeeded,
-            "failed": summary.failed,
-            "input bytes": summary.input_bytes,
-            "output bytes": summary.output_bytes,
-        }
-    return facts
 
 
 async def rebuild_outputs(

@@ -18,7 +18,8 @@ from streams.projections.forget import forget
 from streams.projections.history import History
 from streams.projections.history.queries import NEWEST_IMAGE
 from streams.projections.image_messages import ImageMessages
-from streams.projections.rebuild import rebuild_history, verify_history
+from streams.projections.rebuild import rebuild_history
+from streams.projections.verify import verify_history
 from streams.webhooks.message import completion_id, images_id
 from streams.webhooks.store import Deliveries
 from tests.support.examples import completed, created, failed, processed, requested

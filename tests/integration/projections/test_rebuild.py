@@ -17,7 +17,8 @@ from streams.log.producer import EventLog
 from streams.log.report import Report
 from streams.projections.history import History
 from streams.projections.output_csv import OutputCsv
-from streams.projections.rebuild import rebuild_history, rebuild_outputs, recall, verify_history
+from streams.projections.rebuild import rebuild_history, rebuild_outputs, recall
+from streams.projections.verify import verify_history
 from streams.webhooks.store import Deliveries
 from tests.support.examples import NOON, completed, created, failed, output_requested, processed, requested
 

@@ -15,7 +15,8 @@ from streams.events.requests import RequestExpired, RequestStopped
 from streams.log.producer import EventLog
 from streams.log.report import Report
 from streams.projections.history import History
-from streams.projections.rebuild import rebuild_history, verify_history
+from streams.projections.rebuild import rebuild_history
+from streams.projections.verify import verify_history
 from streams.webhooks.store import Deliveries
 from tests.support.examples import NOON, completed, created
 
