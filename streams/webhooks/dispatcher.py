@@ -14,7 +14,7 @@ import contextlib
 import heapq
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -28,6 +28,7 @@ from streams.events.webhooks import WebhookAttempted
 from streams.log.producer import EventLog
 from streams.webhooks.claim import MARGIN, Claim, blocked_until
 from streams.webhooks.delivery import Delivery
+from streams.webhooks.host_queue import NEVER, PAGE, HostQueue
 from streams.webhooks.hosts import SLOW_AFTER, Host, Permit, Permits
 from streams.webhooks.schedule import Outcome
 from streams.webhooks.sender import Sender
@@ -44,48 +45,16 @@ SLOTS_PER_SWEEP = 1000
 """Partitions of hints compared with the list of slots at each reread."""
 DRAIN = 4.0
 """Timeout (s) of in-flight attempts at a stop, less than that of the whole worker."""
-PAGE = 50
-
-_NEVER = datetime(9999, 1, 1, tzinfo=UTC)
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 CatchUp = Callable[[set[int]], Awaitable[None]]
 """Applies the events about some shards that are on the log and not in the projection yet."""
-
-
-@dataclass
-class _Slot:
-    """A partition of hints: the cursor of what was read, and the due time of the first hint after it."""
-
-    due: datetime
-    cursor: tuple[datetime, str] = (_FIRST, "")
-
-    def note(self, due: datetime) -> None:
-        """There is a hint to read, perhaps before the cursor."""
-        self.due = min(self.due, due)
-        self.cursor = min(self.cursor, (due, ""))
-
-
-@dataclass
-class _HostQueue:
-    """The hints of one host in one shard."""
-
-    slots: dict[datetime, _Slot] = field(default_factory=dict)
-    running: bool = False
-
-    @property
-    def due(self) -> datetime:
-        return min((slot.due for slot in self.slots.values()), default=_NEVER)
-
-    def note(self, hint: Hint) -> None:
-        self.slots.setdefault(hint.slot, _Slot(hint.due)).note(hint.due)
 
 
 @dataclass(eq=False)
 class _Shard:
     number: int
     ready: bool = False
-    queues: dict[str, _HostQueue] = field(default_factory=dict)
+    queues: dict[str, HostQueue] = field(default_factory=dict)
     # Messages with an attempt in flight, until its event is applied, and the hint read meanwhile, if any.
     under_way: dict[str, Hint | None] = field(default_factory=dict)
 
@@ -145,7 +114,7 @@ class Dispatcher:
             await self._drain()
 
     async def _pause(self) -> None:
-        due = self._agenda[0][0] if self._agenda else _NEVER
+        due = self._agenda[0][0] if self._agenda else NEVER
         seconds = min(POLL_INTERVAL, max(0.0, (due - utc_now()).total_seconds()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
@@ -179,8 +148,8 @@ class Dispatcher:
     async def _reread(self, shards: list[_Shard]) -> None:
         for shard in shards:
             for host, slot in await self._deliveries.slots(shard.number):
-                queue = shard.queues.setdefault(host, _HostQueue())
-                queue.slots.setdefault(slot, _Slot(slot)).note(slot)
+                queue = shard.queues.setdefault(host, HostQueue())
+                queue.note(slot, slot)
                 self._plan(shard, host, queue)
         for name in [name for name, host in self._hosts.items() if host.is_forgettable]:
             del self._hosts[name]
@@ -211,8 +180,8 @@ class Dispatcher:
             if shard is None or (host in shard.queues and slot in shard.queues[host].slots):
                 continue
             await self._deliveries.list_slot(number, host, slot)
-            queue = shard.queues.setdefault(host, _HostQueue())
-            queue.slots.setdefault(slot, _Slot(slot)).note(slot)
+            queue = shard.queues.setdefault(host, HostQueue())
+            queue.note(slot, slot)
             self._plan(shard, host, queue)
 
     def _is_ours(self, shard: _Shard) -> bool:
@@ -220,7 +189,7 @@ class Dispatcher:
 
     def _lateness(self) -> float:
         """Seconds by which the first webhook that is due in a host queue is late."""
-        due = min((queue.due for shard in self._shards.values() for queue in shard.queues.values()), default=_NEVER)
+        due = min((queue.due for shard in self._shards.values() for queue in shard.queues.values()), default=NEVER)
         return max(0.0, (utc_now() - due).total_seconds())
 
     # Due times
@@ -229,13 +198,13 @@ class Dispatcher:
         """Schedule a hint; one of another owner's shard is ignored."""
         shard = self._shards.get(hint.shard)
         if shard is not None:
-            queue = shard.queues.setdefault(hint.host, _HostQueue())
-            queue.note(hint)
+            queue = shard.queues.setdefault(hint.host, HostQueue())
+            queue.note(hint.slot, hint.due)
             self._plan(shard, hint.host, queue)
 
-    def _plan(self, shard: _Shard, host: str, queue: _HostQueue) -> None:
+    def _plan(self, shard: _Shard, host: str, queue: HostQueue) -> None:
         due = queue.due
-        if not shard.ready or queue.running or due == _NEVER:
+        if not shard.ready or queue.running or due == NEVER:
             return  # it is planned when the shard is ready, or its host queue has ended
         earliest = not self._agenda or due < self._agenda[0][0]
         heapq.heappush(self._agenda, (due, next(self._numbers), shard, host))
@@ -251,7 +220,7 @@ class Dispatcher:
                 queue.running = True
                 self._start(self._run_queue(shard, host, queue))
 
-    async def _run_queue(self, shard: _Shard, name: str, queue: _HostQueue) -> None:
+    async def _run_queue(self, shard: _Shard, name: str, queue: HostQueue) -> None:
         host = self._hosts.setdefault(name, Host())
         host.users += 1
         try:
@@ -275,25 +244,18 @@ class Dispatcher:
         else:
             del shard.queues[name]
 
-    async def _due_hints(self, shard: _Shard, host: str, queue: _HostQueue) -> AsyncIterator[Hint]:
+    async def _due_hints(self, shard: _Shard, host: str, queue: HostQueue) -> AsyncIterator[Hint]:
         while self._is_ours(shard):
             now = utc_now()
-            start, slot = min(queue.slots.items(), key=lambda item: item[1].due, default=(_NEVER, _Slot(_NEVER)))
+            start, slot = queue.first()
             if slot.due > now:
                 return
-            # From here on `note` marks what comes in while the hints are read.
-            cursor, slot.due, slot.cursor = slot.cursor, _NEVER, (_NEVER, "")
+            cursor = slot.begin_page()
             hints = await self._deliveries.hints(shard.number, host, start, cursor, PAGE)
-            due = [hint for hint in hints if hint.due <= now]
-            if len(due) < len(hints):
-                slot.due = min(slot.due, hints[len(due)].due)
-            elif len(hints) == PAGE:
-                slot.due = min(slot.due, now)  # there may be more
-            last = (due[-1].due, due[-1].webhook_id) if due else cursor
-            slot.cursor = min(slot.cursor, last)
+            due = slot.end_page(cursor, hints, now)
             if not hints and cursor[0] <= start and start + SLOT + timedelta(seconds=REREAD) < now:
                 # It is empty, and a slot of the past gets no more hints.
-                if slot.due == _NEVER:
+                if slot.due == NEVER:
                     del queue.slots[start]
                     await self._deliveries.forget_slot(shard.number, host, start)
                 continue
