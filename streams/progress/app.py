@@ -1,7 +1,7 @@
 """The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -30,9 +30,10 @@ from streams.log.reader import partition_of
 from streams.log.topics import PROGRESS_TABLE, Topics
 from streams.progress.catch_up import CatchUp
 from streams.progress.maintenance import Commands
+from streams.progress.passes import Passes, Rows
 from streams.progress.published import Published
 from streams.progress.rebuild import fold_request, unless_interrupted
-from streams.progress.reconciler import REQUESTS_PER_PASS, RebalancedError, Reconciler
+from streams.progress.reconciler import RebalancedError, Reconciler
 from streams.progress.restore import Restores
 from streams.progress.store import apply, fold, orphaned, read_row, read_tallies, row_key, split_key
 from streams.request.lifecycle import must_restore
@@ -52,6 +53,14 @@ _partitions = [TopicPartition(topics.requests, number) for number in range(setti
 table = cast(
     "GuardedTable", app.Table(PROGRESS_TABLE, key_type=bytes, value_type=bytes, partitions=settings().partitions)
 )
+
+
+def _partition_of(key: bytes) -> int:
+    request_id, _ = split_key(key)
+    return int(partition_of(request_id.encode(), _partitions).partition)
+
+
+_passes = Passes(table, _partition_of)
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,7 @@ async def _fold(event: Event, shared: Progress) -> None:
     if (rebuild := shared.commands.rebuild) is not None:
         rebuild.tap(event)
     if isinstance(event, RequestRetried):
-        _retried.add(event.request_id)
+        _passes.note_retry(event.request_id)
     entry = folded.entry
     due = reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get))
     await shared.published.append_new(due, shared.event_log.append_all)
@@ -198,11 +207,7 @@ def _ownership_since(term: int) -> Callable[[], Awaitable[None]]:
     return require
 
 
-# Requests with a retry to start, so that it need not wait for the next pass over all requests.
-_retried: set[str] = set()
 _reconciling = asyncio.Lock()  # or two passes would request the same images
-# Partitions that had a pass since they were assigned: their earlier owner may have died over a retry.
-_reconciled: set[int] = set()
 _catch_up = CatchUp(
     lambda number: [TP(topic, number) for topic in topics.of_progress],
     lambda partitions: app.consumer.end_offsets(partitions),
@@ -215,12 +220,9 @@ async def start_retries() -> None:
     if not _begin_pass():
         return
     own = await _caught_up()
-    _reconciled.intersection_update(own)  # one that was revoked and assigned again has had another owner
-    if not own <= _reconciled:
-        await _reconcile(_rows_of(own))
-        _reconciled.update(own)
-    elif _retried:
-        await _reconcile(_retried_rows(own))
+    if (rows := _passes.next(own)) is not None:
+        await _reconcile(rows)
+        _passes.note_done(own)
 
 
 # Often enough to notice a stalled request at about its time.
@@ -228,7 +230,7 @@ async def start_retries() -> None:
 async def reconcile_requests() -> None:
     if _begin_pass():
         own = await _caught_up()
-        await _reconcile(_rows_of(own))
+        await _reconcile(_passes.rows_of(own))
         await _evict_orphans(own)
 
 
@@ -258,7 +260,7 @@ async def _evict_orphans(own: set[int]) -> None:
             logger.exception("evicting results without a request failed; retrying in the next pass")
 
 
-async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
+async def _reconcile(rows: Rows) -> None:
     async with _reconciling, resources as shared:
         try:
             await shared.reconciler.run_pass(rows, table.get)
@@ -268,27 +270,5 @@ async def _reconcile(rows: Iterable[tuple[str, bytes]]) -> None:
             logger.exception("reconciling requests failed; retrying in the next pass")
 
 
-def _retried_rows(own: set[int]) -> Iterator[tuple[str, bytes]]:
-    for _ in range(min(len(_retried), REQUESTS_PER_PASS)):  # the others in the next one
-        request_id = _retried.pop()
-        value = table.get(row_key(request_id))
-        # A partition that has yet to catch up has a pass over all of its rows then.
-        if value is not None and _partition_of(row_key(request_id)) in own:
-            yield request_id, value
-
-
-def _rows_of(own: set[int]) -> Iterator[tuple[str, bytes]]:
-    """The rows of requests in some partitions."""
-    for key, value in list(table.items()):
-        request_id, chunk = split_key(key)
-        if chunk is None and _partition_of(key) in own:
-            yield request_id, value
-
-
 def _own_partitions() -> set[int]:
     return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
-
-
-def _partition_of(key: bytes) -> int:
-    request_id, _ = split_key(key)
-    return int(partition_of(request_id.encode(), _partitions).partition)
