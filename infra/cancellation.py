@@ -61,7 +61,7 @@ async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:
         if not task.done():
             await cancel_and_wait(task)
         elif not task.cancelled():
-            task.exception()  # the cancellation is what the caller gets
+            task.exception()  # the caller gets the cancellation
         raise
     if not done:
         await cancel_and_wait(task)

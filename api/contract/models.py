@@ -85,7 +85,7 @@ class ImagePage(Page[Image]):
 
 
 class ProductHistoryPage(Page[ProductImage]):
-    """What was processed of a product, newest first."""
+    """The processed images of a product, newest first."""
 
 
 class ResultSums(JsonModel):

@@ -168,7 +168,7 @@ def unavailable_on(*errors: type[Exception], reason: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def answered_in_time() -> AsyncIterator[None]:
-    """Raise a 503 if what a command waits for takes longer than ``ANSWER_SECONDS`` altogether."""
+    """Raise a 503 if the waits of a command take longer than ``ANSWER_SECONDS`` altogether."""
     reason = "no answer of Kafka in time: the command may take effect once Kafka is back; repeating it is safe"
     with unavailable_on(TimeoutError, reason=reason):
         async with asyncio.timeout(ANSWER_SECONDS):

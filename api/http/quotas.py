@@ -97,7 +97,7 @@ class DailyQuota:
 
     @contextmanager
     def spend(self, owner: str, images: int, size: int = 0) -> Iterator[None]:
-        """Charge what the block publishes, unless it fails; a 429 with Retry-After beyond the quota."""
+        """Charge the images and bytes of the block, unless it fails; a 429 with Retry-After beyond the quota."""
         with ExitStack() as refunds:
             for (what, quota, bucket), amount in zip(self._buckets, (images, size), strict=True):
                 if wait := math.ceil(bucket.take(owner, amount)):

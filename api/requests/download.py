@@ -37,7 +37,7 @@ MISSES = web.AppKey("image_misses", RateLimit)
 Hits are unlimited, since all clients of a gateway share its address."""
 MISSES_PER_SECOND, MISS_BURST = 20, 500
 
-# Pages of any site may show the images, as their URLs are handed out for; also through a redirect to the bucket.
+# Pages of any site may show the images, which is what their URLs are for; also through a redirect to the bucket.
 _EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 
@@ -62,7 +62,7 @@ async def download(request: web.Request) -> web.StreamResponse:
 
 async def completed_status_of(request: web.Request, *, missing: str) -> Status:
     """The status of a completed request, as `status_of`. Raises Problem: 409 before completion, 410 if expired."""
-    status = await status_of(request, fresh=False)  # what is completed can be read while Kafka is away
+    status = await status_of(request, fresh=False)  # completed requests can be read while Kafka is away
     if status.status == "expired":
         raise expired()
     if status.output_csv_path is None:

@@ -89,14 +89,14 @@ async def _convert(path: Path, to: BinaryIO, max_bytes: int, mapping: ColumnMapp
         )
     try:
         assert process.stdout is not None
-        said = await process.stdout.read(MAX_ANSWER_BYTES)
+        output = await process.stdout.read(MAX_ANSWER_BYTES)
         code = await process.wait()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
     if code == 0:
-        answer: dict[str, Any] = json.loads(said)
+        answer: dict[str, Any] = json.loads(output)
         return answer
     if -code in _LIMIT_SIGNALS or code == OUT_OF_MEMORY:
         raise CsvRejected.because(

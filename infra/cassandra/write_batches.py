@@ -14,7 +14,7 @@ from infra.cassandra.session import Session
 MIN_WRITES = 10
 """Writes that any batch may have: Cassandra's default unlogged_batch_across_partitions_warn_threshold."""
 BYTES_PER_WRITE = 1024
-"""A batch may have a write for each of these bytes: twice what a write of the history has."""
+"""A batch may have a write for each of these bytes: twice the size of a write of the history."""
 LINGER = 0.05  # seconds that a write waits for a batch: readers of the history tolerate this lag
 
 

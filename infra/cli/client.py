@@ -237,8 +237,8 @@ class Client:
         except aiohttp.InvalidURL:
             raise NotShrinkstreamError(f"{self._server} is not the address of a server") from None
         except (aiohttp.ClientError, TimeoutError) as error:
-            said = (str(error) or "time-out").splitlines()[0]
-            raise ServerUnreachableError(f"no answer from {self._server}: {said}") from None
+            cause = (str(error) or "time-out").splitlines()[0]
+            raise ServerUnreachableError(f"no answer from {self._server}: {cause}") from None
 
     async def _error(self, response: aiohttp.ClientResponse) -> ExplainedError:
         status, retry_after = response.status, _seconds(response.headers.get("Retry-After"))

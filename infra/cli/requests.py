@@ -328,8 +328,8 @@ def _print_outcome(outcome: str, status: dict[str, Any], *, as_json: bool) -> No
 def _print_failures(groups: Sequence[dict[str, Any]]) -> None:
     """Failures by reason with advice, on standard error."""
     for group in groups:
-        told = f"{group['images']:,} x {group['title']} ({group['reason']}): {group['advice']}"
-        click.echo(printable(told), err=True)
+        line = f"{group['images']:,} x {group['title']} ({group['reason']}): {group['advice']}"
+        click.echo(printable(line), err=True)
 
 
 async def _write_output(client: "Client", request_id: str, output: Path | None) -> int:

@@ -8,7 +8,7 @@ the guard. Together they guarantee:
 * an offset is committed only when every event before it is finished and all writes of these are acknowledged;
 * an unrecoverable fault (an exception that leaves an agent, a write that the brokers refuse, an event that
   Faust itself drops) ends the process at once with exit code 70; the event is redelivered;
-* a clean stop and a rebalance drain the in-flight events, with a deadline, and commit what is finished;
+* a clean stop and a rebalance drain the in-flight events, with a deadline, and commit the finished ones;
 * a worker that was away, and has a successor, changes nothing of the table that the successor wrote (Z1 to Z4).
 
 The guards reach into Faust's internals, so its version is pinned and checked. The app carries them with it:

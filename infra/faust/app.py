@@ -45,7 +45,7 @@ STOP_LIMIT = 10.0
 """Seconds after which a hanging stop ends the process: docker's grace period before SIGKILL."""
 
 FIXED: Mapping[str, Any] = {
-    "processing_guarantee": "at_least_once",  # exactly_once crashes without tables, and doubles what it counts
+    "processing_guarantee": "at_least_once",  # exactly_once crashes without tables, and doubles counts
     "stream_wait_empty": True,  # False commits an unfinished event at SIGTERM
     "topic_allow_declare": False,  # `init` creates all topics: Faust's would have other partition counts
     "topic_disable_leader": True,  # no leader topic: nothing here runs on one worker only

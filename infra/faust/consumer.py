@@ -1,4 +1,4 @@
-"""F1, F2, F4: delivers every event from the committed offset on, and commits exactly what is finished."""
+"""F1, F2, F4: delivers every event from the committed offset on, and commits exactly the finished events."""
 
 import asyncio
 import logging

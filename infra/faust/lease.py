@@ -50,7 +50,7 @@ class Lease:
         self._settled = 0.0  # when the last request was sent whose answer reported no rebalance
         self._has_joined = False
         self.term = 0
-        """Incremented when a rebalance begins: what was decided in an earlier term must not be written."""
+        """Incremented when a rebalance begins: a decision of an earlier term must not be written."""
 
     @property
     def is_held(self) -> bool:

@@ -12,7 +12,7 @@ T = TypeVar("T")
 class Resources(Generic[T]):
     """``async with resources as shared`` in each agent: ``T`` lives as long as one of them runs.
 
-    ``open_all`` puts what it opens onto the stack, so that whatever was opened is closed, in reverse order.
+    ``open_all`` puts each resource that it opens onto the stack, so that all are closed, in reverse order.
     """
 
     def __init__(self, open_all: Callable[[AsyncExitStack], Awaitable[T]]) -> None:

@@ -131,7 +131,7 @@ class GuardedRecovery(Recovery):
             cast("GuardedTable", table).keep_only({tp.partition for tp in kept})
 
     async def _build_highwaters(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
-        """Z3: the fence comes before the end of what is read. The flow is stopped, and all writes are flushed."""
+        """Z3: the fence comes before the end of the recovery. The flow is stopped, and all writes are flushed."""
         if title == "active":
             await cast("Any", self.app.producer).claim(tps)
         await super()._build_highwaters(consumer, tps, destination, title)

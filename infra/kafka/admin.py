@@ -22,10 +22,10 @@ async def admin_client(settings: Settings, timeout: float = 15) -> AsyncIterator
     admin = AIOKafkaAdminClient(**connection_options(settings), request_timeout_ms=REQUEST_TIMEOUT_MS)
     try:
         try:
-            with silenced("aiokafka") as said:
+            with silenced("aiokafka") as messages:
                 await start_client(admin, timeout)
         except (KafkaError, OSError, TimeoutError) as error:
-            raise unreachable(settings, error, said) from None
+            raise unreachable(settings, error, messages) from None
         yield admin
     finally:
         await stop_client(admin.close)

@@ -88,7 +88,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     return options
 
 
-def unreachable(settings: Settings, error: Exception, said: Sequence[str] = ()) -> KafkaUnavailableError:
-    """``said``: aiokafka's log messages, which have the cause if its error only says that no broker answered."""
-    cause = (said[-1] if said else str(error) or "no answer").splitlines()[0]
+def unreachable(settings: Settings, error: Exception, messages: Sequence[str] = ()) -> KafkaUnavailableError:
+    """``messages``: aiokafka's log messages, which have the cause if its error only says that no broker answered."""
+    cause = (messages[-1] if messages else str(error) or "no answer").splitlines()[0]
     return KafkaUnavailableError(f"Kafka can't be reached at {settings.kafka_brokers}: {cause}")

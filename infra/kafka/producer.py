@@ -169,7 +169,7 @@ class Producer:
                 self._replace(oldest[1], KafkaTimeoutError(f"not acknowledged for {self._delivery_timeout:g} s"))
 
     def _replace(self, client: AIOKafkaProducer, error: BaseException) -> None:
-        """Fail what the client has not delivered, and connect another one."""
+        """Fail the records that the client has not delivered, and connect another one."""
         if client is not self._client or not self._usable.is_set():
             return  # it is being replaced
         if not isinstance(error, MessageSizeTooLargeError):  # which says nothing about Kafka
@@ -204,11 +204,11 @@ class Producer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         try:
-            with silenced("aiokafka") as said:
+            with silenced("aiokafka") as messages:
                 await start_client(client, timeout)
         except (KafkaError, OSError, TimeoutError) as error:
             await stop_client(client.stop)
-            raise unreachable(self._settings, error, said) from None
+            raise unreachable(self._settings, error, messages) from None
         except asyncio.CancelledError:
             await stop_client(client.stop)
             raise
@@ -216,15 +216,15 @@ class Producer:
 
 
 async def _abort(client: AIOKafkaProducer, error: KafkaError) -> None:
-    """Stop a producer without another attempt to deliver what it has; all of that fails with ``error``.
+    """Stop a producer without another attempt to deliver its records, which fail with ``error``.
 
-    aiokafka's ``stop()`` delivers first, however long that takes. What is in a socket may still be written.
+    aiokafka's ``stop()`` delivers first, however long that takes. Records in a socket may still be written.
     """
     sender = client._sender.sender_task
     sender.cancel()
     for connection in client.client._conns.values():
         if connection.connected():
-            connection._writer.transport.abort()  # drops what is buffered for a broker that doesn't read
+            connection._writer.transport.abort()  # drops the buffer for a broker that doesn't read
     await asyncio.wait_for(client.client.close(), ABORT_TIMEOUT)
     if (metadata := client.client._md_update_fut) is not None and not metadata.done():
         metadata.set_result(False)  # the sender may wait for it, and nothing else would end that wait

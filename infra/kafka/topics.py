@@ -76,7 +76,7 @@ def min_insync_replicas(replicas: int) -> int:
 
 
 def insync_replicas_problem(replicas: int, minimum: int) -> str | None:
-    """What is wrong with ``min.insync.replicas`` of a topic; None if it fits its number of replicas."""
+    """The fault of a topic's ``min.insync.replicas``; None if it fits its number of replicas."""
     if minimum > replicas:
         return f"{MIN_INSYNC_REPLICAS} is {minimum} for {replicas} replicas, so that no write can succeed"
     if minimum < min_insync_replicas(replicas):

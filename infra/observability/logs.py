@@ -153,10 +153,10 @@ class _Collector(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def silenced(library: str) -> Iterator[list[str]]:
     logger.addHandler(collector)
     logger.propagate = False
     try:
-        yield collector.said
+        yield collector.messages
     finally:
         logger.removeHandler(collector)
         logger.propagate = not any(isinstance(handler, _Collector) for handler in logger.handlers)

@@ -41,7 +41,7 @@ class TimeBudget:
 
     @contextmanager
     def paused(self, *, bounded: bool = True) -> Iterator[None]:
-        """Stop the clock for the block; ``bounded``: for what is left of `MAX_PAUSED`."""
+        """Stop the clock for the block; ``bounded``: for the rest of `MAX_PAUSED`."""
         since = self._clock()
         if self._scope is not None:
             self._scope.reschedule(None)

@@ -220,7 +220,7 @@ class Connections:
                 attempt.add_done_callback(_close_late)
 
     async def _connect(self, address: Address, port: int, trusted: bool) -> socket.socket:
-        """The SSRF guard: nothing but this connects, and what it checks is what the socket is given."""
+        """The SSRF guard: nothing but this connects, and the socket gets the address that it checks."""
         if not self._permitted(str(address), port, trusted):
             raise PermissionError("the address is forbidden")
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET

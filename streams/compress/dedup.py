@@ -42,7 +42,7 @@ class RecentResults:
             while (settled := self._settled) is None:
                 expired = self._expired
                 loaded = await self._load()
-                if self._expired == expired:  # else the last results may be later than what was read
+                if self._expired == expired:  # else the last results may be later than those that were read
                     self._settled = loaded
             return (request.request_id, request.index, request.run) in settled
 

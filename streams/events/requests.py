@@ -118,7 +118,7 @@ class RequestStopped(_RequestSummary):
 
     topic = "requests"
 
-    expired: bool = Field(False, description="whether it was deleted before: what was in flight is deleted now")
+    expired: bool = Field(False, description="whether it was deleted before: images in flight are deleted now")
 
 
 class RequestExpired(Event):

@@ -123,7 +123,7 @@ class Commands:
 async def _results_of(
     reader: LogReader, topics: Topics, command: ProgressRebuildRequested, offset: int
 ) -> list[ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed]:
-    """What the log has about a command's execution."""
+    """The events on the log about a command's execution."""
     found: list[ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed] = []
     async for records in reader.read({TopicPartition(topics.maintenance, command.partition): offset}):
         for record in records:

@@ -109,7 +109,7 @@ class Rebuild:
                 shadow.fold(event)
 
     async def correct(self, batch: Batch, table: MutableMapping[bytes, bytes]) -> None:
-        """Make a batch's records in the table what the log says. Raises RebuildError if it can't keep up."""
+        """Correct a batch's records in the table by the log. Raises RebuildError if it can't keep up."""
         for _ in range(ROUNDS):
             await self._correct(batch, table)
             if not (restored := batch.shadow.restored):
@@ -124,7 +124,7 @@ class Rebuild:
         starts = batch.starts
         try:
             for _ in range(ROUNDS):
-                shadow.open_tap()  # first: what was taken before this is before the ends
+                shadow.open_tap()  # first: events taken before this are before the ends
                 ends = await self._log.ends()
                 await self._fold(shadow, starts, ends)
                 starts = ends

@@ -71,7 +71,7 @@ class Reconciler:
         self._backoff = Backoff(self._limits.stall_after, max(MAX_BACKOFF, self._limits.stall_after))
 
     async def run_pass(self, rows: Iterable[tuple[str, bytes]], read: Read) -> None:
-        """Carry out what is due of the requests; of those that need the log read, the rest in the next pass."""
+        """Carry out the due tasks of the requests; of those that need the log read, the rest in the next pass."""
         now = utc_now()
         self._reconciled = {key: at for key, at in self._reconciled.items() if now - at <= self._limits.stall_after}
         found: list[RetryDue | Stalled] = []

@@ -121,7 +121,7 @@ class ProgressView:
             task.result()
 
     def require_fresh(self) -> None:
-        """Raise StaleViewError if the view may lack what was written ``STALE_AFTER`` seconds ago."""
+        """Raise StaleViewError if the view may lack events that were written ``STALE_AFTER`` seconds ago."""
         if asyncio.get_running_loop().time() - self._fresh_at > STALE_AFTER:
             raise StaleViewError(f"the progress view has not caught up with Kafka for {STALE_AFTER:g} s")
 
@@ -196,10 +196,10 @@ class ProgressView:
 
     async def reached(self, written: RecordMetadata, timeout: float) -> None:
         """Wait until a record of the requests topic has been read; StaleViewError after ``timeout`` seconds."""
-        place = TopicPartition(written.topic, written.partition)
+        partition = TopicPartition(written.topic, written.partition)
         try:
             async with asyncio.timeout(timeout):
-                await self._follower.reach({place: written.offset + 1})
+                await self._follower.reach({partition: written.offset + 1})
         except TimeoutError:
             raise StaleViewError("the progress view has not caught up with Kafka") from None
 
@@ -207,7 +207,7 @@ class ProgressView:
     def watching(self, request_id: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever something about the request was read; to be cleared by who waits for it.
 
-        What it costs to read a record doesn't depend on how many watch other requests.
+        The cost of reading a record doesn't depend on the number of watchers of other requests.
         """
         changed = asyncio.Event()
         self._watchers.setdefault(request_id, set()).add(changed)
@@ -225,7 +225,7 @@ class ProgressView:
             requests = await partitions_of(admin, self._topics.requests)
             committed = await committed_offsets(admin, self._topics.group("progress"), requests)
         beginnings: dict[TopicPartition, int] = await consumer.beginning_offsets([*changelog, *requests])
-        # What the progress workers have committed is in the changelog already.
+        # Events that the progress workers have committed are in the changelog already.
         return beginnings | {partition: max(beginnings[partition], committed[partition]) for partition in requests}
 
     def _take(self, partition: TopicPartition, records: Iterable[ConsumerRecord[bytes, bytes]]) -> None:

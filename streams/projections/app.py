@@ -231,4 +231,4 @@ async def expire_requests() -> None:
 
 
 def _own_partitions(topic: str) -> set[int]:
-    return {place.partition for place in app.consumer.assignment() if place.topic == topic}
+    return {tp.partition for tp in app.consumer.assignment() if tp.topic == topic}

@@ -36,12 +36,12 @@ class ImageDigest(NamedTuple):
         last_alike, latest = self.succeeded if is_success else self.failed, max(self.succeeded, self.failed)
         digests = list(_DIGESTS.unpack(self.columns))
         for position, column in enumerate(IMAGE):
-            if column in of_other or (said := _digest(getattr(event, column.field))) == _NOTHING:
+            if column in of_other or (digest := _digest(getattr(event, column.field))) == _NOTHING:
                 continue
             known, last = digests[position], last_alike if column in own else latest
             if written > last or known == _NOTHING:
-                digests[position] = said
-            elif written == last and known != said:
+                digests[position] = digest
+            elif written == last and known != digest:
                 digests[position] = _SEVERAL
         columns = _DIGESTS.pack(*digests)
         if is_success:
@@ -51,14 +51,14 @@ class ImageDigest(NamedTuple):
     def wrong_columns(self, row: tuple[Any, ...]) -> list[str]:
         """The differences between a row of the history (its columns `IMAGE`) and the log."""
         wrong = []
-        for (column, _), value, said in zip(IMAGE, row, _DIGESTS.unpack(self.columns), strict=True):
+        for (column, _), value, expected in zip(IMAGE, row, _DIGESTS.unpack(self.columns), strict=True):
             # A failure has no other columns; but output_path and reason must match, or it is no failure.
-            if said == _SEVERAL or (said == _NOTHING and column not in ("output_path", "reason")):
+            if expected == _SEVERAL or (expected == _NOTHING and column not in ("output_path", "reason")):
                 continue
             found = value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
             if column == "cells" and value is not None:
                 found = tuple(value)
-            if _digest(found) != said:
+            if _digest(found) != expected:
                 wrong.append(f"{column} is {found!r}, which differs from the log")
         return wrong
 

@@ -1,4 +1,4 @@
-"""The history lags behind the log: readers wait for it, then bring what it lacks from the log, once."""
+"""The history lags behind the log: readers wait for it, then add the missing results from the log, once."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime

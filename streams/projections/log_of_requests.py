@@ -20,7 +20,7 @@ class LogOfRequests:
         self._settings = settings
         self._request_id = request_id
         self._on_events = on_events
-        self._passed = 0  # records, of what was read before
+        self._passed = 0  # records of the topics that were read before
         self.read = 0
 
     async def partitions(self) -> list[int]:

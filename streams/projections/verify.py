@@ -18,9 +18,9 @@ from streams.request.tally import Tally, chunk_count, chunk_range
 async def verify_history(
     settings: Settings, history: History, request_id: str | None, on_events: OnEvents, report: Report
 ) -> None:
-    """Compare every image's row, and what was done with each request, with what the log says.
+    """Compare every image's row, and the state of each request, with the log.
 
-    A partition of the log at a time, which has all about its requests: no more is remembered at once.
+    One partition of the log at a time is held in memory: it has all events of its requests.
     """
     log = LogOfRequests(settings, request_id, on_events)
     for partition in await log.partitions():

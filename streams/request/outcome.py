@@ -5,9 +5,9 @@ from streams.events.webhooks import WebhookAttempted, WebhookDelivered, WebhookF
 
 def outcome_of(event: WebhookAttempted) -> WebhookDelivered | WebhookFailed | None:
     """`WebhookDelivered` or `WebhookFailed`, if this attempt is the last; the same for the same attempt."""
-    said = event.model_dump(include={"request_id", "webhook_id", "kind", "run", "after_attempt", "traceparent"})
+    common = event.model_dump(include={"request_id", "webhook_id", "kind", "run", "after_attempt", "traceparent"})
     if event.reason is None:
-        return WebhookDelivered(**said, time=event.time, attempts=event.attempt)
+        return WebhookDelivered(**common, time=event.time, attempts=event.attempt)
     if event.last:
-        return WebhookFailed(**said, time=event.time, attempts=event.attempt, reason=event.reason)
+        return WebhookFailed(**common, time=event.time, attempts=event.attempt, reason=event.reason)
     return None

@@ -1,6 +1,6 @@
 """Reactions: the events that are due because a request's images have their results.
 
-What is due depends on the state and on what the event touches, not on whether the event changed anything: the process
+The due events depend on the state and on the images of the event, not on a change by it: the process
 may have died between storing the state and publishing the reaction, and the redelivered event changes nothing. A
 reaction has the same id every time.
 """

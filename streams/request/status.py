@@ -54,7 +54,7 @@ class Status(OfRequest):
         return min(99, (self.succeeded + self.failed) * 100 // self.total)
 
     def as_dict(self) -> dict[str, object]:
-        """The object as it is handed out."""
+        """The JSON object."""
         return self.model_dump(mode="json", by_alias=True)
 
     @classmethod

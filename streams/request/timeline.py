@@ -226,7 +226,7 @@ class Timeline:
         self.has_all_images = True
         """Whether every ImageRequested was added."""
         self.left_out: list[str] = []
-        """What is not in it, and why."""
+        """The missing parts, and why they are missing."""
 
     @property
     def run(self) -> int:

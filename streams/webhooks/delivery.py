@@ -76,7 +76,7 @@ class Delivery:
         last = self.attempts[-1]
         if last.reason is None or last.last or last.number in self.given_up:
             return None
-        return last.next_attempt_at or last.at  # events of before said not when
+        return last.next_attempt_at or last.at  # earlier events lack the time
 
     def is_due(self, now: datetime, hinted: datetime) -> bool:
         """Whether the next attempt is to be made; ``hinted``: a due time that has passed.

@@ -73,7 +73,7 @@ class Dispatcher:
         self._permits = Permits()
         self._agenda: list[tuple[datetime, int, _Shard, str]] = []
         self._numbers = count()
-        self._swept: HintedSlot | None = None  # the place up to which the sweep has come
+        self._swept: HintedSlot | None = None  # the last slot of the sweep so far
         self._sweep_at = 0.0
         self._sweep_backoff = REREAD
         self._rereading: asyncio.Task[None] | None = None
@@ -94,7 +94,7 @@ class Dispatcher:
             self.expect(hint)
 
     async def run(self, owned: Callable[[], set[int]]) -> None:
-        """Send what is due in the shards that ``owned`` says are ours, until cancelled.
+        """Send the due webhooks of the shards in ``owned``, until cancelled.
 
         Raises the errors of Cassandra and Kafka in a long outage: the worker is restarted, and resumes.
         """

@@ -1,4 +1,4 @@
-"""The queue of a host's hints in a shard, in slots of ten minutes: what is due, and how far each slot is read. Pure.
+"""The queue of a host's hints in a shard, in slots of ten minutes: due times and cursors. Pure.
 
 Memory has a cursor and a due time for each slot; the hints are read from Cassandra, a page at a time.
 """

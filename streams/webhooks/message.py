@@ -93,5 +93,5 @@ def images_message(event: ImagesSettled, kind: WebhookKind, images: Mapping[int,
     if not wanted:
         return None
     body = ImagesProcessedMessage if kind == "image.processed" else ImagesFailedMessage
-    said = body.model_validate({"timestamp": event.time, "data": {"request_id": event.request_id, "images": wanted}})
-    return said.model_dump_json(by_alias=True).encode()
+    message = body.model_validate({"timestamp": event.time, "data": {"request_id": event.request_id, "images": wanted}})
+    return message.model_dump_json(by_alias=True).encode()

@@ -93,12 +93,12 @@ class Sender:
             return Outcome(
                 None, str(error.reason), _milliseconds_since(started), hopeless=isinstance(error, ForbiddenUrl)
             )
-        said = response.headers.get("Retry-After")
+        retry_after = response.headers.get("Retry-After")
         return Outcome(
             response.status,
             None if 200 <= response.status < 300 else f"http_{response.status}",
             _milliseconds_since(started),
-            retry_after=parse_retry_after(said, utc_now()) if said else None,
+            retry_after=parse_retry_after(retry_after, utc_now()) if retry_after else None,
         )
 
 

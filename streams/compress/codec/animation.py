@@ -43,7 +43,7 @@ class Frames:
     ``durations`` are in milliseconds, one for each image. ``plays`` is how often the animation runs, 0 for
     ever. ``poster`` is what an APNG shows where animations can't be shown, if that is none of its frames.
     ``pages`` is how many pages the file has, of which ``images`` may hold only the first. ``truncated``: the file
-    ends too early, and what is missing is clear.
+    ends too early, and the missing part is clear.
     """
 
     images: Sequence[Image.Image]

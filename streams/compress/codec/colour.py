@@ -1,4 +1,4 @@
-"""Converts decoded images to what a screen shows: upright, 8 bits per sample, sRGB, without hidden pixels.
+"""Converts decoded images for the screen: upright, 8 bits per sample, sRGB, without hidden pixels.
 
 Every function takes a loaded image and returns one of mode 1, L, LA, RGB or RGBA, without metadata.
 """

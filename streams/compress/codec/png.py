@@ -54,7 +54,7 @@ def _profile(chunk: bytes) -> bytes | None:
 def with_exact_key(image: Image.Image, data: bytes) -> Image.Image:
     """A loaded 16-bit RGB image with a colour key, with alpha: clear are the pixels that have all 48 bits of the key.
 
-    Pillow hands out the high byte of each sample; read as if the low byte came first, it hands out the other one.
+    Pillow returns the high byte of each sample; read as if the low byte came first, the other one.
     """
     key = image.info["transparency"]
     with Image.open(io.BytesIO(data), formats=["PNG"]) as low:

@@ -96,7 +96,7 @@ def shrink(
 
     ``quality`` is 1 to 100; ``max_pixels`` bounds the pixels of all frames together, sixteen-bit ones counted
     twice; ``target_format`` is one of OUTPUT_FORMATS, by default that of the input; ``max_width`` and ``max_height``
-    (pixels, as displayed) are what the result must fit inside, by default anything.
+    (pixels, as displayed) bound the result, by default not at all.
 
     Raises ImageRejected, and nothing else, for whatever is wrong with ``data``.
     """

@@ -11,7 +11,7 @@ The kernel enforces limits, even if a hostile file takes over this process:
   that is only reserved. Linux (4.7 and later) enforces it; macOS accepts and ignores it.
 * files: RLIMIT_FSIZE as large as the memory; for the file OUT lies in memory, too.
 * CPU: RLIMIT_CPU counts the whole life of a process, but its soft limit may be moved: before each image it is
-  set to what was used so far plus the allowance. The pool's clock only catches what waits without using any.
+  set to the time used so far plus the allowance. The pool's clock only catches a decoder that waits without using any.
 * life: on Linux the process dies with the thread that started it (PR_SET_PDEATHSIG); elsewhere it ends after
   the image it is at, when its standard input ends.
 * everything else: ``sandbox``, entered before the first image.

@@ -274,7 +274,7 @@ def _deliveries_of(row: Any) -> Iterator[DeliveryStatus]:
 
 
 def _runs_of(row: Any) -> dict[str, Any]:
-    """The fields of a Lifecycle; what a request was stopped with has no run in the history."""
+    """The fields of a Lifecycle; a stop has no run in the history."""
     completion = None
     if row.completed_at is not None:
         completion = Completion(
