@@ -37,7 +37,7 @@ MISSES = web.AppKey("image_misses", RateLimit)
 Hits are unlimited, since all clients of a gateway share its address."""
 MISSES_PER_SECOND, MISS_BURST = 20, 500
 
-# Pages of any site may show the images, which is what their URLs are for; also through a redirect to the bucket.
+# Pages of any site may show the images, also through a redirect to the bucket.
 _EMBEDDABLE = {"Cross-Origin-Resource-Policy": "cross-origin"}
 _IMAGE_PATH = re.compile(rf"[0-9a-f-]{{36}}/\d{{1,8}}\.({'|'.join(IMAGE_TYPES)})")
 

@@ -34,11 +34,9 @@ from streams.request.tally import EMPTY, Tally
 
 logger = structlog.get_logger(__name__)
 
-POLL_MS = 200
 STALE_AFTER = 10.0
 """Maximum age (s) of a status in an answer; long enough for several checks on a busy machine."""
 FRESH_INTERVAL = 1.0
-MAX_RECORDS = 10_000
 
 
 class StaleViewError(ExplainedError):
