@@ -3,6 +3,7 @@
 const UNITS = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
 const count = new Intl.NumberFormat("en");
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const calendar = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", timeZone: "UTC" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const ago = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 
@@ -26,6 +27,8 @@ export function savedPercent(before, after) {
 
 export const images = (value) => `${number(value)} image${value === 1 ? "" : "s"}`;
 export const rows = (value) => `${number(value)} row${value === 1 ? "" : "s"}`;
+/** A day in UTC, such as 2026-11-28. */
+export const dayOf = (day) => calendar.format(new Date(`${day}T00:00Z`));
 export const at = (time) => moment.format(new Date(time));
 export const clockTime = (time) => clock.format(new Date(time));
 

@@ -7,6 +7,7 @@ import { el } from "./dom.js";
 import { images, number, rows } from "./format.js";
 import { optionFields, rememberOptions } from "./options.js";
 import { recentRequests } from "./recent.js";
+import { savingsByDay } from "./savings.js";
 import { rememberUpload } from "./uploads.js";
 
 export function startView(signal) {
@@ -58,6 +59,7 @@ export function startView(signal) {
         el("b", {}, "Input Image URLs"), ". ",
         el("a", { href: "/page/template.csv", download: "template.csv" }, "Download a template")),
       outcome),
+    savingsByDay(signal),
     recentRequests(signal));
 }
 

@@ -1,5 +1,6 @@
 """The page for every eye and hand: screen readers, dark mode, phones."""
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -24,6 +25,17 @@ def request_id(system: System, shop: Shop) -> str:
     return made
 
 
+def month() -> dict[str, Any]:
+    """Statistics of a busy month."""
+    names = ("requests", "images", "failed", "inputBytes", "outputBytes", "savedBytes")
+    days = [
+        dict(zip(names, (n, 400 * n, n, 6e7 * n, 2e7 * n, 4e7 * n), strict=True))
+        for n in (7 * number % 12 for number in range(30))
+    ]
+    sums = {name: sum(day[name] for day in days) for name in names}
+    return {**sums, "days": [{**day, "day": f"2026-11-{number + 1:02}"} for number, day in enumerate(days)]}
+
+
 def violations(page: Page) -> list[Any]:
     # Colours that are still on their way would be judged.
     page.evaluate("Promise.all(document.getAnimations().map(each => each.finished))")
@@ -40,7 +52,7 @@ def test_accessibility_check_finds_known_violations(page: Page, system: System) 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("width", [1280, 390])
 def test_pages_have_no_accessibility_violations_and_no_overflow(
     page: Page,
     system: System,
@@ -57,9 +69,13 @@ def test_pages_have_no_accessibility_violations_and_no_overflow(
         assert violations(page) == []
         assert page.evaluate("document.documentElement.scrollWidth") == width
 
+    page.route("**/api/stats", lambda route: route.fulfill(json=month()))
     page.goto(system.url)
     expect(page.get_by_role("link", name="27 images")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile(" saved, most on "))).to_be_visible()
     look("start")
+    page.get_by_text("As a table").click()
+    look("savings")
     choose(page, f"{HEADER}1,Hat,https://shop.example/a.jpg\n")
     expect(page.get_by_role("button", name="Compress 1 image")).to_be_visible()
     page.get_by_text("Format, quality and size").click()
@@ -76,7 +92,13 @@ def test_pages_have_no_accessibility_violations_and_no_overflow(
     for summary in ("What happened when", "The same with curl"):
         page.get_by_text(summary).click()
     expect(page.get_by_text("RequestCompleted")).to_be_visible()
+    expect(page.get_by_role("button", name="Retry these: 404")).to_be_visible()
+    expect(page.get_by_role("button", name="Download images (ZIP)")).to_be_visible()
     look("request")
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_role("checkbox", name="Also remove its product names and URLs")).to_be_visible()
+    look("delete")
+    page.get_by_role("button", name="Keep them").click()
     page.get_by_role("button", name="Compare Lamp 0 before and after").click()
     expect(page.get_by_role("slider")).to_be_visible()
     look("slider")

@@ -185,6 +185,23 @@ def test_files_are_deleted_after_a_question(page: Page, system: System, shop: Sh
     expect(page.get_by_role("button", name="Forget names")).to_be_hidden()
 
 
+def test_start_shows_savings_of_last_30_days(page: Page, system: System, shop: Shop) -> None:
+    """As a chart with words for those who don't see it, and as a table; absent while nothing is saved."""
+    completed(system.url, upload(system.url, f"{HEADER}1,Lamp,{shop.add('page-savings.jpg')}\n"))
+    page.goto(system.url)
+    savings = page.get_by_role("region", name="Saved in the last 30 days")
+    expect(savings.get_by_role("img", name=re.compile(" saved, most on "))).to_be_visible()
+    assert savings.locator("rect").count() == 30
+    savings.get_by_text("As a table").click()
+    expect(savings.get_by_role("row")).not_to_have_count(1)
+    nothing = {"day": "2026-11-28", "requests": 0, "images": 0, "failed": 0, "inputBytes": 0, "savedBytes": 0}
+    page.route("**/api/stats", lambda route: route.fulfill(json={**nothing, "outputBytes": 0, "days": [nothing]}))
+    with page.expect_response("**/api/stats"), page.expect_response("**/api/requests?*"):
+        page.reload()
+    expect(page.get_by_role("heading", name="Recent requests")).to_be_visible()
+    expect(savings).to_be_hidden()
+
+
 def test_names_are_forgotten_with_the_files_if_chosen(page: Page, system: System, shop: Shop) -> None:
     request_id = upload(system.url, f"{HEADER}1,Lamp,{shop.add('page-forgotten.jpg')}\n")
     completed(system.url, request_id)
