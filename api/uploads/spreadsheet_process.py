@@ -32,6 +32,9 @@ OUT_OF_MEMORY = 3  # exit code
 
 SPREADSHEET_PARTS = ("xl/workbook.xml", "xl/workbook.bin", "content.xml")
 
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # signature of a compound file
+ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
+
 Value = float | str | bool | time | date | datetime | timedelta  # of a cell; an empty one is ""
 
 
@@ -74,7 +77,7 @@ def _convert(source: BinaryIO, target: TextIO, mapping: ColumnMapping) -> dict[s
     """Write the sheet of ``source`` that has the columns as CSV to ``target``."""
     _check_archive(source)
     source.seek(0)
-    with _reading():
+    with _reading(source):
         book = CalamineWorkbook.from_filelike(source)
         names = [
             sheet.name
@@ -147,18 +150,31 @@ def _text(value: Value) -> str:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
-    """Raise Refused for any error of the library, since the file is its only input."""
+def _reading(source: BinaryIO | None = None) -> Iterator[None]:
+    """Raise Refused for any error of the library, since the file is its only input; ``source``: the file to open."""
     try:
         yield
     except MemoryError:
         raise
-    except PasswordError:
-        raise Refused(
-            CsvProblem.SPREADSHEET_PROTECTED, "the spreadsheet is protected by a password: save it without one"
-        ) from None
     except BaseException as error:  # noqa: BLE001 - so are Rust's panics
+        if isinstance(error, PasswordError) or (source is not None and _is_encrypted(source)):
+            raise Refused(
+                CsvProblem.SPREADSHEET_PROTECTED, "the spreadsheet is protected by a password: save it without one"
+            ) from None
         raise _broken(error) from None
+
+
+def _is_encrypted(source: BinaryIO) -> bool:
+    """Whether the file is an encrypted XLSX: a compound file with a stream of this name ([MS-OFFCRYPTO], 2.3)."""
+    source.seek(0)
+    tail = source.read(len(OLE))
+    if tail != OLE:
+        return False
+    while chunk := source.read(1024 * 1024):
+        if ENCRYPTED_PACKAGE in tail + chunk:
+            return True
+        tail = chunk[-len(ENCRYPTED_PACKAGE) :]
+    return False
 
 
 def _broken(error: BaseException) -> Refused:

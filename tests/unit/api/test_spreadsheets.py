@@ -91,6 +91,8 @@ async def test_errors_name_rows_of_the_sheet(tmp_path: Path) -> None:
         (b"PK\x03\x04" + bytes(40), "spreadsheet_broken"),
         ((SAMPLES / "products.xlsx").read_bytes()[:4000], "spreadsheet_broken"),
         ((SAMPLES / "products.xls").read_bytes()[:4083], "spreadsheet_broken"),  # a panic of the library
+        ((SAMPLES / "protected.xlsx").read_bytes(), "spreadsheet_protected"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(4096), "spreadsheet_broken"),
         (xlsx([[]]), "empty"),
         (xlsx([HEADER]), "no_rows"),
         (xlsx([["a", "b"]]), "column_missing"),
