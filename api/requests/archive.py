@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 from http import HTTPStatus
@@ -27,10 +28,11 @@ from api.requests.zip_layout import (
     entry_name,
     local_header,
 )
+from infra.cancellation import cancel_and_wait
 from infra.cassandra.session import CassandraUnavailableError, utc
 from infra.errors import ExplainedError
 from infra.settings import Settings
-from infra.storage import StorageError
+from infra.storage import StorageError, StoredObject
 from streams.request.status import Status
 from streams.request.tally import chunk_of, chunk_range
 
@@ -41,6 +43,10 @@ PAGE_SIZE = 200  # images read from Cassandra at once, of up to 4 KiB each
 RETRY_CASSANDRA_FOR = 5.0  # seconds
 DIRECTORY_MEMORY = 1024 * 1024  # bytes of a central directory in memory; a larger one is in a temporary file
 READ_BYTES = 64 * 1024
+READ_AHEAD = 4
+"""Images after the current one that are read meanwhile, so that each doesn't wait for a round trip to the storage."""
+READ_AHEAD_BYTES = 512 * 1024
+"""Maximum size of an image that is read ahead; larger ones are opened in their turn, and never in memory as a whole."""
 
 
 class MissingResultError(ExplainedError):
@@ -98,31 +104,32 @@ async def _chain(start: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[by
 async def _archive(context: Context, status: Status, first: int) -> AsyncGenerator[bytes, None]:
     """The archive in chunks. Raises ExplainedError or OSError rather than leaving out an image."""
     count = offset = 0
+    objects = _stored(context, _images(context, status, first))
     with _temporary(context.settings) as directory:
-        async for number, image in _images(context, status, first):
-            path: str = image["output_path"]
-            extension = path.rpartition(".")[2]
-            name = entry_name(number, status.total, image["product_name"] or "", extension).encode()
-            modified = utc(image["time"])
-            stored = await context.storage.get(path)
-            if stored is None:
-                raise MissingImageError(f"image {number} was deleted from the storage")
-            if stored.size >= ENTRY_LIMIT:
-                raise StorageError(f"{path} has {stored.size} bytes, too many for an archive")
-            crc = size = 0
-            header = local_header(name, modified)
-            yield header
-            async for chunk in stored.chunks:
-                crc = zlib.crc32(chunk, crc)
-                size += len(chunk)
-                yield chunk
-            if size != stored.size:
-                raise StorageError(f"{path} ended after {size} of {stored.size} bytes")
-            descriptor = data_descriptor(crc, size)
-            yield descriptor
-            await asyncio.to_thread(directory.write, directory_entry(name, modified, crc, size, offset))
-            offset += len(header) + size + len(descriptor)
-            count += 1
+        async with aclosing(objects):
+            async for number, image, stored in objects:
+                path: str = image["output_path"]
+                extension = path.rpartition(".")[2]
+                name = entry_name(number, status.total, image["product_name"] or "", extension).encode()
+                modified = utc(image["time"])
+                if stored is None:
+                    raise MissingImageError(f"image {number} was deleted from the storage")
+                if stored.size >= ENTRY_LIMIT:
+                    raise StorageError(f"{path} has {stored.size} bytes, too many for an archive")
+                crc = size = 0
+                header = local_header(name, modified)
+                yield header
+                async for chunk in stored.chunks:
+                    crc = zlib.crc32(chunk, crc)
+                    size += len(chunk)
+                    yield chunk
+                if size != stored.size:
+                    raise StorageError(f"{path} ended after {size} of {stored.size} bytes")
+                descriptor = data_descriptor(crc, size)
+                yield descriptor
+                await asyncio.to_thread(directory.write, directory_entry(name, modified, crc, size, offset))
+                offset += len(header) + size + len(descriptor)
+                count += 1
         directory_size = directory.tell()
         directory.seek(0)
         while chunk := await asyncio.to_thread(directory.read, READ_BYTES):
@@ -136,6 +143,45 @@ def _temporary(settings: Settings) -> Iterator[IO[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(DIRECTORY_MEMORY, dir=str(folder)) as file:
         yield file
+
+
+async def _stored(
+    context: Context, images: AsyncIterator[tuple[int, dict[str, Any]]]
+) -> AsyncGenerator[tuple[int, dict[str, Any], StoredObject | None], None]:
+    """The images with their stored objects, in order; the next small ones are read meanwhile."""
+    ahead: deque[tuple[int, dict[str, Any], asyncio.Task[StoredObject | None] | None]] = deque()
+
+    async def opened() -> tuple[int, dict[str, Any], StoredObject | None]:
+        number, image, reading = ahead[0]
+        stored = await (context.storage.get(image["output_path"]) if reading is None else reading)
+        ahead.popleft()
+        return number, image, stored
+
+    try:
+        async for number, image in images:
+            is_small = (image["output_bytes"] or 0) <= READ_AHEAD_BYTES
+            reading = asyncio.create_task(_read(context, image["output_path"])) if is_small else None
+            ahead.append((number, image, reading))
+            if len(ahead) > READ_AHEAD:
+                yield await opened()
+        while ahead:
+            yield await opened()
+    finally:
+        await cancel_and_wait(*(reading for _, _, reading in ahead if reading is not None))
+
+
+async def _read(context: Context, path: str) -> StoredObject | None:
+    """An object with its content in memory, unless it is larger than its image was."""
+    stored = await context.storage.get(path)
+    if stored is None or stored.size > READ_AHEAD_BYTES:
+        return stored
+    content = [chunk async for chunk in stored.chunks]
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in content:
+            yield chunk
+
+    return StoredObject(stored.size, stored.etag, chunks())
 
 
 async def _images(context: Context, status: Status, first: int) -> AsyncIterator[tuple[int, dict[str, Any]]]:

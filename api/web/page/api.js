@@ -3,6 +3,7 @@
 import { key, promptForKey } from "./key.js";
 
 const IDLE_TIMEOUT_MS = 45_000; // the server sends a heartbeat every 15 s
+const MAX_BLOB_BYTES = 500_000_000;
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 15_000;
 
@@ -49,8 +50,12 @@ export async function save(path, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-/** As `save`, but streamed to the disk where no API key is needed. */
-export async function saveLarge(path, name) {
+/** As `save`, but streamed to the disk where no API key is needed; with one, up to MAX_BLOB_BYTES. */
+export async function saveLarge(path, name, size) {
+  if (key() !== null && size > MAX_BLOB_BYTES) {
+    throw new Problem(0, { detail: "with an API key the browser would hold the whole file in memory, which is too large for that."
+      + " Use its curl command below, or shrinkstream download ID --images DIR." });
+  }
   await call(path, { method: "HEAD" }); // an error is shown here, not saved as the file
   if (key() === null) clickLink(path, name);
   else await save(path, name);

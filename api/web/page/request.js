@@ -42,7 +42,7 @@ export function requestView(id, signal) {
     watch();
   }, "Retry");
   const download = action("Download CSV", "primary", () => save(`/api/download/${encodeURIComponent(id)}`, `${id}.csv`), "Download");
-  const archive = action("Download images (ZIP)", "", () => saveLarge(`${path}/archive.zip`, `${id}.zip`), "Download images");
+  const archive = action("Download images (ZIP)", "", () => saveLarge(`${path}/archive.zip`, `${id}.zip`, shown.outputBytes), "Download images");
   const remove = action("Delete", "quiet", async () => {
     const answer = await confirmed("Delete the files of this request?",
       "Its images and output CSV are deleted for good; every URL of them stops working. The results stay listed.",

@@ -24,6 +24,13 @@ def test_page_asks_for_key_and_keeps_it_in_tab(page: Page, complaints: list[str]
         page.get_by_role("button", name="Download CSV").click()
     with page.expect_download():
         page.get_by_role("button", name="Download images (ZIP)").click()
+    page.route(
+        "**/api/status/*", lambda route: route.fulfill(json={**route.fetch().json(), "outputBytes": 600_000_000})
+    )
+    page.reload()
+    page.get_by_role("button", name="Download images (ZIP)").click()
+    expect(page.get_by_role("alert")).to_contain_text("shrinkstream download ID --images DIR")
+    page.unroute("**/api/status/*")
     page.reload()
     expect_end(page, "Completed")
     page.get_by_text("The same with curl").click()
