@@ -18,6 +18,8 @@ from streams.log.topics import Topics
 from tests.support.console_script import shrinkstream
 from tests.support.examples import created, failed, processed, requested
 
+pytestmark = pytest.mark.slow
+
 
 async def write(settings: Settings, *events: Event) -> None:
     log = EventLog(settings, role="test")

@@ -13,6 +13,8 @@ from tests.support.console_script import shrinkstream
 from tests.support.published_clients import Answer, call
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 CSV = b"S. No.,Product Name,Input Image URLs\n1,Shoe,https://shop.example/shoe.jpg\n"
 BAD_CSV = CSV + b",Hat,ftp://shop.example/hat.jpg\n"
 

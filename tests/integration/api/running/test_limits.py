@@ -21,6 +21,8 @@ from tests.support.large_image import IMAGE, store_large_image
 from tests.support.scrape import Scrape, samples_of
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 HEADER = b"S. No.,Product Name,Input Image URLs\n"
 CSV = HEADER + b"1,Shoe,https://shop.example/shoe.jpg\n"
 LIMIT = 1024 * 1024  # as in the fixture
