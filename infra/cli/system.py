@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import structlog
 from pydantic import SecretStr
 
 from infra.cli.init import initialise
@@ -27,8 +26,6 @@ from infra.devserver.supervisor import Supervised, Supervisor
 from infra.errors import EXIT_FAILED, ExplainedError
 from infra.observability.metrics import Role
 from infra.settings import PREFIX, Settings, environment_of
-
-logger = structlog.get_logger(__name__)
 
 TARGETS = "prometheus-targets.json"
 """Prometheus file_sd targets, in the data dir."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from aiokafka import TopicPartition
-from cassandra.query import UNSET_VALUE
 
+from infra.cassandra.insert import Insert, columns
 from infra.cassandra.session import RETRY_FOR, Session, microseconds, utc
 from streams.events.base import Event, utc_now
 from streams.events.progress import ImagesSettled
@@ -26,13 +26,17 @@ SLOT = timedelta(minutes=10)
 """The time that the hints of one partition span: see the migration that makes the table."""
 KNOWN_SLOTS = 10_000
 
-_INSERT_ORIGIN = """
-    INSERT INTO webhook_deliveries (webhook_id, request_id, kind, run, url, body, created_at, traceparent, owner)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
-_INSERT_ATTEMPT = """
-    INSERT INTO webhook_deliveries (webhook_id, attempt, attempted_at, status, milliseconds, reason, next_attempt_at,
-        last)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"""
+_INSERT_ORIGIN = Insert(
+    "webhook_deliveries",
+    columns("request_id", "kind", "run", "url", "body", "created_at", "traceparent", "owner"),
+    ("webhook_id",),
+)
+_INSERT_ATTEMPT = Insert(
+    "webhook_deliveries",
+    columns(
+        "webhook_id", "attempt", "status", "milliseconds", "reason", "next_attempt_at", "last", attempted_at="time"
+    ),
+)
 _ADD_CONFIRMED = "UPDATE webhook_deliveries SET confirmed = confirmed + ? WHERE webhook_id = ?"
 _ADD_REDELIVERY = "UPDATE webhook_deliveries SET redeliveries = redeliveries + ? WHERE webhook_id = ?"
 _ADD_GIVEN_UP = "UPDATE webhook_deliveries SET given_up = given_up + ? WHERE webhook_id = ?"
@@ -139,18 +143,8 @@ class Deliveries:
                 await self._write_origin(webhook_id, origin)
                 return webhook_id
             case WebhookAttempted():
-                await self._execute(
-                    _INSERT_ATTEMPT,
-                    event.webhook_id,
-                    event.attempt,
-                    event.time,
-                    UNSET_VALUE if event.status is None else event.status,
-                    event.milliseconds,
-                    UNSET_VALUE if event.reason is None else event.reason,
-                    UNSET_VALUE if event.next_attempt_at is None else event.next_attempt_at,
-                    event.last,
-                    microseconds(event.time),
-                )
+                attempt = _INSERT_ATTEMPT.parameters(event)
+                await self._execute(_INSERT_ATTEMPT.cql, *attempt, microseconds(event.time))
                 # If two workers made the same attempt, a success counts, whatever the other one says later.
                 if event.reason is None:
                     await self._execute(_ADD_CONFIRMED, {event.attempt}, event.webhook_id)
@@ -164,17 +158,7 @@ class Deliveries:
 
     async def _write_origin(self, webhook_id: str, origin: Origin) -> None:
         await self._execute(
-            _INSERT_ORIGIN,
-            webhook_id,
-            origin.request_id,
-            origin.kind,
-            origin.run,
-            origin.url,
-            origin.body,
-            origin.created_at,
-            UNSET_VALUE if origin.traceparent is None else origin.traceparent,
-            origin.owner,
-            microseconds(origin.created_at),
+            _INSERT_ORIGIN.cql, *_INSERT_ORIGIN.parameters(origin, webhook_id), microseconds(origin.created_at)
         )
 
     async def erase(self, event: Event, forgotten: RequestForgotten) -> None:

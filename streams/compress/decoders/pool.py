@@ -384,17 +384,7 @@ class _Decoder:
         if answer.format not in expected or (not answer.kept_original and len(body) != answer.bytes):
             raise _DiedAt(Reason.DECODE_CRASHED, NONSENSE)
         self.busy = False
-        return Shrunk(
-            body,
-            answer.format,
-            answer.width,
-            answer.height,
-            answer.kept_original,
-            answer.pages,
-            answer.truncated,
-            answer.decode_seconds,
-            answer.encode_seconds,
-        )
+        return Shrunk(body, **answer.model_dump(exclude={"bytes"}))
 
     @staticmethod
     async def _death(process: asyncio.subprocess.Process) -> _DiedAt:

@@ -5,8 +5,9 @@ from datetime import UTC, date, datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from infra.cassandra.insert import Column
 from infra.cassandra.session import RETRY_FOR, Session, utc
-from streams.projections.history.tables import CELLS, IMAGE, LISTED, SUMS, Column, month_of
+from streams.projections.history.tables import CELLS, IMAGE, LISTED, SUMS, month_of
 from streams.request.lifecycle import Completion, Lifecycle, RequestState
 from streams.request.status import Status
 from streams.request.tally import IMAGES_PER_CHUNK, Tally

@@ -1,58 +1,13 @@
 """The history's tables: each column is declared once, and gives the statements and the mapping of the API."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
-from typing import Any, NamedTuple
 
-from cassandra.query import UNSET_VALUE
-
-from streams.events.base import Event
+from infra.cassandra.insert import Column, Insert, columns
 
 
 def month_of(time: datetime) -> int:
     """The month of a time in UTC, counted from January of year 0."""
     return time.year * 12 + time.month - 1
-
-
-class Column(NamedTuple):
-    """A column of a table. ``field``: that of the event, and of the API's object; by default its name."""
-
-    name: str
-    of: str | None = None
-
-    @property
-    def field(self) -> str:
-        return self.of or self.name
-
-
-class Insert:
-    """An INSERT of an event's fields.
-
-    ``computed``: columns whose values the caller gives; with ``timestamped`` it gives a write timestamp, too.
-    """
-
-    def __init__(
-        self, table: str, columns: Sequence[Column], computed: Sequence[str] = (), *, timestamped: bool = True
-    ) -> None:
-        names = [*computed, *(column.name for column in columns)]
-        self.cql = (
-            f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - ours
-            f"{' USING TIMESTAMP ?' if timestamped else ''}"
-        )
-        self._fields = attrgetter(*(column.field for column in columns))
-
-    def parameters(self, event: Event, *computed: Any) -> tuple[Any, ...]:
-        """The values of everything but the timestamp; None is left unset, as a null would be a tombstone."""
-        values: tuple[Any, ...] = self._fields(event)
-        if None in values:
-            values = tuple(UNSET_VALUE if value is None else value for value in values)
-        return (*computed, *values)
-
-
-def columns(*names: str, **renamed: str) -> tuple[Column, ...]:
-    """Columns by their names; ``renamed``: those whose field has another name."""
-    return (*map(Column, names), *(Column(name, field) for name, field in renamed.items()))
 
 
 # images_by_request

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from cassandra.query import UNSET_VALUE
 
+from infra.cassandra.insert import Insert
 from infra.cassandra.session import RETRY_FOR, Session
 from infra.cassandra.write_batches import WriteBatches
 from streams.events.base import Event
@@ -100,7 +101,7 @@ class HistoryWriter:
     async def delete_image(self, request_id: str, index: int) -> None:
         await self._session.execute(_DELETE_IMAGE, (request_id, chunk_of(index)[0], index), retry_for=RETRY_FOR)
 
-    async def _insert(self, insert: tables.Insert, event: Event, written: int) -> None:
+    async def _insert(self, insert: Insert, event: Event, written: int) -> None:
         await self._session.execute(insert.cql, (*insert.parameters(event), written), retry_for=RETRY_FOR)
 
     async def _add_up(self, event: RequestCompleted | RequestStopped, clock: WriteClock) -> None:

@@ -8,6 +8,7 @@ from cassandra.query import UNSET_VALUE
 from hypothesis import given
 from hypothesis import strategies as st
 
+from infra.cassandra.insert import Insert
 from infra.cassandra.session import microseconds
 from streams.events.base import Event
 from streams.events.images import ImageFailed, ImageProcessed
@@ -27,7 +28,7 @@ class Row:
     def __init__(self) -> None:
         self.cells: dict[str, tuple[int, bytes, Any]] = {}
 
-    def write(self, insert: tables.Insert, event: Event, written: int) -> None:
+    def write(self, insert: Insert, event: Event, written: int) -> None:
         names = insert.cql.partition("(")[2].partition(")")[0].split(", ")
         computed = [0] * (len(names) - len(insert.parameters(event)))
         for name, value in zip(names, insert.parameters(event, *computed), strict=True):
