@@ -71,7 +71,7 @@ def wait_for(base: str, request_id: str, field: str, value: str, timeout: float 
     deadline = time.monotonic() + timeout
     while True:
         status: dict[str, Any] = call(base, "GET", f"/api/status/{request_id}").json
-        if status[field] == value:
+        if status.get(field) == value:  # a problem, such as a 503, has other fields
             return status
         assert time.monotonic() < deadline, status
         time.sleep(0.1)

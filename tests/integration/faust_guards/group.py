@@ -15,9 +15,11 @@ from uuid import uuid4
 from aiokafka.structs import ConsumerRecord
 
 from infra.faust.fence import FENCE_KEY
+from infra.kafka.producer import DELIVERY_TIMEOUT
 from tests.integration.faust_guards.cluster import Cluster
 
-EXIT_SECONDS = 120.0  # deadline of a worker's start and end on a busy machine
+EXIT_SECONDS = DELIVERY_TIMEOUT + 120
+"""Deadline (s) of a worker's start and end on a busy machine; it may wait for a batch that is never acknowledged."""
 ROOT = Path(__file__).parents[3]
 Place = tuple[int, int]
 """Partition and offset."""

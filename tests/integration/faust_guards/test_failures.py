@@ -27,7 +27,7 @@ def test_agent_exception_ends_process_without_commit(
     assert guarded.committed() == {0: 2}
     assert guarded.output().count("CRITICAL") == 1
     assert "an event that raises" in guarded.output()
-    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event")
+    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event", EXIT_SECONDS)
     assert unguarded.started()[0, 2] == 1
 
 
@@ -56,7 +56,7 @@ def test_stray_cancellation_ends_worker_and_commits_nothing(new_group: Callable[
 @pytest.mark.parametrize(("error", "code"), [("ExplainedError", UNAVAILABLE), ("ValueError", FATAL)])
 def test_error_of_task_ends_worker(new_group: Callable[..., Group], error: str, code: int) -> None:
     group = new_group(task_error=error)
-    assert group.start().wait(60) == code
+    assert group.start().wait(EXIT_SECONDS) == code
     assert group.output().count("a task that raises") == (1 if code == UNAVAILABLE else 3), "logged, raised, its source"
 
 
@@ -72,7 +72,7 @@ def test_refused_changelog_write_ends_process(new_group: Callable[..., Group]) -
     assert guarded.committed().get(0, 0) <= 2
     assert f"cannot write a record to {guarded.changelog}: MessageSizeTooLargeError" in guarded.output()
 
-    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event")
+    wait_until(lambda: unguarded.committed().get(0) == 5, "a commit past the event", EXIT_SECONDS)
     assert len(unguarded.written()) < 5
 
 
