@@ -54,6 +54,7 @@ HLG_GAMMA = 1.2  # of a display of 1,000 cd/m2 (ITU-R BT.2100, table 5)
 HDR_STEPS = 49
 # libpng (PNG_GAMMA_THRESHOLD) and browsers take a gamma as near as this to that of sRGB for sRGB.
 SRGB_GAMMA, NEAR_GAMMA = 0.45455, 0.05
+# The white of ICC profiles (ICC.1:2022, 7.2.16), and the Bradford adaptation to it (annex E).
 D50 = (0.9642, 1.0, 0.8249)
 BRADFORD = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
 

@@ -45,7 +45,8 @@ __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 
 # Formats with more than one frame; of all others, only the first image is used.
 MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
-# Longest side that the encoder takes.
+# Longest side: JPEG_MAX_DIMENSION of libjpeg, WEBP_MAX_DIMENSION of libwebp, GIF's 16 bits, and the
+# imageDimensionLimit of libavif.
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
 # libaom's speed, 0 to 10: 6 is 5 times as slow for 10% fewer bytes.
 AVIF_SPEED = 8

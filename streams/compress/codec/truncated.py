@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageFile
 
 from streams.compress.codec.containers import png_chunks
 
-# Share of the image that must be there.
+# Share of the image that must be there; chosen, not measured.
 ENOUGH = 0.9
 SCAN = b"\xff\xda"
 LAST_COEFFICIENT = 63
