@@ -5,7 +5,7 @@ images without a visible request; a crash after it leaves a request that complet
 """
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
@@ -112,26 +112,24 @@ async def upload(request: web.Request) -> web.Response:
 async def _validate(request: web.Request) -> web.Response:
     try:
         async with _checked(request) as (_, _, checked):
-            report = Report(
-                valid=True,
-                rows=checked.rows,
-                images=checked.images,
-                detail="the file can be used as it is",
-                errors=[],
-                error_count=0,
-                header=list(checked.header),
-            )
+            report = _report(checked, "the file can be used as it is")
     except CsvRejected as rejected:
-        report = Report(
-            valid=False,
-            rows=rejected.rows,
-            images=rejected.images,
-            detail=rejected.detail,
-            errors=_row_problems(rejected),
-            error_count=rejected.error_count,
-            header=list(rejected.header),
-        )
+        report = _report(rejected, rejected.detail, _row_problems(rejected), rejected.error_count)
     return json_response(report)
+
+
+def _report(
+    file: CheckedCsv | CsvRejected, detail: str, errors: Sequence[RowProblem] = (), error_count: int = 0
+) -> Report:
+    return Report(
+        valid=not error_count,
+        rows=file.rows,
+        images=file.images,
+        detail=detail,
+        errors=list(errors),
+        error_count=error_count,
+        header=list(file.header),
+    )
 
 
 async def _accept(request: web.Request, key: str) -> web.Response:
