@@ -46,8 +46,6 @@ _RETRIES: "RetryConfig" = {
 _REFUSAL = re.compile(r"<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
 _TRANSPORT = re.compile(r"Error performing (\w+ \S+) in .*? - (.*)")
 _NO_BUCKET = "NoSuchBucket"
-# A key that names the same file to obstore and to the operating system, within the folder.
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*\.[a-z0-9]+")
 
 
 class StorageError(ExplainedError):
@@ -132,9 +130,6 @@ class Storage:
 
         A folder can't store a content type: the API derives it from the key's suffix.
         """
-        if isinstance(content, bytes) and _PLAIN_KEY.fullmatch(key):
-            await asyncio.to_thread(_write_file, unquote(urlsplit(self.url).path), key, content)
-            return
         partial = f"{PARTIAL}/{uuid4()}"
         try:
             await obstore.put_async(store, partial, content, use_multipart=False)
@@ -262,22 +257,6 @@ def _open(url: str) -> ObjectStore:
 
 def _folder_of(url: str) -> Path:
     return Path(unquote(urlsplit(url).path))
-
-
-def _write_file(folder: str, key: str, content: bytes) -> None:
-    """Write an object in one call: obstore's two calls, each in a thread, cost twice the CPU time."""
-    partial, target = f"{folder}/{PARTIAL}/{uuid4()}", f"{folder}/{key}"
-    steps = (partial, lambda: Path(partial).write_bytes(content)), (target, lambda: Path(partial).replace(target))
-    try:
-        for path, step in steps:
-            try:
-                step()
-            except FileNotFoundError:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                step()
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _unlink_all(folder: Path, keys: list[str]) -> None:

@@ -84,25 +84,25 @@ async def test_what_is_not_there_is_none(tmp_path: Path) -> None:
 async def test_reader_sees_old_or_new_object(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     versions = [bytes([letter]) * MIB for letter in b"abcd"]
-    await storage.put("object.jpg", versions[0], "image/jpeg")
+    await storage.put("object", versions[0], "image/jpeg")
     seen: list[bytes] = []
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.is_set():
-            seen.append((tmp_path / "object.jpg").read_bytes())
+            seen.append((tmp_path / "object").read_bytes())
 
     watching = asyncio.create_task(asyncio.to_thread(watch))
     try:
         for _ in range(5):
             for version in versions:
-                await storage.put("object.jpg", version, "image/jpeg")
+                await storage.put("object", version, "image/jpeg")
     finally:
         stop.set()
         await watching
     assert seen
     assert set(seen) <= set(versions)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object.jpg"], "nothing is left behind"
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["object"], "nothing is left behind"
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -247,7 +247,7 @@ from infra.storage import Storage
 async def test():
     storage = Storage(Path(sys.argv[1]).as_uri(), "https://shrink.example")
     content = b"x" * 50_000_000
-    writing = asyncio.create_task(storage.put("object.jpg", content, "image/jpeg"))
+    writing = asyncio.create_task(storage.put("object", content, "image/jpeg"))
     partial = Path(sys.argv[1]) / ".partial"
     while not any(path.stat().st_size for path in partial.glob("*")):
         await asyncio.sleep(0)
@@ -261,15 +261,15 @@ async def test_sweep_deletes_old_partial_files(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path)], timeout=120, check=False, cwd=Path(__file__).parents[3]
     )
-    assert not (tmp_path / "object.jpg").exists()
+    assert not (tmp_path / "object").exists()
     assert any(path.is_file() for path in tmp_path.rglob("*"))
 
     storage = folder(tmp_path)
     assert await storage.sweep(timedelta(hours=1)) == 0, "it could still be written at"
     assert await storage.sweep(timedelta(0)) == 1
-    await storage.put("object.jpg", b"whole", "image/jpeg")
+    await storage.put("object", b"whole", "image/jpeg")
     assert await storage.sweep(timedelta(0)) == 0
-    assert await content(storage, "object.jpg") == b"whole"
+    assert await content(storage, "object") == b"whole"
 
 
 async def test_unwritable_folder_is_not_ready(tmp_path: Path) -> None:
