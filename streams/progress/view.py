@@ -152,10 +152,13 @@ class ProgressView:
         return self._by_owner.newest_first(owner, before)
 
     def chunk_failed(self, request_id: str, chunk: int) -> int | None:
-        """How many images of a chunk have failed in the current run; None where the view doesn't know."""
+        """How many images of a chunk have failed in the current run; None where the view doesn't know.
+
+        It doesn't while a completion is ahead, as the tallies may lag behind it.
+        """
         request = self._requests.get(request_id)
         state = request.current() if request else None
-        if request is None or state is None:
+        if request is None or state is None or RequestCompleted in request.ahead:
             return None
         return request.tallies.get(chunk, EMPTY).failed_in(state.run)
 

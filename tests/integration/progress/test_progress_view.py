@@ -117,6 +117,24 @@ async def test_view_shows_writes_of_the_progress_app(kafka_settings: Settings, r
         assert later.get(request_id) == status
 
 
+async def test_failures_are_unknown_while_a_completion_is_ahead(kafka_settings: Settings, request_id: str) -> None:
+    done = completed(request_id)
+    async with (
+        viewing(kafka_settings) as view,
+        logging(kafka_settings) as log,
+        Changelog(kafka_settings) as changelog,
+    ):
+        await changelog.fold(created(request_id))
+        await view.catch_up(SOON)
+        assert view.chunk_failed(request_id, 0) == 0
+        await view.reached(await log.append(done), SOON)
+        assert view.chunk_failed(request_id, 0) is None
+        for event in (failed(requested(request_id, 0)), done):
+            await changelog.fold(event)
+        await view.catch_up(SOON)
+        assert view.chunk_failed(request_id, 0) == 1
+
+
 async def test_change_wakes_only_watchers_of_its_request(kafka_settings: Settings, request_id: str) -> None:
     async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
         with view.watching(request_id) as changed, view.watching("another") as other:
