@@ -69,10 +69,10 @@ async def test_sweep_sends_webhook_of_unlisted_slot(
         assert [one.webhook_id for one in await receiver.wait_for(1)] == [request_id]
 
 
-async def unlisted(deliveries: Deliveries, request_id: str, receiver: Receiver) -> Hint:
+async def unlisted(deliveries: Deliveries, request_id: str, receiver: Receiver, webhook_id: str = "") -> Hint:
     """A hint that is due, in a slot that is not in the list."""
     origin = Origin(request_id, "request.completed", 0, receiver.url, "{}", utc_now())
-    hint = await deliveries.record_origin(request_id, origin)
+    hint = await deliveries.record_origin(webhook_id or request_id, origin)
     assert hint is not None
     await deliveries.forget_slot(hint.shard, hint.host, hint.slot)
     return hint
@@ -134,7 +134,7 @@ async def test_failing_sweep_backs_off_and_recovers(
     async with AsyncExitStack() as stack:
         session, create_hints = await stack.enter_async_context(without_hints(settings))
         deliveries = Deliveries(session, settings.partitions)
-        receiver = await stack.enter_async_context(Receiver().listening())
+        receiver, another = [await stack.enter_async_context(Receiver().listening()) for _ in range(2)]
         await stack.enter_async_context(dispatching(settings, deliveries, deliveries.shard_of(request_id)))
 
         async def fails(times: int) -> bool:
@@ -144,8 +144,9 @@ async def test_failing_sweep_backs_off_and_recovers(
         assert [backoff for _, backoff in failures[:6]] == [0.1, 0.2, 0.4, 0.8, 0.8, 0.8]
         assert all(later - at >= backoff for (at, backoff), (later, _) in pairwise(failures))
         await session.execute_script(create_hints)
-        await unlisted(deliveries, request_id, receiver)
-        assert [one.webhook_id for one in await receiver.wait_for(1)] == [request_id]
+        for webhook_id, host in (("first", receiver), ("second", another)):  # by a sweep that ended, and a later one
+            await unlisted(deliveries, request_id, host, webhook_id)
+            assert [one.webhook_id for one in await host.wait_for(1)] == [webhook_id]
         known = len(failures)
         await session.execute_script("DROP TABLE webhook_due")
         await eventually(lambda: fails(known + 1))
