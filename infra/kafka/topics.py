@@ -61,7 +61,7 @@ async def create_topics(settings: Settings, configs: Mapping[str, Mapping[str, s
 
 
 async def _wait_until_listed(admin: AIOKafkaAdminClient, settings: Settings, topics: Iterable[str]) -> None:
-    """Metadata propagates a moment after a topic's creation, and who starts next requires the topics."""
+    """Metadata propagates a moment after a topic's creation, and the processes that start next require the topics."""
     try:
         async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
             while not set(topics) <= set(await admin.list_topics()):  # noqa: ASYNC110 - on a server

@@ -125,7 +125,7 @@ async def test_missing_topic_is_created_and_others_are_kept(fresh: Settings) -> 
     configs = topics.configs()
     first = {name: config for name, config in configs.items() if name != topics.webhooks}
     assert set(await create_topics(fresh, first)) == set(first)
-    await require_topics(fresh, first)  # known at once to who starts next
+    await require_topics(fresh, first)  # listed at once, for a process that starts next
     with pytest.raises(MissingTopicsError, match=f": {topics.webhooks}; `shrinkstream init` creates them"):
         await require_topics(fresh, configs)
     more = fresh.model_copy(update={"partitions": 5})
