@@ -100,7 +100,7 @@ async def _verify_twice(verify: Callable[[Report], Awaitable[None]]) -> Report:
     await verify(report)
     if report.difference_count:
         await asyncio.sleep(RECHECK_SECONDS)
-        report = Report(among=report.marks)
+        report = report.confirming()
         await verify(report)
     return report
 

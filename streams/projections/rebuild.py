@@ -4,7 +4,7 @@ It makes the same writes as the live agents, in batches, over the rows that exis
 """
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from datetime import datetime
 
 from infra.settings import Settings
@@ -28,7 +28,8 @@ from streams.projections.image_messages import ImageMessages
 from streams.projections.lag import HistoryLagsError
 from streams.projections.log_of_requests import LogOfRequests
 from streams.projections.output_csv import OutputCsv
-from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, advance, evolve
+from streams.projections.sorted_events import OF_REQUEST
+from streams.request.lifecycle import Completion, Lifecycle, Phase, RequestState, Tombstone, advance, evolve
 from streams.request.tally import chunk_count
 from streams.webhooks.store import Deliveries
 
@@ -148,29 +149,32 @@ async def rebuild_outputs(
     While a retry is under way there is none: the images of the earlier run are being replaced.
     """
     log = LogOfRequests(settings, request_id, on_events)
-    states: dict[str, RequestState] = {}
-    completed: dict[str, RequestCompleted] = {}  # of each request, the event of its state's completion
-    async for events in log.events(log.topics.requests):
-        for event in events:
-            state = evolve(states.get(event.request_id), event)
-            if isinstance(state, RequestState):
-                states[event.request_id] = state
-                if isinstance(event, RequestCompleted) and state.completion == Completion.of(event):
-                    completed[event.request_id] = event
+    async for events in log.sorted_events(log.topics.requests):
+        for of_request, _ in events.requests():
+            due = _output_of(events.of(of_request, OF_REQUEST))
+            try:
+                if due is None or not await output.differs(due):
+                    continue
+                report.differs(f"{of_request}: the output CSV differs from the history")
+                if not verify:
+                    await output.rewrite(due)
+            except HistoryLagsError as gap:
+                report.differs(f"{of_request}: the history has a gap: {gap}; rebuild that first")
     report.events += log.read
-    for request_id, done in completed.items():
-        state = states[request_id]
-        if state.phase is not Phase.COMPLETED:
-            continue
-        due = OutputCsvRequested(
-            **done.model_dump(exclude={"output_csv_url", "output_csv_path", "failures"}),
-            time=done.time,
-        )
-        try:
-            if not await output.differs(due):
-                continue
-            report.differs(f"{due.request_id}: the output CSV differs from the history")
-            if not verify:
-                await output.rewrite(due)
-        except HistoryLagsError as gap:
-            report.differs(f"{due.request_id}: the history has a gap: {gap}; rebuild that first")
+
+
+def _output_of(events: Iterable[Event]) -> OutputCsvRequested | None:
+    """What the output CSV is written from, if a request has one by the events about it."""
+    state: RequestState | Tombstone | None = None
+    done: RequestCompleted | None = None  # the event of the state's completion
+    for event in events:
+        state = evolve(state, event)
+        completion = state.completion if isinstance(state, RequestState) else None
+        if isinstance(event, RequestCompleted) and completion == Completion.of(event):
+            done = event
+    if done is None or not isinstance(state, RequestState) or state.phase is not Phase.COMPLETED:
+        return None
+    return OutputCsvRequested(
+        **done.model_dump(exclude={"output_csv_url", "output_csv_path", "failures"}),
+        time=done.time,
+    )

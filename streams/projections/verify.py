@@ -1,18 +1,25 @@
-"""Verifies the history against the log."""
+"""Verifies the history against the log, request by request."""
 
-from datetime import datetime
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
 
 from infra.settings import Settings
-from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.base import Event
 from streams.events.requests import RequestCompleted, RequestCreated
 from streams.log.report import OnEvents, Report
 from streams.projections.history import History
 from streams.projections.history.queries import RequestSums
-from streams.projections.history.tables import SUMS
-from streams.projections.image_digest import ImageDigest
+from streams.projections.history.tables import IMAGE, SUMS
+from streams.projections.history.write_clock import WriteClock
 from streams.projections.log_of_requests import LogOfRequests
+from streams.projections.sorted_events import OF_REQUEST
 from streams.request.lifecycle import Completion, Lifecycle, advance
-from streams.request.tally import Tally, chunk_count, chunk_range
+from streams.request.tally import IMAGES_PER_CHUNK, Tally, chunk_count, chunk_range
+
+_CLOCK = WriteClock()
 
 
 async def verify_history(
@@ -20,59 +27,85 @@ async def verify_history(
 ) -> None:
     """Compare every image's row, and the state of each request, with the log.
 
-    One partition of the log at a time is held in memory: it has all events of its requests.
+    In memory are the rows of 1,000 images; on disk, one partition of the log.
     """
     log = LogOfRequests(settings, request_id, on_events)
-    for partition in await log.partitions():
-        await _verify_partition(history, log, partition, report)
+    async for events in log.sorted_events(log.topics.requests, log.topics.image_results):
+        for of_request, images in events.requests():
+            life = await _verify_request(history, of_request, events.of(of_request, OF_REQUEST), report)
+            # Rows beyond the last result may be wrong, too.
+            for bucket in range(chunk_count(images) + 1 if images else 0):
+                results = events.of(of_request, chunk_range(bucket, (bucket + 1) * IMAGES_PER_CHUNK))
+                rows = await history.whole_images(of_request, bucket)
+                for index, difference in _differences(rows, results, is_forgotten=life.is_forgotten):
+                    report.differs(f"{of_request}/{index}: {difference}")
     report.events += log.read
 
 
-async def _verify_partition(history: History, log: LogOfRequests, partition: int, report: Report) -> None:
-    results: dict[str, dict[int, ImageDigest]] = {}
-    created: dict[str, tuple[str, datetime]] = {}
-    lives: dict[str, Lifecycle] = {}
-    summaries: dict[str, RequestCompleted] = {}  # of each request, the event of its completion
-    async for events in log.events(log.topics.image_results, log.topics.requests, only_partition=partition):
-        for event in events:
-            if isinstance(event, ImageProcessed | ImageFailed):
-                images = results.setdefault(event.request_id, {})
-                images[event.index] = images.get(event.index, ImageDigest()).after(event)
-            elif isinstance(event, RequestCreated):
-                created[event.request_id] = (event.owner, event.time)
-            else:
-                life = lives[event.request_id] = advance(lives.get(event.request_id, Lifecycle()), event)
-                if isinstance(event, RequestCompleted) and life.completion == Completion.of(event):
-                    summaries[event.request_id] = event
-    for of_request, (owner, created_at) in created.items():
-        life = lives.get(of_request, Lifecycle())
-        summary = summaries.get(of_request) if life.is_completed else None
-        expected = _facts(life, summary)
-        kept = await history.request(of_request)
-        found = _facts(await history.lifecycle(of_request), None if summary is None or kept is None else kept[1])
-        if found != expected:
-            report.differs(f"{of_request}: {found}, but {expected} on the log")
-        if summary is not None and not _adds_up(summary, await history.sums_of_request(owner, created_at, of_request)):
-            report.differs(f"{of_request}: its sums in the statistics differ from the log")
-        if not await history.is_listed(owner, created_at, of_request):
-            report.differs(f"{of_request}: it is not in the list of its owner")
-    for of_request, images in results.items():
-        total = max(images) + 1
-        is_forgotten = of_request in lives and lives[of_request].is_forgotten
-        for bucket in range(chunk_count(total) + 1):
-            rows = await history.whole_images(of_request, bucket)
-            on_log = images.keys() & chunk_range(bucket, total)
-            for index in sorted(on_log | rows.keys()):
-                row, image = rows.get(index), images.get(index)
-                if is_forgotten:
-                    if row is not None:
-                        report.differs(f"{of_request}/{index}: a row, but the request is forgotten")
-                elif image is None:
-                    report.differs(f"{of_request}/{index}: a row, but no event")
-                elif row is None:
-                    report.differs(f"{of_request}/{index}: an event, but no row")
-                elif wrong := image.wrong_columns(row):
-                    report.differs(f"{of_request}/{index}: {', '.join(wrong)}")
+async def _verify_request(history: History, request_id: str, events: Iterable[Event], report: Report) -> Lifecycle:
+    """Compare what the history has about a request as a whole; returns its life according to the log."""
+    created: RequestCreated | None = None
+    summary: RequestCompleted | None = None  # the event of its completion
+    life = Lifecycle()
+    for event in events:
+        if isinstance(event, RequestCreated):
+            created = event
+            continue
+        life = advance(life, event)
+        if isinstance(event, RequestCompleted) and life.completion == Completion.of(event):
+            summary = event
+    if created is None:
+        return life
+    expected = _facts(life, summary)
+    kept = await history.request(request_id)
+    found = _facts(await history.lifecycle(request_id), None if summary is None or kept is None else kept[1])
+    if found != expected:
+        report.differs(f"{request_id}: {found}, but {expected} on the log")
+    listed = (created.owner, created.time, request_id)
+    if summary is not None and not _adds_up(summary, await history.sums_of_request(*listed)):
+        report.differs(f"{request_id}: its sums in the statistics differ from the log")
+    if not await history.is_listed(*listed):
+        report.differs(f"{request_id}: it is not in the list of its owner")
+    return life
+
+
+def _differences(
+    rows: dict[int, tuple[Any, ...]], events: Iterable[Event], *, is_forgotten: bool
+) -> Iterable[tuple[int, str]]:
+    """The differences between rows of images and the results, in the order of the images, on the log."""
+    for index, results in groupby(events, key=attrgetter("index")):
+        row = rows.pop(index, None)
+        if is_forgotten:
+            if row is not None:
+                yield index, "a row, but the request is forgotten"
+        elif row is None:
+            yield index, "an event, but no row"
+        elif wrong := wrong_columns(list(results), row):
+            yield index, ", ".join(wrong)
+    for index in rows:
+        yield index, "a row, but the request is forgotten" if is_forgotten else "a row, but no event"
+
+
+def wrong_columns(results: Sequence[Any], row: tuple[Any, ...]) -> list[str]:
+    """The differences between an image's row (its columns `IMAGE`) and its results on the log.
+
+    As in the history, a column has the value of the last result that has one: of two with one write timestamp, either.
+    """
+    wrong = []
+    written = [(_CLOCK.image(result), result) for result in results]
+    for column, value in zip(IMAGE, row, strict=True):
+        said = [(at, cell) for at, result in written if (cell := getattr(result, column.field, None)) is not None]
+        last = max((at for at, _ in said), default=None)
+        expected = {cell for at, cell in said if at == last} or {None}
+        # A failure has no other columns; but output_path and reason must match, or it is no failure.
+        if expected == {None} and column.name not in ("output_path", "reason"):
+            continue
+        found = value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+        if column.name == "cells" and value is not None:
+            found = tuple(value)
+        if found not in expected:
+            wrong.append(f"{column.name} is {found!r}, which differs from the log")
+    return wrong
 
 
 def _adds_up(summary: RequestCompleted, sums: RequestSums | None) -> bool:

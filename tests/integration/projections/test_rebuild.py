@@ -1,5 +1,6 @@
 """The history rebuilt, and compared with the log, while the agents that write it go on."""
 
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -96,6 +97,16 @@ class Interrupted(History):
         return await super().whole_images(*arguments, **options)
 
 
+class Measured(History):
+    """Notes the memory that is traced when it is first read."""
+
+    traced = 0
+
+    async def whole_images(self, *arguments: Any, **options: Any) -> dict[int, tuple[Any, ...]]:
+        self.traced = self.traced or tracemalloc.get_traced_memory()[0]
+        return await super().whole_images(*arguments, **options)
+
+
 def again(request_id: str, index: int) -> Any:
     """The image, asked for in a retry that has begun by now."""
     return requested(request_id, index, run=1, time=utc_now() - timedelta(seconds=5))
@@ -183,6 +194,20 @@ async def test_result_arriving_during_verification_is_no_difference(settings: Se
         assert third.difference_count == 1
         fourth = await at.verify(Interrupted(at, processed(requested(request_id, 2))), among=third.marks)
         assert fourth.differences == third.differences, "what is new isn't there for a second time"
+
+
+async def test_verification_holds_no_results_in_memory(settings: Settings, request_id: str) -> None:
+    images = 4000
+    async with room(settings, request_id) as at:
+        await at.log.append_all([processed(requested(request_id, index)) for index in range(images)])
+        history = Measured(at.session)
+        tracemalloc.start()
+        try:
+            report = await at.verify(history)
+        finally:
+            tracemalloc.stop()
+        assert report.difference_count == images, "they have no rows"
+        assert history.traced < 100 * images
 
 
 async def test_success_before_a_later_failure_is_no_difference(settings: Settings, request_id: str) -> None:
