@@ -142,12 +142,11 @@ class HistoryWriter:
         month = (event.owner, tables.month_of(event.requested_at), event.index // PRODUCT_PART)
         if month not in self._known_months:
             await self._list_month(month)
-        first = self._images.write(
-            image.cql, (*image.parameters(event, chunk_of(event.index)[0], _cells_bytes(event)), written)
+        of_image = image.parameters(event, chunk_of(event.index)[0], _cells_bytes(event))
+        await asyncio.gather(
+            self._images.write(image.cql, (*of_image, written)),
+            self._images.write(product.cql, (*product.parameters(event, *month[1:]), written)),
         )
-        second = self._images.write(product.cql, (*product.parameters(event, *month[1:]), written))
-        await first
-        await second
 
     async def _list_month(self, month: tuple[str, int, int]) -> None:
         await self._session.execute(tables.INSERT_MONTH, month, retry_for=RETRY_FOR)

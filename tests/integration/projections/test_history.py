@@ -1,6 +1,7 @@
 """The history on a real Cassandra: the same rows whatever order and however often the events come."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -539,3 +540,14 @@ async def test_expired_request_stays_expired_in_any_event_order(
             assert (life.run, life.is_completed, life.is_expired) == (0, True, True)
         await record_all(session, [RequestRetried(request_id=own, run=1, created_at=NOON, time=NOON)])
         assert await History(session).status(own) == status, "a retry that came too late doesn't count"
+
+
+async def test_failed_writes_of_an_image_leave_no_error_unread(cassandra_settings: Settings, request_id: str) -> None:
+    unread: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unread.append(context))
+    async with connected(cassandra_settings) as session:
+        image = processed(requested(request_id)).model_copy(update={"index": 2**40})  # no int in either table
+        with pytest.raises(TypeError, match="image_index"):
+            await History(session).record(image)
+    gc.collect()
+    assert unread == []
