@@ -79,7 +79,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     shuffled = random.Random(os.environ["TEST_SEED"])
     shuffled.shuffle(items)  # sorting keeps this order within a file
     files = list(dict.fromkeys(item.path for item in items))
-    items.sort(key=lambda item: (_tier(item.nodeid), not _has_system(item.nodeid), files.index(item.path)))
+
+    def place(item: pytest.Item) -> tuple[str, bool, bool, int]:
+        is_quick_unit = _tier(item.nodeid) == "unit" and item.get_closest_marker("slow") is None
+        return _tier(item.nodeid), not _has_system(item.nodeid), is_quick_unit, files.index(item.path)
+
+    items.sort(key=place)
 
 
 def _tier(nodeid: str) -> str:
