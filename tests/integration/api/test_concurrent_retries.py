@@ -22,6 +22,7 @@ from tests.support.whole_api import serving
 REASON = "fetch_http_404"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["fetch_timeout", REASON])
 async def test_later_retry_with_another_reason_is_refused(
     kafka_address: str, cassandra_settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch, reason: str

@@ -15,6 +15,7 @@ from tests.support.examples import created, processed, requested
 from tests.support.waiting import eventually
 
 
+@pytest.mark.slow
 async def test_changes_are_coalesced_and_silent_stream_sends_heartbeats(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

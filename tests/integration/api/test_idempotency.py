@@ -123,6 +123,7 @@ async def test_failed_upload_may_be_repeated_at_once(cassandra_settings: Setting
             pass
 
 
+@pytest.mark.slow
 async def test_lease_outlives_its_length_and_ends_with_its_process(
     cassandra_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

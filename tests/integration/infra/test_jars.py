@@ -135,6 +135,7 @@ def test_missing_jar_is_one_error_after_bounded_attempts(repository: Repository,
     assert len(repository.asked) == jars.ATTEMPTS
 
 
+@pytest.mark.slow
 def test_command_without_repository_exits_1_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -651,6 +651,7 @@ async def test_damaged_or_truncated_compressed_body_is_an_error() -> None:
         assert (await refusal(cut.url())).reason == Reason.INCOMPLETE
 
 
+@pytest.mark.slow
 async def test_compression_bomb_stops_at_the_limit() -> None:
     bomb = gzip.compress(bytes(256 * MIB), compresslevel=9)
     assert len(bomb) < MIB

@@ -32,6 +32,7 @@ async def connect(settings: Settings) -> NotingSession:
     return session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_bytes", "max_writes"), [(5 * 1024, 10), (EmbeddedCassandra.batch_bytes, 40)])
 async def test_concurrent_writes_share_batches_within_cassandras_limits(
     cassandra_settings: Settings, request_id: str, batch_bytes: int, max_writes: int

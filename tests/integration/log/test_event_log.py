@@ -53,6 +53,7 @@ async def test_acknowledged_event_is_on_its_topic_under_its_key(kafka_settings: 
         await log.stop()
 
 
+@pytest.mark.slow
 async def test_other_clients_read_compressed_events(kafka_settings: Settings, request_id: str) -> None:
     events = [processed(requested(request_id, index=index)) for index in range(1000)]
     log = EventLog(kafka_settings)
@@ -90,6 +91,7 @@ async def test_request_has_the_same_partition_in_every_topic(kafka_settings: Set
         await log.stop()
 
 
+@pytest.mark.slow
 async def test_concurrent_events_are_written_once_and_in_order(kafka_settings: Settings, request_id: str) -> None:
     events = [processed(requested(request_id, index)) for index in range(2000)]
 
@@ -229,6 +231,7 @@ async def test_batched_events_equal_events_written_one_by_one(kafka_settings: Se
         await log.stop()
 
 
+@pytest.mark.slow
 async def test_concurrent_batch_writers_do_not_starve_each_other(kafka_settings: Settings) -> None:
     async def write(log: EventLog, number: int) -> int:
         batches = await log.start_batches()

@@ -79,6 +79,7 @@ def of_request(event: Event, request_id: str) -> Event:
 # --- rows
 
 
+@pytest.mark.slow
 async def test_reordered_and_repeated_events_make_the_same_rows(cassandra_settings: Settings) -> None:
     images = [requested(index=index) for index in range(4)]
     again = requested(index=1, run=1)
@@ -195,6 +196,7 @@ async def test_late_success_corrects_the_sums_of_its_run(
         assert (status.succeeded, status.failed, status.input_bytes) == (9, 1, 9000)
 
 
+@pytest.mark.slow
 async def test_pages_of_large_cells_are_bounded_in_bytes(cassandra_settings: Settings, request_id: str) -> None:
     cells = ("1", "Shoe", "é" * 30_000)
     images = [processed(requested(request_id, index, cells=cells)) for index in range(150)]
@@ -239,6 +241,7 @@ async def test_product_history_pages_over_months_and_parts(cassandra_settings: S
         assert await history.product_images(request_id, "Boot", NEWEST_IMAGE, 10) == ([], None)
 
 
+@pytest.mark.slow
 async def test_product_history_reads_a_bounded_number_of_months(cassandra_settings: Settings, request_id: str) -> None:
     months = 2 * MONTHS_PER_PAGE + 1
     images = [

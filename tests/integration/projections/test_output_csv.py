@@ -126,6 +126,7 @@ async def test_failed_image_has_empty_url_and_a_reason(settings: Settings, reque
         assert [row[4] for row in rows] == ["image 2: too_large", "image 1: fetch_http_404"]
 
 
+@pytest.mark.slow
 async def test_rows_across_a_chunk_boundary_stay_whole(settings: Settings, request_id: str) -> None:
     """A row over three of the history's partitions, one that ends with a partition, and one that begins with one."""
     urls_per_row = [3, 2050, 7, 940, 5, 1]
@@ -249,6 +250,7 @@ async def test_output_waits_for_a_lagging_history(
         assert len(await at.completions()) == 1
 
 
+@pytest.mark.slow
 async def test_output_waits_while_history_makes_progress(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +268,7 @@ async def test_output_waits_while_history_makes_progress(
         assert len(await at.completions()) == 1
 
 
+@pytest.mark.slow
 async def test_failure_of_earlier_run_is_a_gap(settings: Settings, request_id: str) -> None:
     """Even where the sums agree: the reason would be that of the first run."""
 

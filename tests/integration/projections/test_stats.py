@@ -85,6 +85,7 @@ async def test_stats_have_each_of_last_30_days(cassandra_settings: Settings) -> 
         await session.close()
 
 
+@pytest.mark.slow
 async def test_replay_rebuilds_sums_and_verification_compares_them(settings: Settings, request_id: str) -> None:
     session, log, owner = await Session.connect(settings), EventLog(settings), uuid4().hex
     await log.start()

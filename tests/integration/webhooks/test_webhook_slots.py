@@ -120,6 +120,7 @@ async def without_hints(settings: Settings) -> AsyncIterator[tuple[Session, str]
         await anywhere.close()
 
 
+@pytest.mark.slow
 async def test_failing_sweep_backs_off_and_recovers(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

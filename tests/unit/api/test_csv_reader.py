@@ -582,6 +582,7 @@ def test_bad_rows_without_end_are_not_all_read(file: Path) -> None:
     assert rejected.error_count == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "row"),
     [

@@ -110,6 +110,7 @@ async def test_other_archives_are_named(tmp_path: Path) -> None:
     assert "another office document" in rejected.detail
 
 
+@pytest.mark.slow
 async def test_damaged_spreadsheets_end_in_rejection(tmp_path: Path) -> None:
     """Whatever byte is wrong: rejected or read, never an error of ours."""
     chance = random.Random(7)
@@ -132,6 +133,7 @@ async def test_range_of_all_cells_is_refused(tmp_path: Path) -> None:
     assert (await refusal(tmp_path, cell_in_the_last_corner())).errors[0].code == "spreadsheet_too_large"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "value"), [("CPU_SECONDS", 0), ("MEMORY_BYTES", 24 * 1024 * 1024)])
 async def test_reader_process_is_stopped_by_limits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int

@@ -49,6 +49,7 @@ def near(pixel: Any, colour: tuple[int, ...], tolerance: int = 12) -> bool:
     return all(abs(a - b) <= tolerance for a, b in zip(pixel, colour, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=100)
 @given(seed=st.integers(0, 2**32))
@@ -61,6 +62,7 @@ def test_composition_equals_the_model(name: str, seed: int) -> None:
     assert frames.plays == sample.plays
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 @given(seed=st.integers(0, 2**32))
 def test_an_animation_survives_its_own_format(name: str, seed: int) -> None:

@@ -191,6 +191,7 @@ async def test_a_signal_to_the_whole_service_ends_no_image() -> None:
         assert pool.process_ids == before
 
 
+@pytest.mark.slow
 async def test_decoders_killed_while_idle_fail_no_image() -> None:
     async with decoding() as pool:
         before = pool.process_ids
@@ -201,6 +202,7 @@ async def test_decoders_killed_while_idle_fail_no_image() -> None:
         assert not set(before) & set(pool.process_ids)
 
 
+@pytest.mark.slow
 async def test_cancelled_caller_does_not_shift_answers() -> None:
     async with decoding() as pool:
         given_up = [asyncio.create_task(shrunk(pool, jpeg(1_000 + n, 1_000))) for n in range(8)]
@@ -211,6 +213,7 @@ async def test_cancelled_caller_does_not_shift_answers() -> None:
         assert [result.width for result in results] == [20 + n for n in range(6)]
 
 
+@pytest.mark.slow
 @LINUX
 async def test_image_over_memory_limit_does_not_affect_next() -> None:
     """8000 x 8000 pixels of four bytes are 256 MB, in a decoder of 200."""
@@ -236,6 +239,7 @@ async def test_a_large_sixteen_bit_image_ends_within_its_limits() -> None:
         assert (await shrunk(pool, jpeg())).width == 64
 
 
+@pytest.mark.slow
 @LINUX
 def test_no_decoder_outlives_a_worker_that_is_killed(tmp_path: Path) -> None:
     """Killed while one of its decoders is at work, and so does not look at its pipe."""
@@ -287,6 +291,7 @@ def test_a_decoder_imports_the_codec_and_nothing_heavy() -> None:
     assert not {"faust", "aiohttp", "aiokafka", "asyncio", "pydantic", "infra"} & set(loaded)
 
 
+@pytest.mark.slow
 def test_the_parent_does_not_load_pillow() -> None:
     program = "import sys, streams.compress.decoders.pool; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
@@ -438,6 +443,7 @@ async def test_missing_layer_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
+@pytest.mark.slow
 async def test_sandbox_changes_no_result() -> None:
     """Of any format, HEIC and AVIF with their threads among them."""
 
@@ -481,6 +487,7 @@ MALFORMED: tuple[dict[str, object], ...] = (
 )
 
 
+@pytest.mark.slow
 async def test_malformed_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     original = pools._line
     async with decoding(decoders=1) as pool:

@@ -551,6 +551,7 @@ def reference_of(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PHOTOS)
 def test_photo_comes_back_smaller_and_in_its_colours(name: str) -> None:
     data = PHOTOS[name]()

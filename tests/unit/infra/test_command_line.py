@@ -101,6 +101,7 @@ print([name for name in {HEAVY!r} if name in sys.modules])
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_status_imports_no_faust_and_no_cassandra() -> None:
     program = """
 import sys
@@ -192,6 +193,7 @@ def test_an_escape_sequence_is_shown_and_not_obeyed() -> None:
 BASH = shutil.which("bash")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BASH is None, reason="there is no bash")
 @pytest.mark.parametrize(
     ("words", "expected"),

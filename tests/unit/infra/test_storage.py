@@ -56,6 +56,7 @@ async def test_copy_is_independent_object(tmp_path: Path) -> None:
     assert await content(storage, "images/b/7.jpg") == b"first"
 
 
+@pytest.mark.slow
 async def test_copy_succeeds_beyond_the_limit_of_hard_links(tmp_path: Path) -> None:
     storage = folder(tmp_path)
     await storage.put("images/a/0.jpg", b"image", "image/jpeg")
@@ -257,6 +258,7 @@ asyncio.run(test())
 """
 
 
+@pytest.mark.slow
 async def test_sweep_deletes_old_partial_files(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", WRITER, str(tmp_path)], timeout=120, check=False, cwd=Path(__file__).parents[3]

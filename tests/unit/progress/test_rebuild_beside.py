@@ -160,6 +160,7 @@ def damage(world: World, random: Random) -> None:
     table[tally_key("r0", 9)] = encode_tally(EMPTY)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.builds(Random, st.integers(0, 2**32)))
 def test_rebuild_beside_live_fold_is_the_whole_fold(random: Random) -> None:

@@ -207,6 +207,7 @@ def test_killed_process_counts_every_image_once(
 # --- sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("total", [1_000, 10_000, 100_000])
 def test_reads_and_writes_per_image_are_constant(total: int) -> None:
     """Every image of the request, one after the other, each with the largest numbers."""
@@ -248,6 +249,7 @@ def test_reads_and_writes_per_image_are_constant(total: int) -> None:
 # --- eviction
 
 
+@pytest.mark.slow
 @given(RANDOMS, st.sampled_from([1, 999, 1000, 2001]))
 def test_late_events_do_not_resurrect_evicted_request(random: Random, total: int) -> None:
     told = story(random, total, failing=0.5, retry=True)

@@ -38,6 +38,7 @@ def last_resort() -> tuple[LastResort, list[Any]]:
     return LastResort(append, tries=4, seconds=0.01), appended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "event",
     [created(), RESULT, processed(requested(run=2)), output_requested([RESULT], run=2)],

@@ -21,6 +21,7 @@ print(json.dumps(sorted(app.worker_monitor.readiness.health().checks)))
 WORKERS = ("compress", "progress", "projections")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", WORKERS)
 def test_checks_of_worker_are_documented(role: str) -> None:
     names = {"all": {"api", *WORKERS}, "workers": set(WORKERS)}

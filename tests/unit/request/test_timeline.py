@@ -153,6 +153,7 @@ def test_missing_steps_are_gaps() -> None:
     assert gaps(trace_of(*whole, end, attempt(1, 200), (4, delivered))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 50, 3000])
 def test_number_of_lines_does_not_grow_with_images(images: int) -> None:
     events: list[tuple[float, Event]] = [(0, created(total=images, rows=images))]
