@@ -9,7 +9,7 @@ from infra.cassandra.insert import Insert
 from infra.cassandra.session import RETRY_FOR, Session
 from infra.cassandra.write_batches import WriteBatches
 from streams.events.base import Event
-from streams.events.images import ImageFailed, ImageProcessed
+from streams.events.images import ImageFailed, ImageProcessed, ImageRequested
 from streams.events.requests import (
     RequestCancelled,
     RequestCompleted,
@@ -88,14 +88,15 @@ class HistoryWriter:
                 pass
 
     async def erase(self, event: Event, forgotten: RequestForgotten) -> None:
-        """Remove the rows that an event about an image of a forgotten request made; other events are ignored."""
-        if not isinstance(event, ImageProcessed | ImageFailed):
+        """Remove the rows of an image of a forgotten request, or that it would get; other events are ignored."""
+        if not isinstance(event, ImageRequested | ImageProcessed | ImageFailed):
             return
+        requested_at = event.time if isinstance(event, ImageRequested) else event.requested_at
         written, request_id, index = self._live.forgotten(forgotten), event.request_id, event.index
-        product = (event.owner, event.product_name, tables.month_of(event.requested_at), index // PRODUCT_PART)
+        product = (event.owner, event.product_name, tables.month_of(requested_at), index // PRODUCT_PART)
         await asyncio.gather(
             self._images.write(_ERASE_IMAGE, (written, request_id, chunk_of(index)[0], index)),
-            self._images.write(_ERASE_PRODUCT, (written, *product, event.requested_at, request_id, index)),
+            self._images.write(_ERASE_PRODUCT, (written, *product, requested_at, request_id, index)),
         )
 
     async def delete_image(self, request_id: str, index: int) -> None:

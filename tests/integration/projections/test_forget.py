@@ -9,9 +9,10 @@ import pytest
 from infra.cassandra.schema import migrate
 from infra.cassandra.session import Session
 from infra.settings import Settings
-from streams.events.base import Event, utc_now
-from streams.events.progress import ImagesSettled
-from streams.events.requests import RequestForgotten
+from streams.events.base import Event, Offsets, utc_now
+from streams.events.images import ImageRequested
+from streams.events.progress import ImagesRerequested, ImagesSettled
+from streams.events.requests import RequestForgotten, RequestRetried, RequestStopped
 from streams.log.producer import EventLog
 from streams.log.report import Report
 from streams.projections.forget import forget
@@ -120,6 +121,43 @@ async def test_forgotten_names_stay_away_through_redelivery_and_rebuild(settings
             for table in TABLES:
                 await session.execute(f"TRUNCATE {table}", ())
             await rebuild_history(settings, history, deliveries, request_id, lambda *_: None)
+    finally:
+        await log.stop()
+        await session.close()
+
+
+async def test_late_result_of_stopped_request_stays_forgotten(settings: Settings, request_id: str) -> None:
+    """A compress worker that was expelled may write the result of an image after its request was forgotten."""
+    session, log = await Session.connect(settings), EventLog(settings)
+    await log.start()
+    try:
+        history, deliveries = History(session), Deliveries(session, settings.partitions)
+        began = utc_now() - timedelta(minutes=1)
+
+        async def written(image: ImageRequested) -> Offsets:
+            metadata = await log.append(image)
+            return {metadata.partition: (metadata.offset, metadata.offset)}
+
+        def image(run: int) -> ImageRequested:
+            time = began + timedelta(seconds=run)
+            return requested(request_id, run=run, time=time, product_name=f"Secret of {request_id}")
+
+        stopped = RequestStopped(**completed(request_id, total=1, succeeded=0, failed=0).model_dump())
+        offsets = [await written(image(run)) for run in range(2)]
+        for event in (
+            created(request_id, time=began, image_offsets=offsets[0]),
+            stopped,
+            RequestRetried(request_id=request_id, run=1, created_at=began),
+            ImagesRerequested(request_id=request_id, run=1, cause="retry", missing=1, image_offsets=offsets[1]),
+            stopped.model_copy(update={"run": 1}),
+            RequestForgotten(request_id=request_id, created_at=began),
+        ):
+            await log.append(event)
+            await history.record(event)
+        await forget(settings, history, deliveries, request_id, began)
+        for run in range(2):
+            await history.record(processed(image(run)))
+        assert "Secret" not in await everything(session, request_id)
     finally:
         await log.stop()
         await session.close()
