@@ -58,8 +58,9 @@ async def forget(
 async def _batches(batches: AsyncIterator[list[Record]], request_id: str) -> AsyncIterator[list[Event]]:
     """The events about a request or its images."""
     async for records in batches:
-        own = (record for record in records if (record.key or b"").startswith(request_id.encode()))
-        yield [event for record in own if (event := decode_or_none(record.value)) is not None]
+        near = (record for record in records if (record.key or b"").startswith(request_id.encode()))
+        events = (decode_or_none(record.value) for record in near)
+        yield [event for event in events if event is not None and event.request_id == request_id]
 
 
 async def erase(history: History, deliveries: Deliveries, events: Iterable[Event], forgotten: RequestForgotten) -> None:
