@@ -61,9 +61,10 @@ def test_every_large_or_binary_file_is_one_of_those() -> None:
 def test_every_package_that_is_named_is_listed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     npm = json.loads((ROOT / "tests" / "npm" / "package.json").read_text())["dependencies"]
+    go = re.findall(r"(\S+) v\d", (ROOT / "docs" / "examples" / "go" / "go.mod").read_text())
     installed = packages(project["project"]["dependencies"])
     embedded = packages(project["project"]["optional-dependencies"]["embedded"])
-    tests = packages([*project["dependency-groups"]["dev"], *project["dependency-groups"]["install"], *npm])
+    tests = packages([*project["dependency-groups"]["dev"], *project["dependency-groups"]["install"], *npm, *go])
     assert rows_under("Installed with it") - {"package"} == installed
     assert rows_under("Only for `make demo`, `make up` and the tests") - {"package"} == embedded
     assert rows_under("Only for the tests") - {"package"} == tests
