@@ -1,8 +1,8 @@
 """The progress app: folds events into the table, publishes reactions, starts retries and reconciles requests."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -60,9 +60,6 @@ def _partition_of(key: bytes) -> int:
     return int(partition_of(request_id.encode(), _partitions).partition)
 
 
-_passes = Passes(table, _partition_of)
-
-
 @dataclass(frozen=True)
 class Progress:
     """Resources shared by the agents and the timers."""
@@ -73,20 +70,15 @@ class Progress:
     published: Published
 
 
-# The term (between two rebalances) in which the running pass over the table began; None in the agent, which is drained
-# before a rebalance.
-_pass_term: ContextVar[int | None] = ContextVar("pass_term", default=None)
-
-
-async def _require_ownership() -> None:
-    """Nothing decided before a pause or a rebalance is written after it."""
+async def _require_ownership(term: int | None, what: str) -> None:
+    """Nothing decided before a pause or a rebalance is written after it. ``term``: that of the decision, None: any."""
     await app.lease.wait()
-    if _pass_term.get() not in (None, app.lease.term):
-        raise RebalancedError("pass over the table ended by a rebalance")
+    if term not in (None, app.lease.term):
+        raise RebalancedError(f"{what} ended by a rebalance")
 
 
 async def _open(stack: AsyncExitStack) -> Progress:
-    event_log = EventLog(settings(), role="progress", before_write=_require_ownership)
+    event_log = EventLog(settings(), role="progress", before_write=passes.require_ownership)
     await event_log.start()
     stack.push_async_callback(event_log.stop)
     commands = Commands(settings(), event_log, table, _partition_of, _is_interrupted)
@@ -149,7 +141,7 @@ async def _fold(event: Event, shared: Progress) -> None:
     if (rebuild := shared.commands.rebuild) is not None:
         rebuild.tap(event)
     if isinstance(event, RequestRetried):
-        _passes.note_retry(event.request_id)
+        passes.due.note_retry(event.request_id)
     entry = folded.entry
     due = reactions(event, entry, folded.tally, partial(read_tallies, entry, table.get))
     await shared.published.append_new(due, shared.event_log.append_all)
@@ -193,82 +185,77 @@ async def execute_commands(stream: StreamT[bytes]) -> None:
             event = await read(record, shared.event_log)
             # A command in another partition than its own is not the owner's.
             if isinstance(event, ProgressRebuildRequested) and event.partition == record.message.partition:
-                await shared.commands.execute(event, record.message.offset, _ownership_since(app.lease.term))
+                require_ownership = partial(_require_ownership, app.lease.term, "rebuild")
+                await shared.commands.execute(event, record.message.offset, require_ownership)
 
 
-def _ownership_since(term: int) -> Callable[[], Awaitable[None]]:
-    """To be awaited before a write to the table; raises RebalancedError after a rebalance."""
+class TablePasses:
+    """Passes over the table: one at a time, over our partitions that have caught up, each ended by a rebalance."""
 
-    async def require() -> None:
-        await app.lease.wait()
-        if app.lease.term != term:
-            raise RebalancedError("rebuild ended by a rebalance")
+    def __init__(self) -> None:
+        self.due = Passes(table, _partition_of)
+        self._running = asyncio.Lock()  # or two passes would request the same images
+        # The term in which a task's pass began; None in the agents, which are drained before a rebalance.
+        self._term: ContextVar[int | None] = ContextVar("pass_term", default=None)
+        self._catch_up = CatchUp[TP](
+            lambda number: [TP(topic, number) for topic in topics.of_progress],
+            lambda partitions: app.consumer.end_offsets(partitions),
+            lambda partition: app.consumer.first_unfinished(partition),
+        )
 
-    return require
+    async def require_ownership(self) -> None:
+        await _require_ownership(self._term.get(), "pass over the table")
+
+    async def begin(self) -> set[int] | None:
+        """The partitions of a pass, which belongs to this task; None during a rebalance or a recovery."""
+        self._term.set(app.lease.term)
+        if app.rebalancing or app.in_recovery:
+            return None
+        own = {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
+        try:
+            return await self._catch_up.among(own)
+        except (KafkaError, TimeoutError) as error:
+            logger.warning("lag is unknown; no request is reconciled in this pass", error=str(error))
+            return set()
+
+    async def reconcile(self, rows: Rows) -> None:
+        async with self._running, _until_rebalance("reconciling requests") as shared:
+            await shared.reconciler.run_pass(rows, table.get)
+
+    async def evict_orphans(self, own: set[int]) -> None:
+        async with _until_rebalance("evicting results without a request") as shared:
+            for event in orphaned(list(table.items()), table.get, utc_now()):
+                if _partition_of(row_key(event.request_id)) in own:
+                    await shared.event_log.append(event)
+                    logger.warning("results without a request evicted", request_id=event.request_id)
 
 
-_reconciling = asyncio.Lock()  # or two passes would request the same images
-_catch_up = CatchUp(
-    lambda number: [TP(topic, number) for topic in topics.of_progress],
-    lambda partitions: app.consumer.end_offsets(partitions),
-    lambda partition: app.consumer.first_unfinished(partition),
-)
+@asynccontextmanager
+async def _until_rebalance(what: str) -> AsyncIterator[Progress]:
+    async with resources as shared:
+        try:
+            yield shared
+        except RebalancedError as error:
+            logger.warning(str(error))
+        except Exception:
+            logger.exception(f"{what} failed; retrying in the next pass")
+
+
+passes = TablePasses()
 
 
 @app.timer(interval=RETRY_SECONDS)  # type: ignore[untyped-decorator]
 async def start_retries() -> None:
-    if not _begin_pass():
-        return
-    own = await _caught_up()
-    if (rows := _passes.next(own)) is not None:
-        await _reconcile(rows)
-        _passes.note_done(own)
+    own = await passes.begin()
+    if own is not None and (rows := passes.due.next(own)) is not None:
+        await passes.reconcile(rows)
+        passes.due.note_done(own)
 
 
 # Often enough to notice a stalled request at about its time.
 @app.timer(interval=min(60.0, settings().stall_after / 2))  # type: ignore[untyped-decorator]
 async def reconcile_requests() -> None:
-    if _begin_pass():
-        own = await _caught_up()
-        await _reconcile(_passes.rows_of(own))
-        await _evict_orphans(own)
-
-
-def _begin_pass() -> bool:
-    _pass_term.set(app.lease.term)
-    return not app.rebalancing and not app.in_recovery
-
-
-async def _caught_up() -> set[int]:
-    try:
-        return await _catch_up.among(_own_partitions())
-    except (KafkaError, TimeoutError) as error:
-        logger.warning("lag is unknown; no request is reconciled in this pass", error=str(error))
-        return set()
-
-
-async def _evict_orphans(own: set[int]) -> None:
-    async with resources as shared:
-        try:
-            for event in orphaned(list(table.items()), table.get, utc_now()):
-                if _partition_of(row_key(event.request_id)) in own:
-                    await shared.event_log.append(event)
-                    logger.warning("results without a request evicted", request_id=event.request_id)
-        except RebalancedError as error:
-            logger.warning(str(error))
-        except Exception:
-            logger.exception("evicting results without a request failed; retrying in the next pass")
-
-
-async def _reconcile(rows: Rows) -> None:
-    async with _reconciling, resources as shared:
-        try:
-            await shared.reconciler.run_pass(rows, table.get)
-        except RebalancedError as error:
-            logger.warning(str(error))
-        except Exception:
-            logger.exception("reconciling requests failed; retrying in the next pass")
-
-
-def _own_partitions() -> set[int]:
-    return {partition.partition for partition in app.consumer.assignment() if partition.topic == topics.requests}
+    own = await passes.begin()
+    if own is not None:
+        await passes.reconcile(passes.due.rows_of(own))
+        await passes.evict_orphans(own)
