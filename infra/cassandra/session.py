@@ -3,7 +3,6 @@
 import asyncio
 import random
 import re
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from infra.observability import metrics
 from infra.observability.logs import silenced
 from infra.observability.readiness import NOT_OPEN, NotReady
 from infra.settings import Settings, parse_addresses
+from infra.tls import tls_context
 
 T = TypeVar("T")
 
@@ -242,6 +242,7 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
         else RoundRobinPolicy()
     )
     password = settings.cassandra_password
+    files = (settings.cassandra_cafile, settings.cassandra_certfile, settings.cassandra_keyfile)
     return Cluster(
         contact_points=endpoints,
         port=endpoints[0][1],
@@ -260,7 +261,7 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
         control_connection_timeout=CONNECT_TIMEOUT,
         protocol_version=5,
         compression=False,
-        ssl_context=_tls_context(settings),
+        ssl_context=tls_context("Cassandra", *files, CassandraUnavailableError) if settings.cassandra_tls else None,
     )
 
 
@@ -272,18 +273,6 @@ def name_of(cql: str) -> str:
     """Label of a statement in the metrics: its verb and table."""
     match = _VERB_AND_TABLE.match(cql)
     return f"{match[1]} {match[2]}".lower() if match else "other"
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if not settings.cassandra_tls:
-        return None
-    try:
-        context = ssl.create_default_context(cafile=settings.cassandra_cafile)
-        if settings.cassandra_certfile:
-            context.load_cert_chain(settings.cassandra_certfile, settings.cassandra_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise CassandraUnavailableError(f"the certificates for Cassandra can't be used: {error}") from None
-    return context
 
 
 def _brief(error: Exception) -> str:

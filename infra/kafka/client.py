@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from infra.cancellation import no_stray_cancellation, run_to_end
 from infra.errors import ExplainedError
 from infra.settings import Settings
+from infra.tls import tls_context
 
 # SASL_PLAINTEXT is the operator's choice, or that of `up` on loopback; not a warning for each connection.
 logging.getLogger("aiokafka.conn").addFilter(lambda record: record.msg != "Sending username and password in the clear")
@@ -33,13 +34,8 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
     """The TLS context for the brokers; None if the security protocol has no TLS."""
     if settings.kafka_security_protocol not in ("SSL", "SASL_SSL"):
         return None
-    try:
-        context = ssl.create_default_context(cafile=settings.kafka_ssl_cafile)
-        if settings.kafka_ssl_certfile:
-            context.load_cert_chain(settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
-    except (OSError, ssl.SSLError) as error:
-        raise KafkaUnavailableError(f"the certificates for Kafka can't be used: {error}") from None
-    return context
+    files = (settings.kafka_ssl_cafile, settings.kafka_ssl_certfile, settings.kafka_ssl_keyfile)
+    return tls_context("Kafka", *files, KafkaUnavailableError)
 
 
 class KafkaClient(Protocol):
