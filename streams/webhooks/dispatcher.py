@@ -19,8 +19,6 @@ from itertools import count
 from typing import Any
 from uuid import uuid4
 
-import structlog
-
 from infra.cancellation import cancel_and_wait, run_in_background
 from infra.observability import metrics
 from streams.events.base import Event, utc_now
@@ -33,16 +31,12 @@ from streams.webhooks.hosts import SLOW_AFTER, Host, Permit, Permits
 from streams.webhooks.schedule import Outcome
 from streams.webhooks.sender import Sender
 from streams.webhooks.store import SLOT, Deliveries, Hint, HintedSlot
-
-logger = structlog.get_logger(__name__)
+from streams.webhooks.sweep import Sweep
 
 POLL_INTERVAL = 0.5
 """Poll interval (s) of the shards that are ours."""
 REREAD = 60.0
 """Interval (s) of rereading hints that others may have written, such as a rebuild of the history."""
-LONGEST_SWEEP_BACKOFF = 3600.0
-SLOTS_PER_SWEEP = 1000
-"""Partitions of hints compared with the list of slots at each reread."""
 DRAIN = 4.0
 """Timeout (s) of in-flight attempts at a stop, less than that of the whole worker."""
 
@@ -73,9 +67,7 @@ class Dispatcher:
         self._permits = Permits()
         self._agenda: list[tuple[datetime, int, _Shard, str]] = []
         self._numbers = count()
-        self._swept: HintedSlot | None = None  # the last slot of the sweep so far
-        self._sweep_at = 0.0
-        self._sweep_backoff = REREAD
+        self._sweep = Sweep(deliveries, REREAD)
         self._rereading: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -148,41 +140,22 @@ class Dispatcher:
     async def _reread(self, shards: list[_Shard]) -> None:
         for shard in shards:
             for host, slot in await self._deliveries.slots(shard.number):
-                queue = shard.queues.setdefault(host, HostQueue())
-                queue.note(slot, slot)
-                self._plan(shard, host, queue)
+                self._expect(shard, host, slot, slot)
         for name in [name for name, host in self._hosts.items() if host.is_forgettable]:
             del self._hosts[name]
 
     async def _reread_and_sweep(self) -> None:
         await self._reread(list(self._shards.values()))
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._sweep_at:
+        await self._sweep.run(self._list_slot)
+
+    async def _list_slot(self, hinted: HintedSlot) -> None:
+        """List a slot that is missing in the list: it was never there, or a worker whose clock is ahead deleted it."""
+        number, host, slot = hinted
+        shard = self._shards.get(number)
+        if shard is None or (host in shard.queues and slot in shard.queues[host].slots):
             return
-        try:
-            await self._sweep()
-        except Exception:  # such as too many tombstones: must not keep the worker from sending
-            logger.exception("sweeping webhook slots failed", backoff=self._sweep_backoff)
-            self._sweep_at = loop.time() + self._sweep_backoff
-            self._sweep_backoff = min(2 * self._sweep_backoff, LONGEST_SWEEP_BACKOFF)
-        else:
-            self._sweep_backoff = REREAD
-
-    async def _sweep(self) -> None:
-        """List the next slots with hints that are missing in the list: a hint in an unlisted slot is lost.
-
-        A slot written after its hint may be missing, too: deleted by a worker whose clock is ahead.
-        """
-        found = await self._deliveries.hinted_slots(self._swept, SLOTS_PER_SWEEP)
-        self._swept = found[-1] if len(found) == SLOTS_PER_SWEEP else None
-        for number, host, slot in found:
-            shard = self._shards.get(number)
-            if shard is None or (host in shard.queues and slot in shard.queues[host].slots):
-                continue
-            await self._deliveries.list_slot(number, host, slot)
-            queue = shard.queues.setdefault(host, HostQueue())
-            queue.note(slot, slot)
-            self._plan(shard, host, queue)
+        await self._deliveries.list_slot(number, host, slot)
+        self._expect(shard, host, slot, slot)
 
     def _is_ours(self, shard: _Shard) -> bool:
         return self._shards.get(shard.number) is shard
@@ -198,9 +171,12 @@ class Dispatcher:
         """Schedule a hint; one of another owner's shard is ignored."""
         shard = self._shards.get(hint.shard)
         if shard is not None:
-            queue = shard.queues.setdefault(hint.host, HostQueue())
-            queue.note(hint.slot, hint.due)
-            self._plan(shard, hint.host, queue)
+            self._expect(shard, hint.host, hint.slot, hint.due)
+
+    def _expect(self, shard: _Shard, host: str, slot: datetime, due: datetime) -> None:
+        queue = shard.queues.setdefault(host, HostQueue())
+        queue.note(slot, due)
+        self._plan(shard, host, queue)
 
     def _plan(self, shard: _Shard, host: str, queue: HostQueue) -> None:
         due = queue.due

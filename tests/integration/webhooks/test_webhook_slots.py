@@ -17,7 +17,7 @@ from infra.outbound.client import OutboundClient
 from infra.settings import Settings
 from streams.events.base import utc_now
 from streams.log.producer import EventLog
-from streams.webhooks import dispatcher, store
+from streams.webhooks import dispatcher, store, sweep
 from streams.webhooks.delivery import Delivery, Origin
 from streams.webhooks.dispatcher import Dispatcher
 from streams.webhooks.schedule import Schedule
@@ -52,7 +52,7 @@ async def test_sweep_sends_webhook_of_unlisted_slot(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "REREAD", 0.1)
-    monkeypatch.setattr(dispatcher, "SLOTS_PER_SWEEP", 3)
+    monkeypatch.setattr(sweep, "SLOTS", 3)
     async with AsyncExitStack() as stack:
         session = await Session.connect(settings)
         stack.push_async_callback(session.close)
@@ -125,13 +125,13 @@ async def test_failing_sweep_backs_off_and_recovers(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dispatcher, "REREAD", 0.1)
-    monkeypatch.setattr(dispatcher, "LONGEST_SWEEP_BACKOFF", 0.8)
+    monkeypatch.setattr(sweep, "LONGEST_BACKOFF", 0.8)
     failures: list[tuple[float, float]] = []
 
     def note(error: str, *, backoff: float) -> None:
         failures.append((asyncio.get_running_loop().time(), backoff))
 
-    monkeypatch.setattr(dispatcher.logger, "exception", note)
+    monkeypatch.setattr(sweep.logger, "exception", note)
     async with AsyncExitStack() as stack:
         session, create_hints = await stack.enter_async_context(without_hints(settings))
         deliveries = Deliveries(session, settings.partitions)
