@@ -18,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -180,17 +180,13 @@ class DecoderPool:
         killed, hung = False, 0
         for _ in range(ATTEMPTS):
             async with self._decoder() as decoder:
-                used_before = decoder.cpu_seconds
                 try:
-                    return await self._within_limits(decoder, decoder.shrink(request, data))
+                    return await decoder.shrink(request, data)
                 except _Hung:
                     hung += 1
                     logger.warning("decoder hangs", idle_seconds=self._timeout)
-                except TimeoutError:
-                    used = decoder.cpu_seconds - used_before
-                    if used >= self._timeout:  # it has moved its own limit
-                        raise ImageRejected(Reason.DECODE_TIMEOUT, OUT_OF_CPU) from None
-                    logger.warning("image ran out of wall-clock time, not of CPU time", cpu_seconds=round(used, 2))
+                except _Starved as starved:
+                    logger.warning("image ran out of wall-clock time, not of CPU time", cpu_seconds=starved.used)
                     continue
                 except _DiedBefore:
                     continue
@@ -206,25 +202,6 @@ class DecoderPool:
         raise DecoderUnavailable(
             f"{ATTEMPTS} decoders in a row died early or got too little CPU time; is the machine overloaded?"
         )
-
-    async def _within_limits(self, decoder: "_Decoder", work: Coroutine[Any, Any, Shrunk]) -> Shrunk:
-        """The result of ``work``, which is cancelled after the wall-clock limit (TimeoutError), or once _Hung.
-
-        A decoder without any CPU time for as long as an image may use waits for something that never comes: an
-        overloaded machine gives each process some. Before the next attempt a fresh decoder shrinks images of ours.
-        """
-        task = asyncio.create_task(work)
-        try:
-            for _ in range(WALL_CLOCK_FACTOR):
-                used = decoder.cpu_seconds
-                done, _ = await asyncio.wait({task}, timeout=self._timeout)
-                if done:
-                    return task.result()
-                if decoder.cpu_seconds == used:
-                    raise _Hung
-            raise TimeoutError
-        finally:
-            await cancel_and_wait(task)
 
     @asynccontextmanager
     async def _decoder(self) -> AsyncIterator["_Decoder"]:
@@ -284,6 +261,14 @@ class _Hung(Exception):
     """The decoder waits, and uses no CPU time."""
 
 
+class _Starved(Exception):
+    """The wall-clock limit is over, the CPU limit isn't: the decoder got only ``used`` seconds of CPU time."""
+
+    def __init__(self, used: float) -> None:
+        super().__init__(used)
+        self.used = round(used, 2)
+
+
 class _DiedAt(Exception):
     """The decoder died at this image. ``killed``: by another process; the pool kills none that a caller waits for."""
 
@@ -298,6 +283,7 @@ class _Decoder:
 
     def __init__(self, cpu_seconds: float, memory_bytes: int) -> None:
         self._arguments = (str(os.getpid()), str(cpu_seconds), str(memory_bytes))
+        self._timeout = cpu_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._images: _ImageFiles | None = None
         # Layers of the sandbox that the kernel lacks.
@@ -364,11 +350,9 @@ class _Decoder:
             process.stdin.write(json.dumps(request).encode() + b"\n")
             await process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
-            await process.wait()
             raise _DiedBefore from None
-        line = await _line(process)
+        line = await self._answer(process)
         if not line.endswith(b"\n"):
-            await process.wait()
             if images.started != images.sent:
                 raise _DiedBefore
             raise await self._death(process)
@@ -385,6 +369,28 @@ class _Decoder:
             raise _DiedAt(Reason.DECODE_CRASHED, NONSENSE)
         self.busy = False
         return Shrunk(body, **answer.model_dump(exclude={"bytes"}))
+
+    async def _answer(self, process: asyncio.subprocess.Process) -> bytes:
+        """The next line of the decoder; without its end if the decoder died, which it has done by then.
+
+        A decoder without any CPU time for as long as an image may use waits for something that never comes: an
+        overloaded machine gives each process some. Before the next attempt a fresh decoder shrinks images of ours.
+        It waits in the caller's task: the decoder is idle during each turn of the event loop until its next image.
+        """
+        used_before = used = self.cpu_seconds
+        for _ in range(WALL_CLOCK_FACTOR):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    line = await _line(process)
+                    if not line.endswith(b"\n"):
+                        await process.wait()
+                    return line
+            if self.cpu_seconds == used:
+                raise _Hung
+            used = self.cpu_seconds
+        if used - used_before >= self._timeout:  # it has moved its own limit
+            raise ImageRejected(Reason.DECODE_TIMEOUT, OUT_OF_CPU)
+        raise _Starved(used - used_before)
 
     @staticmethod
     async def _death(process: asyncio.subprocess.Process) -> _DiedAt:
@@ -430,16 +436,19 @@ class _ImageFiles:
                 file.truncate(0)
         self.sent += 1
         rest = memoryview(data)
-        while rest:
+        while True:
             rest = rest[os.pwrite(self._to_decoder.fileno(), rest[:COPIED_AT_ONCE], len(data) - len(rest)) :]
+            if not rest:
+                return
             await asyncio.sleep(0)
 
     async def take(self, size: int) -> bytes:
         """The ``size`` bytes that the decoder has written."""
         parts = []
         for start in range(0, size, COPIED_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
             parts.append(os.pread(self._from_decoder.fileno(), min(COPIED_AT_ONCE, size - start), NUMBER_BYTES + start))
-            await asyncio.sleep(0)
         return b"".join(parts)  # of one part: that part itself
 
 

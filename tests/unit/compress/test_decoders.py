@@ -202,6 +202,37 @@ async def test_decoders_killed_while_idle_fail_no_image() -> None:
         assert not set(before) & set(pool.process_ids)
 
 
+async def test_decoder_gets_its_next_image_within_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the event loop, counted from the answer to the image before: in a loaded worker a turn takes milliseconds."""
+    turn, answers, gaps = 0, list[int](), list[int]()
+    line, put = pools._line, pools._ImageFiles.put
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def answered(process: asyncio.subprocess.Process) -> bytes:
+        told = await line(process)
+        answers.append(turn)
+        return told
+
+    async def handed_over(files: pools._ImageFiles, data: bytes) -> None:
+        gaps.extend(turn - answered for answered in answers)
+        answers.clear()
+        await put(files, data)
+
+    async with decoding(decoders=1) as pool:
+        monkeypatch.setattr(pools, "_line", answered)
+        monkeypatch.setattr(pools._ImageFiles, "put", handed_over)
+        counting = asyncio.create_task(count())
+        await asyncio.gather(*(shrunk(pool, jpeg()) for _ in range(6)))
+        counting.cancel()
+    assert len(gaps) == 5
+    assert max(gaps) <= 1  # the next caller waits in a task of its own
+
+
 @pytest.mark.slow
 async def test_cancelled_caller_does_not_shift_answers() -> None:
     async with decoding() as pool:
@@ -348,6 +379,26 @@ async def test_image_that_hangs_three_decoders_is_rejected(monkeypatch: pytest.M
         assert await rejected == Reason.DECODE_HUNG
         assert len(set(stopped)) == 3
         await all_decoders(pool)
+
+
+@pytest.mark.slow
+@LINUX
+async def test_decoder_that_closes_its_output_and_sleeps_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its death is awaited, too, within the limits."""
+    program = tmp_path / "decoder"
+    program.write_text(
+        f"""#!{sys.executable}
+import os, sys, time
+print('{{"missing": []}}', flush=True)
+sys.stdin.readline()
+os.close(1)
+time.sleep(600)
+"""
+    )
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    async with decoding(timeout=1, decoders=1) as pool:
+        assert await reason(pool, jpeg()) == Reason.DECODE_HUNG
 
 
 @LINUX
