@@ -45,7 +45,9 @@ def run_in_background(
         except BaseException as error:  # noqa: BLE001 - the caller must learn of every error
             on_failure(error)
 
-    return asyncio.create_task(guarded(), name=name)
+    task = asyncio.create_task(guarded(), name=name)
+    task.add_done_callback(lambda _: work.close())  # a task that is cancelled before its first turn never awaits it
+    return task
 
 
 async def run_to_end(work: Coroutine[Any, Any, T], timeout: float) -> T:

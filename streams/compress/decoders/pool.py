@@ -232,6 +232,7 @@ class DecoderPool:
                 )
                 self._restarts.add(restart)
                 restart.add_done_callback(self._restarts.discard)
+                restart.add_done_callback(lambda _: self._idle.put_nowait(decoder))  # also if it was cancelled
 
     async def _restart(self, decoder: "_Decoder") -> None:
         try:
@@ -242,8 +243,6 @@ class DecoderPool:
         except DecoderUnavailable:
             # Its next user starts it again, and gets the error if that fails, too.
             await decoder.stop()
-        finally:
-            self._idle.put_nowait(decoder)
 
     async def _stop_all(self) -> None:
         await asyncio.gather(*(decoder.stop() for decoder in self._decoders))

@@ -576,6 +576,24 @@ async def test_a_closed_pool_says_so() -> None:
         await shrunk(pool, jpeg())
 
 
+async def test_a_closed_pool_wakes_waiters_before_a_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The restart is cancelled before its first turn of the event loop."""
+
+    async def nonsense(_: asyncio.subprocess.Process) -> bytes:
+        await asyncio.sleep(0)  # until the other caller waits
+        return b"nonsense\n"
+
+    monkeypatch.setattr(pools, "_line", nonsense)
+    async with DecoderPool(1, 20, MEMORY) as pool:
+        first = shrunk(pool, jpeg())
+        waiting = asyncio.create_task(shrunk(pool, jpeg()))
+        with pytest.raises(ImageRejected):
+            await first
+    with pytest.raises(DecoderUnavailable):
+        async with asyncio.timeout(60):
+            await waiting
+
+
 @pytest.mark.parametrize("interpreter", ["/bin/false", "/nonexistent/python"])
 async def test_a_pool_whose_decoders_cannot_start_says_so(interpreter: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", interpreter)
