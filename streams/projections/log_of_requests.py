@@ -38,6 +38,7 @@ class LogOfRequests:
                 with SortedEvents.open(self._settings.data_dir / "spool") as events:
                     async for batch in self._batches(reader, [TopicPartition(name, number) for name in names]):
                         events.add(batch)
+                        del batch  # or the last one would stay in memory
                     yield events
 
     async def _partitions(self, reader: LogReader, topic: str) -> list[TopicPartition]:
