@@ -49,7 +49,7 @@ async def _read(reader: LogReader, topics: Topics, created: RequestCreated, trac
     await _add_all(about_request, trace)
     # The request's events bound the scan for its images: their offsets, and the end of the results.
     about_images = RequestRecords(reader, created.request_id, MAX_RECORDS)
-    about_images.add_offsets(topics.image_requests, trace.image_offsets)
+    await about_images.add_offsets(topics.image_requests, trace.image_offsets)
     await about_images.add(topics.image_results, since, trace.ended_at)
     await _add_all(about_images, trace)
     trace.has_all_images = about_images.complete

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from aiokafka import TopicPartition
 
+from streams.events.base import Event
 from streams.events.registry import decode, decode_or_none
 from streams.events.requests import RequestCreated
 from streams.log.producer import WORKER
@@ -16,12 +17,13 @@ from streams.log.reader import CLOCK_SKEW, LogReader, Record
 from streams.request.timeline import Logged
 
 FIRST_READ = 10_000
+UNLIMITED = 2**63
 
 
 class RequestRecords:
     """Collects offset ranges, then reads them. ``complete``: none was cut to ``max_records``."""
 
-    def __init__(self, reader: LogReader, request_id: str, max_records: int) -> None:
+    def __init__(self, reader: LogReader, request_id: str, max_records: int = UNLIMITED) -> None:
         """``max_records``: limit of the records scanned per partition, those of other requests included."""
         self._reader = reader
         self._key = request_id.encode()
@@ -39,10 +41,14 @@ class RequestRecords:
             end = min(end, await self._reader.exact_offset_at(partition, until + CLOCK_SKEW))
         self._add(partition, start, end)
 
-    def add_offsets(self, topic: str, offsets: Mapping[int, tuple[int, int]]) -> None:
+    async def add_offsets(self, topic: str, offsets: Mapping[int, tuple[int, int]]) -> None:
         """Add the records between two offsets (inclusive) of each partition, as in ``RequestCreated.image_offsets``."""
-        for number, (first, last) in offsets.items():
-            self._add(TopicPartition(topic, number), first, last + 1)
+        # The offsets in an event may be of another cluster: don't wait for records that don't exist.
+        ends = await self._reader.ends(await self._reader.partitions(topic))
+        for partition, end in ends.items():
+            first, last = offsets.get(partition.partition, (end, end))
+            if first < end:
+                self._add(partition, first, min(last + 1, end))
 
     def _add(self, partition: TopicPartition, start: int, end: int) -> None:
         if end - start > self._max_records:
@@ -53,14 +59,17 @@ class RequestRecords:
     async def read(self) -> AsyncIterator[list[Record]]:
         """The records that are about the request; those of a partition in order. Raises KafkaUnavailableError."""
         about_image = self._key + b"/"
-        present = await self._reader.ends(self._starts)  # the offsets in an event may be of another cluster
-        ends = {partition: min(end, present[partition]) for partition, end in self._ends.items()}
-        async for records in self._reader.read(self._starts, ends):
+        async for records in self._reader.read(self._starts, self._ends):
             yield [
                 record
                 for record in records
                 if record.key is not None and (record.key == self._key or record.key.startswith(about_image))
             ]
+
+    async def events(self) -> AsyncIterator[list[Event]]:
+        """The events of these records."""
+        async for records in self.read():
+            yield [event for record in records if (event := decode_or_none(record.value)) is not None]
 
 
 def logged(record: Record) -> Logged:

@@ -21,6 +21,7 @@ from streams.events.progress import ImagesRerequested
 from streams.events.registry import decode_or_none
 from streams.log.producer import EventLog
 from streams.log.reader import LogReader, Record
+from streams.log.request_records import RequestRecords
 from streams.progress.store import Read, decode_row, read_tallies
 from streams.request.lifecycle import RequestState
 from streams.request.reconcile import (
@@ -169,14 +170,9 @@ class Reconciler:
 
     async def _images(self, state: RequestState, reader: LogReader) -> AsyncIterator[tuple[Record, ImageRequested]]:
         """Every ImageRequested of the request, in any run."""
-        topic, prefix = self._topics.image_requests, f"{state.request_id}/".encode()
-        present = await reader.ends(await reader.partitions(topic))
-        ranges = {TopicPartition(topic, number): offsets for number, offsets in state.image_offsets.items()}
-        # The offsets in an event may be of another cluster: don't wait for records that don't exist.
-        starts: dict[TopicPartition, int | None] = {tp: first for tp, (first, _) in ranges.items() if tp in present}
-        ends = {tp: min(ranges[tp][1] + 1, present[tp]) for tp in starts}
-        # Between the first and the last offset, most records may be of other requests.
-        async for record, event in _events(reader.read(starts, ends), lambda key: key.startswith(prefix)):
+        records = RequestRecords(reader, state.request_id)
+        await records.add_offsets(self._topics.image_requests, state.image_offsets)
+        async for record, event in _events(records.read(), lambda _: True):
             if isinstance(event, ImageRequested):
                 yield record, event
 

@@ -6,17 +6,15 @@ when Cassandra has purged the deletions, reads which requests are forgotten firs
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from datetime import datetime
-
-from aiokafka import TopicPartition
 
 from infra.settings import Settings
 from streams.events.base import Event, Offsets, widen
 from streams.events.progress import ImagesRerequested
-from streams.events.registry import decode_or_none
 from streams.events.requests import RequestCompleted, RequestCreated, RequestForgotten, RequestStopped
-from streams.log.reader import LogReader, Record
+from streams.log.reader import LogReader
+from streams.log.request_records import RequestRecords
 from streams.log.topics import Topics
 from streams.projections.history import History
 from streams.webhooks.store import Deliveries
@@ -28,20 +26,19 @@ async def forget(
     """Remove the names and URLs of a request, if the log has its `RequestForgotten`. Idempotent."""
     topics = Topics(settings.topic_prefix)
     async with LogReader.open(settings) as reader:
-        partitions = [
-            await reader.partition_of(topic, request_id.encode())
-            for topic in (topics.requests, topics.progress, topics.image_results)
-        ]
-        starts = {partition: await reader.offset_at(partition, created_at) for partition in partitions}
+        about = RequestRecords(reader, request_id)
+        await about.add(topics.requests, created_at)
         forgotten, was_stopped = None, False
-        async for events in _batches(reader.read({partitions[0]: starts[partitions[0]]}), request_id):
+        async for events in about.events():
             for event in events:
                 forgotten = event if isinstance(event, RequestForgotten) else forgotten
                 was_stopped = was_stopped or isinstance(event, RequestStopped)
         if forgotten is None:
             return
+        await about.add(topics.progress, created_at)
+        await about.add(topics.image_results, created_at)
         offsets: Offsets = {}
-        async for events in _batches(reader.read(starts), request_id):
+        async for events in about.events():
             for event in events:
                 if isinstance(event, RequestCreated | ImagesRerequested):
                     for number, (first, last) in event.image_offsets.items():
@@ -49,18 +46,10 @@ async def forget(
             await erase(history, deliveries, events, forgotten)
         # Images of a stopped run may have no result: a zombie's may still come, and must find their deletions.
         if was_stopped:
-            begin = {TopicPartition(topics.image_requests, number): first for number, (first, _) in offsets.items()}
-            end = {TopicPartition(topics.image_requests, number): last + 1 for number, (_, last) in offsets.items()}
-            async for events in _batches(reader.read(begin, end), request_id):
+            images = RequestRecords(reader, request_id)
+            await images.add_offsets(topics.image_requests, offsets)
+            async for events in images.events():
                 await erase(history, deliveries, events, forgotten)
-
-
-async def _batches(batches: AsyncIterator[list[Record]], request_id: str) -> AsyncIterator[list[Event]]:
-    """The events about a request or its images."""
-    async for records in batches:
-        near = (record for record in records if (record.key or b"").startswith(request_id.encode()))
-        events = (decode_or_none(record.value) for record in near)
-        yield [event for event in events if event is not None and event.request_id == request_id]
 
 
 async def erase(history: History, deliveries: Deliveries, events: Iterable[Event], forgotten: RequestForgotten) -> None:

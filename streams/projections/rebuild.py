@@ -11,7 +11,6 @@ from infra.settings import Settings
 from streams.events.base import Event, utc_now
 from streams.events.images import ImageFailed, ImageProcessed
 from streams.events.progress import ImagesSettled
-from streams.events.registry import decode_or_none
 from streams.events.requests import (
     OutputCsvRequested,
     RequestCompleted,
@@ -21,6 +20,7 @@ from streams.events.requests import (
 )
 from streams.log.reader import LogReader
 from streams.log.report import OnEvents, Report
+from streams.log.request_records import RequestRecords
 from streams.log.topics import Topics
 from streams.projections.forget import erase, without_urls
 from streams.projections.history import History
@@ -125,12 +125,10 @@ async def recall(settings: Settings, history: History, request_id: str, created_
     topics = Topics(settings.topic_prefix)
     began = utc_now()
     async with LogReader.open(settings) as reader:
-        partitions = [
-            await reader.partition_of(topic, request_id.encode()) for topic in (topics.requests, topics.image_results)
-        ]
-        starts = {partition: await reader.offset_at(partition, created_at) for partition in partitions}
-        async for records in reader.read(starts):
-            events = [decode_or_none(record.value) for record in records if record.key == request_id.encode()]
+        records = RequestRecords(reader, request_id)
+        for topic in (topics.requests, topics.image_results):
+            await records.add(topic, created_at)
+        async for events in records.events():
             recalled = [event for event in events if isinstance(event, RequestCreated | ImageProcessed | ImageFailed)]
             await asyncio.gather(*(history.record(event, rebuilt_at=began) for event in recalled))
 

@@ -136,7 +136,7 @@ async def test_late_result_of_stopped_request_stays_forgotten(settings: Settings
 
         async def written(image: ImageRequested) -> Offsets:
             metadata = await log.append(image)
-            return {metadata.partition: (metadata.offset, metadata.offset)}
+            return {metadata.partition: (metadata.offset, metadata.offset + 1000)}
 
         def image(run: int) -> ImageRequested:
             time = began + timedelta(seconds=run)
@@ -145,7 +145,7 @@ async def test_late_result_of_stopped_request_stays_forgotten(settings: Settings
         stopped = RequestStopped(**completed(request_id, total=1, succeeded=0, failed=0).model_dump())
         offsets = [await written(image(run)) for run in range(2)]
         for event in (
-            created(request_id, time=began, image_offsets=offsets[0]),
+            created(request_id, time=began, image_offsets=offsets[0] | {99: (0, 0)}),  # as of another cluster
             stopped,
             RequestRetried(request_id=request_id, run=1, created_at=began),
             ImagesRerequested(request_id=request_id, run=1, cause="retry", missing=1, image_offsets=offsets[1]),
