@@ -81,7 +81,7 @@ def test_examples_are_current_and_match_published_schema(name: str) -> None:
 
 
 def test_what_every_event_has_is_described() -> None:
-    general = DOCUMENT.read_text().partition("## Fields that several events have")[0]
+    general = DOCUMENT.read_text().partition("## Shared fields")[0]
     described = re.findall(r"^\| `(\w+)` \|", general, re.MULTILINE)
     assert described == list(Event.envelope_schema({})["properties"])
     assert [name for name in OF_EVERY_EVENT if f"`{name}`" not in general] == []

@@ -51,3 +51,14 @@ def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
     read = markdown.read(document)
     assert read.links == ("x.md", "#one-two-three")
     assert read.anchors == {"one-two-three"}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_prose_has_at_most_120_characters_a_line(path: Path) -> None:
+    """Tables, code and links that can't be broken are exempt."""
+    prose, is_code = [], False
+    for line in path.read_text().splitlines():
+        is_code ^= line.lstrip().startswith("```")
+        if not is_code and not line.startswith("|") and "](" not in line and "<http" not in line:
+            prose.append(line)
+    assert [line for line in prose if len(line) > 120] == []

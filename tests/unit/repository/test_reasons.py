@@ -11,12 +11,12 @@ from streams.request.failures import FAILURES, HTTP_REASON
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "limits-and-reasons.md"
-REFUSED = "## A CSV that is refused"
+REFUSED = "## CSV errors"
 
 
 def test_every_reason_is_documented_and_every_documented_reason_exists() -> None:
     of_images, _, _ = DOCUMENT.read_text().partition(REFUSED)
-    of_images, _, _ = of_images.partition("## What to do")
+    of_images, _, _ = of_images.partition("## Remedies")
     documented = re.findall(r"^\| `([a-z0-9_<>]+)` \|", of_images, re.MULTILINE)
     assert len(documented) == len(set(documented))
     known = {
