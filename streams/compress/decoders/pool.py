@@ -109,7 +109,8 @@ class DecoderPool:
             raise ValueError("a pool needs a process")
         self._timeout = timeout
         self._decoders = [_Decoder(timeout, memory_bytes) for _ in range(processes)]
-        self._idle: asyncio.Queue[_Decoder] = asyncio.Queue()
+        # The one used last comes first: its code and memory are in the processor's caches, and the spare stays small.
+        self._idle: asyncio.LifoQueue[_Decoder] = asyncio.LifoQueue()
         self._restarts: set[asyncio.Task[None]] = set()
         self._open = False
         self._waiting = 0

@@ -202,6 +202,15 @@ async def test_decoders_killed_while_idle_fail_no_image() -> None:
         assert not set(before) & set(pool.process_ids)
 
 
+async def test_pool_prefers_the_decoder_used_last() -> None:
+    """The others keep no memory for images."""
+    async with decoding(decoders=3) as pool:
+        for _ in range(4):
+            await shrunk(pool, jpeg())
+        sent = [decoder._images.sent for decoder in pool._decoders if decoder._images]
+    assert sorted(sent) == [0, 0, 4]
+
+
 async def test_decoder_gets_its_next_image_within_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the event loop, counted from the answer to the image before: in a loaded worker a turn takes milliseconds."""
     turn, answers, gaps = 0, list[int](), list[int]()
