@@ -27,6 +27,10 @@ class Resources(Generic[T]):
         """The open resources; None before the first agent and after the last."""
         return self._opened
 
+    def problem_of(self, problem: Callable[[T], str | None]) -> Callable[[], str | None]:
+        """A readiness check of the open resources; before, there is no problem."""
+        return lambda: None if self._opened is None else problem(self._opened)
+
     async def __aenter__(self) -> T:
         async with self._changing:
             if self._opened is None:

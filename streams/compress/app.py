@@ -319,15 +319,11 @@ def _decoders_problem() -> str | None:
     return None if shared and shared.decoders.process_ids else "none is running"
 
 
-def _writes_problem() -> str | None:
-    return resources.opened.event_log.problem if resources.opened is not None else None
-
-
 async def _check_storage() -> None:
     await check_storage(shared.storage if (shared := resources.opened) else None)
 
 
-app.worker_monitor.readiness.add_state("kafka writes", _writes_problem)
+app.worker_monitor.readiness.add_state("kafka writes", resources.problem_of(lambda shared: shared.event_log.problem))
 app.worker_monitor.readiness.add_state("decoders", _decoders_problem)
 app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 _recent = RecentResults(settings())

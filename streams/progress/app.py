@@ -88,11 +88,7 @@ async def _open(stack: AsyncExitStack) -> Progress:
 resources = Resources(_open)
 
 
-def _writes_problem() -> str | None:
-    return resources.opened.event_log.problem if resources.opened is not None else None
-
-
-app.worker_monitor.readiness.add_state("kafka writes", _writes_problem)
+app.worker_monitor.readiness.add_state("kafka writes", resources.problem_of(lambda shared: shared.event_log.problem))
 
 
 # One agent for all topics: it folds one event after the other, so that no two of them ever read a row, wait, and

@@ -74,10 +74,9 @@ class Commands:
             return
         async with LogReader.open(self._settings) as reader:
             traces = await _results_of(reader, self._events.topics, command, offset)
-            if any(isinstance(event, ProgressRebuilt | ProgressRebuildFailed) for event in traces):
-                return
             if traces:
-                await self._fail(command, "the worker that executed it died")
+                if not any(isinstance(event, ProgressRebuilt | ProgressRebuildFailed) for event in traces):
+                    await self._fail(command, "the worker that executed it died")
                 return
             await self._events.append(
                 ProgressRebuildStarted(**command.model_dump(exclude={"only_request"})), partition=command.partition
@@ -124,16 +123,13 @@ async def _results_of(
     reader: LogReader, topics: Topics, command: ProgressRebuildRequested, offset: int
 ) -> list[ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed]:
     """The events on the log about a command's execution."""
-    found: list[ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed] = []
-    async for records in reader.read({TopicPartition(topics.maintenance, command.partition): offset}):
-        for record in records:
-            event = decode_or_none(record.value)
-            if (
-                isinstance(event, ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed)
-                and event.rebuild_id == command.rebuild_id
-            ):
-                found.append(event)
-    return found
+    return [
+        event
+        async for records in reader.read({TopicPartition(topics.maintenance, command.partition): offset})
+        for event in (decode_or_none(record.value) for record in records)
+        if isinstance(event, ProgressRebuildStarted | ProgressRebuilt | ProgressRebuildFailed)
+        and event.rebuild_id == command.rebuild_id
+    ]
 
 
 async def request_rebuild(settings: Settings, request_id: str | None, on_events: OnEvents) -> Report:

@@ -136,11 +136,7 @@ async def _check_storage() -> None:
     await check_storage(shared.storage if (shared := resources.opened) else None)
 
 
-def _writes_problem() -> str | None:
-    return resources.opened.event_log.problem if resources.opened is not None else None
-
-
-app.worker_monitor.readiness.add_state("kafka writes", _writes_problem)
+app.worker_monitor.readiness.add_state("kafka writes", resources.problem_of(lambda shared: shared.event_log.problem))
 app.worker_monitor.readiness.add_check("cassandra", _check_cassandra)
 app.worker_monitor.readiness.add_check("storage", _check_storage, interval=STORAGE_CHECK_INTERVAL)
 
