@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from api.contract.routes import Parameter, Response, Route
+from api.contract.routes import REQUEST_ID, REQUEST_PROBLEMS, Parameter, Response, Route
 from api.http.problems import CONTENT_TYPE, ProblemDetails
 
 Json = dict[str, Any]
@@ -97,12 +97,13 @@ def _is_model(kind: Any) -> bool:
 
 
 def _operation(route: Route, name: str, *, with_keys: bool) -> Json:
+    parameters = (REQUEST_ID, *route.parameters) if _has_request_id(route) else route.parameters
     operation: Json = {
         "operationId": name,
         "tags": [route.tag],
         "summary": route.summary,
         "description": route.description,
-        "parameters": [_parameter(parameter) for parameter in route.parameters],
+        "parameters": [_parameter(parameter) for parameter in parameters],
         "responses": {
             **{str(status.value): _response(response) for status, response in route.responses.items()},
             **{
@@ -118,7 +119,7 @@ def _operation(route: Route, name: str, *, with_keys: bool) -> Json:
 
 
 def _problems(route: Route, *, with_keys: bool) -> Iterable[tuple[HTTPStatus, str]]:
-    yield from route.problems.items()
+    yield from ({**REQUEST_PROBLEMS, **route.problems} if _has_request_id(route) else route.problems).items()
     if route.needs_key:
         if with_keys:
             yield HTTPStatus.UNAUTHORIZED, _UNAUTHORIZED
@@ -126,6 +127,10 @@ def _problems(route: Route, *, with_keys: bool) -> Iterable[tuple[HTTPStatus, st
             yield HTTPStatus.FORBIDDEN, _FORBIDDEN
         yield HTTPStatus.TOO_MANY_REQUESTS, _TOO_MANY
     yield HTTPStatus.INTERNAL_SERVER_ERROR, _INTERNAL
+
+
+def _has_request_id(route: Route) -> bool:
+    return f"{{{REQUEST_ID.name}}}" in route.path
 
 
 def _problem_response(description: str) -> Json:

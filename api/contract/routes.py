@@ -25,6 +25,15 @@ class Parameter:
     example: Any = None
 
 
+REQUEST_ID = Parameter(
+    "request_id", "path", str, "`requestId` of the upload's response", "b2da3e5f-e062-435c-aaa5-a9d67346ed1d"
+)
+REQUEST_PROBLEMS = {
+    HTTPStatus.NOT_FOUND: "There is no such request, or it belongs to another API key.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra is unavailable; retry after `Retry-After` seconds.",
+}
+
+
 @dataclass(frozen=True)
 class Response:
     """A success response; ``headers`` maps each header to its description."""
@@ -38,9 +47,9 @@ class Response:
 class Route:
     """One operation of the API.
 
-    ``problems`` describes the error statuses of this route; those of every route (401, 403, 429, 500) are added in
-    ``openapi.py``. ``aliases`` are further paths of the same operation. ``needs_key`` False: no authentication and no
-    rate limit.
+    ``problems`` describes the error statuses of this route. Those of every route (401, 403, 429, 500), and the
+    parameter and problems of a path with a request id, are added in ``openapi.py``. ``aliases`` are further paths of
+    the same operation. ``needs_key`` False: no authentication and no rate limit.
     """
 
     method: Literal["GET", "POST", "DELETE"]

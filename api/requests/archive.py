@@ -19,7 +19,6 @@ from api.http.paging import bad_query, number_of
 from api.http.problems import Problem, ProblemCode, unavailable, unavailable_on
 from api.http.quotas import ConcurrencyLimit, share_of
 from api.requests.download import completed_status_of, send
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS
 from api.requests.zip_layout import (
     ENTRY_LIMIT,
     data_descriptor,
@@ -214,7 +213,6 @@ def routes() -> list[Route]:
             " The archive is streamed; if it can't be completed, the connection is broken off. Then `from` continues"
             " with a second archive.",
             parameters=(
-                REQUEST_ID,
                 Parameter(
                     "from",
                     "query",
@@ -230,7 +228,6 @@ def routes() -> list[Route]:
                 )
             },
             problems={
-                **REQUEST_PROBLEMS,
                 HTTPStatus.BAD_REQUEST: "`from` is not the number of an image of the request.",
                 HTTPStatus.CONFLICT: "The request is not completed; retry after `Retry-After` seconds.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted.",

@@ -17,7 +17,7 @@ from api.http.problems import Problem, ProblemCode, answered_in_time, expired, u
 from api.http.quotas import QUOTA
 from api.http.trace_header import TRACEPARENT, context_of
 from api.requests.failures import count_failures
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.settings import Settings
 from streams.events.base import Event, ReasonCode, utc_now
 from streams.events.requests import RequestCancelled, RequestExpired, RequestForgotten, RequestRetried
@@ -180,13 +180,11 @@ def routes() -> list[Route]:
             " retention time. Final and idempotent. Its results stay in the history, unless `forget` is true: then its"
             " images leave the lists, with their product names and URLs. Its events stay on the Kafka topics.",
             parameters=(
-                REQUEST_ID,
                 Parameter("forget", "query", bool, "remove its product names and URLs, too; also once it has expired"),
                 TRACEPARENT,
             ),
             responses={HTTPStatus.OK: Response("The request is expired", {"application/json": Status})},
             problems={
-                **REQUEST_PROBLEMS,
                 HTTPStatus.UNPROCESSABLE_ENTITY: "`forget` is neither `true` nor `false`.",
                 HTTPStatus.CONFLICT: "The request is still processing: cancel it first.",
             },
@@ -198,10 +196,9 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Cancel a request",
             description="No more of its images are fetched, and its status becomes `cancelled`. Idempotent.",
-            parameters=(REQUEST_ID, TRACEPARENT),
+            parameters=(TRACEPARENT,),
             responses={HTTPStatus.OK: Response("The request is cancelled", {"application/json": Status})},
             problems={
-                **REQUEST_PROBLEMS,
                 HTTPStatus.CONFLICT: "Every image already has its result.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted.",
             },
@@ -216,7 +213,6 @@ def routes() -> list[Route]:
             " with a new output CSV and a new webhook. With `reason`, images that failed for another one keep their"
             " failure.",
             parameters=(
-                REQUEST_ID,
                 Parameter(
                     "reason", "query", ReasonCode, "only the images that failed for this reason", "fetch_timeout"
                 ),
@@ -228,7 +224,6 @@ def routes() -> list[Route]:
                 )
             },
             problems={
-                **REQUEST_PROBLEMS,
                 HTTPStatus.BAD_REQUEST: "There is no such reason.",
                 HTTPStatus.CONFLICT: "The request is still processing, or none of its images has failed.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted: upload the CSV again.",

@@ -9,11 +9,11 @@ import structlog
 from aiohttp import web
 
 from api.context import CONTEXT, Context
-from api.contract.routes import Parameter, Response, Route
+from api.contract.routes import REQUEST_ID, Parameter, Response, Route
 from api.http.etag import is_current
 from api.http.problems import Problem, ProblemCode, expired, unavailable, unavailable_on
 from api.http.rate_limit import RateLimit, address_of
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.errors import ExplainedError
 from infra.storage import IMAGE_CACHE_CONTROL, StorageError, StoredObject
@@ -159,7 +159,6 @@ def routes() -> list[Route]:
             description="The rows of the upload in their order, with the column `Output Image URLs` added: the n-th"
             " output URL belongs to the n-th input URL. The URL of a failed image is empty, and a column `Errors` has"
             " the reason.",
-            parameters=(REQUEST_ID,),
             responses={
                 HTTPStatus.OK: Response(
                     "The output CSV, in UTF-8 with a byte order mark",
@@ -168,7 +167,6 @@ def routes() -> list[Route]:
                 )
             },
             problems={
-                **REQUEST_PROBLEMS,
                 HTTPStatus.CONFLICT: "The request is not completed; retry after `Retry-After` seconds.",
                 HTTPStatus.GONE: "The request's files have expired and were deleted.",
             },

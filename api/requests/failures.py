@@ -12,7 +12,7 @@ from api.contract.routes import Response, Route
 from api.http.paging import json_response
 from api.http.problems import answered_in_time, unavailable_on
 from api.requests.images import bucket_filter
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import JsonModel
 from streams.request.failures import failure_of
@@ -81,8 +81,6 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Count the failures of a request by reason",
             description="Each reason with what to do about it; `POST …/retry?reason=` retries one of them.",
-            parameters=(REQUEST_ID,),
             responses={HTTPStatus.OK: Response("The failures", {"application/json": Failures})},
-            problems=REQUEST_PROBLEMS,
         )
     ]

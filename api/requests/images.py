@@ -12,7 +12,7 @@ from api.contract.models import Image, ImagePage, ImageStatus
 from api.contract.routes import Parameter, Response, Route
 from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
 from api.http.problems import unavailable_on
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.projections.history.tables import LISTED
 from streams.request.status import Status
@@ -101,11 +101,10 @@ def routes() -> list[Route]:
             summary="List the images of a request",
             description="The result of each image, in CSV order.",
             parameters=(
-                REQUEST_ID,
                 Parameter("status", "query", ImageStatus, "only images with this status"),
                 *page_parameters(max_limit=MAX_LIMIT),
             ),
             responses={HTTPStatus.OK: Response("A page of images", {"application/json": ImagePage})},
-            problems={**PAGE_PROBLEMS, **REQUEST_PROBLEMS},
+            problems=PAGE_PROBLEMS,
         )
     ]

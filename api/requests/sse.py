@@ -18,7 +18,7 @@ from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
 from api.http.problems import Problem, ProblemCode
 from api.http.quotas import ConcurrencyLimit
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, fingerprint, status_of
+from api.requests.status import fingerprint, status_of
 from infra.cassandra.session import CassandraUnavailableError
 from streams.progress.view import StaleViewError
 from streams.request.status import Status
@@ -148,7 +148,6 @@ def routes() -> list[Route]:
             description="Server-Sent Events: one event per status change, with the status object as `data`; the stream"
             " ends when the request is no longer `processing`.",
             parameters=(
-                REQUEST_ID,
                 Parameter("Last-Event-ID", "header", str, "`id` of the last event that the client received"),
                 Parameter("lastEventId", "query", str, "the same, for clients that can't send the header"),
             ),
@@ -156,6 +155,5 @@ def routes() -> list[Route]:
                 HTTPStatus.OK: Response("The events", {"text/event-stream": StatusEvent}),
                 HTTPStatus.NO_CONTENT: Response("The client has received the last event"),
             },
-            problems=REQUEST_PROBLEMS,
         )
     ]

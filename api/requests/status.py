@@ -17,14 +17,6 @@ from streams.request.status import Status
 
 RETRY_AFTER_SECONDS = "1"
 
-REQUEST_ID = Parameter(
-    "request_id", "path", str, "`requestId` of the upload's response", "b2da3e5f-e062-435c-aaa5-a9d67346ed1d"
-)
-REQUEST_PROBLEMS = {
-    HTTPStatus.NOT_FOUND: "There is no such request, or it belongs to another API key.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Kafka or Cassandra is unavailable; retry after `Retry-After` seconds.",
-}
-
 
 async def status_of(request: web.Request, *, fresh: bool = True) -> Status:
     """The status of the request in the path, as `Context.status`.
@@ -68,10 +60,7 @@ def routes() -> list[Route]:
             summary="Get the status of a request",
             description="Poll until `status` is not `processing`; with the `ETag` as `If-None-Match`, the response is"
             " 304 without a body until the status changes.",
-            parameters=(
-                REQUEST_ID,
-                Parameter("If-None-Match", "header", str, "`ETag` of the client's copy"),
-            ),
+            parameters=(Parameter("If-None-Match", "header", str, "`ETag` of the client's copy"),),
             responses={
                 HTTPStatus.OK: Response(
                     "The status",
@@ -83,7 +72,6 @@ def routes() -> list[Route]:
                 ),
                 HTTPStatus.NOT_MODIFIED: Response("The status has not changed"),
             },
-            problems=REQUEST_PROBLEMS,
             aliases=("/status/{request_id}",),
         )
     ]

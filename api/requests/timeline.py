@@ -14,7 +14,7 @@ from api.http.api_keys import OWNER
 from api.http.paging import json_response
 from api.http.problems import unavailable, unavailable_on
 from api.http.quotas import ConcurrencyLimit, Turns, share_of
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.kafka.client import KafkaUnavailableError
 from infra.settings import Settings
 from streams.events.base import UnreadableEvent
@@ -124,8 +124,6 @@ def routes() -> list[Route]:
             tag="Requests",
             summary="Read the log of a request",
             description="The request's events from Kafka, oldest first. Image results are summed over time intervals.",
-            parameters=(REQUEST_ID,),
             responses={HTTPStatus.OK: Response("The log", {"application/json": RequestLog})},
-            problems=REQUEST_PROBLEMS,
         )
     ]

@@ -11,7 +11,7 @@ from api.contract.routes import Response, Route
 from api.http.paging import json_response
 from api.http.problems import Problem, ProblemCode, answered_in_time, unavailable_on
 from api.requests.commands import append_command
-from api.requests.status import REQUEST_ID, REQUEST_PROBLEMS, status_of
+from api.requests.status import status_of
 from infra.cassandra.session import CassandraUnavailableError
 from infra.settings import origin_of
 from streams.events.base import JsonModel, WebhookKind
@@ -151,9 +151,7 @@ def routes() -> list[Route]:
             tag="Webhooks",
             summary="Get the webhook deliveries of a request",
             description="The webhook messages and all their delivery attempts.",
-            parameters=(REQUEST_ID,),
             responses={HTTPStatus.OK: Response("The messages", {"application/json": WebhookShown})},
-            problems=REQUEST_PROBLEMS,
         ),
         Route(
             "POST",
@@ -163,7 +161,6 @@ def routes() -> list[Route]:
             summary="Redeliver the webhook of a request",
             description="Sends the last message again, with the same `webhook-id`. Idempotent until the next delivery"
             " attempt; a message that waits for a scheduled attempt is sent at once.",
-            parameters=(REQUEST_ID,),
             responses={
                 HTTPStatus.ACCEPTED: Response(
                     "The redelivery was accepted",
@@ -171,9 +168,6 @@ def routes() -> list[Route]:
                     {"Location": "URL of the webhook deliveries"},
                 )
             },
-            problems={
-                **REQUEST_PROBLEMS,
-                HTTPStatus.CONFLICT: "No webhook to redeliver: no receiver, or the request is not completed.",
-            },
+            problems={HTTPStatus.CONFLICT: "No webhook to redeliver: no receiver, or the request is not completed."},
         ),
     ]
