@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import click
+from click.shell_completion import get_completion_class
 
 import infra.cli.requests  # noqa: F401 - adds its commands, which come first
 from infra.cli.group import (
@@ -235,6 +236,6 @@ def completion(shell: str) -> None:
     zsh:  source <(shrinkstream completion zsh)
     fish: shrinkstream completion fish | source
     """
-    from infra.cli.completion import completion_script
-
-    click.echo(completion_script(main, shell))
+    script = get_completion_class(shell)
+    assert script is not None, shell
+    click.echo(script(main, {}, "shrinkstream", "_SHRINKSTREAM_COMPLETE").source())

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from infra import errors
 from infra.cli import main
-from infra.cli.completion import completion_script
 from infra.cli.group import Sections
 from infra.cli.main import SHELLS
 from infra.cli.terminal import PACE_SECONDS, Pace, clock, details, printable
@@ -227,7 +226,7 @@ def test_bash_completes_the_commands_after_reading_the_script(words: list[str], 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_there_is_a_script_for_every_shell(shell: str) -> None:
-    assert "_SHRINKSTREAM_COMPLETE" in completion_script(main, shell)
+    assert "_SHRINKSTREAM_COMPLETE" in CliRunner().invoke(main, ["completion", shell]).stdout
 
 
 @pytest.fixture
