@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 EXIT_FAILED = 1
@@ -35,10 +36,25 @@ class ExplainedError(Exception):
 logger = logging.getLogger(__name__)
 
 
+def leave(code: int) -> NoReturn:
+    """Exit with ``code``, without finalizing Python: the threads of obstore would abort it.
+
+    A thread of Rust that asks for the interpreter's lock meanwhile raises SIGABRT in Python before 3.14
+    (https://github.com/PyO3/pyo3/pull/4874). A standard output that can't be written makes the code ``EXIT_FAILED``.
+    """
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = code or EXIT_FAILED
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"shrinkstream: cannot write to standard output: {error.strerror}\n")
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def end_process(reason: str, code: int = EXIT_FATAL, *, error: BaseException | None = None) -> NoReturn:
     """Log ``reason`` and exit at once: no handler, no ``finally`` and so no offset commit runs."""
     logger.critical("%s", reason, exc_info=error)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    leave(code)

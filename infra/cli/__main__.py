@@ -1,5 +1,19 @@
 """``python -m infra.cli`` is ``shrinkstream``."""
 
-from infra.cli.main import main
+from typing import NoReturn
 
-main()
+from infra.cli.main import main
+from infra.errors import leave
+
+
+def run() -> NoReturn:
+    """Run the command of the command line, and end the process with its exit code."""
+    try:
+        main()
+    except SystemExit as end:  # as click ends each command
+        leave(end.code if isinstance(end.code, int) else 0)
+    raise AssertionError("click ends the process")
+
+
+if __name__ == "__main__":
+    run()

@@ -21,7 +21,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, name: str = "worker", prepare: str = "pass") -> None:
         self._settings = settings
-        self._program = f"{prepare}\nfrom infra.cli.main import main\nmain()"
+        self._program = f"{prepare}\nfrom infra.cli.__main__ import run\nrun()"
         self._log = settings.data_dir / f"{name}.log"
         self.process = self._start()
 

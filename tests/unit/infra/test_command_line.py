@@ -115,6 +115,20 @@ print([name for name in ("faust", "cassandra", "aiokafka", "rich", "PIL") if nam
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
+def test_program_ends_without_finalizing_python() -> None:
+    """A thread of obstore that is answered meanwhile would abort it, some 5 times in 100."""
+    program = """
+import atexit, sys
+from infra.cli.__main__ import run
+atexit.register(print, "finalized")
+sys.argv = ["shrinkstream", "settings", "--markdown"]
+run()
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert "SHRINKSTREAM_KAFKA_BROKERS" in ended.stdout
+    assert "finalized" not in ended.stdout
+
+
 STEPS = st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 100)), min_size=1, max_size=100)
 
 
