@@ -27,14 +27,14 @@ hypothesis.settings.load_profile("suite")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an ``async def`` test; 300 s, or those of its ``time_limit`` mark, bound a wait that would not end."""
+    """Run an ``async def`` test; 600 s, or those of its ``time_limit`` mark, bound a wait that would not end."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
     mark = pyfuncitem.get_closest_marker("time_limit")
 
     async def bounded() -> None:
-        async with asyncio.timeout(mark.args[0] if mark else 300):
+        async with asyncio.timeout(mark.args[0] if mark else 600):
             await pyfuncitem.obj(**arguments)
 
     asyncio.run(bounded())

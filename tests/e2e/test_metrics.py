@@ -19,7 +19,7 @@ LAG = "shrinkstream_consumer_lag_records"
 UNBOUNDED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}|://|\b\d{1,3}(\.\d{1,3}){3}\b|:\d{4,5}\b|msg_|\?")
 
 
-def wait_for_scrape(system: System, is_so: Callable[[Scrape], bool], timeout: float = 120) -> Scrape:
+def wait_for_scrape(system: System, is_so: Callable[[Scrape], bool], timeout: float = 240) -> Scrape:
     deadline = time.monotonic() + timeout
     while not is_so(found := scrape(system.data_dir)):
         assert time.monotonic() < deadline, "the metrics never said so"

@@ -82,6 +82,6 @@ def completed(base: str, request_id: str, timeout: float = 180) -> dict[str, Any
     return wait_for(base, request_id, "status", "completed", timeout)
 
 
-def delivered(base: str, request_id: str, timeout: float = 120) -> dict[str, Any]:
+def delivered(base: str, request_id: str, timeout: float = 240) -> dict[str, Any]:
     """Poll until the request's webhook is confirmed; returns the last status."""
     return wait_for(base, request_id, "webhook", "delivered", timeout)

@@ -68,7 +68,7 @@ class Receiver:
             finally:
                 self._closing.set()
 
-    async def wait_for(self, count: int, timeout: float = 120) -> list[Arrived]:
+    async def wait_for(self, count: int, timeout: float = 240) -> list[Arrived]:
         async with asyncio.timeout(timeout):
             while len(self.got) < count:  # noqa: ASYNC110 - two servers tell nobody of each other
                 await asyncio.sleep(0.02)

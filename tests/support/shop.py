@@ -69,7 +69,7 @@ class Shop:
         """The webhooks about one request."""
         return [delivery for delivery in self.deliveries if request_id.encode() in delivery.body]
 
-    def wait_for_deliveries(self, request_id: str, count: int, timeout: float = 120) -> list[Delivery]:
+    def wait_for_deliveries(self, request_id: str, count: int, timeout: float = 240) -> list[Delivery]:
         deadline = time.monotonic() + timeout
         while len(self.received(request_id)) < count:
             assert time.monotonic() < deadline, f"{len(self.received(request_id))} of {count} webhooks arrived"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 120) -> None:
+async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 240) -> None:
     """Return as soon as the answer is yes; TimeoutError if that takes longer than ``timeout`` seconds."""
     async with asyncio.timeout(timeout):
         asked = time.monotonic()
@@ -17,7 +17,7 @@ async def eventually(question: Callable[[], Awaitable[bool]], timeout: float = 1
             asked = time.monotonic()
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = 120) -> None:
+def wait_until(condition: Callable[[], object], what: str, timeout: float = 240) -> None:
     """Return as soon as the condition holds; AssertionError if that takes longer than ``timeout`` seconds."""
     asked = time.monotonic()
     deadline = asked + timeout

@@ -75,7 +75,7 @@ async def told(system: Settings, request_id: str) -> list[Event]:
     return await events_in(system, Topics(system.topic_prefix).webhooks, request_id)
 
 
-async def settled(system: Settings, request_id: str, times: int = 1, timeout: float = 120) -> list[Event]:
+async def settled(system: Settings, request_id: str, times: int = 1, timeout: float = 240) -> list[Event]:
     """What the log says of a request's webhook once its outcome is there, each fact once."""
 
     async def is_settled() -> bool:
