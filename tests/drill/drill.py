@@ -154,10 +154,11 @@ def run_drill(
 
 def _silent_expulsions(made: Iterable[Made], logs: Path) -> Iterator[str]:
     expelled = sum(each.fault.kind is Kind.EXPEL for each in made)
-    text = "".join(log.read_text() for log in logs.glob("progress*.log"))
+    texts = [log.read_text() for log in sorted(logs.glob("progress*.log"))]
     # Whichever guard is first: its lease, its writes without an answer, its stalled events.
-    if (ended := len(FATAL.findall(text))) < expelled:
+    if (ended := sum(len(FATAL.findall(text)) for text in texts)) < expelled:
         yield f"{expelled} progress workers were expelled, and {ended} ended themselves"
+        yield from (f"the end of a log: {text[-1500:]}" for text in texts)
 
 
 def _addresses(data_dir: Path) -> dict[str, str]:
