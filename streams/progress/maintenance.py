@@ -27,7 +27,7 @@ from streams.log.producer import EventLog
 from streams.log.reader import LogReader, partition_of
 from streams.log.report import OnEvents, Report
 from streams.log.topics import Topics
-from streams.progress.partition_log import KafkaPartitionLog
+from streams.progress.partition_log import PartitionLog
 from streams.progress.rebuild import Rebuild, unless_interrupted
 from streams.progress.store import split_key
 
@@ -83,7 +83,7 @@ class Commands:
             )
             started = time.monotonic()
             self.rebuild = rebuild = Rebuild(
-                KafkaPartitionLog(self._settings, reader, command.partition, leaves_time=True),
+                PartitionLog(self._settings, reader, command.partition, leaves_time=True),
                 command.only_request,
                 require_ownership,
             )
@@ -215,7 +215,7 @@ async def verify_progress(settings: Settings, request_id: str | None, on_events:
                         table.pop(record.key, None)
                     else:
                         table[record.key] = record.value
-            rebuild = Rebuild(KafkaPartitionLog(settings, reader, partition.partition), request_id)
+            rebuild = Rebuild(PartitionLog(settings, reader, partition.partition), request_id)
             async for batch in rebuild.batches(table):
                 for name in sorted(batch.shadow.requests):
                     for key, value in batch.shadow.corrections(name, table).items():

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
 from aiokafka import TopicPartition
 
@@ -20,26 +19,8 @@ Ends = dict[str, int]
 """Topic → offset in the partition that is rebuilt."""
 
 
-class PartitionLog(Protocol):
+class PartitionLog:
     """The log of the progress table's partition. ``topics``: in the order in which they are folded."""
-
-    topics: tuple[str, ...]
-    requests: str
-    progress: str
-
-    async def ends(self) -> Ends: ...
-
-    async def starts(self, since: datetime | None) -> Ends: ...
-
-    async def starts_of(self, topic: str, since: datetime) -> int: ...
-
-    def events(
-        self, topic: str, start: int, end: int, is_wanted: Callable[[str], bool] | None
-    ) -> AsyncIterator[tuple[datetime, Event]]: ...
-
-
-class KafkaPartitionLog:
-    """The log of a partition, on Kafka."""
 
     def __init__(self, settings: Settings, reader: LogReader, partition: int, *, leaves_time: bool = False) -> None:
         """``leaves_time``: sleep as long as the work takes, so that a live fold on the same event loop goes on."""
@@ -72,6 +53,7 @@ class KafkaPartitionLog:
     async def events(
         self, topic: str, start: int, end: int, is_wanted: Callable[[str], bool] | None
     ) -> AsyncIterator[tuple[datetime, Event]]:
+        """The events of a topic between two offsets, each with the time of its record."""
         if start >= end:
             return
         partition = self._of(topic)

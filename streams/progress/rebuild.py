@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from infra.settings import Settings
 from streams.events.base import Event
 from streams.log.reader import LogReader
-from streams.progress.partition_log import Ends, KafkaPartitionLog, PartitionLog
+from streams.progress.partition_log import Ends, PartitionLog
 from streams.progress.shadow import TAPPED_EVENTS, Shadow
 from streams.progress.store import apply, fold, split_key
 from streams.progress.survivors import Survivors, survivors
@@ -187,7 +187,7 @@ async def fold_request(settings: Settings, partition: int, request_id: str, sinc
     records: dict[bytes, bytes] = {}
     events = 0
     async with LogReader.open(settings) as reader:
-        log = KafkaPartitionLog(settings, reader, partition)
+        log = PartitionLog(settings, reader, partition)
         starts, ends = await log.starts(since), await log.ends()
         for topic in log.topics:
             async for _, event in log.events(topic, starts[topic], ends[topic], request_id.__eq__):

@@ -24,7 +24,7 @@ from streams.events.images import ImageProcessed
 from streams.events.requests import RequestCreated
 from streams.log.reader import LogReader
 from streams.log.topics import Topics
-from streams.progress.partition_log import KafkaPartitionLog
+from streams.progress.partition_log import PartitionLog
 from streams.progress.rebuild import Rebuild
 from streams.projections.history import History
 from streams.projections.rebuild import WRITES_IN_FLIGHT, rebuild_history
@@ -97,7 +97,7 @@ async def folded(settings: Settings) -> float:
     started = time.perf_counter()
     records = 0
     async with LogReader.open(settings) as reader:
-        rebuilt = Rebuild(KafkaPartitionLog(settings, reader, 0))
+        rebuilt = Rebuild(PartitionLog(settings, reader, 0))
         async for batch in rebuilt.batches(()):
             records += len(batch.shadow.records)
     assert records == EVENTS // 1000 + 1, "not every image was folded in"

@@ -14,7 +14,7 @@ from streams.events.progress import ProgressEvicted, RequestProjected
 from streams.events.requests import RequestCancelled, RequestRetried
 from streams.progress import rebuild as rebuild_module
 from streams.progress import shadow, survivors
-from streams.progress.partition_log import Ends
+from streams.progress.partition_log import Ends, PartitionLog
 from streams.progress.rebuild import Rebuild, RebuildError
 from streams.progress.store import apply, encode_row, encode_tally, fold, read_row, row_key, split_key, tally_key
 from streams.progress.survivors import Survivors
@@ -79,7 +79,7 @@ def whole_fold(events: list[Event]) -> Table:
     return table
 
 
-class World:
+class World(PartitionLog):
     """A log that grows, and a live fold that follows it, whenever the rebuild waits for anything."""
 
     topics: tuple[str, ...] = TOPICS
