@@ -30,11 +30,6 @@ def page_parameters(*, max_limit: int) -> tuple[Parameter, ...]:
     )
 
 
-def limit_of(request: web.Request, *, default: int, max_limit: int) -> int:
-    """The page size, as `number_of`."""
-    return number_of(request, "limit", default=default, maximum=max_limit)
-
-
 def number_of(request: web.Request, name: str, *, default: int, maximum: int) -> int:
     """A numeric query parameter. Raises Problem (400) unless it is a number from 1 to ``maximum``."""
     text = request.query.get(name, "")

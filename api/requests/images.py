@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter
 from api.context import CONTEXT, Context
 from api.contract.models import Image, ImagePage, ImageStatus
 from api.contract.routes import Parameter, Response, Route
-from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, number_of, page_parameters
 from api.http.problems import unavailable_on
 from api.requests.status import status_of
 from infra.cassandra.session import CassandraUnavailableError
@@ -32,7 +32,7 @@ _INDEX: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, lt=2**31)])
 
 async def list_images(request: web.Request) -> web.Response:
     """``GET /api/requests/{id}/images``: a page of images in CSV order, optionally filtered by ``?status=``."""
-    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
+    limit = number_of(request, "limit", default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     wanted = choice_of(request, "status", get_args(ImageStatus))
     start = cursor_of(request, _INDEX) or 0
     status = await status_of(request)

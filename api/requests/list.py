@@ -13,7 +13,7 @@ from api.context import CONTEXT, Context
 from api.contract.models import RequestPage
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
-from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.paging import PAGE_PROBLEMS, choice_of, cursor_of, cursor_to, json_response, number_of, page_parameters
 from api.http.problems import unavailable_on
 from infra.cassandra.session import CassandraUnavailableError
 from streams.events.base import Time
@@ -36,7 +36,7 @@ _CURSOR: TypeAdapter[tuple[Time, str]] = TypeAdapter(tuple[Time, str])
 async def list_requests(request: web.Request) -> web.Response:
     """``GET /api/requests``: a page of status objects, optionally filtered by ``?status=``."""
     context, owner = request.app[CONTEXT], request[OWNER]
-    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
+    limit = number_of(request, "limit", default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     wanted = choice_of(request, "status", tuple(Phase))
     before = cursor_of(request, _CURSOR)
     reason = "cannot list the requests: Kafka or Cassandra is unavailable"

@@ -10,7 +10,7 @@ from api.context import CONTEXT
 from api.contract.models import ProductHistoryPage, ProductImage
 from api.contract.routes import Parameter, Response, Route
 from api.http.api_keys import OWNER
-from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, limit_of, page_parameters
+from api.http.paging import PAGE_PROBLEMS, cursor_of, cursor_to, json_response, number_of, page_parameters
 from api.http.problems import unavailable_on
 from infra.cassandra.session import CassandraUnavailableError, utc
 from streams.events.base import Time
@@ -25,7 +25,7 @@ _CURSOR: TypeAdapter[tuple[Time, str, int]] = TypeAdapter(tuple[Time, str, _Inde
 
 async def product_history(request: web.Request) -> web.Response:
     """``GET /api/products/{name}/history``: a page of images, newest first; empty for an unknown product."""
-    limit = limit_of(request, default=DEFAULT_LIMIT, max_limit=MAX_LIMIT)
+    limit = number_of(request, "limit", default=DEFAULT_LIMIT, maximum=MAX_LIMIT)
     cursor = cursor_of(request, _CURSOR)
     before = ProductCursor(*cursor) if cursor else NEWEST_IMAGE
     with unavailable_on(CassandraUnavailableError, reason="cannot read the product history: Cassandra is unavailable"):
