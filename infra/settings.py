@@ -286,7 +286,9 @@ class Settings(BaseSettings):
     )
     rate_limit_burst: int = Field(2000, ge=1, description="burst size of the rate limit")
 
-    quality: int = Field(50, ge=1, le=100, description="quality of the compressed images")
+    quality: Annotated[int, Field(ge=1, le=100)] | Literal["auto"] = Field(
+        50, description="quality of the compressed images, 1 to 100, or auto: chosen for each image"
+    )
     max_width: int = Field(0, ge=0, le=65_535, description="largest width of the results in pixels; 0: no limit")
     max_height: int = Field(0, ge=0, le=65_535, description="largest height of the results in pixels; 0: no limit")
     express_images: int = Field(

@@ -38,7 +38,7 @@ class ProblemCode(Enum):
     BAD_WEBHOOK_URL = 422, "`webhookUrl` is malformed or a forbidden address"
     BAD_WEBHOOK_EVENTS = 422, "`webhookEvents` has an unknown event"
     BAD_FORMAT = 422, "`format` is unknown"
-    BAD_QUALITY = 422, "`quality` is not an integer from 1 to 100"
+    BAD_QUALITY = 422, "`quality` is neither an integer from 1 to 100 nor `auto`"
     BAD_SIZE = 422, "`maxWidth` or `maxHeight` is not an integer from 0 to 65535"
     BAD_COLUMNS = 422, "`columns` has an unknown or repeated role, a role without a column, or broken quotes"
     BAD_PARAMETER = 422, "`validate_only` or `forget` is neither true nor false"

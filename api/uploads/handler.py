@@ -37,7 +37,7 @@ from api.uploads.options import UploadOptions
 from api.uploads.publish import CheckedUpload, publish_events
 from api.uploads.receive import RAW_TYPES, Received, receive
 from api.uploads.spreadsheet import as_csv
-from streams.events.base import MAX_SIDE, ImageFormat, JsonModel, Quality, WebhookKind
+from streams.events.base import MAX_SIDE, AnyQuality, ImageFormat, JsonModel, WebhookKind
 
 # Empty: a web form field that was left blank; no receiver.
 WebhookUrl = Annotated[str, WithJsonSchema({"type": "string", "anyOf": [{"format": "uri"}, {"maxLength": 0}]})]
@@ -77,7 +77,9 @@ class UploadForm(BaseModel):
         "", description="additional webhook events, comma-separated", examples=["image.processed,image.failed"]
     )
     format: ImageFormat | Literal[""] = Field("", description="output format; empty: the format of each input image")
-    quality: Quality | Literal[""] = Field("", description="1 to 100; empty: the default of the settings")
+    quality: AnyQuality | Literal[""] = Field(
+        "", description="1 to 100, or `auto`: chosen for each image; empty: the default of the settings"
+    )
     maxWidth: MaxSide | Literal[""] = Field(
         "",
         description="largest width of the results in pixels: images are made smaller in proportion, never larger; 0: no"

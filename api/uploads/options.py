@@ -11,7 +11,7 @@ from infra.outbound.addresses import AllowList
 from infra.outbound.reasons import ForbiddenUrl
 from infra.outbound.urls import check_url
 from infra.settings import Settings
-from streams.events.base import MAX_SIDE, ImageFormat, WebhookKind
+from streams.events.base import MAX_SIDE, AnyQuality, ImageFormat, WebhookKind
 
 FORMATS: tuple[ImageFormat, ...] = get_args(ImageFormat)
 WEBHOOK_FIELDS = ("webhookUrl", "webhook_url")
@@ -23,7 +23,7 @@ _SIDE = re.compile(r"[0-9]{1,5}")
 
 @dataclass(frozen=True)
 class UploadOptions:
-    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100;
+    """``format`` None: keep the format of each input image; ``quality`` is 1 to 100, or ``auto``;
     ``max_width`` and ``max_height`` are in pixels, None: no limit.
 
     ``webhook_events``: sent in addition to ``request.completed``, which is always sent.
@@ -31,7 +31,7 @@ class UploadOptions:
 
     webhook_url: str | None
     webhook_events: tuple[WebhookKind, ...]
-    quality: int
+    quality: AnyQuality
     format: ImageFormat | None
     max_width: int | None
     max_height: int | None
@@ -76,9 +76,11 @@ def _webhook_events(given: Sequence[str]) -> tuple[WebhookKind, ...]:
     return tuple(kind for kind in get_args(WebhookKind) if kind in names and kind != "request.completed")
 
 
-def _quality(text: str) -> int:
+def _quality(text: str) -> AnyQuality:
+    if text.lower() == "auto":
+        return "auto"
     if not _QUALITY.fullmatch(text) or not 1 <= int(text) <= 100:
-        raise Problem(ProblemCode.BAD_QUALITY, "invalid quality: it must be an integer from 1 to 100")
+        raise Problem(ProblemCode.BAD_QUALITY, "invalid quality: it must be an integer from 1 to 100, or auto")
     return int(text)
 
 

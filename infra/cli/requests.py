@@ -45,6 +45,21 @@ class RequestStoppedError(ExplainedError):
     exit_code = EXIT_STOPPED
 
 
+class Quality(click.ParamType):
+    """1 to 100, or ``auto``."""
+
+    name = "1..100|auto"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return value
+        try:
+            number: int = click.IntRange(1, 100).convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is neither an integer from 1 to 100 nor auto", param, ctx)
+        return number
+
+
 class FileError(ExplainedError):
     """A file can't be read or written."""
 
@@ -57,7 +72,11 @@ class FileError(ExplainedError):
     type=click.Choice(["jpeg", "png", "webp", "avif"]),
     help="Format of all output images; default: the format of each input image.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), help="Quality of the output images; default: the server's.")
+@click.option(
+    "--quality",
+    type=Quality(),
+    help="Quality of the output images, or auto: chosen for each image; default: the server's.",
+)
 @click.option(
     "--max-width",
     "maxWidth",

@@ -54,7 +54,7 @@ app = create_app(
     read_ahead=READ_AHEAD,
 )
 
-_Key = tuple[str, str, int, str | None, int | None, int | None]
+_Key = tuple[str, str, int | str, str | None, int | None, int | None]
 
 MAX_CACHED = 20_000
 """Maximum number of results cached for reuse, a few hundred bytes each."""
@@ -72,6 +72,7 @@ class StoredImage:
     height: int
     sha256: str
     kept_original: bool
+    quality: int | None
     pages: int | None
     truncated: bool
     fetch_ms: int
@@ -167,6 +168,7 @@ class Compressor:
             height=made.height,
             sha256=made.sha256,
             kept_original=made.kept_original,
+            quality=made.quality,
             pages=made.pages,
             truncated=made.truncated,
             fetch_ms=made.fetch_ms,
@@ -232,6 +234,7 @@ class Compressor:
                 height=shrunk.height,
                 sha256=hashlib.sha256(shrunk.data).hexdigest(),
                 kept_original=shrunk.kept_original,
+                quality=shrunk.quality,
                 pages=shrunk.pages,
                 truncated=shrunk.truncated,
                 fetch_ms=fetched.milliseconds,

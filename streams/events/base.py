@@ -86,6 +86,8 @@ Bytes = Annotated[int, Field(ge=0, lt=2**40, description="bytes of one image")]
 
 Quality = Annotated[int, Field(ge=1, le=100)]
 
+AnyQuality = Quality | Literal["auto"]
+
 MAX_SIDE = 65_535  # the longest side (pixels) that JPEG and GIF have room for
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE, description="pixels")]

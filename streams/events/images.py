@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from streams.events.base import (
+    AnyQuality,
     Bytes,
     Count,
     Event,
@@ -46,7 +47,7 @@ class ImageRequested(_ImageEvent):
     product_name: ProductName
     input_url: str
     cells: tuple[str, ...] | None = Field(None, description="all cells of the row, in its first image only")
-    quality: Quality = 50
+    quality: AnyQuality = Field(50, description="output quality; auto: chosen for the image")
     format: ImageFormat | None = Field(None, description="output format; absent: that of the input")
     max_width: Side | None = Field(None, description="largest width (pixels) of the result; absent: no limit")
     max_height: Side | None = Field(None, description="largest height (pixels) of the result; absent: no limit")
@@ -109,6 +110,7 @@ class ImageProcessed(_ImageResult):
     kept_original: bool = Field(
         False, description="whether the original is stored, as compression did not make it smaller"
     )
+    quality: Quality | None = Field(None, description="quality that it was encoded with; absent for an original")
     pages: Count | None = Field(None, description="number of pages of the input, if only the first one was processed")
     truncated: bool = Field(
         False, description="whether the input is truncated; its missing part is transparent or white"

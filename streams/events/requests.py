@@ -5,13 +5,13 @@ from typing import Annotated
 from pydantic import Field
 
 from streams.events.base import (
+    AnyQuality,
     ByteSum,
     Count,
     Event,
     ImageFormat,
     Offsets,
     Owner,
-    Quality,
     ReasonCode,
     Run,
     Side,
@@ -32,7 +32,7 @@ class RequestCreated(Event):
     body_sha256: str = Field(description="hash of the uploaded bytes, for Idempotency-Key")
     owner: Owner = Field("", description="name of the API key that created it; empty without keys")
     webhook_url: Url | None = None
-    quality: Quality = Field(50, description="quality of its images")
+    quality: AnyQuality = Field(50, description="quality of its images; auto: chosen for each")
     format: ImageFormat | None = Field(None, description="output format of its images; absent: that of each input")
     max_width: Side | None = Field(None, description="largest width (pixels) of its results; absent: no limit")
     max_height: Side | None = Field(None, description="largest height (pixels) of its results; absent: no limit")

@@ -3,6 +3,7 @@
 import csv
 import http.client
 import io
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 from infra.errors import EXIT_REFUSED
+from streams.compress.codec.auto_quality import QUALITIES
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, curl_form, upload
 from tests.support.shop import Shop
 from tests.support.spreadsheets import xlsx
+from tests.support.topic_reader import read_topic
 
 HEADER = "S. No.,Product Name,Input Image URLs\n"
 
@@ -48,6 +51,18 @@ def test_images_have_the_quality_of_the_upload(system: System, shop: Shop) -> No
         completed(system.url, request_id)
         sizes.append(len(outputs(system, request_id)[0]))
     assert sizes[0] < sizes[1] / 1.5
+
+
+def test_auto_quality_is_told_in_the_event(system: System, shop: Shop, kafka_address: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(csv_of(shop.add("by-eye.jpg")))
+    ended = system.run("submit", str(tmp_path / "a.csv"), "--no-wait", "--quality", "auto", "--format", "webp")
+    request_id = ended.stdout.strip()
+    completed(system.url, request_id)
+    (image,) = outputs(system, request_id)
+    results = [json.loads(record.value()) for record in read_topic(kafka_address, f"{system.name}.image-results")]
+    (event,) = [event for event in results if event["subject"] == f"{request_id}/0"]
+    assert event["data"]["quality"] in QUALITIES
+    assert event["data"]["outputBytes"] == len(image)
 
 
 def test_command_line_sends_format_and_quality(system: System, shop: Shop, tmp_path: Path) -> None:

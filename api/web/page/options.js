@@ -18,16 +18,23 @@ export function optionFields() {
     FORMATS.map(([value, name]) => el("option", { value, selected: value === known.format }, name)));
   const inputs = NUMBERS.map(([name, title, min, max, unit]) => {
     const input = el("input", {
-      id: name, type: "number", inputmode: "numeric", min, max, step: 1, value: known[name], placeholder: "default",
-      "aria-describedby": `${name}-unit`,
+      id: name, type: "number", inputmode: "numeric", min, max, step: 1, placeholder: "default",
+      value: known[name] === "auto" ? undefined : known[name], "aria-describedby": `${name}-unit`,
     });
     return { name, input, field: el("div", {}, el("label", { for: name }, title), input,
       el("small", { id: `${name}-unit`, class: "soft" }, unit)) };
   });
+  const automatic = el("input", { id: "automatic", type: "checkbox", checked: known.quality === "auto" });
+  const [quality] = inputs;
+  quality.field.append(el("label", { for: "automatic", class: "tick" }, automatic, "Automatic, for each image"));
   const chosen = () => Object.fromEntries(
-    [["format", format.value], ...inputs.map(({ name, input }) => [name, input.value])].filter(([, value]) => value));
+    [["format", format.value], ...inputs.map(({ name, input }) => [name, input.value]),
+      ["quality", automatic.checked ? "auto" : quality.input.value]].filter(([, value]) => value));
   const summary = el("summary");
-  const describe = () => summary.replaceChildren("Format, quality and size: ", el("b", {}, wordsFor(chosen())));
+  const describe = () => {
+    quality.input.disabled = automatic.checked;
+    summary.replaceChildren("Format, quality and size: ", el("b", {}, wordsFor(chosen())));
+  };
   const element = el("details", { open: Object.keys(known).length > 0 }, summary,
     el("div", { class: "choices" },
       el("div", {}, el("label", { for: "format" }, "Format"), format), inputs.map(({ field }) => field)),
@@ -52,7 +59,7 @@ function remembered() {
 function wordsFor({ format, quality, maxWidth, maxHeight }) {
   const words = [
     format && FORMATS.find(([value]) => value === format)[1],
-    quality && `quality ${quality}`,
+    quality && (quality === "auto" ? "automatic quality" : `quality ${quality}`),
     (maxWidth || maxHeight) && `${maxWidth ?? "any"} × ${maxHeight ?? "any"}`,
   ].filter(Boolean);
   return words.length ? words.join(", ") : "the server's defaults";

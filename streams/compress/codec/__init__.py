@@ -11,6 +11,9 @@ number                    where                         decides
 ``LEVEL_6_SAMPLES``
 ``EFFORT``, ``MIN_EFFORT`` ``quantiser``                CPU time of libimagequant
 ``SAMPLE_PIXELS``         ``palette``, ``quantiser``    pixels that a palette is chosen from, or tried on
+``QUALITIES``,            ``auto_quality``              the qualities that are tried, and the loss that is accepted
+``MAX_DIFFERENCE``
+``TILES``, ``TILE``       ``auto_quality``              pixels of a large image that are compared
 ``LOSSLESS_EFFORT``       ``encoders``                  CPU time of lossless WebP
 ``UNSEEN_ERROR``          ``palette``                   missing colours without dithering
 ``ERROR_AT_50``           ``palette``                   error of a palette at quality 50

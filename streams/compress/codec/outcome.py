@@ -42,8 +42,9 @@ class ImageRejected(Exception):
 class Shrunk:
     """A compressed image. ``width`` and ``height`` are in pixels, as displayed.
 
-    ``pages``: number of pages of the input, if only the first was compressed. ``truncated``: the input ends too early;
-    its missing part is transparent or white. ``decode_seconds`` and ``encode_seconds`` are not compared.
+    ``quality``: that of the encoder, None for the original. ``pages``: number of pages of the input, if only the first
+    was compressed. ``truncated``: the input ends too early; its missing part is transparent or white.
+    ``decode_seconds`` and ``encode_seconds`` are not compared.
     """
 
     data: bytes
@@ -51,6 +52,7 @@ class Shrunk:
     width: int
     height: int
     kept_original: bool
+    quality: int | None
     pages: int | None = None
     truncated: bool = False
     decode_seconds: float = field(default=0.0, compare=False)

@@ -22,7 +22,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from PIL import AvifImagePlugin, Image, ImageFile
 
@@ -36,6 +36,7 @@ from streams.compress.codec.animation import (
     write_tiff,
     write_webp_animation,
 )
+from streams.compress.codec.auto_quality import smallest_alike
 from streams.compress.codec.colour import is_grey, over_white
 from streams.compress.codec.encoders import saved, webp_options
 from streams.compress.codec.outcome import OUTPUT_FORMATS, ImageRejected, Reason, Shrunk
@@ -45,6 +46,10 @@ __all__ = ["OUTPUT_FORMATS", "ImageRejected", "Reason", "Shrunk", "shrink"]
 
 # Formats with more than one frame; of all others, only the first image is used.
 MANY_FRAMES = ("png", "webp", "gif", "tiff", "avif")
+# Formats of still images whose quality ``auto`` chooses. That of all else is AUTO_ELSEWHERE: palettes have a bound of
+# their own (``palette``).
+AUTO_FORMATS = ("jpeg", "webp", "avif")
+AUTO_ELSEWHERE = 50
 # Longest side: JPEG_MAX_DIMENSION of libjpeg, WEBP_MAX_DIMENSION of libwebp, GIF's 16 bits, and the
 # imageDimensionLimit of libavif.
 MAX_SIDE = {"jpeg": 65_500, "webp": 16_383, "gif": 65_535, "avif": 32_768}
@@ -87,7 +92,7 @@ WEB_PAGE_DETAIL = "the address answers with a web page; share links of Google Dr
 def shrink(
     data: bytes,
     *,
-    quality: int = 50,
+    quality: int | Literal["auto"] = 50,
     max_pixels: int,
     target_format: str | None = None,
     max_width: int | None = None,
@@ -95,9 +100,9 @@ def shrink(
 ) -> Shrunk:
     """Shrink one image.
 
-    ``quality`` is 1 to 100; ``max_pixels`` bounds the pixels of all frames together, sixteen-bit ones counted
-    twice; ``target_format`` is one of OUTPUT_FORMATS, by default that of the input; ``max_width`` and ``max_height``
-    (pixels, as displayed) bound the result, by default not at all.
+    ``quality`` is 1 to 100, or ``auto``: by eye (``auto_quality``); ``max_pixels`` bounds the pixels of all frames
+    together, sixteen-bit ones counted twice; ``target_format`` is one of OUTPUT_FORMATS, by default that of the input;
+    ``max_width`` and ``max_height`` (pixels, as displayed) bound the result, by default not at all.
 
     Raises ImageRejected, and nothing else, for whatever is wrong with ``data``.
     """
@@ -119,7 +124,15 @@ def shrink(
             raise ImageRejected(Reason.CANNOT_ENCODE, f"{width} x {height} pixels are too long for {made_format}")
         decoded = time.perf_counter()
         with _failing_as(Reason.CANNOT_ENCODE):
-            result = _encode(frames, made_format, quality, goal=len(data))
+            if quality != "auto":
+                result = _encode(frames, made_format, quality, goal=len(data))
+            elif made_format in AUTO_FORMATS and (made_format == "jpeg" or not frames.animated):
+                result, quality = smallest_alike(
+                    frames.first, lambda image, tried: _encode(Frames([image]), made_format, tried, goal=len(data))
+                )
+            else:
+                quality = AUTO_ELSEWHERE
+                result = _encode(frames, made_format, quality, goal=len(data))
     is_same_picture = frames is whole and not frames.truncated
     kept = made_format == own_format and len(result) >= len(data) and is_same_picture
     return Shrunk(
@@ -128,6 +141,7 @@ def shrink(
         width,
         height,
         kept_original=kept,
+        quality=None if kept else quality,
         truncated=frames.truncated,
         pages=frames.pages if frames.pages > len(frames.images) else None,
         decode_seconds=decoded - started,

@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from tempfile import TemporaryFile
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Literal, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -78,6 +78,7 @@ class _Made(_Answer):
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     kept_original: bool
+    quality: int | None = Field(ge=1, le=100)
     pages: int | None = Field(ge=1)
     truncated: bool
     bytes: int = Field(ge=0)
@@ -155,7 +156,7 @@ class DecoderPool:
         self,
         data: bytes,
         *,
-        quality: int,
+        quality: int | Literal["auto"],
         max_pixels: int,
         target_format: str | None = None,
         max_width: int | None = None,

@@ -116,6 +116,7 @@ def _answer_shrunk(answers: BinaryIO, result: Shrunk, size: int) -> None:
         "width": result.width,
         "height": result.height,
         "kept_original": result.kept_original,
+        "quality": result.quality,
         "pages": result.pages,
         "truncated": result.truncated,
         "bytes": size,
@@ -148,7 +149,7 @@ def _warm_up() -> None:
     for name in OUTPUT_FORMATS:
         buffer = io.BytesIO()
         picture.save(buffer, name)
-        shrink(buffer.getvalue(), max_pixels=32 * 32)
+        shrink(buffer.getvalue(), quality="auto", max_pixels=32 * 32)
 
 
 if __name__ == "__main__":

@@ -122,6 +122,10 @@ def test_options_are_chosen_applied_and_remembered(page: Page, system: System, s
     page.get_by_label("Quality").fill("101")
     page.get_by_role("button", name="Compress 1 image").click()
     expect(page.get_by_label("Quality")).to_have_js_property("validity.rangeOverflow", True)
+    page.get_by_label("Automatic").check()
+    expect(page.get_by_label("Quality")).to_be_disabled()
+    expect(page.get_by_text(re.compile("WebP, automatic quality"))).to_be_visible()
+    page.get_by_label("Automatic").uncheck()
     page.get_by_label("Quality").fill("30")
     page.get_by_label("Largest width").fill("100")
     request_id = start(page)
@@ -136,6 +140,10 @@ def test_options_are_chosen_applied_and_remembered(page: Page, system: System, s
     choose(page, text)
     expect(page.get_by_text(re.compile("WebP, quality 30, 100 . any"))).to_be_visible()
     expect(page.get_by_label("Largest width")).to_have_value("100")
+    page.evaluate("""localStorage.setItem("shrinkstream.options", '{"quality": "auto"}')""")
+    page.reload()
+    choose(page, text)
+    expect(page.get_by_label("Automatic")).to_be_checked()
 
 
 def test_savings_are_estimated_from_the_first_images(page: Page, system: System, shop: Shop) -> None:

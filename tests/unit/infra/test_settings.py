@@ -68,6 +68,8 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
 
 def test_the_env_file_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     Path(".env").write_text("SHRINKSTREAM_QUALITY=60\nSHRINKSTREAM_PORT=9000\nSOMEBODY_ELSES=1\n")
+    give(monkeypatch, QUALITY="auto")
+    assert load_settings().quality == "auto"
     give(monkeypatch, QUALITY="70")
     settings = load_settings()
     assert (settings.quality, settings.port) == (70, 9000)
