@@ -22,7 +22,7 @@ from infra.settings import Settings
 from streams.events.webhooks import WebhookDelivered
 from streams.log.topics import Topics
 from tests.drill.checks import Found, RequestFound
-from tests.drill.faults import OF_CLUSTER, ON_STORAGE, ROLES, Fault, Kind, can_mount, make, plan, small_storage
+from tests.drill.faults import CLOCKS, OF_CLUSTER, ON_STORAGE, ROLES, Fault, Kind, can_mount, make, plan, small_storage
 from tests.drill.servers import DrillServers
 from tests.drill.watch import Outage, Watch
 from tests.e2e.conftest import start_system, stop_system
@@ -92,7 +92,7 @@ def run_drill(
     possible = [kind for kind in kinds if mounted or kind not in ON_STORAGE]
     outcome = Outcome(seed, skipped=[kind for kind in kinds if kind not in possible])
     possible = [kind for kind in possible if cluster or kind not in OF_CLUSTER]
-    clocks = data_dir / "clocks"
+    clocks = data_dir / CLOCKS
     clocks.mkdir(parents=True)
     with (
         Shop() as shop,
@@ -128,7 +128,7 @@ def run_drill(
                         outcome.made[-1].accepted = accepted
                     time.sleep(fault.wait)
                     at = watch.now
-                    make(fault, servers, storage, clocks)
+                    make(fault, servers, storage, data_dir)
                     outcome.made.append(Made(fault, at, watch.now))
                 ended = watch.now
                 statuses = _wait_until_complete(url, outcome.requests, ended + FINISH_SECONDS - watch.now)

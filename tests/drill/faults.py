@@ -30,6 +30,8 @@ ROLES = {
 OURS = ("api", "compress", "progress", "projections")
 CLIENTS = {"kafka": OURS, "cassandra": ("api", "projections")}
 STORAGE = "storage"
+CLOCKS = "clocks"
+"""Folder of `tests.drill.clock`."""
 CLOCKED = ("compress", "progress", "projections")
 CLOCK_SECONDS = 60.0  # ahead or behind: the most by which the clocks of two machines may differ
 WHOLE_SECONDS = 180.0
@@ -114,18 +116,22 @@ def _targets(kind: Kind) -> Sequence[str]:
     return tuple(CLIENTS) if kind in (Kind.RESTART, Kind.ROLL) else tuple(ROLES)
 
 
-def processes_of(role: str) -> Iterator[psutil.Process]:
-    """The running processes of a role, among the descendants of this process."""
+def processes_of(role: str, drill: Path) -> Iterator[psutil.Process]:
+    """The running processes of a role that keep their data in the folder of this drill.
+
+    Other children of this process may be another system.
+    """
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if ROLES[role] in " ".join(child.cmdline()):
+            command = " ".join(child.cmdline())
+            if ROLES[role] in command and str(drill) in command + child.environ().get("SHRINKSTREAM_DATA_DIR", ""):
                 yield child
 
 
-def one_of(fault: Fault) -> psutil.Process:
+def one_of(fault: Fault, drill: Path) -> psutil.Process:
     """The process that a fault is about, among those of its role."""
-    wait_until(lambda: list(processes_of(fault.target)), f"{fault.target} runs", WHOLE_SECONDS)
-    processes = sorted(processes_of(fault.target), key=place_of)
+    wait_until(lambda: list(processes_of(fault.target, drill)), f"{fault.target} runs", WHOLE_SECONDS)
+    processes = sorted(processes_of(fault.target, drill), key=place_of)
     return processes[int(fault.which * len(processes))]
 
 
@@ -140,28 +146,28 @@ def place_of(process: psutil.Process) -> tuple[str, str]:
     return "", ""
 
 
-def ports_of(role: str, place: tuple[str, str]) -> set[int]:
+def ports_of(role: str, drill: Path, place: tuple[str, str]) -> set[int]:
     """Local ports of the connections of one process of a role."""
     ports: set[int] = set()
-    for process in processes_of(role):
+    for process in processes_of(role, drill):
         if place_of(process) == place:
             with suppress(psutil.NoSuchProcess):
                 ports |= {each.laddr.port for each in process.net_connections("tcp") if each.raddr}
     return ports
 
 
-def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> None:
+def make(fault: Fault, servers: DrillServers, storage: Path, drill: Path) -> None:
     """Make the fault, and undo it after its time.
 
-    ``clocks``: folder of `tests.drill.clock`. A process that is restarted stays cut off, but has a right clock.
+    ``drill``: the folder of its data. A process that is restarted stays cut off, but has a right clock.
     """
     match fault.kind:
         case Kind.KILL:
-            one_of(fault).kill()
+            one_of(fault, drill).kill()
         case Kind.RESTART:
-            one_of(fault).terminate()
+            one_of(fault, drill).terminate()
         case Kind.PAUSE | Kind.EXPEL:
-            process = one_of(fault)
+            process = one_of(fault, drill)
             process.suspend()
             time.sleep(fault.seconds)
             with suppress(psutil.NoSuchProcess):
@@ -169,17 +175,17 @@ def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> No
             if fault.kind is Kind.EXPEL:
                 wait_until(partial(_has_ended, process), "the expelled worker ends", WHOLE_SECONDS)
         case Kind.CLOCK:
-            clock = clocks / str(one_of(fault).pid)
+            clock = drill / CLOCKS / str(one_of(fault, drill).pid)
             clock.with_suffix(".new").write_text(str(fault.ahead))
             clock.with_suffix(".new").replace(clock)
             time.sleep(fault.seconds)
             clock.unlink()
         case Kind.ELECT:
-            one_of(fault).terminate()
+            one_of(fault, drill).terminate()
             servers.wait_until_whole()
             wait_until(partial(has_preferred_leaders, servers.brokers), "the old leaders are back", WHOLE_SECONDS)
         case Kind.ROLL:
-            for process in sorted(processes_of(fault.target), key=place_of):
+            for process in sorted(processes_of(fault.target, drill), key=place_of):
                 servers.wait_until_whole()
                 process.terminate()
                 # Not `wait`: the exit status is the supervisor's.
@@ -198,8 +204,8 @@ def make(fault: Fault, servers: DrillServers, storage: Path, clocks: Path) -> No
             _remount(storage, "rw")
         case cut:
             how, server = CUTS[cut]
-            place = place_of(one_of(fault))
-            servers.cut(server, how, lambda: ports_of(fault.target, place))
+            place = place_of(one_of(fault, drill))
+            servers.cut(server, how, lambda: ports_of(fault.target, drill, place))
             time.sleep(fault.seconds)
             servers.restore(server)
 

@@ -12,7 +12,7 @@ import pytest
 from infra.devserver.ports import LOOPBACK
 from infra.faust.app import SESSION_TIMEOUT
 from tests.drill.drill import CLOCK
-from tests.drill.faults import Kind, plan
+from tests.drill.faults import Kind, plan, processes_of
 from tests.drill.servers import Cut, CutProxy
 from tests.support.markdown import ROOT
 
@@ -27,6 +27,23 @@ def test_a_seed_repeats_its_plan_with_each_kind() -> None:
     assert {fault.target for fault in faults if fault.kind is Kind.HALF_CASSANDRA} <= {"api", "projections"}
     assert all(fault.seconds > SESSION_TIMEOUT for fault in faults if fault.kind is Kind.EXPEL)
     assert all((fault.kind is Kind.CLOCK) == (fault.ahead in (-60.0, 60.0)) for fault in faults)
+
+
+def test_faults_strike_no_other_system(tmp_path: Path) -> None:
+    ours, other = (
+        subprocess.Popen(
+            [sys.executable, "-c", "input()", "worker", "progress"],
+            stdin=subprocess.PIPE,
+            env={"SHRINKSTREAM_DATA_DIR": str(tmp_path / name / "system")},
+        )
+        for name in ("ours", "other")
+    )
+    try:
+        assert [process.pid for process in processes_of("progress", tmp_path / "ours")] == [ours.pid]
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.wait(WAIT)
 
 
 SHOW_CLOCKS = """
