@@ -298,7 +298,7 @@ async def test_joining_and_leaving_workers_send_each_message_once(own: Settings)
 async def test_rebuild_restores_messages_and_sends_nothing(system: Settings, request_id: str) -> None:
     session = await Session.connect(system)
     try:
-        async with Receiver((200, 429, 200), headers={"Retry-After": "6"}).listening() as receiver:
+        async with Receiver((200, 429, 200), headers={"Retry-After": "25"}).listening() as receiver:
             done, waiting = f"{request_id}-done", f"{request_id}-waiting"
             await complete(system, created(done), completed(done, webhook_url=receiver.url))
             await settled(system, done)
