@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def run_drill(
                     if outcome.made:
                         outcome.made[-1].accepted = accepted
                     time.sleep(fault.wait)
+                    if fault.kind is Kind.EXPEL:  # only a member of the group can be expelled
+                        wait_until(partial(_is_ready, watch, fault.target), "it is a member", FINISH_SECONDS)
                     at = watch.now
                     make(fault, servers, storage, data_dir)
                     outcome.made.append(Made(fault, at, watch.now))
@@ -150,6 +153,10 @@ def run_drill(
             if (status := stop_system(process)) != 0:
                 outcome.wrong.append(f"`up` ended with status {status}")
     return outcome
+
+
+def _is_ready(watch: Watch, role: str) -> bool:
+    return not any(name.startswith(role) for name in watch.not_ready)
 
 
 def _silent_expulsions(made: Iterable[Made], logs: Path) -> Iterator[str]:
