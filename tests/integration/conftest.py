@@ -27,6 +27,11 @@ def _nothing_given() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def keyspace(cassandra_address: str) -> str:
     """A keyspace with all tables. All tests share it: use request ids of your own."""
+    return new_keyspace(cassandra_address)
+
+
+def new_keyspace(cassandra_address: str) -> str:
+    """A keyspace with all tables, that no worker reads yet."""
     name = f"test_{uuid4().hex[:12]}"
     asyncio.run(migrate(Settings(cassandra_hosts=cassandra_address, cassandra_keyspace=name)))
     return name

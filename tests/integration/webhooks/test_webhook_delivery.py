@@ -20,7 +20,7 @@ from streams.projections.rebuild import rebuild_history
 from streams.webhooks.message import completion_id
 from streams.webhooks.sender import ANSWER_TIMEOUT
 from streams.webhooks.store import Deliveries
-from tests.integration.conftest import system_with_topics
+from tests.integration.conftest import new_keyspace, system_with_topics
 from tests.support import npm_oracle
 from tests.support.examples import completed, created
 from tests.support.receiver import SECRET, Receiver
@@ -82,7 +82,10 @@ async def settled(system: Settings, request_id: str, times: int = 1, timeout: fl
         events = await told(system, request_id)
         return len({one.id for one in events if isinstance(one, WebhookDelivered | WebhookFailed)}) >= times
 
-    await eventually(is_settled, timeout)
+    try:
+        await eventually(is_settled, timeout)
+    except TimeoutError:
+        raise AssertionError(f"not settled in {timeout} s: {shown(await told(system, request_id))}") from None
     return list({event.id: event for event in await told(system, request_id)}.values())
 
 
@@ -197,10 +200,16 @@ async def test_retry_after_is_waited_for(system: Settings, request_id: str) -> N
 # --- processes that end
 
 
+@pytest.fixture(scope="module")
+def own_keyspace(cassandra_address: str) -> str:
+    return new_keyspace(cassandra_address)
+
+
 @pytest.fixture
-def own(system: Settings, kafka_settings: Settings) -> Settings:
-    """Topics that no other worker reads."""
-    return system.model_copy(update=kafka_settings.model_dump(include={"topic_prefix", "data_dir"}))
+def own(system: Settings, kafka_settings: Settings, own_keyspace: str) -> Settings:
+    """Topics and tables that no other worker reads: it would send the webhooks of their hints, and say so elsewhere."""
+    own = kafka_settings.model_dump(include={"topic_prefix", "data_dir"})
+    return system.model_copy(update={**own, "cassandra_keyspace": own_keyspace})
 
 
 async def test_killed_worker_resumes_with_next_attempt(own: Settings) -> None:
