@@ -36,7 +36,12 @@ async def test_later_retry_with_another_reason_is_refused(
             await changelog.fold(*story)
         for event in story:
             await History(context.session).record(event)
-        await eventually(lambda: api.answers(200, "GET", f"/api/status/{request_id}"))
+
+        async def is_completed() -> bool:
+            _, body = await api.call("GET", f"/api/status/{request_id}")
+            return body.get("status") == "completed"
+
+        await eventually(is_completed)
         other = RequestRetried(request_id=request_id, run=1, created_at=story[0].time, reason=reason, time=utc_now())
 
         async def count_after_other(context: Context, status: Status) -> Counter[str]:

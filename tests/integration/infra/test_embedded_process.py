@@ -62,7 +62,7 @@ async def test_stop_sends_sigterm_and_lets_child_finish(tmp_path: Path) -> None:
         "signal.signal(signal.SIGTERM, finish); print('ready'); time.sleep(60)",
     )
     await child.start()
-    await asyncio.to_thread(until_logged, tmp_path / "log", "ready")
+    await asyncio.to_thread(until_logged, tmp_path / "log", "ready\n")
     await child.stop(grace_seconds=END_SECONDS)
     assert child.returncode == 0
     assert (tmp_path / "log").read_text() == "ready\nfinished\n"
