@@ -11,7 +11,9 @@ def run() -> NoReturn:
     try:
         main()
     except SystemExit as end:  # as click ends each command
-        leave(end.code if isinstance(end.code, int) else 0)
+        if end.code is None or isinstance(end.code, int):
+            leave(end.code or 0)
+        raise  # with a message, which Python prints
     raise AssertionError("click ends the process")
 
 
