@@ -39,7 +39,7 @@ async def test_later_retry_with_another_reason_is_refused(
 
         async def is_completed() -> bool:
             _, body = await api.call("GET", f"/api/status/{request_id}")
-            return body.get("status") == "completed"
+            return bool(body.get("status") == "completed")
 
         await eventually(is_completed)
         other = RequestRetried(request_id=request_id, run=1, created_at=story[0].time, reason=reason, time=utc_now())
