@@ -21,7 +21,16 @@ from infra.devserver.server import EmbeddedServer
 VARIABLE = "TEST_SERVERS"  # tells the workers the port on which the controlling process answers
 START_SECONDS = 240.0
 STOP_SECONDS = 60.0
-KINDS: dict[str, type[EmbeddedServer]] = {"kafka": EmbeddedKafka, "cassandra": EmbeddedCassandra}
+
+
+class SharedCassandra(EmbeddedCassandra):
+    """Never started again on its data: so no schema change waits until the tables of the schema are on disk."""
+
+    async def prepare(self) -> list[str]:
+        return ["-Dcassandra.unsafesystem=true", *await super().prepare()]
+
+
+KINDS: dict[str, type[EmbeddedServer]] = {"kafka": EmbeddedKafka, "cassandra": SharedCassandra}
 
 
 def shared_servers(names: Sequence[str], folder: Path) -> dict[str, str]:
