@@ -69,7 +69,7 @@ def environment(s3_server: S3Server, shop: Shop, tmp_path_factory: pytest.TempPa
 def cluster(environment: dict[str, str]) -> Iterator[System]:
     created = shrinkstream("init", environment=environment)
     assert created.returncode == 0, created.stderr
-    assert "created 0001_history.cql" in created.stdout
+    assert "created 0006_history.cql" in created.stdout
     process, url = start_system(environment, "--port", "0")
     yield System(url, Path(environment["SHRINKSTREAM_DATA_DIR"]), process, {**environment, "SHRINKSTREAM_URL": url})
     assert stop_system(process) == 0

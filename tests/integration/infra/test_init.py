@@ -98,7 +98,7 @@ async def test_interrupted_migration_is_completed(fresh: Settings) -> None:
         # As after a kill between the first statement and the second.
         await session.execute_script("DROP TABLE images_by_request")
         await session.execute_script("DROP TABLE idempotency_keys")
-        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (1,))
+        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (6,))
         await session.execute("INSERT INTO requests (request_id, total) VALUES (?, ?)", ("kept", 7))
     assert await migrate(fresh) == [migrations()[0][1]]
     assert await tables(fresh) >= TABLES
@@ -111,11 +111,11 @@ async def test_schema_of_other_version_is_error_naming_missing_migrations(fresh:
     await migrate(fresh)
     async with connected(fresh) as session:
         await require_schema(session, fresh.cassandra_keyspace)
-        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (2,))
+        await session.execute("DELETE FROM schema_migrations WHERE number = ?", (7,))
         with pytest.raises(SchemaError, match=f"lacks {migrations()[1][1]}: run `shrinkstream init`"):
             await require_schema(session, fresh.cassandra_keyspace)
         await session.execute_script("DROP TABLE schema_migrations")
-        with pytest.raises(SchemaError, match="lacks 0001_"):
+        with pytest.raises(SchemaError, match="lacks 0006_"):
             await require_schema(session, fresh.cassandra_keyspace)
 
 
