@@ -38,6 +38,9 @@ from infra.tls import tls_context
 
 T = TypeVar("T")
 
+PROTOCOL_VERSION = 4
+"""Of the native protocol. With version 5 the driver loses the first bytes of a segment whose header arrives in parts,
+and with them the connection ("CRC mismatch on header", PYTHON-1337 of the driver; 3.30.1 still does)."""
 CONNECT_TIMEOUT = 10.0
 REQUEST_TIMEOUT = 10.0
 RETRY_FOR = 120.0
@@ -259,7 +262,7 @@ def _cluster(settings: Settings, hosts: str) -> Cluster:
         reconnection_policy=RECONNECTION,
         connect_timeout=CONNECT_TIMEOUT,
         control_connection_timeout=CONNECT_TIMEOUT,
-        protocol_version=5,
+        protocol_version=PROTOCOL_VERSION,
         compression=False,
         ssl_context=tls_context("Cassandra", *files, CassandraUnavailableError) if settings.cassandra_tls else None,
     )

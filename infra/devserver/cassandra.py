@@ -10,13 +10,12 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
+from infra.cassandra.session import PROTOCOL_VERSION
 from infra.devserver.security import USERNAME, Security
 from infra.devserver.server import HERE, EmbeddedServer
 from infra.observability.logs import silenced
 
 PROBE_SECONDS = 5.0
-PROTOCOL_VERSION = 5  # the newest that Cassandra 5.0 speaks
-
 
 # Without the cache, a changed password is valid at once.
 SECURITY = """\

@@ -13,7 +13,7 @@ from cassandra.cluster import Cluster
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.query import tuple_factory
 
-from infra.cassandra.session import Session
+from infra.cassandra.session import PROTOCOL_VERSION, Session
 from infra.cli.init import initialise
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
@@ -115,7 +115,7 @@ async def history_written(settings: Settings, session: Session) -> float:
 def rows_written(settings: Settings) -> float:
     """Events per second if the driver does nothing but write the rows that the history made of them, from memory."""
     host, _, port = str(settings.cassandra_hosts).partition(":")
-    with Cluster([host], int(port), protocol_version=5) as cluster:
+    with Cluster([host], int(port), protocol_version=PROTOCOL_VERSION) as cluster:
         session = cluster.connect(settings.cassandra_keyspace)
         session.row_factory = tuple_factory
         writes = []

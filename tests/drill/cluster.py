@@ -11,7 +11,8 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from infra.devserver.cassandra import PROTOCOL_VERSION, EmbeddedCassandra
+from infra.cassandra.session import PROTOCOL_VERSION
+from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import JVM_OPTIONS, EmbeddedKafka
 from infra.devserver.ports import remembered_ports
 from infra.devserver.server import EmbeddedServer

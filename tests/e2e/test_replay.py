@@ -5,6 +5,7 @@ import re
 from aiokafka import AIOKafkaProducer
 from cassandra.cluster import Cluster
 
+from infra.cassandra.session import PROTOCOL_VERSION
 from tests.e2e.conftest import System
 from tests.support.published_clients import call, completed, delivered, upload
 from tests.support.shop import Shop
@@ -29,7 +30,10 @@ def forge_history(address: str, keyspace: str, request_id: str) -> None:
     Take the request out of its owner's list, and say that another run of it is completed.
     """
     host, port = address.split(":")
-    with Cluster([host], port=int(port), protocol_version=5) as cluster, cluster.connect(keyspace) as session:
+    with (
+        Cluster([host], port=int(port), protocol_version=PROTOCOL_VERSION) as cluster,
+        cluster.connect(keyspace) as session,
+    ):
         session.execute("DELETE FROM images_by_request WHERE request_id = %s AND bucket = 1", (request_id,))
         session.execute(
             "UPDATE images_by_request SET output_url = 'forged'"

@@ -1,15 +1,21 @@
-"""A TCP proxy that a test can close or block."""
+"""A TCP proxy that a test can close or block, or that breaks up what it passes on."""
 
 import asyncio
 import contextlib
 
+APART_SECONDS = 0.01
+
 
 class TcpProxy:
-    """A way to a server that can be shut (connections break) or blocked (nothing passes, nothing breaks)."""
+    """A way to a server that can be shut (connections break) or blocked (nothing passes, nothing breaks).
 
-    def __init__(self, address: str) -> None:
+    ``head``: so many bytes of what arrives together are passed on alone, and the rest a moment later.
+    """
+
+    def __init__(self, address: str, *, head: int = 0) -> None:
         host, _, port = address.rpartition(":")
         self._behind = (host, int(port))
+        self._head = head
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._free = asyncio.Event()
@@ -43,6 +49,10 @@ class TcpProxy:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65536):
                 await self._free.wait()
+                if self._head:
+                    writer.write(data[: self._head])
+                    await asyncio.sleep(APART_SECONDS)
+                    data = data[self._head :]
                 writer.write(data)
                 await writer.drain()
         writer.close()

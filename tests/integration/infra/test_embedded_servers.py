@@ -20,6 +20,7 @@ from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.policies import WhiteListRoundRobinPolicy
 
+from infra.cassandra.session import PROTOCOL_VERSION
 from infra.devserver.cassandra import EmbeddedCassandra
 from infra.devserver.kafka import EmbeddedKafka
 from infra.devserver.security import Security
@@ -73,7 +74,9 @@ async def read_from_kafka(address: str) -> list[str]:
 def cluster_of(address: str) -> Cluster:
     host, port = address.split(":")
     profile = ExecutionProfile(WhiteListRoundRobinPolicy([host]))
-    return Cluster([host], int(port), protocol_version=5, execution_profiles={EXEC_PROFILE_DEFAULT: profile})
+    return Cluster(
+        [host], int(port), protocol_version=PROTOCOL_VERSION, execution_profiles={EXEC_PROFILE_DEFAULT: profile}
+    )
 
 
 def write_to_cassandra(address: str, values: Sequence[str], then: Callable[[], None]) -> None:
@@ -112,6 +115,7 @@ PARENT = """
 import asyncio, sys
 from pathlib import Path
 from infra.devserver.kafka import EmbeddedKafka
+from infra.cassandra.session import PROTOCOL_VERSION
 from infra.devserver.cassandra import EmbeddedCassandra
 
 async def main():
