@@ -59,8 +59,11 @@ def test_auto_quality_is_told_in_the_event(system: System, shop: Shop, kafka_add
     request_id = ended.stdout.strip()
     completed(system.url, request_id)
     (image,) = outputs(system, request_id)
-    results = [json.loads(record.value()) for record in read_topic(kafka_address, f"{system.name}.image-results")]
-    (event,) = [event for event in results if event["subject"] == f"{request_id}/0"]
+    (event,) = [
+        json.loads(record.value())
+        for record in read_topic(kafka_address, f"{system.name}.image-results")
+        if record.key() == request_id.encode()
+    ]
     assert event["data"]["quality"] in QUALITIES
     assert event["data"]["outputBytes"] == len(image)
 
