@@ -66,6 +66,7 @@ def test_same_pixels_have_no_difference() -> None:
     assert Original(image).difference(image.copy()) == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(
     width=st.integers(SMALLEST, 200),
