@@ -40,7 +40,10 @@ _INSERT_ATTEMPT = Insert(
 _ADD_CONFIRMED = "UPDATE webhook_deliveries SET confirmed = confirmed + ? WHERE webhook_id = ?"
 _ADD_REDELIVERY = "UPDATE webhook_deliveries SET redeliveries = redeliveries + ? WHERE webhook_id = ?"
 _ADD_GIVEN_UP = "UPDATE webhook_deliveries SET given_up = given_up + ? WHERE webhook_id = ?"
-_SELECT_DELIVERY = "SELECT * FROM webhook_deliveries WHERE webhook_id = ?"
+_SELECT_DELIVERY = """
+    SELECT request_id, owner, kind, run, url, body, created_at, traceparent, redeliveries, confirmed, given_up, claim,
+        attempt, attempted_at, status, milliseconds, reason, next_attempt_at, last
+    FROM webhook_deliveries WHERE webhook_id = ?"""
 _ERASE = "DELETE FROM webhook_deliveries USING TIMESTAMP ? WHERE webhook_id = ?"
 _CLAIM = "UPDATE webhook_deliveries SET claim = ? WHERE webhook_id = ? IF claim = ?"
 

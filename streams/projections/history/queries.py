@@ -73,7 +73,11 @@ _SELECT_STORED = _select([Column("run"), Column("output_path"), Column("cells_by
 
 _SELECT_REASONS = _select([Column("run"), Column("output_path"), Column("reason")], "")
 
-_SELECT_REQUEST = "SELECT * FROM requests WHERE request_id = ?"
+_SELECT_REQUEST = """
+    SELECT request_id, owner, created_at, updated_at, completed_at, total, succeeded, failed, input_bytes, output_bytes,
+        run, webhook_url, delivered_runs, webhook_states, output_csv_url, output_csv_path, cancelled_run, cancelled_at,
+        retried_run, retried_at, expired_at, forgotten_at
+    FROM requests WHERE request_id = ?"""
 _SELECT_HEADER = "SELECT header FROM requests WHERE request_id = ?"
 _SELECT_DAYS = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day <= ?"
 _SELECT_DAY = "SELECT day FROM days_by_owner WHERE owner = ? AND list = 'requests' AND day = ?"
