@@ -239,10 +239,6 @@ async def test_killed_worker_resumes_with_next_attempt(own: Settings) -> None:
         worker.kill()
 
 
-async def _has_attempt(system: Settings, request_id: str) -> bool:
-    return bool(await told(system, request_id))
-
-
 SHORT_CLAIM = """
 from datetime import timedelta
 from streams.webhooks import dispatcher
@@ -312,9 +308,13 @@ async def test_rebuild_restores_messages_and_sends_nothing(system: Settings, req
             await complete(system, created(done), completed(done, webhook_url=receiver.url))
             await settled(system, done)
             await complete(system, completed(waiting, webhook_url=receiver.url, time=utc_now()))
-            await eventually(lambda: _has_attempt(system, waiting))
             deliveries = Deliveries(session, system.partitions)
             ids = [completion_id(one, 0) for one in (done, waiting)]
+
+            async def are_recorded() -> bool:
+                return all([(await deliveries.load(one)).attempts for one in ids])
+
+            await eventually(are_recorded)
             before = [await deliveries.load(one) for one in ids]
             for table in ("webhook_deliveries", "webhook_due", "webhook_due_slots"):
                 await session.execute_script(f"TRUNCATE {table}")
