@@ -318,10 +318,12 @@ def _check_frames(count: int) -> None:
 
 
 def _in_few_colours(images: Sequence[Image.Image], quality: int) -> list[Image.Image]:
-    """RGB images in one palette, of as few colours as ``quality`` allows.
+    """RGB images in one palette, of as few colours as ``quality`` allows; the same pixels at quality 100, if they fit.
 
     Undithered if possible: dithering moves from frame to frame, and is what LZW compresses worst.
     """
+    if quality >= 100 and (same := palette.shared_exact(images, GIF_MAX_COLOURS)) is not None:
+        return same
     for colours in (palette.colours_at(quality), GIF_MAX_COLOURS):
         table = palette.shared_palette(images, min(colours, GIF_MAX_COLOURS))
         indexed = [image.quantize(palette=table, dither=Image.Dither.NONE) for image in images]

@@ -43,11 +43,33 @@ def exact(image: Image.Image) -> tuple[Image.Image, bytes] | None:
     # tRNS may end before the opaque entries, so those come last; frequent ones first among equals.
     ranked = sorted(((entry[3] == 255, -count, entry) for count, entry in counted if isinstance(entry, tuple)))
     entries = [entry for _, _, entry in ranked]
+    return _with_entries(rgba, entries), bytes(entry[3] for entry in entries if entry[3] < 255)
+
+
+def shared_exact(images: Sequence[Image.Image], colours: int) -> list[Image.Image] | None:
+    """The same pixels (RGB) in one palette for all of the ``images``; None if it needs more than ``colours``.
+
+    Pillow maps the pixels to a given palette with six bits of each sample, and may take a neighbour of their colour.
+    """
+    found: set[tuple[int, ...]] = set()
+    for image in images:
+        counted = image.getcolors(colours)
+        if counted is None:
+            return None
+        found.update((*entry, 255) for _, entry in counted if isinstance(entry, tuple))
+        if len(found) > colours:
+            return None
+    entries = sorted(found)
+    return [_with_entries(image.convert("RGBA"), entries) for image in images]
+
+
+def _with_entries(rgba: Image.Image, entries: Sequence[tuple[int, ...]]) -> Image.Image:
+    """An RGBA image with a palette of ``entries``, which are all that it has."""
     index_of = {int.from_bytes(bytes(entry), sys.byteorder): index for index, entry in enumerate(entries)}
     indices = bytes(map(index_of.__getitem__, memoryview(rgba.tobytes()).cast("I")))
-    reduced = Image.frombytes("P", rgba.size, indices)
-    reduced.putpalette(bytes(value for entry in entries for value in entry[:3]))
-    return reduced, bytes(entry[3] for entry in entries if entry[3] < 255)
+    indexed = Image.frombytes("P", rgba.size, indices)
+    indexed.putpalette(bytes(value for entry in entries for value in entry[:3]))
+    return indexed
 
 
 def fewer_greys(image: Image.Image, quality: int) -> Image.Image | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
 
@@ -64,6 +64,7 @@ def test_composition_equals_the_model(name: str, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
+@example(seed=6696)  # two colours that differ by less than a palette of Pillow's tells apart
 @given(seed=st.integers(0, 2**32))
 def test_an_animation_survives_its_own_format(name: str, seed: int) -> None:
     """At quality 100, read back by the reader that the model has checked; equal frames may have become one."""
