@@ -57,20 +57,21 @@ demo: install
 up: install
 	@$(VENV)/bin/shrinkstream up
 
-# Half of the tests wait for something: four workers keep two cores busy. Groups: tests/support/run.py.
-WORKERS = --numprocesses 4 --dist loadscope --no-loadscope-reorder
+# Half of the tests wait for something: four workers keep two cores busy; of the quick ones three do, as each worker
+# imports all tests. Groups: tests/support/run.py.
+PYTEST = $(VENV)/bin/python -m pytest --dist loadscope --no-loadscope-reorder
 
 # make test ARGS="-k name"; style and types are checked during the tests and reported at the end.
 test: install $(DEV)
 	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
-	$(VENV)/bin/python -m pytest $(WORKERS) --durations 10 $(ARGS); tests=$$?; \
+	$(PYTEST) --numprocesses 4 --durations 10 $(ARGS); tests=$$?; \
 	wait $$check; checked=$$?; \
 	test $$checked = 0 && echo "make check: passed" || { cat $(VENV)/check.log; echo "make check: FAILED"; }; \
 	exit $$((tests ? tests : checked))
 
 # For every save: what takes a second or less.
 test-quick: install $(DEV)
-	$(VENV)/bin/python -m pytest -q $(WORKERS) -m "not slow" tests/unit tests/integration $(ARGS)
+	$(PYTEST) -q --numprocesses 3 -m "not slow" tests/unit tests/integration $(ARGS)
 
 # docker-compose.yml on the engine of this machine; skipped with a message where there is none. ARGS=--alerts takes longer.
 test-containers: install $(DEV)

@@ -66,6 +66,7 @@ async def test_streams_are_limited_and_freed_on_disconnect(settings: Settings, r
         await eventually(none_left)
 
 
+@pytest.mark.slow
 async def test_idle_stream_reader_is_disconnected_in_bounded_memory(
     settings: Settings, request_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_damaged_jar_is_fetched_again(repository: Repository, tmp_path: Path) ->
     assert (tmp_path / jar.filename).read_bytes() == b"right"
 
 
+@pytest.mark.slow
 def test_transient_failure_is_retried(repository: Repository, tmp_path: Path) -> None:
     jar = repository.publish("org.example:part:1", b"right")
     repository.failures = 1
@@ -127,6 +128,7 @@ def test_transient_failure_is_retried(repository: Repository, tmp_path: Path) ->
     assert len(repository.asked) == 2
 
 
+@pytest.mark.slow
 def test_missing_jar_is_one_error_after_bounded_attempts(repository: Repository, tmp_path: Path) -> None:
     jar = Jar.parse("org.example:nowhere:1", "0" * 64)
     with pytest.raises(JarError, match=r"^cannot fetch org\.example:nowhere:1 \(3 attempts\): 404") as failure:

@@ -145,6 +145,7 @@ async def test_connections_to_one_host_are_bounded() -> None:
         assert most == 3
 
 
+@pytest.mark.slow
 async def test_waiting_for_a_connection_costs_no_budget() -> None:
     release = asyncio.Event()
     asked = asyncio.Event()

@@ -169,6 +169,7 @@ async def test_record_without_value_and_key_becomes_dead_letter(kafka_settings: 
     assert record.key is None
 
 
+@pytest.mark.slow
 async def test_unreachable_kafka_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("infra.kafka.producer.REQUEST_TIMEOUT_MS", 1000)
 

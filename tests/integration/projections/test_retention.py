@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from infra.settings import Settings
 from infra.storage import Storage
 from streams.events.base import Event
@@ -44,6 +46,7 @@ def files(settings: Settings, request_id: str) -> list[Path]:
     return [path for path in (settings.data_dir / "storage").rglob("*") if path.is_file() and request_id in str(path)]
 
 
+@pytest.mark.slow
 async def test_retention_removes_old_requests_once_and_keeps_active_ones(kafka_settings: Settings) -> None:
     over, still_running, run_again = str(uuid4()), str(uuid4()), str(uuid4())
 

@@ -46,6 +46,7 @@ async def outcome_of(answer: Answer, answer_timeout: float = 10) -> Outcome:
         return outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 async def test_success_status_delivers_whatever_follows(answer: Answer) -> None:
     outcome = await outcome_of(answer)

@@ -90,6 +90,7 @@ def test_quality_depends_on_the_picture() -> None:
     assert [smallest_alike(image, jpeg)[1] for image in (disc, lines)] == [QUALITIES[0], QUALITIES[-1]]
 
 
+@pytest.mark.slow
 def test_large_image_is_judged_by_tiles_from_everywhere() -> None:
     size = (2000, 1200)
     image = Image.linear_gradient("L").resize(size).convert("RGB")
@@ -111,6 +112,7 @@ def test_large_image_is_judged_by_tiles_from_everywhere() -> None:
     assert sizes.count(size) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (SMALLEST - 1, 500), (20_000, SMALLEST), (TILE, 6000)])
 def test_tiny_and_narrow_images_are_encoded(size: tuple[int, int]) -> None:
     data, quality = smallest_alike(Image.new("RGB", size, "red"), jpeg)
