@@ -138,8 +138,10 @@ async def send(
         await response.prepare(request)
         if request.method != "HEAD":
             async for chunk in chunks:
-                await asyncio.wait_for(response.write(chunk), WRITE_TIMEOUT)
-        await asyncio.wait_for(response.write_eof(), WRITE_TIMEOUT)
+                async with asyncio.timeout(WRITE_TIMEOUT):
+                    await response.write(chunk)
+        async with asyncio.timeout(WRITE_TIMEOUT):
+            await response.write_eof()
     except (ExplainedError, OSError) as error:
         # Disconnect, slow client, Cassandra or storage error: a started response can only be aborted.
         logger.info("response aborted", path=request.path, error=str(error) or type(error).__name__)

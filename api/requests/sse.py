@@ -112,7 +112,8 @@ async def _stream(request: web.Request, response: web.StreamResponse, seen: str)
 
 async def _is_set(changed: asyncio.Event) -> bool:
     with suppress(TimeoutError):
-        await asyncio.wait_for(changed.wait(), POLL_INTERVAL)
+        async with asyncio.timeout(POLL_INTERVAL):
+            await changed.wait()
     return changed.is_set()
 
 
@@ -125,7 +126,8 @@ async def _status(context: Context, request_id: str) -> Status | None:
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
     # Backpressure: blocks once some tens of kilobytes are buffered.
-    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
+    async with asyncio.timeout(WRITE_TIMEOUT):
+        await response.write(data)
 
 
 def _data(status: Status) -> bytes:

@@ -213,7 +213,8 @@ class Session:
             lambda rows: loop.call_soon_threadsafe(succeed, rows),
             lambda error: loop.call_soon_threadsafe(fail, error),
         )
-        rows = await asyncio.wait_for(done, REQUEST_TIMEOUT + 5)
+        async with asyncio.timeout(REQUEST_TIMEOUT + 5):
+            rows = await done
         return rows, ResultSet(future, rows).paging_state
 
 

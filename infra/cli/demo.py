@@ -132,7 +132,8 @@ async def _show(settings: Settings, shop: Shop, console: Console, stall_seconds:
         _print_rows(output.getvalue())
         click.echo(summary(status))
     try:
-        webhook = await asyncio.wait_for(shop.webhooks.get(), WEBHOOK_TIMEOUT)
+        async with asyncio.timeout(WEBHOOK_TIMEOUT):
+            webhook = await shop.webhooks.get()
     except TimeoutError:
         raise DemoFailedError(f"no webhook received within {WEBHOOK_TIMEOUT:g} s") from None
     body = webhook["body"]

@@ -38,7 +38,9 @@ async def make_archive(server: Server) -> bool:
         )
         await dump.start()
         try:
-            if await asyncio.wait_for(dump.wait(), DUMP_SECONDS) != 0:
+            async with asyncio.timeout(DUMP_SECONDS):
+                status = await dump.wait()
+            if status != 0:
                 raise ExplainedError(dump.exit_summary())
         finally:
             await dump.stop(0)

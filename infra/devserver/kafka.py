@@ -80,7 +80,9 @@ class EmbeddedKafka(EmbeddedServer):
         tool = self.java(*JVM_OPTIONS, *command)
         await tool.start()
         try:
-            if await asyncio.wait_for(tool.wait(), FORMAT_SECONDS) != 0:
+            async with asyncio.timeout(FORMAT_SECONDS):
+                status = await tool.wait()
+            if status != 0:
                 raise EmbeddedServerError(tool.exit_summary())
         finally:
             await tool.stop(0)

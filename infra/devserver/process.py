@@ -133,16 +133,19 @@ class ChildProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_seconds)
+                async with asyncio.timeout(grace_seconds):
+                    await self._process.wait()
         if self._process.returncode is None:
             _kill_group(self._process.pid)
-        await asyncio.wait_for(asyncio.shield(self._attend_task), KILL_SECONDS)
+        async with asyncio.timeout(KILL_SECONDS):
+            await asyncio.shield(self._attend_task)
 
     async def _attend(self, process: asyncio.subprocess.Process) -> None:
         """Rotate the log while it runs; after its end kill the remaining processes of its group."""
         while process.returncode is None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), _LOG_CHECK_SECONDS)
+                async with asyncio.timeout(_LOG_CHECK_SECONDS):
+                    await process.wait()
             try:
                 if await asyncio.to_thread(rotate, self.log_path):
                     self._log_start = 0

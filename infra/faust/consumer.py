@@ -111,7 +111,8 @@ class GuardedConsumerThread(driver.AIOKafkaConsumerThread):
         """Trap: aiokafka first finishes JoinGroup, which after a kill -9 takes a session timeout."""
         app = cast("WorkerApp", self.app)
         try:
-            await asyncio.wait_for(super().on_thread_stop(), app.drain_seconds + 1.5)
+            async with asyncio.timeout(app.drain_seconds + 1.5):
+                await super().on_thread_stop()
         except TimeoutError:
             logger.warning("stopped during JoinGroup, without LeaveGroup")
 

@@ -225,7 +225,8 @@ async def _abort(client: AIOKafkaProducer, error: KafkaError) -> None:
     for connection in client.client._conns.values():
         if connection.connected():
             connection._writer.transport.abort()  # drops the buffer for a broker that doesn't read
-    await asyncio.wait_for(client.client.close(), ABORT_TIMEOUT)
+    async with asyncio.timeout(ABORT_TIMEOUT):
+        await client.client.close()
     if (metadata := client.client._md_update_fut) is not None and not metadata.done():
         metadata.set_result(False)  # the sender may wait for it, and nothing else would end that wait
     await asyncio.wait({sender}, timeout=ABORT_TIMEOUT)
@@ -240,7 +241,8 @@ async def _wait_for_leaders(client: AIOKafkaProducer, topics: Iterable[str]) -> 
     """Wait until the brokers answer and every partition of these topics has a leader; its end is the client's."""
     while True:
         try:
-            cluster = await asyncio.wait_for(client.client.fetch_all_metadata(), RECONNECT_TIMEOUT)
+            async with asyncio.timeout(RECONNECT_TIMEOUT):
+                cluster = await client.client.fetch_all_metadata()
         except (KafkaError, OSError, TimeoutError) as error:
             logger.info("Kafka answers no metadata", error=repr(error))
         else:

@@ -100,7 +100,8 @@ class Readiness:
             result, detail = OK, ""
             try:
                 with no_stray_cancellation():
-                    await asyncio.wait_for(check.run(), CHECK_INTERVAL)
+                    async with asyncio.timeout(CHECK_INTERVAL):
+                        await check.run()
             except NotReady as problem:
                 result, detail = str(problem), problem.detail
             except TimeoutError:

@@ -94,7 +94,8 @@ class CircuitBreaker:
                         waiting_since = waiting_since or started
                         self._end_probe(owner, host)
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._response.wait(), OUTAGE_PROBE)
+                            async with asyncio.timeout(OUTAGE_PROBE):
+                                await self._response.wait()
                         continue
                     self._note_failure(owner, host, started)
                 elif failure.reason in NOT_REQUESTED:

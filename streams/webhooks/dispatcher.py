@@ -109,7 +109,8 @@ class Dispatcher:
         due = self._agenda[0][0] if self._agenda else NEVER
         seconds = min(POLL_INTERVAL, max(0.0, (due - utc_now()).total_seconds()))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
         self._wake.clear()
 
     async def _drain(self) -> None:

@@ -48,7 +48,8 @@ class Receiver:
         self.max_concurrent = max(self.max_concurrent, self.at_once)
         try:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), self.seconds)
+                async with asyncio.timeout(self.seconds):
+                    await self._closing.wait()
         finally:  # cancelled, if the sender is gone
             self.at_once -= 1
         return web.Response(status=status, headers=self.headers)

@@ -82,4 +82,8 @@ class Cluster:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(work, TIMEOUT))
+    async def bounded() -> T:
+        async with asyncio.timeout(TIMEOUT):
+            return await work
+
+    return asyncio.run(bounded())

@@ -139,10 +139,12 @@ async def test_change_wakes_only_watchers_of_its_request(kafka_settings: Setting
     async with viewing(kafka_settings) as view, Changelog(kafka_settings) as changelog:
         with view.watching(request_id) as changed, view.watching("another") as other:
             await changelog.fold(created(request_id))
-            await asyncio.wait_for(changed.wait(), SOON)
+            async with asyncio.timeout(SOON):
+                await changed.wait()
             changed.clear()
             await changelog.fold(processed(requested(request_id)))
-            await asyncio.wait_for(changed.wait(), SOON)
+            async with asyncio.timeout(SOON):
+                await changed.wait()
             assert not other.is_set()
         assert view._watchers == {}
 

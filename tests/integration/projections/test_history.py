@@ -224,6 +224,7 @@ async def product_history(history: History, owner: str, limit: int) -> tuple[lis
     return places, pages
 
 
+@pytest.mark.slow
 async def test_product_history_pages_over_months_and_parts(cassandra_settings: Settings, request_id: str) -> None:
     """An image with a high index is in another partition than those of the same upload before it."""
     images = [
@@ -416,6 +417,7 @@ async def test_query_to_silent_cassandra_fails_in_bounded_time(
                 await history.status(request_id)
 
 
+@pytest.mark.slow
 async def test_write_waits_for_a_returning_cassandra(cassandra_settings: Settings, request_id: str) -> None:
     async with through_a_door(cassandra_settings) as (door, session):
         history = History(session)
@@ -425,7 +427,8 @@ async def test_write_waits_for_a_returning_cassandra(cassandra_settings: Setting
         await asyncio.sleep(0.3)
         assert not writing.done()
         await door.open()
-        await asyncio.wait_for(writing, 60)
+        async with asyncio.timeout(60):
+            await writing
         status = await history.status(request_id)
         assert status is not None
         assert status.status == "completed"

@@ -186,6 +186,7 @@ async def test_redelivery_makes_the_same_bytes_and_event(settings: Settings, req
 # --- gaps
 
 
+@pytest.mark.slow
 async def test_gap_writes_nothing_and_appends_no_copy(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
@@ -202,6 +203,7 @@ async def test_gap_writes_nothing_and_appends_no_copy(settings: Settings, reques
         assert await at.copies() == []
 
 
+@pytest.mark.slow
 async def test_missing_results_are_recalled_once(settings: Settings, request_id: str) -> None:
     async with fixture(settings, request_id) as at:
         results = [processed(image) for image in images_of(request_id, [2, 1])]
@@ -245,7 +247,8 @@ async def test_output_waits_for_a_lagging_history(
         assert not publishing.done()
         assert await at.stored() is None
         await at.record(results[1:])
-        await asyncio.wait_for(publishing, 60)
+        async with asyncio.timeout(60):
+            await publishing
         assert await at.copies() == []
         assert len(await at.completions()) == 1
 
@@ -263,7 +266,8 @@ async def test_output_waits_while_history_makes_progress(
         for result in results[-4:]:
             await asyncio.sleep(0.3)
             await at.record([result])
-        await asyncio.wait_for(publishing, 60)
+        async with asyncio.timeout(60):
+            await publishing
         assert await at.copies() == []
         assert len(await at.completions()) == 1
 
@@ -287,6 +291,7 @@ async def test_failure_of_earlier_run_is_a_gap(settings: Settings, request_id: s
         assert await at.stored(run=0) is None
 
 
+@pytest.mark.slow
 async def test_output_of_cancelled_and_retried_run_is_skipped(settings: Settings, request_id: str) -> None:
     """Its images are being replaced, so that its sums may never be right again."""
 
@@ -371,16 +376,19 @@ async def test_output_csvs_of_a_request_are_written_in_order(settings: Settings,
 
         output = OutputCsv(Slow(at), at.storage, at.log, settings.data_dir / "spool")
         first = asyncio.create_task(output.publish(output_requested([processed(a), failed(b)])))
-        await asyncio.wait_for(storing.wait(), 60)
+        async with asyncio.timeout(60):
+            await storing.wait()
         await at.record([processed(b)])
         second = asyncio.create_task(output.publish(output_requested([processed(a), processed(b)])))
         await asyncio.wait({second}, timeout=0.3)  # without the order, it would be stored by now
         go_on.set()
-        await asyncio.wait_for(asyncio.gather(first, second), 60)
+        async with asyncio.timeout(60):
+            await asyncio.gather(first, second)
         assert [event.failed for event in await at.completions() if isinstance(event, RequestCompleted)] == [1, 0]
         assert b"fetch_http" not in (await at.stored() or b"fetch_http")
 
 
+@pytest.mark.slow
 async def test_sums_that_history_contradicts_are_dropped(settings: Settings, request_id: str) -> None:
     """A success came after its image had been counted as failed: progress will count it, and ask again."""
 

@@ -216,7 +216,8 @@ async def test_waiting_for_an_outage_ends() -> None:
     world = World(timeout=10.0)
     hosts = [f"dead{number}.example:443" for number in range(3)]
     world.dead = set(hosts)
-    results = await asyncio.wait_for(asyncio.gather(*(world.result(host) for host in hosts)), 60)
+    async with asyncio.timeout(60):
+        results = await asyncio.gather(*(world.result(host) for host in hosts))
     assert set(results) == {Reason.TIMEOUT}
 
 

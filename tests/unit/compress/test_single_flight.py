@@ -82,7 +82,8 @@ async def test_cancelled_callers_start_nothing() -> None:
     await asyncio.sleep(0)
     for task in tasks:
         task.cancel()
-    outcomes = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 60)
+    async with asyncio.timeout(60):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 5
     assert work.done == 1
 

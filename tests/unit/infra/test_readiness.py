@@ -80,6 +80,23 @@ async def test_readiness_reports_failed_hanging_and_recovered_checks() -> None:
     assert server.asked == asked, "nobody is asked any more"
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_checks_end_when_cancelled_beside_a_result(turns: int) -> None:
+    """``turns`` of the event loop after the answer."""
+    answered = asyncio.Event()
+
+    async def run() -> None:
+        await answered.wait()
+
+    checks = Readiness()
+    checks.add_check("server", run)
+    async with asyncio.timeout(60), checks.checking():
+        await asyncio.sleep(0)
+        answered.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+
 async def test_state_is_read_per_request_and_is_metric() -> None:
     problems: list[str] = []
     checks = of(Server())

@@ -120,7 +120,8 @@ class _Client:
         """The answer; empty if the connection was closed or reset."""
         self.writer.write(line + b"\n")
         try:
-            return (await asyncio.wait_for(self.reader.readline(), timeout)).strip()
+            async with asyncio.timeout(timeout):
+                return (await self.reader.readline()).strip()
         except ConnectionError:
             return b""
 
