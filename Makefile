@@ -59,19 +59,19 @@ up: install
 
 # Half of the tests wait for something: four workers keep two cores busy; of the quick ones three do, as each worker
 # imports all tests. Groups: tests/support/run.py.
-PYTEST = $(VENV)/bin/python -m pytest --dist loadscope --no-loadscope-reorder
+WORKERS = --dist loadscope --no-loadscope-reorder --numprocesses
 
 # make test ARGS="-k name"; style and types are checked during the tests and reported at the end.
 test: install $(DEV)
 	@$(MAKE) --no-print-directory check > $(VENV)/check.log 2>&1 & check=$$!; \
-	$(PYTEST) --numprocesses 4 --durations 10 $(ARGS); tests=$$?; \
+	$(VENV)/bin/python -m pytest $(WORKERS) 4 --durations 10 $(ARGS); tests=$$?; \
 	wait $$check; checked=$$?; \
 	test $$checked = 0 && echo "make check: passed" || { cat $(VENV)/check.log; echo "make check: FAILED"; }; \
 	exit $$((tests ? tests : checked))
 
 # For every save: what takes a second or less.
 test-quick: install $(DEV)
-	$(PYTEST) -q --numprocesses 3 -m "not slow" tests/unit tests/integration $(ARGS)
+	$(VENV)/bin/python -m pytest -q $(WORKERS) 3 -m "not slow" tests/unit tests/integration $(ARGS)
 
 # docker-compose.yml on the engine of this machine; skipped with a message where there is none. ARGS=--alerts takes longer.
 test-containers: install $(DEV)
