@@ -28,13 +28,14 @@ async def test_answers_that_arrive_in_pieces_are_read(cassandra_settings: Settin
 
 
 @pytest.fixture
-def own_keyspace(cassandra_settings: Settings, cassandra_address: str) -> Settings:
+def own(cassandra_settings: Settings, cassandra_address: str) -> Settings:
+    """A keyspace that this test may change."""
     return cassandra_settings.model_copy(update={"cassandra_keyspace": new_keyspace(cassandra_address)})
 
 
-async def test_columns_of_newer_version_change_no_answer(own_keyspace: Settings, request_id: str) -> None:
+async def test_columns_of_newer_version_change_no_answer(own: Settings, request_id: str) -> None:
     """The first in each order of columns; the newer version prepares the same queries again."""
-    older, newer = await Session.connect(own_keyspace), await Session.connect(own_keyspace)
+    older, newer = await Session.connect(own), await Session.connect(own)
 
     async def answers(session: Session) -> list[object]:
         history, deliveries = History(session), Deliveries(session, 1)
